@@ -1,0 +1,58 @@
+// Errors of the operators: argument, expected, got. Thrown as std::invalid_argument, which Python sees as ValueError.
+#pragma once
+
+#include <cstdint>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "rows.h"
+
+namespace segkernel {
+
+template <class... Parts>
+[[noreturn]] void fail(const char* argument, const Parts&... parts) {
+  std::ostringstream message;
+  message << argument << ": ";
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+template <class... Parts>
+void check(bool condition, const char* argument, const Parts&... parts) {
+  if (!condition) fail(argument, parts...);
+}
+
+// cu_seqlens [B + 1] must start at 0, never decrease, and end at the number of packed tokens.
+inline void check_cu_seqlens(const char* argument, const int64_t* cu_seqlens, int64_t rows, int64_t tokens) {
+  check(cu_seqlens[0] == 0, argument, "expected to start at 0, got ", cu_seqlens[0]);
+  for (int64_t row = 0; row < rows; ++row) {
+    check(cu_seqlens[row] <= cu_seqlens[row + 1], argument, "expected non-decreasing offsets, got ", cu_seqlens[row],
+          " then ", cu_seqlens[row + 1], " at index ", row + 1);
+  }
+  check(cu_seqlens[rows] == tokens, argument, "expected to end at the number of packed tokens, ", tokens, ", got ",
+        cu_seqlens[rows]);
+}
+
+template <class T>
+void check_not_negative(const char* argument, PerRow<T> parameter, int64_t rows) {
+  for (int64_t row = 0; row < (parameter.rows == nullptr ? 1 : rows); ++row) {
+    check(parameter[row] >= 0, argument, "expected >= 0, got ", parameter[row]);
+  }
+}
+
+template <class T>
+void check_ordered(PerRow<T> low, PerRow<T> high, int64_t rows) {
+  for (int64_t row = 0; row < (low.rows == nullptr && high.rows == nullptr ? 1 : rows); ++row) {
+    check(low[row] <= high[row], "low", "expected low <= high, got low = ", low[row], ", high = ", high[row],
+          low.rows == nullptr && high.rows == nullptr ? std::string() : " at row " + std::to_string(row));
+  }
+}
+
+inline void check_states(const char* argument, PerRow<int8_t> states, int64_t rows) {
+  for (int64_t row = 0; row < (states.rows == nullptr ? 1 : rows); ++row) {
+    check(states[row] >= -1 && states[row] <= 1, argument, "expected -1, 0 or +1, got ", int{states[row]});
+  }
+}
+
+}  // namespace segkernel

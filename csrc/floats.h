@@ -1,0 +1,89 @@
+// The floating-point types that scores and logits come in, and the type each is computed in.
+// bfloat16 and float16 are storage only: every value is widened to float on load.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define SK_HOST_DEVICE __host__ __device__
+#else
+#define SK_HOST_DEVICE
+#endif
+
+namespace segkernel {
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+struct float16 {
+  uint16_t bits;
+};
+
+SK_HOST_DEVICE inline float float_from_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+SK_HOST_DEVICE inline uint32_t bits_of_float(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+// Widening loads: `widen(x)` is exact for every type.
+SK_HOST_DEVICE inline double widen(double value) { return value; }
+SK_HOST_DEVICE inline float widen(float value) { return value; }
+SK_HOST_DEVICE inline float widen(bfloat16 value) { return float_from_bits(uint32_t{value.bits} << 16); }
+SK_HOST_DEVICE inline float widen(float16 value) {
+  const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
+  const uint32_t magnitude = value.bits & 0x7fffu;
+  // Normal numbers and subnormals alike: rescale by 2^112, which a multiplication does exactly.
+  if (magnitude < 0x7c00u) {
+    return float_from_bits(sign | bits_of_float(float_from_bits(magnitude << 13) * 0x1p112f));
+  }
+  return float_from_bits(sign | 0x7f800000u | (magnitude << 13));
+}
+
+// Narrowing stores, rounded to nearest even; NaN stays NaN.
+template <class T>
+SK_HOST_DEVICE T narrow(double value);
+template <class T>
+SK_HOST_DEVICE T narrow(float value);
+
+template <>
+SK_HOST_DEVICE inline double narrow<double>(double value) {
+  return value;
+}
+template <>
+SK_HOST_DEVICE inline float narrow<float>(float value) {
+  return value;
+}
+template <>
+SK_HOST_DEVICE inline bfloat16 narrow<bfloat16>(float value) {
+  const uint32_t bits = bits_of_float(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+template <>
+SK_HOST_DEVICE inline float16 narrow<float16>(float value) {
+  const uint32_t bits = bits_of_float(value);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
+  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to infinity
+  if (magnitude < 0x38800000u) {
+    // A float16 subnormal is a multiple of 2^-24: adding 0.5 leaves that multiple, rounded, in the last bits.
+    const uint32_t rounded = bits_of_float(float_from_bits(magnitude) + 0.5f);
+    return {static_cast<uint16_t>(sign | (rounded - 0x3f000000u))};
+  }
+  return {static_cast<uint16_t>(sign | ((magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13))};
+}
+
+// The type an op computes in: double for double, float for everything else.
+template <class T>
+using compute_t = decltype(widen(T{}));
+
+}  // namespace segkernel

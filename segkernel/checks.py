@@ -1,0 +1,132 @@
+"""Argument checks of the wrappers: the argument's name, what was expected, what was given.
+
+Everything here looks at types, dtypes, shapes and devices only, so that it costs no device synchronisation and works
+under `torch.compile`. Values (thresholds per row, offsets, labels) are checked by the CPU operators themselves.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
+INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
+
+
+def describe(value: object) -> str:
+    """A short description of what was given, for error messages."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def tensor(name: str, value: object, dtypes: frozenset[torch.dtype] = FLOATS, what: str = "floating-point") -> None:
+    """`value` must be a strided tensor of one of `dtypes`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a {what} tensor, got {describe(value)}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name}: expected a {what} tensor, got {describe(value)}")
+
+
+def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.device != other.device:
+        raise ValueError(f"{name}: expected on {other.device} like {other_name}, got {describe(value)}")
+
+
+def tokens(
+    name: str, value: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Checks one value per token, padded `[B, T]` or packed `[N]`, with its mask and offsets.
+
+    Returns the three as the operators take them: contiguous, the mask bool.
+    """
+    tensor(name, value)
+    if cu_seqlens is None:
+        if value.dim() != 2:
+            raise ValueError(f"{name}: expected [B, T], or [N] together with cu_seqlens, got {describe(value)}")
+    else:
+        offsets(cu_seqlens, name, value)
+    return value.contiguous(), token_mask(mask, name, value, value.shape), cu_seqlens
+
+
+def offsets(cu_seqlens: Tensor, name: str, value: Tensor) -> None:
+    """cu_seqlens `[B + 1]` for packed `value` `[N]`."""
+    tensor("cu_seqlens", cu_seqlens, frozenset({torch.int32, torch.int64}), "int32 or int64")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0 or not cu_seqlens.is_contiguous():
+        raise ValueError(f"cu_seqlens: expected contiguous offsets [B + 1], got {describe(cu_seqlens)}")
+    same_device("cu_seqlens", cu_seqlens, name, value)
+    if value.dim() != 1:
+        raise ValueError(f"{name}: expected packed [N] together with cu_seqlens, got {describe(value)}")
+
+
+def token_mask(mask: Tensor | None, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
+    """A mask of the given shape, as contiguous bool: nonzero is valid."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"mask: expected a bool or numeric tensor, got {describe(mask)}")
+    if mask.shape != shape:
+        raise ValueError(f"mask: expected {list(shape)} like {name}, got {describe(mask)}")
+    same_device("mask", mask, name, value)
+    if mask.dtype is not torch.bool:
+        if mask.dtype.is_complex:
+            raise TypeError(f"mask: expected a bool or numeric tensor, got {describe(mask)}")
+        mask = mask != 0
+    return mask.contiguous()
+
+
+def row_count(value: Tensor, cu_seqlens: Tensor | None) -> int:
+    return value.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
+def per_row(
+    name: str,
+    value: float | Tensor,
+    like: Tensor,
+    rows: int,
+    *,
+    dtype: torch.dtype | None = None,
+) -> tuple[float, Tensor | None]:
+    """A parameter that is a number or a `[B]` tensor, as the operators' pair `(number, rows)`.
+
+    The tensor is converted to `dtype`, by default the type that `like` is computed in.
+    """
+    if not isinstance(value, Tensor):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name}: expected a number or a [B] tensor, got {describe(value)}")
+        return value, None
+    if value.dtype.is_complex:
+        raise TypeError(f"{name}: expected a real number or a [B] tensor, got {describe(value)}")
+    if value.dim() == 0:
+        value = value.expand(rows)
+    if value.shape != (rows,):
+        raise ValueError(f"{name}: expected a number or a tensor [{rows}], one per row, got {describe(value)}")
+    same_device(name, value, "the values", like)
+    return 0.0, value.to(dtype or compute_dtype(like)).contiguous()
+
+
+def compute_dtype(value: Tensor) -> torch.dtype:
+    """What an op computes in, and returns: float64 for float64, float32 for everything else."""
+    return torch.float64 if value.dtype is torch.float64 else torch.float32
+
+
+def not_negative(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"{name}: expected >= 0, got {value!r}")
+
+
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def states(name: str, value: int | Tensor, like: Tensor, rows: int) -> tuple[int, Tensor | None]:
+    """A trigger state in {-1, 0, +1}, one number or `[B]`, as the operators' pair."""
+    if isinstance(value, Tensor):
+        tensor(name, value, INTEGERS, "integer")
+        return 0, per_row(name, value, like, rows, dtype=torch.int8)[1]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected -1, 0 or +1, or an integer tensor [B], got {describe(value)}")
+    if value not in (-1, 0, 1):
+        raise ValueError(f"{name}: expected -1, 0 or +1, got {value!r}")
+    return value, None

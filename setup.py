@@ -1,0 +1,121 @@
+"""Builds two extensions: the operators on torch's stable ABI (no Python inside), and the NumPy front (no torch inside).
+
+Switches: SEGKERNEL_DEBUG_BUILD=1 builds with assertions, AddressSanitizer and UBSan.
+"""
+
+import os
+import platform
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("SEGKERNEL_DEBUG_BUILD", "0") == "1"
+TORCH_TARGET_2_10 = "0x020a000000000000"
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+# The instruction sets that a file may use follow from its name; the operator chooses between them at run time.
+FLAGS_BY_SUFFIX = {
+    "_avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
+    "_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
+}
+OPERATORS = [
+    "csrc/registration.cpp",
+    "csrc/detect_pivots/detect_pivots_cpu.cpp",
+    "csrc/hysteresis/hysteresis_cpu.cpp",
+]
+
+
+def common_flags() -> list[str]:
+    flags = [
+        "-std=c++20",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unused-parameter",
+        "-fno-math-errno",
+    ]
+    if DEBUG:
+        return [*flags, "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+    return [*flags, "-O3"]
+
+
+def operators() -> Extension:
+    try:
+        import torch
+    except ImportError:
+        sys.exit(
+            "segkernel: building needs torch >= 2.10 in this environment: `pip install torch`, then "
+            "`pip install --no-build-isolation .`"
+        )
+    root = Path(torch.__file__).parent
+    return Extension(
+        "segkernel._cpu",
+        sources=[source for source in OPERATORS if X86 or not source.endswith(tuple(FLAGS_BY_SUFFIX))],
+        include_dirs=[str(root / "include")],
+        define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_2_10)],
+        library_dirs=[str(root / "lib")],
+        libraries=["torch_cpu"],
+        language="c++",
+    )
+
+
+def numpy_front() -> Extension:
+    import pybind11
+
+    return Extension(
+        "segkernel._numpy",
+        sources=["csrc/numpy_module.cpp"],
+        include_dirs=[pybind11.get_include()],
+        language="c++",
+    )
+
+
+class BuildExtensions(build_ext):
+    """Compiles each source with the flags of its instruction set, sources in parallel."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        if fullname.endswith("_cpu"):  # serves every Python, so it carries no Python tag
+            return str(Path(*fullname.split("."))) + ".so"
+        return super().get_ext_filename(fullname)
+
+    def build_extensions(self) -> None:
+        compiler = self.compiler.compiler_cxx[0]
+        if shutil.which(compiler) is None:
+            sys.exit(
+                f"segkernel: no C++ compiler: `{compiler}` not found. Install g++ >= 10 or clang >= 12 "
+                "(Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++`; conda: `conda install "
+                "cxx-compiler`), or set CXX."
+            )
+        super().build_extensions()
+
+    def build_extension(self, ext: Extension) -> None:
+        def compile_one(source: str) -> list[str]:
+            flags = next((flags for end, flags in FLAGS_BY_SUFFIX.items() if source.endswith(end)), [])
+            return self.compiler.compile(
+                [source],
+                output_dir=self.build_temp,
+                macros=ext.define_macros,
+                include_dirs=ext.include_dirs,
+                extra_postargs=common_flags() + flags,
+                depends=[str(header) for header in Path("csrc").rglob("*.h")],
+            )
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [name for names in pool.map(compile_one, ext.sources) for name in names]
+        target = self.get_ext_fullpath(ext.name)
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(
+            objects,
+            target,
+            libraries=ext.libraries,
+            library_dirs=ext.library_dirs,
+            extra_postargs=["-fsanitize=address,undefined"] if DEBUG else ["-Wl,-s"],
+            target_lang="c++",
+        )
+
+
+setup(ext_modules=[operators()], cmdclass={"build_ext": BuildExtensions})

@@ -1,0 +1,35 @@
+"""Every function of segkernel in readable, pure PyTorch: what the kernels must compute.
+
+The signatures are those of the public functions (without `inplace_backward`). Nothing here is fast, and
+nothing here checks its arguments.
+"""
+
+from segkernel.reference.detect_pivots import detect_pivots
+from segkernel.reference.gae import gae
+from segkernel.reference.hysteresis import hysteresis
+from segkernel.reference.linear_token_logprobs import linear_token_logprobs
+from segkernel.reference.location_normalize import location_normalize
+from segkernel.reference.redistribute import redistribute
+from segkernel.reference.segment import segment
+from segkernel.reference.segment_broadcast import segment_broadcast
+from segkernel.reference.segment_by_entropy import segment_by_entropy
+from segkernel.reference.segment_logprobs import segment_logprobs
+from segkernel.reference.segment_reduce import segment_reduce
+from segkernel.reference.sequence_logprobs import sequence_logprobs
+from segkernel.reference.token_logprobs import token_logprobs
+
+__all__ = [
+    "detect_pivots",
+    "gae",
+    "hysteresis",
+    "linear_token_logprobs",
+    "location_normalize",
+    "redistribute",
+    "segment",
+    "segment_broadcast",
+    "segment_by_entropy",
+    "segment_logprobs",
+    "segment_reduce",
+    "sequence_logprobs",
+    "token_logprobs",
+]

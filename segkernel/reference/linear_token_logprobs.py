@@ -1,0 +1,28 @@
+"""`token_logprobs` of `hidden @ weight.T + bias`."""
+
+from torch import Tensor
+
+from segkernel.reference.rows import compute_dtype
+from segkernel.reference.token_logprobs import label_logprobs, valid_labels
+
+
+def linear_token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    entropy: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    valid = valid_labels(labels, mask, vocabulary=weight.shape[0])
+    dtype = compute_dtype(hidden)
+    logits = hidden[valid].to(dtype) @ weight.to(dtype).T  # [n, V]: only valid tokens are multiplied
+    if bias is not None:
+        logits = logits + bias.to(dtype)
+    outputs = label_logprobs(logits, labels[valid], temperature, logit_scale, softcap)
+    log_probs, entropies = (out.new_zeros(labels.shape).index_put((valid,), out) for out in outputs)
+    return (log_probs, entropies) if entropy else log_probs

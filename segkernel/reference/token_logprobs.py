@@ -1,0 +1,47 @@
+"""The label's log-probability and the entropy of `softmax(z)`, `z = cap(logit_scale * x) / temperature`."""
+
+import torch
+from torch import Tensor
+
+from segkernel.reference.rows import compute_dtype
+
+
+def token_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    entropy: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    valid = valid_labels(labels, mask, vocabulary=logits.shape[-1])
+    # Rows that are masked are never read.
+    outputs = label_logprobs(logits[valid], labels[valid], temperature, logit_scale, softcap)
+    log_probs, entropies = (out.new_zeros(labels.shape).index_put((valid,), out) for out in outputs)
+    return (log_probs, entropies) if entropy else log_probs
+
+
+def label_logprobs(
+    logits: Tensor, labels: Tensor, temperature: float, logit_scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Logits `[n, V]` and labels `[n]`, all of them valid, to log-probabilities and entropies `[n]`."""
+    z = logits.to(compute_dtype(logits)) * logit_scale
+    if softcap is not None:
+        z = softcap * torch.tanh(z / softcap)
+    log_p = (z / temperature).log_softmax(-1)
+    # Tokens of probability 0 add nothing to the entropy: 0 log 0 = 0.
+    entropies = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
+    return log_p.gather(-1, labels.long()[:, None]).squeeze(-1), entropies
+
+
+def valid_labels(labels: Tensor, mask: Tensor | None, vocabulary: int) -> Tensor:
+    """Where there is a label to score; `IndexError` where there should be, but it is out of range."""
+    valid = labels != -100
+    if mask is not None:
+        valid = valid & (mask != 0)
+    out_of_range = valid & ((labels < 0) | (labels >= vocabulary))
+    for position in out_of_range.nonzero().tolist():
+        raise IndexError(f"labels{position}: expected 0 <= label < {vocabulary}")
+    return valid

@@ -20,7 +20,7 @@ def segment_broadcast(
             if how == "repeat":
                 broadcast[members] = v[b, k]
             elif how == "split":
-                broadcast[members] = v[b, k] / len(members)
+                broadcast[members] = v[b, k] / max(1, len(members))
             elif how == "last":
                 broadcast[members[-1:]] = v[b, k]
     return broadcast.view(ids.shape)

@@ -30,7 +30,6 @@ def segment_logprobs(
         entropy=True,
     )
     log_probs, entropies = (
-        segment_reduce(values, ids, num_segments, reduce=reduce, cu_seqlens=cu_seqlens)
-        for values in per_token
+        segment_reduce(values, ids, num_segments, reduce=reduce, cu_seqlens=cu_seqlens) for values in per_token
     )
     return (log_probs, entropies) if entropy else log_probs

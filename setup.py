@@ -26,6 +26,12 @@ OPERATORS = [
     "csrc/registration.cpp",
     "csrc/detect_pivots/detect_pivots_cpu.cpp",
     "csrc/hysteresis/hysteresis_cpu.cpp",
+    "csrc/segment/segment_cpu.cpp",
+    "csrc/segment_by_entropy/segment_by_entropy_cpu.cpp",
+    "csrc/segment_reduce/segment_reduce_cpu.cpp",
+    "csrc/segment_broadcast/segment_broadcast_cpu.cpp",
+    "csrc/redistribute/redistribute_cpu.cpp",
+    "csrc/gae/gae_cpu.cpp",
 ]
 
 

@@ -10,4 +10,22 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
   library.def(
       "hysteresis(Tensor rewards, Tensor? mask, float low, Tensor? row_low, float high, Tensor? row_high,"
       " int initial, Tensor? row_initial, bool hold, Tensor? cu_seqlens) -> Tensor");
+  library.def(
+      "segment(Tensor rewards, Tensor? mask, float? pivot_threshold, Tensor? row_pivot_threshold,"
+      " float baseline, Tensor? row_baseline, float? delta, Tensor? row_delta, bool hold,"
+      " int initial, Tensor? row_initial, int reduce, float? sequence_sign, Tensor? row_sequence_sign,"
+      " bool keep_neutral, Tensor? cu_seqlens, SymInt? max_segments)"
+      " -> (Tensor ids, Tensor counts, Tensor lengths, Tensor rewards, Tensor signs, Tensor mask)");
+  library.def(
+      "segment_by_entropy(Tensor entropy, Tensor? mask, float threshold, Tensor? row_threshold, int min_length,"
+      " Tensor? cu_seqlens) -> (Tensor ids, Tensor counts)");
+  library.def(
+      "redistribute(Tensor prefix_scores, Tensor? mask, float initial, Tensor? row_initial,"
+      " Tensor? sequence_rewards, float mix, Tensor? row_mix, Tensor? cu_seqlens) -> Tensor");
+  library.def(
+      "gae(Tensor rewards, Tensor values, Tensor? mask, float gamma, Tensor? row_gamma, float lam, Tensor? row_lam,"
+      " Tensor? cu_seqlens) -> (Tensor advantages, Tensor returns)");
+  library.def(
+      "segment_reduce(Tensor values, Tensor ids, SymInt num_segments, int reduce, Tensor? cu_seqlens) -> Tensor");
+  library.def("segment_broadcast(Tensor values, Tensor ids, int how, Tensor? cu_seqlens) -> Tensor");
 }

@@ -108,6 +108,12 @@ class RowsOf {
   RowsOf(const RowsOf&) = delete;
   RowsOf& operator=(const RowsOf&) = delete;
 
+  // Uninitialised, one entry per token, in the layout of the tokens.
+  template <class T>
+  Tensor empty_tokens() const {
+    return rows_.cu_seqlens == nullptr ? empty<T>({rows_.count, rows_.length}) : empty<T>({offsets_.back()});
+  }
+
   const Rows& operator*() const { return rows_; }
   const Rows* operator->() const { return &rows_; }
 

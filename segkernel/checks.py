@@ -6,6 +6,8 @@ under `torch.compile`. Values (thresholds per row, offsets, labels) are checked 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -105,6 +107,16 @@ def per_row(
     return 0.0, value.to(dtype or compute_dtype(like)).contiguous()
 
 
+def optional_per_row(
+    name: str, value: float | Tensor | None, like: Tensor, rows: int, *, dtype: torch.dtype | None = None
+) -> tuple[float | None, Tensor | None]:
+    """Like `per_row`, for a parameter that may be absent: then both are None."""
+    if value is None:
+        return None, None
+    number, row_value = per_row(name, value, like, rows, dtype=dtype)
+    return (None if row_value is not None else number), row_value
+
+
 def compute_dtype(value: Tensor) -> torch.dtype:
     """What an op computes in, and returns: float64 for float64, float32 for everything else."""
     return torch.float64 if value.dtype is torch.float64 else torch.float32
@@ -115,7 +127,7 @@ def not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected >= 0, got {value!r}")
 
 
-def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+def one_of(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
@@ -130,3 +142,19 @@ def states(name: str, value: int | Tensor, like: Tensor, rows: int) -> tuple[int
     if value not in (-1, 0, 1):
         raise ValueError(f"{name}: expected -1, 0 or +1, got {value!r}")
     return value, None
+
+
+def integer(name: str, value: int, *, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name}: expected an integer, got {describe(value)}")
+    if value < at_least:
+        raise ValueError(f"{name}: expected >= {at_least}, got {value!r}")
+
+
+def segment_ids(ids: Tensor, name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """Segment ids of the given shape, as contiguous int32."""
+    tensor("ids", ids, INTEGERS, "integer")
+    if ids.shape != shape:
+        raise ValueError(f"ids: expected {list(shape)} like {name}, got {describe(ids)}")
+    same_device("ids", ids, name, value)
+    return ids.to(torch.int32).contiguous()

@@ -8,7 +8,7 @@ Tensor detect_pivots_cpu(const Tensor& rewards, const OptionalTensor& mask, doub
   const RowsOf rows("rewards", rewards, cu_seqlens);
   const int64_t tokens = rewards.numel();
   const bool* valid = data<bool>("mask", mask, tokens);
-  Tensor pivots = rewards.dim() == 2 ? empty<bool>({rows->count, rows->length}) : empty<bool>({tokens});
+  Tensor pivots = rows.empty_tokens<bool>();
   bool* out = mutable_data<bool>(pivots);
 
   dispatch_floats("rewards", rewards.scalar_type(), [&](auto type) {

@@ -7,10 +7,12 @@
 
 namespace segkernel {
 
-// A NaN reward fails both comparisons, so it counts as "in between".
+// A NaN reward fails both comparisons, so it counts as "in between". Written without branches: which side of a
+// threshold a reward falls on is as good as random.
 template <class C>
 SK_HOST_DEVICE inline int schmitt_step(int state, C reward, C low, C high, bool hold) {
-  return reward > high ? 1 : reward < low ? -1 : hold ? state : 0;
+  const int event = (reward > high) - (reward < low);
+  return event | (state & -static_cast<int>(hold & (event == 0)));
 }
 
 }  // namespace segkernel

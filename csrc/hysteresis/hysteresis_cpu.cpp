@@ -11,7 +11,7 @@ Tensor hysteresis_cpu(const Tensor& rewards, const OptionalTensor& mask, double 
   const bool* valid = data<bool>("mask", mask, tokens);
   const auto initials = per_row<int8_t>("initial", static_cast<double>(initial), row_initial, rows->count);
   check_states("initial", initials, rows->count);
-  Tensor states = rewards.dim() == 2 ? empty<int8_t>({rows->count, rows->length}) : empty<int8_t>({tokens});
+  Tensor states = rows.empty_tokens<int8_t>();
   int8_t* out = mutable_data<int8_t>(states);
 
   dispatch_floats("rewards", rewards.scalar_type(), [&](auto type) {

@@ -1,0 +1,48 @@
+// Segments of token rewards: where one starts, what its rewards reduce to, what its sign is, which tokens are kept.
+#pragma once
+
+#include <cstdint>
+
+#include "../detect_pivots/detect_pivots.h"
+#include "../floats.h"
+#include "../hysteresis/hysteresis.h"
+
+namespace segkernel {
+
+enum class Reduce : int { sum, mean, last, max, min };
+
+// A segment starts at a row's first valid token, at a pivot, and where the trigger's state changes. `segment` run
+// without pivots has an infinite threshold; run without a trigger, infinite low and high, so that no state changes.
+template <class C>
+SK_HOST_DEVICE inline bool starts_segment(bool first, C reward, C previous, C pivot_threshold, int state,
+                                          int previous_state) {
+  return first | is_pivot(reward, previous, pivot_threshold) | (state != previous_state);
+}
+
+// Folds one more token of the same segment; NaN rewards stay NaN.
+template <Reduce kReduce, class C>
+SK_HOST_DEVICE inline C fold(C accumulated, C reward) {
+  if constexpr (kReduce == Reduce::last) return reward;
+  if constexpr (kReduce == Reduce::max)
+    return accumulated > reward || accumulated != accumulated ? accumulated : reward;
+  if constexpr (kReduce == Reduce::min)
+    return accumulated < reward || accumulated != accumulated ? accumulated : reward;
+  return accumulated + reward;
+}
+
+template <Reduce kReduce, class C>
+SK_HOST_DEVICE inline C finish(C accumulated, int length) {
+  return kReduce == Reduce::mean ? accumulated / static_cast<C>(length) : accumulated;
+}
+
+template <class C>
+SK_HOST_DEVICE inline int sign_of(C value) {
+  return (value > 0) - (value < 0);
+}
+
+// The loss mask: keep what agrees with the sequence's sign; neutral segments only on request.
+SK_HOST_DEVICE inline bool keeps(int segment_sign, int sequence_sign, bool keep_neutral) {
+  return segment_sign == 0 ? keep_neutral : segment_sign == sequence_sign;
+}
+
+}  // namespace segkernel

@@ -1,0 +1,17 @@
+// Segment values given back to tokens.
+#pragma once
+
+#include "../segment_reduce/segment_reduce.h"
+
+namespace segkernel {
+
+enum class Broadcast : int { repeat, split, last };
+
+// What one token of a segment of `length` tokens gets of the segment's value.
+template <class C>
+SK_HOST_DEVICE inline C share_of(Broadcast how, C value, int32_t length, bool is_last) {
+  if (how == Broadcast::split) return value / static_cast<C>(length);
+  return how == Broadcast::repeat || is_last ? value : 0;
+}
+
+}  // namespace segkernel

@@ -1,0 +1,7 @@
+"""The integer codes by which the operators know string options. Each is an enum of the same name in csrc/."""
+
+# csrc/segment/segment.h; logsumexp: csrc/segment_reduce/segment_reduce_cpu.cpp
+REDUCE = {"sum": 0, "mean": 1, "last": 2, "max": 3, "min": 4, "logsumexp": 5}
+
+# csrc/segment_broadcast/segment_broadcast.h
+BROADCAST = {"repeat": 0, "split": 1, "last": 2}

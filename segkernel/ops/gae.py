@@ -1,0 +1,75 @@
+"""Generalized advantage estimation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segkernel import checks
+from segkernel._library import ops
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor | None = None,
+    *,
+    gamma: float | Tensor = 1.0,
+    lam: float | Tensor = 0.95,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns over the valid tokens of each row.
+
+    `A_t = delta_t + gamma * lam * A_next`, `delta_t = r_t + gamma * V_next - V_t`, where "next" is the next valid
+    token of the row: holes in the mask, such as tool output, are passed over. The value after the last valid token
+    is 0. Source: High-dimensional continuous control using GAE, arXiv 1506.02438, eq. 16.
+
+    Args:
+        rewards, values: one per token, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64, float32, bfloat16 or
+            float16. Where their dtypes differ, both are promoted.
+        mask: same shape, bool or numeric, nonzero is valid; None means all valid.
+        gamma, lam: discount and trace decay, numbers or one per row `[B]`.
+        cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
+
+    Returns:
+        `(advantages, returns)`, `returns = advantages + values`: float32 (float64 for float64 input), the shape of
+        `rewards`; 0 at masked positions.
+
+    Raises:
+        TypeError: a dtype or type that is not one of the above.
+        ValueError: shapes or devices that don't match, bad offsets.
+
+    Example:
+        >>> import torch, segkernel
+        >>> rewards, values = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]])
+        >>> advantages, returns = segkernel.gae(rewards, values, gamma=1.0, lam=1.0)
+        >>> returns
+        tensor([[1., 1.]])
+    """
+    checks.tensor("values", values)
+    rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
+    if values.shape != rewards.shape:
+        raise ValueError(f"values: expected {list(rewards.shape)} like rewards, got {checks.describe(values)}")
+    checks.same_device("values", values, "rewards", rewards)
+    if values.dtype != rewards.dtype:
+        dtype = torch.promote_types(values.dtype, rewards.dtype)
+        rewards, values = rewards.to(dtype), values.to(dtype)
+    rows = checks.row_count(rewards, cu_seqlens)
+    gamma_value, row_gamma = checks.per_row("gamma", gamma, rewards, rows)
+    lam_value, row_lam = checks.per_row("lam", lam, rewards, rows)
+    return ops.gae.default(rewards, values.contiguous(), mask, gamma_value, row_gamma, lam_value, row_lam, cu_seqlens)
+
+
+@torch.library.register_fake("segkernel::gae")
+def _(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    gamma: float,
+    row_gamma: Tensor | None,
+    lam: float,
+    row_lam: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    dtype = checks.compute_dtype(rewards)
+    return torch.empty_like(rewards, dtype=dtype), torch.empty_like(rewards, dtype=dtype)

@@ -1,0 +1,145 @@
+"""Segmentation of token rewards, with the loss mask that follows from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segkernel import checks
+from segkernel._library import ops
+from segkernel.ops.codes import REDUCE
+from segkernel.segments import Segments
+
+_REDUCTIONS = ("mean", "sum", "last", "max", "min")
+
+
+def segment(
+    rewards: Tensor,
+    mask: Tensor | None = None,
+    *,
+    pivot_threshold: float | Tensor | None = None,
+    baseline: float | Tensor = 0.0,
+    delta: float | Tensor | None = None,
+    hold: bool = True,
+    initial: int | Tensor = 0,
+    reduce: str = "mean",
+    sequence_sign: float | Tensor | None = None,
+    keep_neutral: bool = False,
+    cu_seqlens: Tensor | None = None,
+    max_segments: int | None = None,
+) -> Segments:
+    """Cuts each row of token rewards into segments, in one pass.
+
+    A segment starts at the first valid token, at a pivot (`pivot_threshold`, see `detect_pivots`), and where the
+    Schmitt trigger at `baseline - delta`, `baseline + delta` changes state (`delta`, see `hysteresis`). At least one
+    of the two must be given. With `sequence_sign` the result carries the adaptive loss mask of Adaptive Segment-level
+    Reward (arXiv 2411.00809): a token is kept when the sign of its segment agrees with that of the whole sequence.
+    For preference pairs pass +1 for the chosen and -1 for the rejected response.
+
+    Args:
+        rewards: token rewards, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64, float32, bfloat16 or float16.
+            Compared and reduced in float32 (float64 for float64), token by token in order.
+        mask: same shape, bool or numeric, nonzero is valid; None means all valid.
+        pivot_threshold: `>= 0`, a number or one per row `[B]`, in units of reward; None finds no pivots.
+        baseline: centre of the trigger's neutral zone; without a trigger, what a segment's reward is compared with.
+        delta: `>= 0`, half the width of the neutral zone, a number or one per row `[B]`; None runs no trigger.
+        hold, initial: as in `hysteresis`.
+        reduce: how a segment's token rewards become one: "mean", "sum", "last", "max" or "min".
+        sequence_sign: a number or one per row `[B]`, of which only the sign counts; None makes no mask. A row with
+            sign 0 keeps neutral segments at most.
+        keep_neutral: whether the mask keeps segments of sign 0.
+        cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
+        max_segments: `S`, how many segments per row the `[B, S]` fields hold; None holds all. Padded rows only.
+
+    Returns:
+        `Segments`.
+
+    Raises:
+        TypeError: a dtype or type that is not one of the above.
+        ValueError: neither `pivot_threshold` nor `delta`, a negative one, an unknown `reduce`, `max_segments` with
+            packed rows, shapes or devices that don't match, bad offsets.
+
+    Example:
+        >>> import torch, segkernel
+        >>> rewards = torch.tensor([[0.9, 0.8, 0.1, -0.7, -0.9]])
+        >>> segments = segkernel.segment(rewards, delta=0.5, sequence_sign=+1)
+        >>> segments.ids
+        tensor([[0, 0, 0, 1, 1]], dtype=torch.int32)
+        >>> segments.signs[:, :2]
+        tensor([[ 1, -1]], dtype=torch.int8)
+        >>> segments.mask
+        tensor([[ True,  True,  True, False, False]])
+    """
+    rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
+    rows = checks.row_count(rewards, cu_seqlens)
+    if pivot_threshold is None and delta is None:
+        raise ValueError("segment: expected pivot_threshold, delta or both, got neither")
+    pivot_value, row_pivot = checks.optional_per_row("pivot_threshold", pivot_threshold, rewards, rows)
+    delta_value, row_delta = checks.optional_per_row("delta", delta, rewards, rows)
+    baseline_value, row_baseline = checks.per_row("baseline", baseline, rewards, rows)
+    initial_value, row_initial = checks.states("initial", initial, rewards, rows)
+    sign_value, row_sign = checks.optional_per_row("sequence_sign", sequence_sign, rewards, rows, dtype=torch.float64)
+    if pivot_value is not None:
+        checks.not_negative("pivot_threshold", pivot_value)
+    if delta_value is not None:
+        checks.not_negative("delta", delta_value)
+    checks.one_of("reduce", reduce, _REDUCTIONS)
+    if max_segments is not None:
+        if cu_seqlens is not None:
+            raise ValueError("max_segments: expected None with cu_seqlens (packed segments sit at their row's offset)")
+        checks.integer("max_segments", max_segments, at_least=0)
+    ids, counts, lengths, segment_rewards, signs, loss_mask = ops.segment.default(
+        rewards,
+        mask,
+        pivot_value,
+        row_pivot,
+        baseline_value,
+        row_baseline,
+        delta_value,
+        row_delta,
+        hold,
+        initial_value,
+        row_initial,
+        REDUCE[reduce],
+        sign_value,
+        row_sign,
+        keep_neutral,
+        cu_seqlens,
+        max_segments,
+    )
+    return Segments(ids, counts, lengths, segment_rewards, signs, None if sequence_sign is None else loss_mask)
+
+
+@torch.library.register_fake("segkernel::segment")
+def _(
+    rewards: Tensor,
+    mask: Tensor | None,
+    pivot_threshold: float | None,
+    row_pivot_threshold: Tensor | None,
+    baseline: float,
+    row_baseline: Tensor | None,
+    delta: float | None,
+    row_delta: Tensor | None,
+    hold: bool,
+    initial: int,
+    row_initial: Tensor | None,
+    reduce: int,
+    sequence_sign: float | None,
+    row_sequence_sign: Tensor | None,
+    keep_neutral: bool,
+    cu_seqlens: Tensor | None,
+    max_segments: int | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = checks.row_count(rewards, cu_seqlens)
+    per_segment = rewards.shape
+    if cu_seqlens is None and max_segments is not None:
+        per_segment = torch.Size((rows, max_segments))
+    has_mask = sequence_sign is not None or row_sequence_sign is not None
+    return (
+        torch.empty_like(rewards, dtype=torch.int32),
+        rewards.new_empty((rows,), dtype=torch.int32),
+        rewards.new_empty(per_segment, dtype=torch.int32),
+        rewards.new_empty(per_segment, dtype=torch.float32),
+        rewards.new_empty(per_segment, dtype=torch.int8),
+        rewards.new_empty(rewards.shape if has_mask else (0,), dtype=torch.bool),
+    )

@@ -1,0 +1,7 @@
+"""`python -m segkernel` is the command `segkernel`."""
+
+import sys
+
+from segkernel.cli import main
+
+sys.exit(main())

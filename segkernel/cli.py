@@ -1,0 +1,71 @@
+"""The command line: `segkernel train`, `segkernel inspect`, `segkernel info`."""
+
+import argparse
+import importlib
+import platform
+import sys
+from collections.abc import Sequence
+
+import torch
+
+import segkernel
+
+# Imported only when asked for: each needs the packages of `segkernel[train]`.
+METHODS = {
+    "pretrain": "segkernel.trainers.pretrain",
+    "reward": "segkernel.trainers.reward",
+    "dpo": "segkernel.trainers.dpo",
+    "asr-dpo": "segkernel.trainers.segment_dpo",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="segkernel", description=segkernel.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train = commands.add_parser(
+        "train",
+        add_help=False,
+        help="train a language model, a reward model or a policy",
+        description="Train by one of the methods. `segkernel train --method METHOD --help` lists its options.",
+    )
+    train.add_argument("--method", choices=METHODS, help="what to train")
+    train.add_argument("-h", "--help", action="store_true", help="show this help, or the method's options")
+    commands.add_parser("inspect", add_help=False, help="render segmented responses as HTML")
+    commands.add_parser("info", help="show versions and backends")
+
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command == "info":
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        print(info())
+        return 0
+    try:
+        if arguments.command == "inspect":
+            importlib.import_module("segkernel.report.inspect").main(rest)
+            return 0
+        if arguments.method is None:
+            if arguments.help:
+                train.print_help()
+                return 0
+            train.error("the following arguments are required: --method")
+        method = importlib.import_module(METHODS[arguments.method])
+        trainer = method.build([*rest, "--help"] if arguments.help else rest)
+    except (ImportError, ValueError, OSError) as error:
+        # Nothing has been trained yet: what is wrong is in the arguments, the data or the installation.
+        print(f"segkernel: error: {error}", file=sys.stderr)
+        return 2
+    importlib.import_module("segkernel.trainers.launch").run(trainer, arguments.method)
+    return 0
+
+
+def info() -> str:
+    """Versions and backends, one per line."""
+    return "\n".join(
+        (
+            f"segkernel  {segkernel.__version__}",
+            f"torch      {torch.__version__}",
+            f"python     {platform.python_version()} ({platform.machine()})",
+            f"threads    {torch.get_num_threads()}",
+        )
+    )

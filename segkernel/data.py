@@ -1,0 +1,211 @@
+"""Reading preferences and texts from JSONL files, and holding some of them out.
+
+Rows are plain dicts, so a list of rows of one's own, or a `datasets.Dataset`, serves the trainers as well.
+"""
+
+import gzip
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = [
+    "PreferenceArguments",
+    "TextArguments",
+    "read_jsonl",
+    "read_preferences",
+    "read_texts",
+    "split_by_prompt",
+]
+
+SIDES = ("chosen", "rejected")
+
+Row = TypeVar("Row", bound=dict[str, Any])
+
+
+@dataclass
+class PreferenceArguments:
+    """Where the preference pairs come from, and which of them are held out."""
+
+    _argument_group_name = "data"
+
+    preferences: str = field(
+        default="",
+        metadata={"help": "JSONL or JSONL.gz file of rows with the string columns `prompt`, `chosen`, `rejected`."},
+    )
+    separator: str = field(
+        default="",
+        metadata={"help": "Text put between prompt and response; it belongs to the prompt."},
+    )
+    eval_fraction: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the prompts held out for evaluation, with all of their pairs. Which prompts: by a hash "
+            "of their text, so every method holds out the same ones. 0 holds out none."
+        },
+    )
+    split_seed: int = field(default=0, metadata={"help": "Another number holds out other prompts."})
+
+
+@dataclass
+class TextArguments:
+    """Where the texts to learn a language from come from, and which of them are held out."""
+
+    _argument_group_name = "data"
+
+    texts: str = field(
+        default="",
+        metadata={
+            "help": "JSONL or JSONL.gz file of rows with the string columns `text`, or `prompt` and `completion`, or "
+            "`question` and `answer`."
+        },
+    )
+    separator: str = field(
+        default="", metadata={"help": "Text put between prompt and completion (question and answer)."}
+    )
+    eval_fraction: float = field(
+        default=0.05, metadata={"help": "Share of the texts held out for evaluation, by a hash of their text."}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Another number holds out other texts."})
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield `(line number, object)` for every line of a JSONL or gzipped JSONL file that is not blank.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not a JSON object, or the file cannot be decoded; names the file and the line.
+    """
+    path = Path(path)
+    number = 0
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError(f"expected a JSON object, got {type(row).__name__}")
+                    yield number, row
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: malformed JSON: {error}") from error
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            raise ValueError(f"{path}, after line {number}: cannot be read: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+
+
+def read_preferences(
+    path: str | Path, *, separator: str = "", chosen_rewards: str | None = None, rejected_rewards: str | None = None
+) -> list[dict[str, Any]]:
+    """Read preference pairs in TRL's format: one JSON object per line with `prompt`, `chosen`, `rejected`.
+
+    Args:
+        path: a `.jsonl` or `.jsonl.gz` file.
+        separator: appended to every prompt.
+        chosen_rewards: name of a column with one number per token of the chosen response; read as
+            `chosen_token_rewards`.
+        rejected_rewards: the same for the rejected response.
+
+    Returns:
+        Dicts with `prompt`, `chosen`, `rejected`, `line` (1-based) and, when asked for, the token rewards.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a malformed line, a missing or non-string column, identical answers, fewer than two pairs.
+    """
+    path = Path(path)
+    columns = dict(zip(SIDES, (chosen_rewards, rejected_rewards), strict=True))
+    rows = []
+    for number, source in read_jsonl(path):
+        where = f"{path}, line {number}"
+        row = {name: _string(source, name, where) for name in ("prompt", *SIDES)}
+        if row["chosen"] == row["rejected"]:
+            raise ValueError(f"{where}: 'chosen' and 'rejected' are identical, so the pair prefers nothing")
+        row["prompt"] += separator
+        for side, column in columns.items():
+            if column is not None:
+                row[f"{side}_token_rewards"] = _numbers(source, column, where)
+        rows.append({**row, "line": number})
+    return _at_least_two(rows, path, "preference pairs")
+
+
+def read_texts(path: str | Path, *, separator: str = "") -> list[dict[str, Any]]:
+    """Read texts for language modelling: rows with `text`, `prompt` + `completion` or `question` + `answer`.
+
+    Returns:
+        Dicts with `prompt` (empty for a plain `text`), `completion` and `line` (1-based).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a malformed line, a row with none of these columns, an empty text, fewer than two rows.
+    """
+    path = Path(path)
+    rows = []
+    for number, source in read_jsonl(path):
+        where = f"{path}, line {number}"
+        if "text" in source:
+            prompt, completion = "", _string(source, "text", where)
+        elif "question" in source:
+            prompt, completion = _string(source, "question", where), _string(source, "answer", where)
+        elif "prompt" in source:
+            prompt, completion = _string(source, "prompt", where), _string(source, "completion", where)
+        else:
+            raise ValueError(
+                f"{where}: expected 'text', or 'prompt' and 'completion', or 'question' and 'answer', "
+                f"got the columns {sorted(source)}"
+            )
+        if not (prompt or completion):
+            raise ValueError(f"{where}: the text is empty")
+        rows.append({"prompt": prompt + separator if prompt else "", "completion": completion, "line": number})
+    return _at_least_two(rows, path, "texts")
+
+
+def split_by_prompt(
+    rows: list[Row], fraction: float, *, seed: int = 0, key: str = "prompt"
+) -> tuple[list[Row], list[Row]]:
+    """Split rows into `(train, held out)` so that all rows of one prompt land on the same side.
+
+    The prompts are ordered by a hash of their text and `seed`; the first `fraction` of them is held out. The
+    result depends on neither the order of the rows nor the run.
+
+    Raises:
+        ValueError: `fraction` is outside `[0, 1)`, or either side would be empty.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"eval_fraction: expected a share in [0, 1), got {fraction}")
+    if fraction == 0:
+        return rows, []
+    prompts = sorted({row[key] for row in rows}, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
+    if len(prompts) < 2:
+        raise ValueError("eval_fraction: all rows share one prompt, so none can be held out; pass 0")
+    count = min(max(round(fraction * len(prompts)), 1), len(prompts) - 1)
+    held_out = set(prompts[:count])
+    return [row for row in rows if row[key] not in held_out], [row for row in rows if row[key] in held_out]
+
+
+def _string(row: dict[str, Any], name: str, where: str) -> str:
+    if name not in row:
+        raise ValueError(f"{where}: expected the key {name!r}, got {sorted(row)}")
+    if not isinstance(row[name], str):
+        raise ValueError(f"{where}: {name!r}: expected a string, got {type(row[name]).__name__}")
+    return row[name]
+
+
+def _numbers(row: dict[str, Any], name: str, where: str) -> list[float]:
+    if name not in row:
+        raise ValueError(f"{where}: expected the key {name!r}, got {sorted(row)}")
+    values = row[name]
+    if not isinstance(values, list) or not all(
+        isinstance(value, int | float) and math.isfinite(value) for value in values
+    ):
+        raise ValueError(f"{where}: {name!r}: expected a list of finite numbers, one per response token")
+    return [float(value) for value in values]
+
+
+def _at_least_two(rows: list[dict[str, Any]], path: Path, what: str) -> list[dict[str, Any]]:
+    if len(rows) < 2:
+        raise ValueError(f"{path}: expected at least 2 {what}, got {len(rows)}")
+    return rows

@@ -1,0 +1,227 @@
+"""From rows of text to batches of token ids: where a response starts, how it ends, what is padding.
+
+A prompt and its response are tokenised apart and joined as ids, so the boundary between them is exact whatever the
+tokenizer would merge across it. A response ends with the tokenizer's EOS.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from segkernel.data import SIDES
+
+__all__ = ["PreferenceCollator", "TextCollator", "encode_preferences", "encode_texts", "pad_token_id"]
+
+logger = logging.getLogger(__name__)
+
+# Columns with one value per response token (`chosen_mask`, ...), and what fills the other positions.
+PER_TOKEN = {"mask": False, "token_rewards": 0.0}
+# Columns with one value per side, `[chosen, rejected]`.
+PER_PAIR = ("segments", "ref_logprobs", "ref_response_logprobs")
+
+
+def encode_preferences(
+    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase | None, *, max_length: int, name: str = "rows"
+) -> list[dict[str, Any]]:
+    """Tokenise preference pairs.
+
+    A response is never cut: its end carries the answer and the EOS. Where prompt and response together exceed
+    `max_length`, the prompt loses its oldest tokens; a pair with a response that leaves no room for one prompt token
+    is dropped. Both are counted and logged.
+
+    Args:
+        rows: mappings with `prompt`, `chosen`, `rejected` strings; or already tokenised, with `prompt_ids`,
+            `chosen_ids`, `rejected_ids`. `chosen_token_rewards`, `chosen_mask` and the same for `rejected`, where
+            present, hold one value per token of the response; a list one shorter, written without the EOS in mind,
+            has its last value repeated for it.
+        tokenizer: unused, and may be `None`, for rows that hold ids.
+        max_length: most tokens of prompt and response together, EOS included.
+        name: what messages call the data.
+
+    Returns:
+        Dicts with `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int, none empty) and those columns.
+
+    Raises:
+        ValueError: fewer than two pairs, none that fits, a pair with identical answers, or a response or prompt
+            without tokens.
+    """
+    rows = list(rows)
+    if len(rows) < 2:
+        raise ValueError(f"{name}: expected at least 2 preference pairs, got {len(rows)}")
+    encoded, trimmed, longest = [], 0, 0
+    for index, row in enumerate(rows):
+        where = f"{name}: the pair of line {row['line']}" if "line" in row else f"{name}[{index}]"
+        pair = _pair_of_ids(row, tokenizer, where)
+        response = max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
+        longest = max(longest, response)
+        room = max_length - response
+        if room < 1:
+            continue
+        if len(pair["prompt_ids"]) > room:
+            pair["prompt_ids"] = _trim_left(pair["prompt_ids"], room, tokenizer)
+            trimmed += 1
+        encoded.append(pair)
+    if not encoded:
+        raise ValueError(
+            f"{name}: no pair fits max_length={max_length}: with the prompt it would be all mask, no response token "
+            f"left (the longest response has {longest} tokens)"
+        )
+    if dropped := len(rows) - len(encoded):
+        logger.warning(
+            "%s: dropped %d of %d pairs: a response exceeds max_length=%d", name, dropped, len(rows), max_length
+        )
+    if trimmed:
+        logger.warning("%s: trimmed %d prompts from the left to fit max_length=%d", name, trimmed, max_length)
+    return encoded
+
+
+def encode_texts(
+    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> list[dict[str, list[int]]]:
+    """Tokenise texts and pack them into blocks of `max_length` tokens, each text closed by the EOS.
+
+    Raises:
+        ValueError: the tokenizer has no EOS, or there are no tokens.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("tokenizer: expected an EOS token, got none")
+    start, stream = _prefix_ids(tokenizer), []
+    for row in rows:
+        stream += [*start, *_ids(row["prompt"], tokenizer), *_ids(row["completion"], tokenizer), tokenizer.eos_token_id]
+    blocks = [stream[first : first + max_length] for first in range(0, len(stream), max_length)]
+    # A block of one token predicts nothing.
+    blocks = [{"input_ids": block} for block in blocks if len(block) > 1]
+    if not blocks:
+        raise ValueError("texts: expected at least 2 tokens, got none to train on")
+    return blocks
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int:
+    """The id to fill padding with. Padding is masked everywhere, so a tokenizer without one costs nothing."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id) if tokenizer is not None else ():
+        if token_id is not None:
+            return int(token_id)
+    return 0
+
+
+@dataclass
+class TextCollator:
+    """Pads blocks of ids on the right: `input_ids` and `attention_mask`, `[B, T]` int64."""
+
+    pad_token_id: int = 0
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+        length = max(len(row["input_ids"]) for row in rows)
+        input_ids = torch.full((len(rows), length), self.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for index, row in enumerate(rows):
+            count = len(row["input_ids"])
+            input_ids[index, :count] = torch.tensor(row["input_ids"])
+            attention_mask[index, :count] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+@dataclass
+class PreferenceCollator:
+    """Stacks encoded pairs; a pair is one row of the batch, its chosen side 0, its rejected side 1.
+
+    Gives `[B, 2, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens, so that
+    padding on either side gives a token the same position), `response_mask` (bool), and for every per-token column
+    of the rows `loss_mask` (bool; all response tokens where the rows have none) or `token_rewards` (float32);
+    and `[B, 2]` for every column with one value per side.
+    """
+
+    pad_token_id: int = 0
+    padding_side: str = "right"
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        sides = [(index, number, side) for index in range(len(rows)) for number, side in enumerate(SIDES)]
+        length = max(len(rows[index]["prompt_ids"]) + len(rows[index][f"{side}_ids"]) for index, _, side in sides)
+        shape = (len(rows), 2, length)
+        input_ids = torch.full(shape, self.pad_token_id)
+        attention_mask = torch.zeros(shape, dtype=torch.int64)
+        response_mask = torch.zeros(shape, dtype=torch.bool)
+        per_token = {name: torch.full(shape, fill) for name, fill in PER_TOKEN.items() if f"chosen_{name}" in rows[0]}
+        for index, number, side in sides:
+            row = rows[index]
+            ids = [*row["prompt_ids"], *row[f"{side}_ids"]]
+            start = length - len(ids) if self.padding_side == "left" else 0
+            response = slice(start + len(row["prompt_ids"]), start + len(ids))
+            input_ids[index, number, start : start + len(ids)] = torch.tensor(ids)
+            attention_mask[index, number, start : start + len(ids)] = 1
+            response_mask[index, number, response] = True
+            for name, values in per_token.items():
+                values[index, number, response] = torch.tensor(row[f"{side}_{name}"], dtype=values.dtype)
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0),
+            "response_mask": response_mask,
+            "loss_mask": per_token.pop("mask", response_mask),
+            **per_token,
+        }
+        batch |= {name: torch.tensor([row[name] for row in rows]) for name in PER_PAIR if name in rows[0]}
+        return batch
+
+
+def _pair_of_ids(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, where: str) -> dict[str, Any]:
+    if "prompt_ids" in row:
+        pair = {name: list(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    elif tokenizer is None:
+        raise ValueError(
+            f"{where}: expected 'prompt_ids', 'chosen_ids', 'rejected_ids', or a tokenizer for the strings"
+        )
+    else:
+        pair = {"prompt_ids": [*_prefix_ids(tokenizer), *_ids(row["prompt"], tokenizer)]}
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        for side in SIDES:
+            pair[f"{side}_ids"] = [*_ids(row[side], tokenizer), *end]
+        if not pair["prompt_ids"] and end:
+            # The first response token needs a token to be predicted from.
+            pair["prompt_ids"] = end
+    if not pair["prompt_ids"]:
+        raise ValueError(f"{where}: the prompt has no tokens, so nothing predicts the first token of a response")
+    for side in SIDES:
+        if not pair[f"{side}_ids"]:
+            raise ValueError(f"{where}: 'chosen' and 'rejected' need a token each; {side!r} is all mask")
+        for name in PER_TOKEN:
+            if row.get(f"{side}_{name}") is not None:
+                values = list(row[f"{side}_{name}"])
+                pair[f"{side}_{name}"] = _one_per_token(values, len(pair[f"{side}_ids"]), f"{side}_{name}", where)
+    pair |= {name: row[name] for name in PER_PAIR if name in row}
+    if pair["chosen_ids"] == pair["rejected_ids"]:
+        raise ValueError(f"{where}: 'chosen' and 'rejected' are identical, so the pair prefers nothing")
+    return pair
+
+
+def _one_per_token(values: list[Any], tokens: int, name: str, where: str) -> list[Any]:
+    if values and len(values) == tokens - 1:
+        return [*values, values[-1]]
+    if len(values) != tokens:
+        raise ValueError(
+            f"{where}: {name}: expected {tokens} values, one per token (or one fewer: without the EOS), "
+            f"got {len(values)}"
+        )
+    return values
+
+
+def _trim_left(prompt_ids: list[int], room: int, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+    start = _prefix_ids(tokenizer) if tokenizer is not None else []
+    if start and prompt_ids[: len(start)] == start and room > len(start):
+        return [*start, *prompt_ids[len(prompt_ids) - room + len(start) :]]
+    return prompt_ids[len(prompt_ids) - room :]
+
+
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`[BOS]` where this tokenizer opens a text with it, else nothing."""
+    opens = tokenizer.bos_token_id is not None and list(tokenizer("")["input_ids"])[:1] == [tokenizer.bos_token_id]
+    return [tokenizer.bos_token_id] if opens else []

@@ -1,0 +1,191 @@
+"""Models and tokenizers of the trainers: read from a path, or made on the spot."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+__all__ = [
+    "ModelArguments",
+    "load_causal_lm",
+    "load_reward_model",
+    "load_scoring_model",
+    "load_tokenizer",
+    "train_tokenizer",
+]
+
+EOS, PAD = "<|end|>", "<|pad|>"
+
+
+@dataclass
+class ModelArguments:
+    """The model to start from: one by path, or a small Llama configured here."""
+
+    _argument_group_name = "model"
+
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Directory (or hub name) of the causal LM to start from; none makes a small Llama."},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory (or hub name) of the tokenizer; default: the model's, or one trained on the data."
+        },
+    )
+    dtype: str = field(
+        default="float32", metadata={"help": "dtype of the weights of a model read by path; `auto` keeps its own."}
+    )
+    vocab_size: int = field(
+        default=2048, metadata={"help": "Entries of a tokenizer trained on the data (byte-level BPE)."}
+    )
+    hidden_size: int = field(default=192, metadata={"help": "Width of the small model."})
+    intermediate_size: int = field(default=512, metadata={"help": "Width of its feed-forward layers."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Its number of layers."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Its number of attention heads."})
+    max_position_embeddings: int = field(default=2048, metadata={"help": "Longest sequence it is configured for."})
+
+
+def load_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer by path, else the model's own, else one trained on `texts`."""
+    path = arguments.tokenizer or arguments.model
+    if path is None:
+        return train_tokenizer(texts, vocab_size=arguments.vocab_size)
+    _check_directory(path, "tokenizer" if arguments.tokenizer else "model")
+    return AutoTokenizer.from_pretrained(path)
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer; every digit is a token of its own, so numbers share their pieces.
+
+    Raises:
+        ValueError: `vocab_size` cannot hold the 256 bytes and the two special tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if vocab_size < 258:
+        raise ValueError(f"vocab_size: expected at least 258 (256 bytes and 2 special tokens), got {vocab_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[PAD, EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
+
+
+def load_causal_lm(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The causal LM at `arguments.model`, or a new small Llama for `tokenizer`'s vocabulary."""
+    if arguments.model is None:
+        return LlamaForCausalLM(_llama_config(arguments, tokenizer))
+    _check_directory(arguments.model, "model")
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=_dtype(arguments.dtype))
+    _check_vocabulary(model, tokenizer, arguments.model)
+    return model
+
+
+def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A causal LM's body under a scalar head that is read at every token: `logits` `[B, T, 1]`.
+
+    `arguments.model` may be a causal LM (its head is replaced by a new one) or a reward model saved before.
+    """
+    if arguments.model is None:
+        return LlamaForTokenClassification(_llama_config(arguments, tokenizer, num_labels=1, classifier_dropout=0.0))
+    _check_directory(arguments.model, "model")
+    config = AutoConfig.from_pretrained(arguments.model, num_labels=1)
+    config.classifier_dropout = 0.0
+    model = AutoModelForTokenClassification.from_pretrained(
+        arguments.model, config=config, dtype=_dtype(arguments.dtype)
+    )
+    _check_vocabulary(model, tokenizer, arguments.model)
+    return model
+
+
+def _llama_config(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, **options: Any) -> LlamaConfig:
+    if arguments.hidden_size % arguments.num_attention_heads:
+        raise ValueError(
+            f"hidden_size: expected a multiple of num_attention_heads={arguments.num_attention_heads}, "
+            f"got {arguments.hidden_size}"
+        )
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=arguments.hidden_size,
+        intermediate_size=arguments.intermediate_size,
+        num_hidden_layers=arguments.num_hidden_layers,
+        num_attention_heads=arguments.num_attention_heads,
+        num_key_value_heads=arguments.num_attention_heads,
+        max_position_embeddings=arguments.max_position_embeddings,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **options,
+    )
+
+
+def _dtype(name: str) -> torch.dtype | str:
+    if name == "auto":
+        return name
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected `auto`, `float32`, `bfloat16` or `float16`, got {name!r}")
+    return dtype
+
+
+def _check_directory(path: str, name: str) -> None:
+    """A path that looks like a local one and does not exist must not be looked up on the hub."""
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    if not Path(path).is_dir() and looks_local:
+        raise FileNotFoundError(f"{name}: there is no directory {path!r}")
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    entries = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > entries:
+        raise ValueError(
+            f"tokenizer: has {len(tokenizer)} tokens, more than the {entries} embeddings of model {path!r}"
+        )
+
+
+def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> PreTrainedModel:
+    """A reward model to read token rewards from, refused when its tokens are not `tokenizer`'s.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it holds something else than a reward model, or one of another vocabulary.
+    """
+    _check_directory(path, "reward_model")
+    config = AutoConfig.from_pretrained(path)
+    architecture = (config.architectures or [""])[0]
+    if not architecture.endswith("ForTokenClassification") or config.num_labels != 1:
+        raise ValueError(
+            f"reward_model: expected a model with one score per token (`segkernel train --method reward`), got "
+            f"{architecture or 'an unnamed architecture'} in {path!r}"
+        )
+    if AutoTokenizer.from_pretrained(path).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"reward_model: the tokenizer of {path!r} differs from the policy's, so its tokens do too")
+    return AutoModelForTokenClassification.from_pretrained(path, dtype=_dtype(dtype))

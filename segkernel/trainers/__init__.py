@@ -1,0 +1,30 @@
+"""Reference trainers, one file per method, on `transformers.Trainer`.
+
+| method | file | trains |
+| --- | --- | --- |
+| `pretrain` | `pretrain.py` | a causal language model |
+| `reward` | `reward.py` | a reward model read at every token (Bradley-Terry) |
+| `dpo` | `dpo.py` | a policy by DPO on whole responses: the baseline |
+| `asr-dpo` | `segment_dpo.py` | a policy by DPO on the segments that earned the reward |
+"""
+
+try:
+    import transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError("segkernel's trainers need transformers: pip install 'segkernel[train]'") from error
+
+from segkernel.trainers.dpo import DPOConfig, DPOTrainer
+from segkernel.trainers.pretrain import PretrainConfig, PretrainTrainer
+from segkernel.trainers.reward import RewardConfig, RewardTrainer
+from segkernel.trainers.segment_dpo import SegmentDPOConfig, SegmentDPOTrainer
+
+__all__ = [
+    "DPOConfig",
+    "DPOTrainer",
+    "PretrainConfig",
+    "PretrainTrainer",
+    "RewardConfig",
+    "RewardTrainer",
+    "SegmentDPOConfig",
+    "SegmentDPOTrainer",
+]

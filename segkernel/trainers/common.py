@@ -1,0 +1,167 @@
+"""What the trainers on preference pairs share: settings, metrics, batched passes over frozen models."""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from scipy.stats import binomtest
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from segkernel.encoding import PreferenceCollator, encode_preferences, pad_token_id
+from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class PreferenceConfig(SegkernelConfig):
+    """Settings of every trainer on preference pairs, over those of every run."""
+
+    max_length: int = field(
+        default=512,
+        metadata={
+            "help": "Most tokens of prompt and response together. A longer prompt loses its oldest tokens; a pair "
+            "whose response alone is longer is dropped."
+        },
+    )
+
+
+class PreferenceTrainer(SegkernelTrainer):
+    """Trains on pairs by one loss per pair: a subclass gives `pair_losses`, and names `accuracy_metric`.
+
+    `train_dataset` and `eval_dataset` hold rows for `segkernel.encoding.encode_preferences`: strings, or ids.
+    """
+
+    accuracy_metric: str
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: PreferenceConfig,
+        train_dataset: Iterable[Mapping[str, Any]],
+        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=preference_collator(processing_class),
+            train_dataset=encode_preferences(
+                train_dataset, processing_class, max_length=args.max_length, name="train_dataset"
+            ),
+            eval_dataset=None
+            if eval_dataset is None
+            else encode_preferences(eval_dataset, processing_class, max_length=args.max_length, name="eval_dataset"),
+            processing_class=processing_class,
+            compute_metrics=self._mean_metrics,
+            **kwargs,
+        )
+        self._since_last_log: dict[str, list[Tensor]] = defaultdict(list)
+        self._metric_names: list[str] = []
+
+    def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses `[B]` of the pairs in a batch of `PreferenceCollator`, and metrics by name, each `[B]`."""
+        raise NotImplementedError
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        losses, metrics = self.pair_losses(model, inputs)
+        if model.training:
+            for name, values in metrics.items():
+                self._since_last_log[name].append(values.detach().float().mean())
+        loss = losses.mean()
+        return (loss, metrics) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        with torch.no_grad():
+            loss, metrics = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+        self._metric_names = list(metrics)
+        table = torch.stack([values.float() for values in metrics.values()], dim=1)  # [B, metrics]
+        return loss, table, torch.zeros(len(table), device=table.device)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if self._since_last_log and "loss" in logs:
+            means = torch.stack([torch.stack(values).mean() for values in self._since_last_log.values()])
+            means = self.accelerator.reduce(means, reduction="mean")
+            logs.update(zip(self._since_last_log, means.tolist(), strict=True))
+            self._since_last_log.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _mean_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        table = np.asarray(prediction.predictions)
+        metrics = dict(zip(self._metric_names, table.mean(axis=0).tolist(), strict=True))
+        correct = int(table[:, self._metric_names.index(self.accuracy_metric)].sum())
+        low, high = accuracy_interval(correct, len(table))
+        name = self.accuracy_metric
+        return {**metrics, f"{name}_low": low, f"{name}_high": high, "pairs": len(table)}
+
+
+def accuracy_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a share of `correct` out of `total` independent pairs.
+
+    Example:
+        >>> [round(bound, 3) for bound in accuracy_interval(60, 100)]
+        [0.502, 0.691]
+    """
+    interval = binomtest(correct, total).proportion_ci(confidence_level=confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def preference_collator(tokenizer: PreTrainedTokenizerBase | None) -> PreferenceCollator:
+    side = "right" if tokenizer is None else tokenizer.padding_side
+    return PreferenceCollator(pad_token_id=pad_token_id(tokenizer), padding_side=side)
+
+
+def model_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """One forward over both sides of every pair: `[2 * B, T, V]`, rows chosen, rejected, chosen, ..."""
+    inputs = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask", "position_ids")}
+    unwrapped = getattr(model, "module", model)
+    if "position_ids" not in inspect.signature(unwrapped.forward).parameters:
+        del inputs["position_ids"]
+    return model(**inputs).logits
+
+
+def map_batches(
+    columns: Callable[[dict[str, Tensor]], Rows],
+    rows: Rows,
+    collator: PreferenceCollator,
+    args: PreferenceConfig,
+    description: str,
+) -> Rows:
+    """Add to every row the columns that a frozen model gives for it, in batches, without gradients.
+
+    Rows of like length go together, and the processes of a distributed run share the batches.
+    """
+    lengths = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
+    size = args.per_device_eval_batch_size
+    batches = [order[first : first + size] for first in range(0, len(order), size)]
+    found: list[tuple[int, dict[str, Any]]] = []
+    half = torch.float16 if args.fp16 else torch.bfloat16
+    with torch.no_grad(), torch.autocast(args.device.type, dtype=half, enabled=args.fp16 or args.bf16):
+        mine = batches[args.process_index :: args.world_size]
+        for indices in tqdm(mine, desc=description, disable=args.disable_tqdm):
+            batch = collator([rows[index] for index in indices])
+            batch = {name: values.to(args.device) for name, values in batch.items()}
+            found += zip(indices, columns(batch), strict=True)
+    new = dict(gather_object(found))
+    return [{**row, **new[index]} for index, row in enumerate(rows)]

@@ -1,0 +1,72 @@
+"""Language modelling on texts: a small model to start the other methods from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import segkernel
+from segkernel.data import TextArguments
+from segkernel.encoding import TextCollator, encode_texts, pad_token_id
+from segkernel.models import ModelArguments, load_causal_lm
+from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
+from segkernel.trainers.launch import parse_arguments, prepare_texts
+
+
+@dataclass
+class PretrainConfig(SegkernelConfig):
+    """Settings of `PretrainTrainer`."""
+
+    output_dir: str = field(default="runs/pretrain", metadata={"help": "Where checkpoints, model and report go."})
+    max_length: int = field(default=256, metadata={"help": "Tokens of a training block; texts are packed into blocks."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's peak learning rate."})
+
+
+class PretrainTrainer(SegkernelTrainer):
+    """Trains a causal LM on texts: rows of `prompt` and `completion` strings, packed into blocks."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: PretrainConfig,
+        train_dataset: Iterable[Mapping[str, Any]],
+        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        processing_class: PreTrainedTokenizerBase,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=TextCollator(pad_token_id(processing_class)),
+            train_dataset=encode_texts(train_dataset, processing_class, max_length=args.max_length),
+            eval_dataset=None
+            if eval_dataset is None
+            else encode_texts(eval_dataset, processing_class, max_length=args.max_length),
+            processing_class=processing_class,
+            **kwargs,
+        )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        logits = model(**inputs).logits
+        labels, mask = inputs["input_ids"][:, 1:], inputs["attention_mask"][:, 1:]
+        logprobs = segkernel.sequence_logprobs(logits[:, :-1], labels, mask)
+        loss = -logprobs.sum() / mask.sum()
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+
+def build(argv: Sequence[str]) -> PretrainTrainer:
+    """The trainer of `segkernel train --method pretrain`."""
+    config, data, start = parse_arguments("pretrain", argv, PretrainConfig, TextArguments, ModelArguments)
+    texts = prepare_texts("pretrain", config, data, start)
+    return PretrainTrainer(
+        load_causal_lm(start, texts.tokenizer), config, texts.train, texts.held_out, processing_class=texts.tokenizer
+    )

@@ -1,0 +1,73 @@
+"""An output directory holds one run: refuse to mix two, and find the checkpoint to resume from."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from transformers.trainer_utils import get_last_checkpoint
+
+RECORD = "run.json"
+
+
+def check_run_directory(output_dir: str | Path, *, resuming: bool) -> None:
+    """Refuse a directory that already holds a run, unless that run is to be resumed.
+
+    Raises:
+        FileExistsError: there are checkpoints or a saved model in `output_dir`.
+    """
+    directory = Path(output_dir)
+    if resuming or not directory.is_dir():
+        return
+    for pattern in ("checkpoint-*", "*.safetensors", "pytorch_model*.bin", "trainer_state.json"):
+        for found in sorted(directory.glob(pattern)):
+            raise FileExistsError(
+                f"output_dir: {str(directory)!r} already holds a run ({found.name}). Continue it with "
+                "--resume_from_checkpoint last, or give another --output_dir"
+            )
+
+
+def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | None) -> str | None:
+    """The checkpoint directory that `--resume_from_checkpoint` means: a path, or `last` for the newest of this run.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+    """
+    if not resume_from_checkpoint:
+        return None
+    if resume_from_checkpoint.lower() in ("last", "true"):
+        last = get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
+        if last is None:
+            raise FileNotFoundError(f"resume_from_checkpoint: there is no checkpoint in {str(output_dir)!r}")
+        return last
+    if not (Path(resume_from_checkpoint) / "trainer_state.json").is_file():
+        raise FileNotFoundError(f"resume_from_checkpoint: {resume_from_checkpoint!r} is not a checkpoint of a trainer")
+    return resume_from_checkpoint
+
+
+def run_record(method: str, data_file: str | Path, model: str | None) -> dict[str, str | None]:
+    """What makes a run this run: resuming it under another method, data file or start would mix two."""
+    digest = hashlib.sha256(Path(data_file).read_bytes()).hexdigest()
+    return {"method": method, "data": str(data_file), "data_sha256": digest, "model": model}
+
+
+def write_record(output_dir: str | Path, record: dict[str, str | None]) -> None:
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    (Path(output_dir) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def check_record(output_dir: str | Path, record: dict[str, str | None]) -> None:
+    """Refuse to resume a run that was another method, read other data or started from another model.
+
+    Raises:
+        ValueError: the record in `output_dir` differs from `record`.
+    """
+    path = Path(output_dir) / RECORD
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("method", "data_sha256", "model"):
+        if before.get(name) != record[name]:
+            raise ValueError(
+                f"resume_from_checkpoint: the run in {str(output_dir)!r} had {name}={before.get(name)!r}, "
+                f"this one has {record[name]!r}"
+            )

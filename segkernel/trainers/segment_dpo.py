@@ -1,0 +1,124 @@
+"""Segment-masked DPO: Adaptive Segment-level Reward (arXiv 2411.00809) on preference pairs.
+
+Prefix scores -> token rewards -> segments -> the mask of those segments whose sign agrees with their response's
+(+1 chosen, -1 rejected) -> DPO on the tokens under it. All of that but the last step is frozen, so it is done once,
+before training; from there on this is `DPOTrainer`.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from segkernel.data import PreferenceArguments
+from segkernel.encoding import encode_preferences
+from segkernel.models import ModelArguments, load_causal_lm, load_scoring_model
+from segkernel.trainers.common import Rows, preference_collator
+from segkernel.trainers.dpo import DPOConfig, DPOTrainer
+from segkernel.trainers.launch import parse_arguments, prepare_pairs
+from segkernel.trainers.segmenting import SegmentOptions, Thresholds, with_masks, with_token_rewards
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SegmentDPOConfig(SegmentOptions, DPOConfig):
+    """Settings of `SegmentDPOTrainer`."""
+
+    output_dir: str = field(default="runs/asr-dpo", metadata={"help": "Where checkpoints, model and report go."})
+    reward_model: str | None = field(
+        default=None,
+        metadata={"help": "Directory of a reward model made with `segkernel train --method reward`."},
+    )
+    chosen_rewards_column: str = field(
+        default="chosen_token_rewards",
+        metadata={"help": "With --token_rewards column: a list of numbers, one per token of the chosen response."},
+    )
+    rejected_rewards_column: str = field(
+        default="rejected_token_rewards", metadata={"help": "The same for the rejected response."}
+    )
+
+    def __post_init__(self) -> None:
+        SegmentOptions.__post_init__(self)
+        DPOConfig.__post_init__(self)
+
+
+class SegmentDPOTrainer(DPOTrainer):
+    """DPO on the segments of each response that earned its preference.
+
+    Token rewards are made with `reward_model` (one output per token, of the policy's tokenizer), or read from the rows
+    when `args.token_rewards == "column"`. `thresholds` holds the trigger's settings in the rewards' own unit.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: SegmentDPOConfig,
+        train_dataset: Iterable[Mapping[str, Any]],
+        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        reward_model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if (reward_model is None) != (args.token_rewards == "column"):
+            raise ValueError(
+                f"reward_model: expected one for token_rewards={args.token_rewards!r}, got none"
+                if reward_model is None
+                else "reward_model: expected none, since token_rewards='column' takes the rewards from the data"
+            )
+        collator = preference_collator(processing_class)
+
+        def rewarded(dataset: Iterable[Mapping[str, Any]], name: str) -> Rows:
+            rows = encode_preferences(dataset, processing_class, max_length=args.max_length, name=name)
+            if reward_model is not None:
+                return with_token_rewards(rows, reward_model, args.token_rewards, collator, args)
+            for index, row in enumerate(rows):
+                if "chosen_token_rewards" not in row or "rejected_token_rewards" not in row:
+                    raise ValueError(f"{name}[{index}]: expected chosen_token_rewards and rejected_token_rewards")
+            return rows
+
+        train = rewarded(train_dataset, "train_dataset")
+        held_out = None if eval_dataset is None else rewarded(eval_dataset, "eval_dataset")
+        self.thresholds = Thresholds.fit(train, args)
+        train = with_masks(train, self.thresholds, collator, args)
+        held_out = None if held_out is None else with_masks(held_out, self.thresholds, collator, args)
+        _log_kept(train, self.thresholds)
+        super().__init__(model, args, train, held_out, processing_class, **kwargs)
+
+    def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, metrics = super().pair_losses(model, batch)
+        chosen, rejected = batch["segments"].float().unbind(1)
+        return losses, {**metrics, "segments/chosen": chosen, "segments/rejected": rejected}
+
+
+def _log_kept(rows: Rows, thresholds: Thresholds) -> None:
+    kept = [token for row in rows for side in ("chosen", "rejected") for token in row[f"{side}_mask"]]
+    empty = sum(not any(row["chosen_mask"]) and not any(row["rejected_mask"]) for row in rows)
+    if empty == len(rows):
+        raise ValueError(
+            f"delta: no segment of any training pair agrees with its response, so there is nothing to train on; "
+            f"got {thresholds}"
+        )
+    logger.warning(
+        "segments: %.0f %% of the response tokens are trained on; %d of %d pairs keep no token",
+        100 * sum(kept) / len(kept),
+        empty,
+        len(rows),
+    )
+
+
+def build(argv: Sequence[str]) -> SegmentDPOTrainer:
+    """The trainer of `segkernel train --method asr-dpo`."""
+    config, data, start = parse_arguments("asr-dpo", argv, SegmentDPOConfig, PreferenceArguments, ModelArguments)
+    from_column = config.token_rewards == "column"
+    if not from_column and config.reward_model is None:
+        raise ValueError("reward_model: expected a directory (or --token_rewards column), got none")
+    columns = (config.chosen_rewards_column, config.rejected_rewards_column) if from_column else (None, None)
+    pairs = prepare_pairs("asr-dpo", config, data, start, reward_columns=columns)
+    scorer = None if from_column else load_scoring_model(config.reward_model, pairs.tokenizer, start.dtype)
+    model = load_causal_lm(start, pairs.tokenizer)
+    return SegmentDPOTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, reward_model=scorer)

@@ -1,0 +1,167 @@
+"""Token rewards and the segments they make: from a reward model's scores to a loss mask."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import segkernel
+from segkernel.encoding import PreferenceCollator
+from segkernel.trainers.common import PreferenceConfig, Rows, map_batches
+from segkernel.trainers.reward import prefix_scores
+
+SEQUENCE_SIGNS = (1, -1)  # chosen, rejected
+
+
+@dataclass
+class SegmentOptions:
+    """How token rewards come about, and how they are cut into segments (`segkernel.segment`)."""
+
+    token_rewards: Literal["difference", "prefix", "column"] = field(
+        default="difference",
+        metadata={
+            "help": "What rewards a token: how much it moves the reward model's score (`difference`), the score of the "
+            "response up to it (`prefix`), or a column of the data (`column`)."
+        },
+    )
+    baseline: str = field(
+        default="mean",
+        metadata={"help": "The neutral token reward: `mean` or `median` of the training tokens' rewards, or a number."},
+    )
+    delta: float | None = field(
+        default=None,
+        metadata={
+            "help": "Half the width of the trigger's neutral zone around the baseline: above it a token reinforces, "
+            "below it suppresses. Without --pivot_threshold the default is 0.5."
+        },
+    )
+    pivot_threshold: float | None = field(
+        default=None,
+        metadata={"help": "A token whose reward differs by more than this from the previous token's opens a segment."},
+    )
+    threshold_unit: Literal["std", "reward"] = field(
+        default="std",
+        metadata={
+            "help": "Unit of --delta and --pivot_threshold: the standard deviation of the training tokens' rewards "
+            "(reward models differ in scale), or the reward's own."
+        },
+    )
+    hold: bool = field(
+        default=True,
+        metadata={
+            "help": "In the neutral zone keep the state (Schmitt trigger); if not, be neutral (plain dead zone)."
+        },
+    )
+    keep_neutral: bool = field(default=False, metadata={"help": "Train on neutral segments as well."})
+    reduce: Literal["mean", "sum", "last", "max", "min"] = field(
+        default="mean",
+        metadata={"help": "Without --delta: which reduction of a segment's token rewards its sign is taken from."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.delta is None and self.pivot_threshold is None:
+            self.delta = 0.5
+        for name in ("delta", "pivot_threshold"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}: expected a number of at least 0, got {value}")
+        self.baseline = str(self.baseline)
+        if self.baseline not in ("mean", "median"):
+            try:
+                float(self.baseline)
+            except ValueError:
+                raise ValueError(f"baseline: expected `mean`, `median` or a number, got {self.baseline!r}") from None
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """`SegmentOptions` in numbers: the arguments of `segkernel.segment`, in the token rewards' own unit."""
+
+    baseline: float
+    delta: float | None
+    pivot_threshold: float | None
+    hold: bool
+    keep_neutral: bool
+    reduce: str
+
+    @classmethod
+    def fit(cls, rows: Rows, options: SegmentOptions) -> "Thresholds":
+        """Place `options` on the scale of the token rewards of `rows` (the training pairs)."""
+        rewards = torch.tensor(
+            [reward for row in rows for side in ("chosen", "rejected") for reward in row[f"{side}_token_rewards"]],
+            dtype=torch.float64,
+        )
+        unit = float(rewards.std()) if options.threshold_unit == "std" and len(rewards) > 1 else 1.0
+        if options.baseline == "mean":
+            baseline = float(rewards.mean())
+        elif options.baseline == "median":
+            baseline = float(rewards.median())
+        else:
+            baseline = float(options.baseline)
+        return cls(
+            baseline=baseline,
+            delta=None if options.delta is None else options.delta * unit,
+            pivot_threshold=None if options.pivot_threshold is None else options.pivot_threshold * unit,
+            hold=options.hold,
+            keep_neutral=options.keep_neutral,
+            reduce=options.reduce,
+        )
+
+    def segment(self, token_rewards: Tensor, mask: Tensor, sequence_sign: Tensor) -> "segkernel.Segments":
+        return segkernel.segment(
+            token_rewards,
+            mask,
+            pivot_threshold=self.pivot_threshold,
+            baseline=self.baseline,
+            delta=self.delta,
+            hold=self.hold,
+            reduce=self.reduce,
+            sequence_sign=sequence_sign,
+            keep_neutral=self.keep_neutral,
+        )
+
+
+def score_tokens(model: nn.Module, batch: dict[str, Tensor], kind: str) -> Tensor:
+    """Token rewards `[2 * B, T]` by a reward model: `prefix` scores, or their `difference` (R3HF, arXiv 2411.08302)."""
+    scores = prefix_scores(model, batch)
+    if kind == "prefix":
+        return scores
+    mask = batch["response_mask"].flatten(0, 1)
+    # The score of the prompt alone is read at the token before the response.
+    before = (mask.int().argmax(dim=1) - 1).clamp(min=0)
+    return segkernel.redistribute(scores, mask, initial=scores.gather(1, before[:, None])[:, 0])
+
+
+def with_token_rewards(
+    rows: Rows, model: PreTrainedModel, kind: str, collator: PreferenceCollator, args: PreferenceConfig
+) -> Rows:
+    """Add `chosen_token_rewards` and `rejected_token_rewards` to encoded rows, by a reward model."""
+    model = model.to(args.device).eval()
+
+    def columns(batch: dict[str, Tensor]) -> Rows:
+        rewards, mask = score_tokens(model, batch, kind).view_as(batch["response_mask"]), batch["response_mask"]
+        return [
+            {"chosen_token_rewards": r[0][m[0]].tolist(), "rejected_token_rewards": r[1][m[1]].tolist()}
+            for r, m in zip(rewards.cpu(), mask.cpu(), strict=True)
+        ]
+
+    return map_batches(columns, rows, collator, args, "token rewards")
+
+
+def with_masks(rows: Rows, thresholds: Thresholds, collator: PreferenceCollator, args: PreferenceConfig) -> Rows:
+    """Add `chosen_mask`, `rejected_mask` (which response tokens to train on) and `segments` (how many) to rows."""
+
+    def columns(batch: dict[str, Tensor]) -> Rows:
+        rewards, mask = batch["token_rewards"].flatten(0, 1), batch["response_mask"].flatten(0, 1)
+        signs = torch.tensor(SEQUENCE_SIGNS, device=mask.device).repeat(len(mask) // 2)
+        segments = thresholds.segment(rewards, mask, signs)
+        kept = segments.mask.cpu().view(-1, 2, mask.shape[1])
+        counts = segments.counts.view(-1, 2).tolist()
+        return [
+            {"chosen_mask": k[0][m[0]].tolist(), "rejected_mask": k[1][m[1]].tolist(), "segments": count}
+            for k, m, count in zip(kept, batch["response_mask"].cpu(), counts, strict=True)
+        ]
+
+    return map_batches(columns, rows, collator, args, "segments")

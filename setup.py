@@ -124,4 +124,4 @@ class BuildExtensions(build_ext):
         )
 
 
-setup(ext_modules=[operators()], cmdclass={"build_ext": BuildExtensions})
+setup(ext_modules=[operators(), numpy_front()], cmdclass={"build_ext": BuildExtensions})

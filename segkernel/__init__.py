@@ -1,25 +1,53 @@
 """Fused kernels for segment-level credit assignment: segment token rewards, mask the loss, read only what it keeps."""
 
-from segkernel.ops.detect_pivots import detect_pivots
-from segkernel.ops.gae import gae
-from segkernel.ops.hysteresis import hysteresis
-from segkernel.ops.redistribute import redistribute
-from segkernel.ops.segment import segment
-from segkernel.ops.segment_broadcast import segment_broadcast
-from segkernel.ops.segment_by_entropy import segment_by_entropy
-from segkernel.ops.segment_reduce import segment_reduce
-from segkernel.segments import Segments
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segkernel.ops.detect_pivots import detect_pivots
+    from segkernel.ops.gae import gae
+    from segkernel.ops.hysteresis import hysteresis
+    from segkernel.ops.location_normalize import fit_location_normalizer, location_normalize
+    from segkernel.ops.redistribute import redistribute
+    from segkernel.ops.segment import segment
+    from segkernel.ops.segment_broadcast import segment_broadcast
+    from segkernel.ops.segment_by_entropy import segment_by_entropy
+    from segkernel.ops.segment_reduce import segment_reduce
+    from segkernel.segments import Segments
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Segments",
     "detect_pivots",
+    "fit_location_normalizer",
     "gae",
     "hysteresis",
+    "location_normalize",
     "redistribute",
     "segment",
     "segment_broadcast",
     "segment_by_entropy",
     "segment_reduce",
 ]
+
+# Where a name is not in the operator's file of the same name.
+_HOMES = {
+    "Segments": "segkernel.segments",
+    "fit_location_normalizer": "segkernel.ops.location_normalize",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch and the operators at first use, so that `segkernel.numpy` needs neither."""
+    if name not in __all__:
+        raise AttributeError(f"module 'segkernel' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, f"segkernel.ops.{name}")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

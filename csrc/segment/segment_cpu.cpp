@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <tuple>
 
 #include "../tensors.h"
@@ -65,35 +64,11 @@ SegmentTensors segment_cpu(const Tensor& rewards, const OptionalTensor& mask, st
           SegmentRule<C>::make(use_pivots ? &threshold : nullptr, use_trigger ? &row_offset : nullptr, baselines[b],
                                initials[b], hold, want_mask ? &sequence : nullptr, keep_neutral);
       const int64_t first_segment = packed ? row.begin : b * kept_segments;
-      const int64_t capacity = packed ? row.length : kept_segments;
-      SegmentRowOut out{all.ids + row.begin, all.lengths + first_segment, all.rewards + first_segment,
-                        all.signs + first_segment, want_mask ? all.mask + row.begin : nullptr};
-
-      // A row can have as many segments as tokens: where fewer are kept, it is worked out beside the output.
-      std::vector<int32_t> spare_lengths;
-      std::vector<float> spare_rewards;
-      std::vector<int8_t> spare_signs;
-      const SegmentRowOut kept = out;
-      if (capacity < row.length) {
-        spare_lengths.resize(row.length);
-        spare_rewards.resize(row.length);
-        spare_signs.resize(row.length);
-        out.lengths = spare_lengths.data();
-        out.rewards = spare_rewards.data();
-        out.signs = spare_signs.data();
-      }
-      const int32_t count = segment_row(static_cast<Reduce>(reduce), in + row.begin,
-                                        valid ? valid + row.begin : nullptr, row.length, rule, out);
-      count_out[b] = count;
-      const int64_t shown = std::min<int64_t>(count, capacity);
-      if (capacity < row.length) {
-        std::copy_n(out.lengths, shown, kept.lengths);
-        std::copy_n(out.rewards, shown, kept.rewards);
-        std::copy_n(out.signs, shown, kept.signs);
-      }
-      std::fill(kept.lengths + shown, kept.lengths + capacity, 0);
-      std::fill(kept.rewards + shown, kept.rewards + capacity, 0.0f);
-      std::fill(kept.signs + shown, kept.signs + capacity, int8_t{0});
+      count_out[b] = segment_row_into(static_cast<Reduce>(reduce), in + row.begin, valid ? valid + row.begin : nullptr,
+                                      row.length, rule,
+                                      {all.ids + row.begin, all.lengths + first_segment, all.rewards + first_segment,
+                                       all.signs + first_segment, want_mask ? all.mask + row.begin : nullptr},
+                                      packed ? row.length : kept_segments);
     });
   });
   return {ids, counts, lengths, segment_rewards, signs, loss_mask};

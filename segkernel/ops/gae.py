@@ -46,8 +46,8 @@ def gae(
         >>> returns
         tensor([[1., 1.]])
     """
-    checks.tensor("values", values)
     rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
+    checks.tensor("values", values)
     if values.shape != rewards.shape:
         raise ValueError(f"values: expected {list(rewards.shape)} like rewards, got {checks.describe(values)}")
     checks.same_device("values", values, "rewards", rewards)

@@ -7,10 +7,8 @@ from torch import Tensor
 
 from segkernel import checks
 from segkernel._library import ops
-from segkernel.ops.codes import REDUCE
+from segkernel.codes import REDUCE, SEGMENT_REDUCTIONS
 from segkernel.segments import Segments
-
-_REDUCTIONS = ("mean", "sum", "last", "max", "min")
 
 
 def segment(
@@ -83,7 +81,7 @@ def segment(
         checks.not_negative("pivot_threshold", pivot_value)
     if delta_value is not None:
         checks.not_negative("delta", delta_value)
-    checks.one_of("reduce", reduce, _REDUCTIONS)
+    checks.one_of("reduce", reduce, SEGMENT_REDUCTIONS)
     if max_segments is not None:
         if cu_seqlens is not None:
             raise ValueError("max_segments: expected None with cu_seqlens (packed segments sit at their row's offset)")

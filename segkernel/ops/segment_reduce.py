@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segkernel import checks
 from segkernel._library import ops
-from segkernel.ops.codes import BROADCAST, REDUCE
+from segkernel.codes import BROADCAST, REDUCE
 
 
 def segment_reduce(

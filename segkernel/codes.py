@@ -5,3 +5,5 @@ REDUCE = {"sum": 0, "mean": 1, "last": 2, "max": 3, "min": 4, "logsumexp": 5}
 
 # csrc/segment_broadcast/segment_broadcast.h
 BROADCAST = {"repeat": 0, "split": 1, "last": 2}
+
+SEGMENT_REDUCTIONS = ("mean", "sum", "last", "max", "min")

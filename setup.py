@@ -32,6 +32,10 @@ OPERATORS = [
     "csrc/segment_broadcast/segment_broadcast_cpu.cpp",
     "csrc/redistribute/redistribute_cpu.cpp",
     "csrc/gae/gae_cpu.cpp",
+    "csrc/token_logprobs/token_logprobs_cpu.cpp",
+    "csrc/token_logprobs/token_logprobs_baseline.cpp",
+    "csrc/token_logprobs/token_logprobs_avx2.cpp",
+    "csrc/token_logprobs/token_logprobs_avx512.cpp",
 ]
 
 

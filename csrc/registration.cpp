@@ -28,4 +28,15 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
   library.def(
       "segment_reduce(Tensor values, Tensor ids, SymInt num_segments, int reduce, Tensor? cu_seqlens) -> Tensor");
   library.def("segment_broadcast(Tensor values, Tensor ids, int how, Tensor? cu_seqlens) -> Tensor");
+  library.def(
+      "token_logprobs(Tensor logits, Tensor labels, Tensor? mask, float logit_scale, float temperature,"
+      " float? softcap, bool want_entropy, bool inplace_backward)"
+      " -> (Tensor logprobs, Tensor entropy, Tensor lse)");
+  library.def(
+      "token_logprobs_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor logits, Tensor labels,"
+      " Tensor? mask, Tensor entropy, Tensor lse, float logit_scale, float temperature, float? softcap) -> Tensor");
+  library.def(
+      "token_logprobs_backward_(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor(a!) logits, Tensor labels,"
+      " Tensor? mask, Tensor entropy, Tensor lse, float logit_scale, float temperature, float? softcap) -> ()");
+  library.def("cpu_isa() -> str");
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from segkernel.ops.segment_broadcast import segment_broadcast
     from segkernel.ops.segment_by_entropy import segment_by_entropy
     from segkernel.ops.segment_reduce import segment_reduce
+    from segkernel.ops.token_logprobs import token_logprobs
     from segkernel.segments import Segments
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "segment_broadcast",
     "segment_by_entropy",
     "segment_reduce",
+    "token_logprobs",
 ]
 
 # Where a name is not in the operator's file of the same name.

@@ -13,3 +13,11 @@ if not _PATH.exists():
     )
 torch.ops.load_library(str(_PATH))
 ops = torch.ops.segkernel
+
+
+def cpu_isa() -> str:
+    """The instruction set that the CPU kernels use: "avx512", "avx2" or "baseline".
+
+    Chosen when first needed; the environment variable `SEGKERNEL_ISA` may name a lower one.
+    """
+    return str(ops.cpu_isa.default())

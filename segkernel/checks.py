@@ -6,6 +6,7 @@ under `torch.compile`. Values (thresholds per row, offsets, labels) are checked 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -125,6 +126,13 @@ def compute_dtype(value: Tensor) -> torch.dtype:
 def not_negative(name: str, value: float) -> None:
     if not value >= 0:
         raise ValueError(f"{name}: expected >= 0, got {value!r}")
+
+
+def positive(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number > 0, got {describe(value)}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> None:

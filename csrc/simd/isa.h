@@ -1,0 +1,38 @@
+// Which instruction set the kernels use: chosen once, when first asked for.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+namespace segkernel {
+
+enum class Isa { baseline, avx2, avx512 };
+
+inline const char* name_of(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline"; }
+
+inline Isa best_isa() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return avx512 ? Isa::avx512 : Isa::avx2;
+  }
+#endif
+  return Isa::baseline;
+}
+
+// SEGKERNEL_ISA=baseline|avx2|avx512 lowers the choice, for tests and for comparing; it never raises it.
+inline Isa chosen_isa() {
+  static const Isa chosen = [] {
+    const Isa best = best_isa();
+    const char* wanted = std::getenv("SEGKERNEL_ISA");
+    for (const Isa isa : {Isa::baseline, Isa::avx2}) {
+      if (wanted != nullptr && std::strcmp(wanted, name_of(isa)) == 0 && isa < best) return isa;
+    }
+    return best;
+  }();
+  return chosen;
+}
+
+}  // namespace segkernel

@@ -1,0 +1,139 @@
+#include <tuple>
+
+#include "dispatch.h"
+#include "huge_pages.h"
+#include "logit_rows.h"
+
+namespace segkernel {
+
+namespace {
+
+LogitTransform make_transform(double logit_scale, double temperature, std::optional<double> softcap) {
+  check(logit_scale > 0, "logit_scale", "expected > 0, got ", logit_scale);
+  check(temperature > 0, "temperature", "expected > 0, got ", temperature);
+  check(!softcap.has_value() || *softcap > 0, "softcap", "expected > 0, got ", softcap.value_or(0));
+  return LogitTransform::make(logit_scale, temperature, softcap.has_value() ? &*softcap : nullptr);
+}
+
+Tensor empty_like_rows(const Tensor& labels, ScalarType dtype) {
+  return torch::stable::new_empty(labels, labels.sizes(), dtype);
+}
+
+}  // namespace
+
+// `inplace_backward` concerns the registered derivative alone.
+// logits [..., V], labels [...] -> logprobs [...], entropy [...] (or [0] when not asked for), and log sum exp [...] in
+// float64, which the gradient needs.
+std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, const Tensor& labels,
+                                                      const OptionalTensor& mask, double logit_scale,
+                                                      double temperature, std::optional<double> softcap,
+                                                      bool want_entropy, bool inplace_backward) {
+  const LogitRows rows(logits);
+  const int64_t* label = data<int64_t>("labels", labels, rows.count);
+  const ValidRows which(rows, label, data<bool>("mask", mask, rows.count));
+  const LogitTransform transform = make_transform(logit_scale, temperature, softcap);
+  const ScalarType out_type = logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  Tensor logprobs = empty_like_rows(labels, out_type);
+  Tensor entropy = want_entropy ? empty_like_rows(labels, out_type) : torch::stable::new_empty(labels, {0}, out_type);
+  Tensor lse = empty_like_rows(labels, ScalarType::Double);
+  double* lse_out = mutable_data<double>(lse);
+
+  dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    using C = compute_t<T>;
+    const T* in = static_cast<const T*>(logits.const_data_ptr());
+    C* logprob_out = mutable_data<C>(logprobs);
+    C* entropy_out = want_entropy ? mutable_data<C>(entropy) : nullptr;
+    const RowKernels<T>& kernels = row_kernels(T{});
+    for (const int64_t row : which.masked) {
+      logprob_out[row] = 0;
+      lse_out[row] = 0;
+      if (want_entropy) entropy_out[row] = 0;
+    }
+    const auto count = static_cast<int64_t>(which.valid.size());
+    for_each_row(count, count * rows.vocabulary, [&](int64_t i) {
+      const int64_t row = which.valid[i];
+      const T* values = in + rows.offset(row);
+      Running sums = Running::empty();
+      kernels.accumulate(values, rows.vocabulary, transform, want_entropy, sums);
+      logprob_out[row] = static_cast<C>(logprob_of(transform(widen(values[label[row]])), sums));
+      lse_out[row] = log_sum_exp(sums);
+      if (want_entropy) entropy_out[row] = static_cast<C>(entropy_of(sums));
+    });
+  });
+  return {logprobs, entropy, lse};
+}
+
+namespace {
+
+// Writes d loss / d logits for all rows to `grad`, laid out as `grad_rows` says; it may be the logits' own storage.
+void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy, const Tensor& logits,
+                    const Tensor& labels, const OptionalTensor& mask, const Tensor& entropy, const Tensor& lse,
+                    const LogitTransform& transform, const Tensor& grad) {
+  const LogitRows rows(logits);
+  const LogitRows grad_rows(grad);
+  const int64_t* label = data<int64_t>("labels", labels, rows.count);
+  const ValidRows which(rows, label, data<bool>("mask", mask, rows.count));
+  const double* row_lse = data<double>("lse", lse, rows.count);
+  dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    using C = compute_t<T>;
+    const T* in = static_cast<const T*>(logits.const_data_ptr());
+    T* out = mutable_data<T>(grad);
+    const C* of_logprob = data<C>("grad_logprobs", grad_logprobs, rows.count);
+    const C* of_entropy = data<C>("grad_entropy", grad_entropy, rows.count);
+    const C* row_entropy = of_entropy == nullptr ? nullptr : data<C>("entropy", entropy, rows.count);
+    const RowKernels<T>& kernels = row_kernels(T{});
+    const auto count = static_cast<int64_t>(which.valid.size());
+    for_each_row(count, count * rows.vocabulary, [&](int64_t i) {
+      const int64_t row = which.valid[i];
+      const T* values = in + rows.offset(row);
+      T* row_grad = out + grad_rows.offset(row);
+      const RowGradient rule{of_logprob == nullptr ? 0.0 : of_logprob[row],
+                             of_entropy == nullptr ? 0.0 : of_entropy[row], row_lse[row],
+                             of_entropy == nullptr ? 0.0 : row_entropy[row]};
+      const double at_label = rule.at_label(widen(values[label[row]]), transform);
+      kernels.gradient(values, row_grad, rows.vocabulary, transform, GradientTerms::make(rule, transform.slope));
+      row_grad[label[row]] = narrow<T>(static_cast<C>(at_label));
+    });
+    const auto masked = static_cast<int64_t>(which.masked.size());
+    for_each_row(masked, masked * rows.vocabulary, [&](int64_t i) {
+      std::memset(out + grad_rows.offset(which.masked[i]), 0, rows.vocabulary * sizeof(T));
+    });
+  });
+}
+
+}  // namespace
+
+Tensor token_logprobs_backward_cpu(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
+                                   const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
+                                   const Tensor& entropy, const Tensor& lse, double logit_scale, double temperature,
+                                   std::optional<double> softcap) {
+  const LogitTransform transform = make_transform(logit_scale, temperature, softcap);
+  Tensor grad = torch::stable::new_empty(logits, logits.sizes());
+  use_huge_pages(grad.mutable_data_ptr(), grad.numel() * grad.element_size());
+  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, grad);
+  return grad;
+}
+
+void token_logprobs_backward_in_place_cpu(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
+                                          const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
+                                          const Tensor& entropy, const Tensor& lse, double logit_scale,
+                                          double temperature, std::optional<double> softcap) {
+  const LogitTransform transform = make_transform(logit_scale, temperature, softcap);
+  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, logits);
+}
+
+std::string cpu_isa() { return name_of(chosen_isa()); }
+
+}  // namespace segkernel
+
+STABLE_TORCH_LIBRARY_IMPL(segkernel, CPU, library) {
+  library.impl("token_logprobs", TORCH_BOX(&segkernel::token_logprobs_cpu));
+  library.impl("token_logprobs_backward", TORCH_BOX(&segkernel::token_logprobs_backward_cpu));
+  library.impl("token_logprobs_backward_", TORCH_BOX(&segkernel::token_logprobs_backward_in_place_cpu));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(segkernel, CompositeExplicitAutograd, library) {
+  library.impl("cpu_isa", TORCH_BOX(&segkernel::cpu_isa));
+}

@@ -1,0 +1,205 @@
+// The loops over one row of logits, written once over a vector type V (csrc/simd).
+//
+// Included by the files that are built for one instruction set: everything here is a template over V, or inlined, and
+// calls nothing of the standard library but C functions.
+#pragma once
+
+#include <string.h>
+
+#include "../simd/vec_math.h"
+#include "token_logprobs_kernels.h"
+
+namespace segkernel {
+
+// A row is worked through in blocks that stay in the first-level cache while they are read twice.
+constexpr int64_t kBlock = 2048;
+
+template <class T>
+constexpr T kMinusInfinity = {};
+template <>
+constexpr double kMinusInfinity<double> = -INFINITY;
+template <>
+constexpr float kMinusInfinity<float> = -INFINITY;
+template <>
+constexpr bfloat16 kMinusInfinity<bfloat16> = {0xff80};
+template <>
+constexpr float16 kMinusInfinity<float16> = {0xfc00};
+
+// t - reference, for logits or, under a softcap, for what `cap_block` made of them.
+template <class V>
+struct Difference {
+  V factor;
+  V minus_reference;
+
+  SK_INLINE V operator()(V x) const { return fma(x, factor, minus_reference); }
+};
+
+// Calls body(pointer, index) for every two vectors of values [count]; the last of them are padded with -inf, which
+// contributes nothing to any sum.
+template <class V, class T, class Body>
+SK_INLINE void for_vectors(const T* values, int64_t count, const Body& body) {
+  constexpr int64_t kStep = 2 * V::kLanes;
+  int64_t i = 0;
+  for (; i + kStep <= count; i += kStep) body(values + i, i);
+  if (i == count) return;
+  T padded[kStep];
+  for (int64_t k = 0; k < kStep; ++k) padded[k] = i + k < count ? values[i + k] : kMinusInfinity<T>;
+  body(padded, i);
+}
+
+template <class V, class T>
+SK_INLINE typename V::Scalar block_max(const T* values, int64_t count) {
+  V first = V::broadcast(-INFINITY);
+  V second = first;
+  for_vectors<V>(values, count, [&](const T* at, int64_t) {
+    V a, b;
+    V::load2(at, a, b);
+    first = maximum(first, a);
+    second = maximum(second, b);
+  });
+  return reduce_max(maximum(first, second));
+}
+
+// `next` is what will be read after this block: the arithmetic here is time enough to fetch it.
+template <class V, bool kEntropy, class T>
+SK_INLINE void block_sums(const T* values, int64_t count, const Difference<V>& difference, const char* next,
+                          Running& sums) {
+  const V lowest = V::broadcast(V::kLowest);
+  V sum_a = V::broadcast(0), sum_b = sum_a, weighted_a = sum_a, weighted_b = sum_a;
+  for_vectors<V>(values, count, [&](const T* at, int64_t i) SK_INLINE_LAMBDA {
+    V a, b;
+    V::load2(at, a, b);
+    if (next != nullptr) prefetch<2 * V::kLanes * sizeof(T)>(next + i * sizeof(T));
+    // The clamp keeps 2^d * d of d = -inf from being 0 * -inf, and lets NaN through.
+    const V da = maximum(lowest, difference(a));
+    const V db = maximum(lowest, difference(b));
+    const V ea = exp2(da);
+    const V eb = exp2(db);
+    sum_a = sum_a + ea;
+    sum_b = sum_b + eb;
+    if (kEntropy) {
+      weighted_a = fma(ea, da, weighted_a);
+      weighted_b = fma(eb, db, weighted_b);
+    }
+  });
+  sums.sum = reduce_add(sum_a + sum_b);
+  sums.weighted = kEntropy ? reduce_add(weighted_a + weighted_b) : 0;
+}
+
+template <class V, bool kEntropy, class T>
+SK_INLINE void accumulate_block(const T* values, int64_t count, double factor, const char* next, Running& running) {
+  using Scalar = typename V::Scalar;
+  const Scalar max = block_max<V>(values, count) * static_cast<Scalar>(factor);
+  Running block{max, 0, 0};
+  // A block of -inf alone has no maximum to be relative to.
+  Scalar reference = max == -INFINITY ? Scalar{0} : max;
+  if (running.max > block.max) block.max = reference = static_cast<Scalar>(running.max);
+  const Difference<V> difference{V::broadcast(static_cast<Scalar>(factor)), V::broadcast(-reference)};
+  block_sums<V, kEntropy>(values, count, difference, next, block);
+  running = merge(running, block);
+}
+
+// Writes tanh(inner * x) of the logits [count], padded with -inf to whole steps, in the order that load2 gives them.
+// Returns the padded count.
+template <class V, class T>
+SK_INLINE int64_t cap_block(const T* logits, int64_t count, double inner_factor, typename V::Scalar* capped) {
+  constexpr int64_t kStep = 2 * V::kLanes;
+  const V inner = V::broadcast(static_cast<typename V::Scalar>(inner_factor));
+  V a, b;
+  int64_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    V::load2(logits + i, a, b);
+    V::store2(capped + i, tanh(a * inner), tanh(b * inner));
+  }
+  if (i == count) return count;
+  T padded[kStep], penalty[kStep];  // 0 and -inf past the end: there, no logit is what is to be capped
+  for (int64_t k = 0; k < kStep; ++k) {
+    padded[k] = i + k < count ? logits[i + k] : T{};
+    penalty[k] = i + k < count ? T{} : kMinusInfinity<T>;
+  }
+  V penalty_a, penalty_b;
+  V::load2(padded, a, b);
+  V::load2(penalty, penalty_a, penalty_b);
+  V::store2(capped + i, tanh(a * inner) + penalty_a, tanh(b * inner) + penalty_b);
+  return i + kStep;
+}
+
+template <class V, bool kEntropy, class T>
+void accumulate_row(const T* logits, int64_t count, const LogitTransform& transform, Running& running) {
+  static_assert(kBlock % (2 * V::kLanes) == 0);
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const T* block = logits + begin;
+    const int64_t length = count - begin < kBlock ? count - begin : kBlock;
+    if (transform.capped) {
+      alignas(64) typename V::Scalar capped[kBlock];
+      const int64_t padded = cap_block<V>(block, length, transform.inner, capped);
+      accumulate_block<V, kEntropy>(&capped[0], padded, transform.outer, nullptr, running);
+    } else {
+      const char* next = count - begin >= 2 * kBlock ? reinterpret_cast<const char*>(block + kBlock) : nullptr;
+      accumulate_block<V, kEntropy>(block, length, transform.outer, next, running);
+    }
+  }
+}
+
+template <class V, bool kCapped, bool kEntropy, class T>
+void gradient_row(const T* logits, T* grad, int64_t count, const LogitTransform& transform,
+                  const GradientTerms& terms) {
+  using Scalar = typename V::Scalar;
+  constexpr int64_t kStep = 2 * V::kLanes;
+  const V lowest = V::broadcast(V::kLowest);
+  const V inner = V::broadcast(static_cast<Scalar>(transform.inner));
+  const V outer = V::broadcast(static_cast<Scalar>(transform.outer));
+  const V minus_reference = V::broadcast(static_cast<Scalar>(-terms.reference));
+  // NaN is made the plain one: rounding to bfloat16 by addition carries an all-ones payload over into the sign.
+  const V constant = V::broadcast(static_cast<Scalar>(terms.constant == terms.constant ? terms.constant : NAN));
+  const V linear = V::broadcast(static_cast<Scalar>(terms.linear == terms.linear ? terms.linear : NAN));
+  const auto off_label = [&](V x) SK_INLINE_LAMBDA {
+    const V y = kCapped ? tanh(x * inner) : x;
+    const V d = maximum(lowest, fma(y, outer, minus_reference));
+    V g = exp2(d) * (kEntropy ? fma(linear, d, constant) : constant);
+    if (kCapped) g = g * fma(V::broadcast(0) - y, y, V::broadcast(1));
+    return g;
+  };
+  int64_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    V a, b;
+    V::load2(logits + i, a, b);
+    V::store2(grad + i, off_label(a), off_label(b));
+  }
+  if (i == count) return;
+  T padded[kStep];
+  for (int64_t k = 0; k < kStep; ++k) padded[k] = i + k < count ? logits[i + k] : kMinusInfinity<T>;
+  V a, b;
+  V::load2(padded, a, b);
+  V::store2(padded, off_label(a), off_label(b));
+  memcpy(grad + i, padded, (count - i) * sizeof(T));
+}
+
+template <class V, class T>
+void accumulate(const T* logits, int64_t count, const LogitTransform& transform, bool entropy, Running& running) {
+  if (entropy) {
+    accumulate_row<V, true>(logits, count, transform, running);
+  } else {
+    accumulate_row<V, false>(logits, count, transform, running);
+  }
+}
+
+template <class V, class T>
+void gradient(const T* logits, T* grad, int64_t count, const LogitTransform& transform, const GradientTerms& terms) {
+  const bool entropy = terms.linear != 0;
+  if (transform.capped) {
+    entropy ? gradient_row<V, true, true>(logits, grad, count, transform, terms)
+            : gradient_row<V, true, false>(logits, grad, count, transform, terms);
+  } else {
+    entropy ? gradient_row<V, false, true>(logits, grad, count, transform, terms)
+            : gradient_row<V, false, false>(logits, grad, count, transform, terms);
+  }
+}
+
+template <class V, class T>
+constexpr RowKernels<T> kRowKernels = {accumulate<V, T>, gradient<V, T>};
+
+template <class V>
+constexpr LogprobKernels kLogprobKernels = {kRowKernels<V, float>, kRowKernels<V, bfloat16>, kRowKernels<V, float16>};
+
+}  // namespace segkernel

@@ -1,0 +1,199 @@
+"""Log-probabilities of labels, and entropies, read from logits in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segkernel import checks
+from segkernel._library import ops
+
+# A tensor, or a pair of tensors where the entropy was asked for. Spelled Any so that a caller, who knows which,
+# need not narrow a union.
+Logprobs = Any
+
+
+def token_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    entropy: bool = False,
+    inplace_backward: bool = False,
+) -> Logprobs:
+    """Returns `log softmax(z)[label]` for every token, and the entropy of `softmax(z)` when asked.
+
+    `z = cap(logit_scale * logits) / temperature` with `cap(y) = softcap * tanh(y / softcap)`. The logits are read once,
+    in place, and only where they are needed: rows that are masked, or whose label is -100, are skipped.
+
+    Args:
+        logits: `[..., V]`, float64, float32, bfloat16 or float16. Only the last dimension must be contiguous:
+            `logits[:, :-1]` is not copied.
+        labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks.
+        mask: `[...]`, bool or numeric, nonzero is valid; None means all valid.
+        temperature, logit_scale, softcap: `> 0`; a `softcap` of None caps nothing.
+        entropy: also return the entropy, in nats.
+        inplace_backward: let the backward pass write the gradient into the logits' storage, which saves a buffer of
+            their size. The logits must not be read afterwards: autograd raises if another operation saved them. Under
+            `torch.compile` a buffer is allocated all the same.
+
+    Returns:
+        Log-probabilities `[...]`, or `(log-probabilities, entropies)`; float32, or float64 for float64 logits. 0 at
+        masked positions. A valid row of nothing but -inf, or with a NaN or +inf, is NaN.
+
+    Raises:
+        TypeError: a dtype or type that is not one of the above.
+        ValueError: shapes or devices that don't match, parameters that are not positive, `inplace_backward` on a leaf
+            or on overlapping logits.
+        IndexError: a label out of range at a valid position, naming it (CPU).
+
+    Gradients of both outputs are exact; second derivatives raise RuntimeError.
+
+    Example:
+        >>> import torch, segkernel
+        >>> logits = torch.tensor([[0.0, 0.0], [1.0, 3.0]])
+        >>> segkernel.token_logprobs(logits, torch.tensor([1, -100]))
+        tensor([-0.6931,  0.0000])
+    """
+    check_logits(logits)
+    labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
+    options = logit_options(temperature, logit_scale, softcap)
+    inplace = bool(inplace_backward) and logits.requires_grad and torch.is_grad_enabled()
+    if inplace:
+        check_writable(logits)
+    # A compiled graph may not write to what it saved for its backward pass.
+    inplace = inplace and not torch.compiler.is_compiling()
+    logprobs, entropies, _ = ops.token_logprobs.default(logits, labels, mask, *options, entropy, inplace)
+    return (logprobs, entropies) if entropy else logprobs
+
+
+def check_logits(logits: Tensor) -> None:
+    checks.tensor("logits", logits)
+    if logits.dim() == 0:
+        raise ValueError(f"logits: expected [..., V], got {checks.describe(logits)}")
+    if logits.shape[-1] > 1 and logits.stride(-1) != 1:
+        raise ValueError(
+            f"logits: expected a contiguous last dimension, got {checks.describe(logits)} with strides "
+            f"{list(logits.stride())}; call .contiguous() on them"
+        )
+
+
+def check_labels(
+    labels: Tensor, mask: Tensor | None, name: str, like: Tensor, shape: torch.Size
+) -> tuple[Tensor, Tensor | None]:
+    """Labels and mask of the given shape as the operators take them: int64 and bool, contiguous."""
+    checks.tensor("labels", labels, checks.INTEGERS, "integer")
+    if labels.shape != shape:
+        raise ValueError(f"labels: expected {list(shape)} like {name}, got {checks.describe(labels)}")
+    checks.same_device("labels", labels, name, like)
+    return labels.to(torch.int64).contiguous(), checks.token_mask(mask, "labels", labels, labels.shape)
+
+
+def logit_options(temperature: float, logit_scale: float, softcap: float | None) -> tuple[float, float, float | None]:
+    """The numbers that turn logits into `z`, in the operators' order."""
+    checks.positive("temperature", temperature)
+    checks.positive("logit_scale", logit_scale)
+    if softcap is not None:
+        checks.positive("softcap", softcap)
+    return logit_scale, temperature, softcap
+
+
+def check_writable(logits: Tensor) -> None:
+    """Whether the gradient may be written over `logits`."""
+    base = logits._base if logits._is_view() else None
+    if logits.is_leaf or (base is not None and base.is_leaf):
+        raise ValueError(
+            "inplace_backward: expected logits that an operation computed, got a leaf that requires grad (or a view of "
+            "one), whose values the gradient would overwrite"
+        )
+    # Largest stride first, every element of a dimension must lie beyond all of the smaller dimensions.
+    extent = 1
+    for stride, size in sorted(zip(logits.stride(), logits.shape, strict=True)):
+        if size > 1:
+            if stride < extent:
+                raise ValueError(
+                    f"inplace_backward: expected logits that don't overlap in memory, got {checks.describe(logits)} "
+                    f"with strides {list(logits.stride())}"
+                )
+            extent = stride * (size - 1) + extent
+
+
+@torch.library.register_fake("segkernel::token_logprobs")
+def _(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    logit_scale: float,
+    temperature: float,
+    softcap: float | None,
+    want_entropy: bool,
+    inplace_backward: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = checks.compute_dtype(logits)
+    logprobs = torch.empty_like(labels, dtype=dtype)
+    entropies = torch.empty_like(labels, dtype=dtype) if want_entropy else labels.new_empty((0,), dtype=dtype)
+    return logprobs, entropies, torch.empty_like(labels, dtype=torch.float64)
+
+
+@torch.library.register_fake("segkernel::token_logprobs_backward")
+def _(
+    grad_logprobs: Tensor | None,
+    grad_entropies: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    entropies: Tensor,
+    lse: Tensor,
+    logit_scale: float,
+    temperature: float,
+    softcap: float | None,
+) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("segkernel::token_logprobs_backward_")
+def _(*args: Any) -> None:
+    return None
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, labels, mask, *ctx.options, _, ctx.inplace = inputs
+    _, entropies, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, labels, mask, entropies, lse)
+
+
+def _backward(
+    ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    no_grads = (None,) * 7
+    if not ctx.needs_input_grad[0] or (grad_logprobs is None and grad_entropies is None):
+        return None, *no_grads
+    logits, *saved = ctx.saved_tensors
+    grads = [None if grad is None else grad.contiguous() for grad in (grad_logprobs, grad_entropies)]
+    if not ctx.inplace:
+        return ops.token_logprobs_backward.default(*grads, logits, *saved, *ctx.options), *no_grads
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "inplace_backward: the gradient overwrites the logits, so it cannot be differentiated again; call without "
+            "create_graph=True, or without inplace_backward"
+        )
+    grad = logits.detach()
+    ops.token_logprobs_backward_.default(*grads, grad, *saved, *ctx.options)
+    # Whoever else saved these logits must notice that they are gone.
+    torch.autograd.graph.increment_version(grad)
+    return grad, *no_grads
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("token_logprobs: second derivatives are not available; its gradient cannot be differentiated")
+
+
+torch.library.register_autograd("segkernel::token_logprobs", _backward, setup_context=_save)
+torch.library.register_autograd("segkernel::token_logprobs_backward", _no_second_derivative)

@@ -1,0 +1,33 @@
+"""Logits, labels and tolerances for the tests of log-probabilities."""
+
+import torch
+from torch import Tensor
+
+VOCABULARIES = (1, 2, 7, 31, 33, 257, 1000, 4099)
+TRANSFORMS = (
+    {},
+    {"temperature": 0.7},
+    {"logit_scale": 0.5},
+    {"softcap": 4.0},
+    {"temperature": 1.3, "logit_scale": 1.7, "softcap": 5.0},
+)
+
+
+def random_logits(*shape: int, dtype: torch.dtype, spread: float = 3.0) -> Tensor:
+    return (spread * torch.randn(shape)).to(dtype)
+
+
+def random_labels(*shape: int, V: int) -> Tensor:
+    return torch.randint(0, V, shape)
+
+
+def accuracy(dtype: torch.dtype) -> dict[str, float]:
+    """Outputs of low-precision logits are computed and returned in float32."""
+    return {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 0.0, "atol": 2e-5}
+
+
+def assert_gradient(actual: Tensor, exact: Tensor) -> None:
+    """Gradients are computed like the outputs and rounded once, to the dtype of what they belong to."""
+    computed = 1e-11 if actual.dtype == torch.float64 else 1e-5
+    half_ulp = torch.finfo(actual.dtype).eps / 2
+    torch.testing.assert_close(actual.double(), exact.double(), rtol=half_ulp + computed, atol=0.1 * computed)

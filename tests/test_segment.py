@@ -126,6 +126,8 @@ def test_fewer_segments_than_there_are():
     assert out.signs.tolist() == [[0, 1]]
     # The tokens of the segments left out are still numbered, counted and masked.
     assert_identical((out.ids, out.counts, out.mask), (full.ids, full.counts, full.mask))
+    # S = max_segments or T
+    assert_identical(segkernel.segment(REWARDS, delta=0.5, sequence_sign=1.0, max_segments=0), full)
     out = segkernel.segment(REWARDS, delta=0.5, max_segments=10)
     assert out.lengths.tolist() == [[2, 2, 2, 1, 0, 0, 0, 0, 0, 0]]
 
@@ -214,8 +216,10 @@ def test_bad_parameters():
         segkernel.segment(REWARDS, pivot_threshold=-1)
     with pytest.raises(ValueError, match=r"reduce: expected one of 'mean'.*got 'median'"):
         segkernel.segment(REWARDS, delta=0.5, reduce="median")
-    with pytest.raises(ValueError, match=r"max_segments: expected .*got 0"):
-        segkernel.segment(REWARDS, delta=0.5, max_segments=0)
+    with pytest.raises(ValueError, match=r"max_segments: expected .*got -1"):
+        segkernel.segment(REWARDS, delta=0.5, max_segments=-1)
+    with pytest.raises(ValueError, match=r"max_segments: expected .*cu_seqlens"):
+        segkernel.segment(REWARDS[0], delta=0.5, max_segments=3, cu_seqlens=torch.tensor([0, 7]))
     with pytest.raises(ValueError, match=r"sequence_sign: expected .*\[1\].*\[2\]"):
         segkernel.segment(REWARDS, delta=0.5, sequence_sign=torch.ones(2))
     with pytest.raises(ValueError, match=r"initial: expected -1, 0 or \+1, got 2"):

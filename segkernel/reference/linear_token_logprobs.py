@@ -24,5 +24,5 @@ def linear_token_logprobs(
     if bias is not None:
         logits = logits + bias.to(dtype)
     outputs = label_logprobs(logits, labels[valid], temperature, logit_scale, softcap)
-    log_probs, entropies = (out.new_zeros(labels.shape).index_put((valid,), out) for out in outputs)
+    log_probs, entropies = (out.new_zeros(labels.shape).masked_scatter(valid, out) for out in outputs)
     return (log_probs, entropies) if entropy else log_probs

@@ -19,7 +19,7 @@ def token_logprobs(
     valid = valid_labels(labels, mask, vocabulary=logits.shape[-1])
     # Rows that are masked are never read.
     outputs = label_logprobs(logits[valid], labels[valid], temperature, logit_scale, softcap)
-    log_probs, entropies = (out.new_zeros(labels.shape).index_put((valid,), out) for out in outputs)
+    log_probs, entropies = (out.new_zeros(labels.shape).masked_scatter(valid, out) for out in outputs)
     return (log_probs, entropies) if entropy else log_probs
 
 

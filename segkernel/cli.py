@@ -6,8 +6,6 @@ import platform
 import sys
 from collections.abc import Sequence
 
-import torch
-
 import segkernel
 
 # Imported only when asked for: each needs the packages of `segkernel[train]`.
@@ -61,11 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def info() -> str:
     """Versions and backends, one per line."""
+    import torch
+
+    from segkernel._library import cpu_isa
+
     return "\n".join(
         (
             f"segkernel  {segkernel.__version__}",
             f"torch      {torch.__version__}",
             f"python     {platform.python_version()} ({platform.machine()})",
-            f"threads    {torch.get_num_threads()}",
+            f"cpu        built, {cpu_isa()}, {torch.get_num_threads()} threads",
+            "cuda       not built",
         )
     )

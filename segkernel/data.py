@@ -121,7 +121,7 @@ def read_preferences(
     rows = []
     for number, source in read_jsonl(path):
         where = f"{path}, line {number}"
-        row = {name: _string(source, name, where) for name in ("prompt", *SIDES)}
+        row: dict[str, Any] = {name: _string(source, name, where) for name in ("prompt", *SIDES)}
         if row["chosen"] == row["rejected"]:
             raise ValueError(f"{where}: 'chosen' and 'rejected' are identical, so the pair prefers nothing")
         row["prompt"] += separator

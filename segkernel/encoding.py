@@ -95,10 +95,10 @@ def encode_texts(
         stream += [*start, *_ids(row["prompt"], tokenizer), *_ids(row["completion"], tokenizer), tokenizer.eos_token_id]
     blocks = [stream[first : first + max_length] for first in range(0, len(stream), max_length)]
     # A block of one token predicts nothing.
-    blocks = [{"input_ids": block} for block in blocks if len(block) > 1]
-    if not blocks:
+    rows_of_ids = [{"input_ids": block} for block in blocks if len(block) > 1]
+    if not rows_of_ids:
         raise ValueError("texts: expected at least 2 tokens, got none to train on")
-    return blocks
+    return rows_of_ids
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int:

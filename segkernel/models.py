@@ -125,6 +125,26 @@ def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerB
     return model
 
 
+def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> PreTrainedModel:
+    """A reward model to read token rewards from, refused when its tokens are not `tokenizer`'s.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it holds something else than a reward model, or one of another vocabulary.
+    """
+    _check_directory(path, "reward_model")
+    config = AutoConfig.from_pretrained(path)
+    architecture = (config.architectures or [""])[0]
+    if not architecture.endswith("ForTokenClassification") or config.num_labels != 1:
+        raise ValueError(
+            f"reward_model: expected a model with one score per token (`segkernel train --method reward`), got "
+            f"{architecture or 'an unnamed architecture'} in {path!r}"
+        )
+    if AutoTokenizer.from_pretrained(path).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"reward_model: the tokenizer of {path!r} differs from the policy's, so its tokens do too")
+    return AutoModelForTokenClassification.from_pretrained(path, dtype=_dtype(dtype))
+
+
 def _llama_config(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, **options: Any) -> LlamaConfig:
     if arguments.hidden_size % arguments.num_attention_heads:
         raise ValueError(
@@ -164,28 +184,8 @@ def _check_directory(path: str, name: str) -> None:
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
-    entries = model.get_input_embeddings().weight.shape[0]
+    entries = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if len(tokenizer) > entries:
         raise ValueError(
             f"tokenizer: has {len(tokenizer)} tokens, more than the {entries} embeddings of model {path!r}"
         )
-
-
-def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> PreTrainedModel:
-    """A reward model to read token rewards from, refused when its tokens are not `tokenizer`'s.
-
-    Raises:
-        FileNotFoundError: there is no such directory.
-        ValueError: it holds something else than a reward model, or one of another vocabulary.
-    """
-    _check_directory(path, "reward_model")
-    config = AutoConfig.from_pretrained(path)
-    architecture = (config.architectures or [""])[0]
-    if not architecture.endswith("ForTokenClassification") or config.num_labels != 1:
-        raise ValueError(
-            f"reward_model: expected a model with one score per token (`segkernel train --method reward`), got "
-            f"{architecture or 'an unnamed architecture'} in {path!r}"
-        )
-    if AutoTokenizer.from_pretrained(path).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"reward_model: the tokenizer of {path!r} differs from the policy's, so its tokens do too")
-    return AutoModelForTokenClassification.from_pretrained(path, dtype=_dtype(dtype))

@@ -14,6 +14,7 @@ from segkernel.trainers.run_directory import check_run_directory
 class SegkernelConfig(TrainingArguments):
     """`transformers.TrainingArguments`, with defaults under which a short run is logged, evaluated and saved."""
 
+    output_dir: str = field(default="runs/segkernel", metadata={"help": "Where checkpoints, model and report go."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: share of the run)."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: `no`, `steps` or `epoch`."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: `no`, `steps`, `epoch` or `best`."})
@@ -26,14 +27,16 @@ class SegkernelConfig(TrainingArguments):
 class SegkernelTrainer(Trainer):
     """A `transformers.Trainer` whose loss is a mean over its batch, whatever keywords the model accepts."""
 
+    args: SegkernelConfig
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # So that the Trainer divides the loss by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         check_run_directory(self.args.output_dir, resuming=bool(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def prediction_step(
         self,
@@ -44,7 +47,8 @@ class SegkernelTrainer(Trainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # The Trainer's own looks for `labels`, which these batches have no need of.
         with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+            loss: Any = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss, None, None
 
     def report_examples(self) -> list[Any]:
         """Segmented responses for `report.html` (`segkernel.report.Example`)."""

@@ -40,6 +40,10 @@ class PreferenceTrainer(SegkernelTrainer):
     """
 
     accuracy_metric: str
+    args: PreferenceConfig
+    data_collator: PreferenceCollator
+    train_dataset: Rows
+    eval_dataset: Rows | None
 
     def __init__(
         self,
@@ -76,7 +80,7 @@ class PreferenceTrainer(SegkernelTrainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         losses, metrics = self.pair_losses(model, inputs)
         if model.training:

@@ -35,6 +35,7 @@ class DPOTrainer(PreferenceTrainer):
     """
 
     accuracy_metric = "rewards/accuracies"
+    args: DPOConfig
 
     def __init__(
         self,
@@ -44,11 +45,11 @@ class DPOTrainer(PreferenceTrainer):
         eval_dataset: Iterable[Mapping[str, Any]] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
-        ref_model: PreTrainedModel | None = None,
+        ref_model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
-        reference = self.model if ref_model is None else ref_model.to(args.device)
+        reference: nn.Module = model if ref_model is None else ref_model.to(args.device)
         self.train_dataset = self.with_reference(self.train_dataset, reference)
         if self.eval_dataset is not None:
             self.eval_dataset = self.with_reference(self.eval_dataset, reference)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import HfArgumentParser, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import HfArgumentParser, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from segkernel.data import PreferenceArguments, TextArguments, read_preferences, read_texts, split_by_prompt
 from segkernel.models import ModelArguments, load_tokenizer
-from segkernel.trainers.base import SegkernelTrainer
+from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
 from segkernel.trainers.run_directory import (
     check_record,
     check_run_directory,
@@ -29,15 +29,15 @@ class Inputs:
     tokenizer: PreTrainedTokenizerBase
 
 
-def parse_arguments(method: str, argv: Sequence[str], *types: type) -> Any:
+def parse_arguments(method: str, argv: Sequence[str], *types: Any) -> Any:
     """Parse the options of one method into its dataclasses; `--help` lists all of them."""
-    parser = HfArgumentParser(types, prog=f"segkernel train --method {method}")
+    parser = HfArgumentParser(list(types), prog=f"segkernel train --method {method}")
     return parser.parse_args_into_dataclasses(list(argv), look_for_args_file=False)
 
 
 def prepare_pairs(
     method: str,
-    config: TrainingArguments,
+    config: SegkernelConfig,
     data: PreferenceArguments,
     start: ModelArguments,
     *,
@@ -55,7 +55,7 @@ def prepare_pairs(
     return _inputs(config, start, record, train, held_out, texts)
 
 
-def prepare_texts(method: str, config: TrainingArguments, data: TextArguments, start: ModelArguments) -> Inputs:
+def prepare_texts(method: str, config: SegkernelConfig, data: TextArguments, start: ModelArguments) -> Inputs:
     """The same for texts."""
     _required("texts", data.texts)
     record = _claim_run(method, config, data.texts, start)
@@ -72,7 +72,7 @@ def _required(name: str, value: str) -> None:
         raise FileNotFoundError(f"{name}: there is no file {value!r}")
 
 
-def _claim_run(method: str, config: TrainingArguments, data_file: str, start: ModelArguments) -> dict[str, str | None]:
+def _claim_run(method: str, config: SegkernelConfig, data_file: str, start: ModelArguments) -> dict[str, str | None]:
     """Everything that could mix two runs is refused here, before any work."""
     config.resume_from_checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
     record = run_record(method, data_file, start.model)
@@ -86,7 +86,7 @@ def _claim_run(method: str, config: TrainingArguments, data_file: str, start: Mo
 
 
 def _inputs(
-    config: TrainingArguments,
+    config: SegkernelConfig,
     start: ModelArguments,
     record: dict[str, str | None],
     train: list[dict[str, Any]],

@@ -54,7 +54,7 @@ class PretrainTrainer(SegkernelTrainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         logits = model(**inputs).logits
         labels, mask = inputs["input_ids"][:, 1:], inputs["attention_mask"][:, 1:]

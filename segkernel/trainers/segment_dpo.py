@@ -19,7 +19,7 @@ from segkernel.models import ModelArguments, load_causal_lm, load_scoring_model
 from segkernel.trainers.common import Rows, preference_collator
 from segkernel.trainers.dpo import DPOConfig, DPOTrainer
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
-from segkernel.trainers.segmenting import SegmentOptions, Thresholds, with_masks, with_token_rewards
+from segkernel.trainers.segmenting import SegmentOptions, Thresholds, report_examples, with_masks, with_token_rewards
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ class SegmentDPOConfig(SegmentOptions, DPOConfig):
         default="rejected_token_rewards", metadata={"help": "The same for the rejected response."}
     )
 
+    report_pairs: int = field(default=6, metadata={"help": "Pairs that report.html shows with their segments."})
+
     def __post_init__(self) -> None:
         SegmentOptions.__post_init__(self)
         DPOConfig.__post_init__(self)
@@ -53,6 +55,8 @@ class SegmentDPOTrainer(DPOTrainer):
     when `args.token_rewards == "column"`. `thresholds` holds the trigger's settings in the rewards' own unit.
     """
 
+    args: SegmentDPOConfig
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -61,7 +65,7 @@ class SegmentDPOTrainer(DPOTrainer):
         eval_dataset: Iterable[Mapping[str, Any]] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
-        reward_model: PreTrainedModel | None = None,
+        reward_model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
         if (reward_model is None) != (args.token_rewards == "column"):
@@ -88,6 +92,12 @@ class SegmentDPOTrainer(DPOTrainer):
         held_out = None if held_out is None else with_masks(held_out, self.thresholds, collator, args)
         _log_kept(train, self.thresholds)
         super().__init__(model, args, train, held_out, processing_class, **kwargs)
+
+    def report_examples(self) -> list[Any]:
+        if not isinstance(self.processing_class, PreTrainedTokenizerBase):
+            return []
+        rows = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+        return report_examples(rows[: self.args.report_pairs], self.thresholds, self.processing_class)
 
     def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         losses, metrics = super().pair_losses(model, batch)

@@ -1,18 +1,22 @@
 """Token rewards and the segments they make: from a reward model's scores to a loss mask."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.data import SIDES
 from segkernel.encoding import PreferenceCollator
+from segkernel.report import Example, example_from_segments
+from segkernel.segments import Segments
 from segkernel.trainers.common import PreferenceConfig, Rows, map_batches
 from segkernel.trainers.reward import prefix_scores
 
-SEQUENCE_SIGNS = (1, -1)  # chosen, rejected
+SEQUENCE_SIGNS = (1, -1)  # of SIDES: chosen, rejected
 
 
 @dataclass
@@ -109,7 +113,7 @@ class Thresholds:
             reduce=options.reduce,
         )
 
-    def segment(self, token_rewards: Tensor, mask: Tensor, sequence_sign: Tensor) -> "segkernel.Segments":
+    def segment(self, token_rewards: Tensor, mask: Tensor | None, sequence_sign: Tensor) -> Segments:
         return segkernel.segment(
             token_rewards,
             mask,
@@ -135,7 +139,7 @@ def score_tokens(model: nn.Module, batch: dict[str, Tensor], kind: str) -> Tenso
 
 
 def with_token_rewards(
-    rows: Rows, model: PreTrainedModel, kind: str, collator: PreferenceCollator, args: PreferenceConfig
+    rows: Rows, model: nn.Module, kind: str, collator: PreferenceCollator, args: PreferenceConfig
 ) -> Rows:
     """Add `chosen_token_rewards` and `rejected_token_rewards` to encoded rows, by a reward model."""
     model = model.to(args.device).eval()
@@ -157,6 +161,7 @@ def with_masks(rows: Rows, thresholds: Thresholds, collator: PreferenceCollator,
         rewards, mask = batch["token_rewards"].flatten(0, 1), batch["response_mask"].flatten(0, 1)
         signs = torch.tensor(SEQUENCE_SIGNS, device=mask.device).repeat(len(mask) // 2)
         segments = thresholds.segment(rewards, mask, signs)
+        assert segments.mask is not None  # since signs were given
         kept = segments.mask.cpu().view(-1, 2, mask.shape[1])
         counts = segments.counts.view(-1, 2).tolist()
         return [
@@ -165,3 +170,32 @@ def with_masks(rows: Rows, thresholds: Thresholds, collator: PreferenceCollator,
         ]
 
     return map_batches(columns, rows, collator, args, "segments")
+
+
+def report_examples(rows: Rows, thresholds: Thresholds, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """The two responses of every pair with token rewards, cut into segments, for `segkernel.report`."""
+    examples = []
+    for row in rows:
+        prompt = str(tokenizer.decode(row["prompt_ids"], skip_special_tokens=True))
+        for side, sign in zip(SIDES, SEQUENCE_SIGNS, strict=True):
+            rewards = row[f"{side}_token_rewards"]
+            segments = thresholds.segment(torch.tensor([rewards]), None, torch.tensor([sign]))
+            examples.append(
+                example_from_segments(
+                    prompt,
+                    side,
+                    _token_texts(row[f"{side}_ids"], tokenizer),
+                    rewards,
+                    segments,
+                    baseline=thresholds.baseline,
+                    delta=thresholds.delta,
+                    pivot_threshold=thresholds.pivot_threshold,
+                )
+            )
+    return examples
+
+
+def _token_texts(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What each token adds to the text so far; a token's text on its own may lose its leading space."""
+    texts = [str(tokenizer.decode(ids[:count])) for count in range(len(ids) + 1)]
+    return [text[len(before) :] for before, text in pairwise(texts)]

@@ -144,7 +144,8 @@ def states(name: str, value: int | Tensor, like: Tensor, rows: int) -> tuple[int
     """A trigger state in {-1, 0, +1}, one number or `[B]`, as the operators' pair."""
     if isinstance(value, Tensor):
         tensor(name, value, INTEGERS, "integer")
-        return 0, per_row(name, value, like, rows, dtype=torch.int8)[1]
+        # Clamped first: 256 must not pass as 0.
+        return 0, per_row(name, value.clamp(-2, 2), like, rows, dtype=torch.int8)[1]
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected -1, 0 or +1, or an integer tensor [B], got {describe(value)}")
     if value not in (-1, 0, 1):

@@ -104,8 +104,8 @@ def segment(
         raise ValueError("segment: expected pivot_threshold, delta or both, got neither")
     if reduce not in SEGMENT_REDUCTIONS:
         raise ValueError(f"reduce: expected one of {', '.join(map(repr, SEGMENT_REDUCTIONS))}, got {reduce!r}")
-    if max_segments is not None and (offsets is not None or max_segments < 0):
-        raise ValueError(f"max_segments: expected >= 0, and None with offsets, got {max_segments!r}")
+    if max_segments is not None and (offsets is not None or max_segments < 1):
+        raise ValueError(f"max_segments: expected >= 1, and None with offsets, got {max_segments!r}")
     room = tokens.shape
     if max_segments is not None:
         room = (tokens.rows, max_segments)
@@ -261,7 +261,8 @@ class _Tokens:
         if isinstance(value, np.ndarray):
             if value.dtype.kind not in "iu":
                 raise TypeError(f"{name}: expected -1, 0 or +1, or an integer array [B], got {_describe(value)}")
-            return 0, self.per_row(name, value, np.int8)[1]
+            # Clipped first: 256 must not pass as 0.
+            return 0, self.per_row(name, np.clip(value, -2, 2), np.int8)[1]
         if value not in (-1, 0, 1):
             raise ValueError(f"{name}: expected -1, 0 or +1, got {value!r}")
         return int(value), None

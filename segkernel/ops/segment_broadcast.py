@@ -62,10 +62,8 @@ def segment_broadcast(
         raise ValueError(f"ids: expected [B, T], or [N] together with cu_seqlens, got {checks.describe(ids)}")
     ids = checks.segment_ids(ids, "values", values, ids.shape)
     if values.shape[0] != checks.row_count(ids, cu_seqlens):
-        raise ValueError(
-            f"values: expected [{checks.row_count(ids, cu_seqlens)}, S], one row per row of ids, "
-            f"got {checks.describe(values)}"
-        )
+        name, given = ("ids", ids) if cu_seqlens is None else ("cu_seqlens", cu_seqlens)
+        raise ValueError(f"{name}: expected {values.shape[0]} rows like values, got {checks.describe(given)}")
     checks.one_of("how", how, BROADCAST)
     return ops.segment_broadcast.default(values.contiguous(), ids, BROADCAST[how], cu_seqlens)
 

@@ -19,14 +19,26 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 
 # The instruction sets that a file may use follow from its name; the operator chooses between them at run time.
 FLAGS_BY_SUFFIX = {
-    "_avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
+    # GCC warns of its own header's deliberately undefined vectors.
+    "_avx512.cpp": [
+        "-Wno-maybe-uninitialized",
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mavx2",
+        "-mfma",
+        "-mf16c",
+    ],
     "_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
 }
+NUMPY_FRONT = ["csrc/numpy_module.cpp", "csrc/segment/segment_avx512.cpp"]
 OPERATORS = [
     "csrc/registration.cpp",
     "csrc/detect_pivots/detect_pivots_cpu.cpp",
     "csrc/hysteresis/hysteresis_cpu.cpp",
     "csrc/segment/segment_cpu.cpp",
+    "csrc/segment/segment_avx512.cpp",
     "csrc/segment_by_entropy/segment_by_entropy_cpu.cpp",
     "csrc/segment_reduce/segment_reduce_cpu.cpp",
     "csrc/segment_broadcast/segment_broadcast_cpu.cpp",
@@ -53,6 +65,10 @@ def common_flags() -> list[str]:
     return [*flags, "-O3"]
 
 
+def for_this_machine(sources: list[str]) -> list[str]:
+    return [source for source in sources if X86 or not source.endswith(tuple(FLAGS_BY_SUFFIX))]
+
+
 def operators() -> Extension:
     try:
         import torch
@@ -64,7 +80,7 @@ def operators() -> Extension:
     root = Path(torch.__file__).parent
     return Extension(
         "segkernel._cpu",
-        sources=[source for source in OPERATORS if X86 or not source.endswith(tuple(FLAGS_BY_SUFFIX))],
+        sources=for_this_machine(OPERATORS),
         include_dirs=[str(root / "include")],
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_2_10)],
         library_dirs=[str(root / "lib")],
@@ -78,7 +94,7 @@ def numpy_front() -> Extension:
 
     return Extension(
         "segkernel._numpy",
-        sources=["csrc/numpy_module.cpp"],
+        sources=for_this_machine(NUMPY_FRONT),
         include_dirs=[pybind11.get_include()],
         language="c++",
     )
@@ -107,7 +123,7 @@ class BuildExtensions(build_ext):
             flags = next((flags for end, flags in FLAGS_BY_SUFFIX.items() if source.endswith(end)), [])
             return self.compiler.compile(
                 [source],
-                output_dir=self.build_temp,
+                output_dir=f"{self.build_temp}/{ext.name}",
                 macros=ext.define_macros,
                 include_dirs=ext.include_dirs,
                 extra_postargs=common_flags() + flags,

@@ -11,7 +11,7 @@
 #include "gae/gae_row.h"
 #include "hysteresis/hysteresis_row.h"
 #include "redistribute/redistribute_row.h"
-#include "segment/segment_row.h"
+#include "segment/segment_into.h"
 #include "segment_by_entropy/segment_by_entropy_row.h"
 
 namespace py = pybind11;

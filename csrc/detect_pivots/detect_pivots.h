@@ -8,7 +8,7 @@ namespace segkernel {
 template <class C>
 SK_HOST_DEVICE inline bool is_pivot(C reward, C previous, C threshold) {
   const C difference = reward - previous;
-  return (difference < 0 ? -difference : difference) > threshold;
+  return (difference > threshold) | (-difference > threshold);  // |difference| > threshold, without a branch
 }
 
 }  // namespace segkernel

@@ -1,7 +1,7 @@
 #include <tuple>
 
 #include "../tensors.h"
-#include "segment_row.h"
+#include "segment_into.h"
 
 namespace segkernel {
 

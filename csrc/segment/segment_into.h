@@ -1,0 +1,122 @@
+// `segment` along one row on the host: picks the loop for it.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "../simd/isa.h"
+#include "segment_dense.h"
+#include "segment_row.h"
+
+namespace segkernel {
+
+// The vectorised loop for rows without holes, or null where this processor or element type has none.
+template <class T>
+SegmentDense<T> segment_dense_kernel() {
+#if defined(__x86_64__)
+  if (chosen_isa() == Isa::avx512) {
+    if constexpr (std::is_same_v<T, float>) return kSegmentDenseAvx512.of_float;
+    if constexpr (std::is_same_v<T, bfloat16>) return kSegmentDenseAvx512.of_bfloat16;
+    if constexpr (std::is_same_v<T, float16>) return kSegmentDenseAvx512.of_float16;
+  }
+#endif
+  return nullptr;
+}
+
+// The span of the row's valid positions; `dense` when there is no hole in it.
+struct ValidSpan {
+  int64_t begin, end;
+  bool dense;
+};
+
+inline ValidSpan valid_span(const bool* mask, int64_t length) {
+  if (mask == nullptr) return {0, length, true};
+  const int64_t begin = std::find(mask, mask + length, true) - mask;
+  int64_t end = length;
+  while (end > begin && !mask[end - 1]) --end;
+  int64_t valid = 0;
+  for (int64_t t = begin; t < end; ++t) valid += mask[t];
+  return {begin, end, valid == end - begin};
+}
+
+template <class T, class C = compute_t<T>>
+int32_t segment_one_by_one(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
+                           const SegmentRule<C>& rule, SegmentRowOut out) {
+  const auto run = [&]<Reduce kReduce>() {
+    return mask ? segment_row<kReduce, true>(rewards, mask, length, rule, out)
+                : segment_row<kReduce, false>(rewards, mask, length, rule, out);
+  };
+  switch (reduce) {
+    case Reduce::mean:
+      return run.template operator()<Reduce::mean>();
+    case Reduce::last:
+      return run.template operator()<Reduce::last>();
+    case Reduce::max:
+      return run.template operator()<Reduce::max>();
+    case Reduce::min:
+      return run.template operator()<Reduce::min>();
+    default:
+      return run.template operator()<Reduce::sum>();
+  }
+}
+
+template <class T, class C = compute_t<T>>
+int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule,
+                          SegmentRowOut out) {
+  int32_t count = -1;
+  if constexpr (std::is_same_v<C, float>) {
+    const auto dense = segment_dense_kernel<T>();
+    const bool adds = reduce == Reduce::mean || reduce == Reduce::sum;
+    const ValidSpan span = dense != nullptr && adds ? valid_span(mask, length) : ValidSpan{};
+    if (span.dense) {
+      std::fill(out.ids, out.ids + span.begin, -1);
+      std::fill(out.ids + span.end, out.ids + length, -1);
+      SegmentRowOut from_begin = out;
+      from_begin.ids += span.begin;
+      if (rule.want_mask) {
+        std::fill(out.mask, out.mask + span.begin, false);
+        std::fill(out.mask + span.end, out.mask + length, false);
+        from_begin.mask += span.begin;
+      }
+      count = dense(reduce == Reduce::mean, rewards + span.begin, span.end - span.begin, rule, from_begin);
+      if (rule.use_trigger) return count;
+    }
+  }
+  if (count < 0) count = segment_one_by_one(reduce, rewards, mask, length, rule, out);
+  if (rule.want_mask) {
+    for (int64_t t = 0; t < length; ++t) {
+      out.mask[t] = is_valid(mask, t) && keeps(out.signs[out.ids[t]], rule.sequence_sign, rule.keep_neutral);
+    }
+  }
+  return count;
+}
+
+// One row into outputs with room for `capacity` segments: zeros past the row's count, segments past the room left out.
+template <class T, class C = compute_t<T>>
+int32_t segment_row_into(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule,
+                         SegmentRowOut out, int64_t capacity) {
+  int64_t written;
+  int32_t count;
+  if (length <= capacity) {
+    count = segment_whole_row(reduce, rewards, mask, length, rule, out);
+    written = count;
+  } else {
+    // A row can have as many segments as tokens: with less room than that, it is worked out beside the output.
+    std::vector<int32_t> lengths(length);
+    std::vector<float> segment_rewards(length);
+    std::vector<int8_t> signs(length);
+    count = segment_whole_row(reduce, rewards, mask, length, rule,
+                              {out.ids, lengths.data(), segment_rewards.data(), signs.data(), out.mask});
+    written = std::min<int64_t>(count, capacity);
+    std::copy_n(lengths.begin(), written, out.lengths);
+    std::copy_n(segment_rewards.begin(), written, out.rewards);
+    std::copy_n(signs.begin(), written, out.signs);
+  }
+  std::fill(out.lengths + written, out.lengths + capacity, 0);
+  std::fill(out.rewards + written, out.rewards + capacity, 0.0f);
+  std::fill(out.signs + written, out.signs + capacity, int8_t{0});
+  return count;
+}
+
+}  // namespace segkernel

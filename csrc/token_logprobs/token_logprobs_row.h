@@ -12,7 +12,9 @@
 namespace segkernel {
 
 // A row is worked through in blocks that stay in the first-level cache while they are read twice.
-constexpr int64_t kBlock = 2048;
+constexpr int64_t kBlockBytes = 4096;
+template <class T>
+constexpr int64_t kBlock = kBlockBytes / sizeof(T);
 
 template <class T>
 constexpr T kMinusInfinity = {};
@@ -126,16 +128,16 @@ SK_INLINE int64_t cap_block(const T* logits, int64_t count, double inner_factor,
 
 template <class V, bool kEntropy, class T>
 void accumulate_row(const T* logits, int64_t count, const LogitTransform& transform, Running& running) {
-  static_assert(kBlock % (2 * V::kLanes) == 0);
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
+  static_assert(kBlock<T> % (2 * V::kLanes) == 0);
+  for (int64_t begin = 0; begin < count; begin += kBlock<T>) {
     const T* block = logits + begin;
-    const int64_t length = count - begin < kBlock ? count - begin : kBlock;
+    const int64_t length = count - begin < kBlock<T> ? count - begin : kBlock<T>;
     if (transform.capped) {
-      alignas(64) typename V::Scalar capped[kBlock];
+      alignas(64) typename V::Scalar capped[kBlock<T>];
       const int64_t padded = cap_block<V>(block, length, transform.inner, capped);
       accumulate_block<V, kEntropy>(&capped[0], padded, transform.outer, nullptr, running);
     } else {
-      const char* next = count - begin >= 2 * kBlock ? reinterpret_cast<const char*>(block + kBlock) : nullptr;
+      const char* next = count - begin >= 2 * kBlock<T> ? reinterpret_cast<const char*>(block + kBlock<T>) : nullptr;
       accumulate_block<V, kEntropy>(block, length, transform.outer, next, running);
     }
   }

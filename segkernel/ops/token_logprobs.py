@@ -63,11 +63,11 @@ def token_logprobs(
     check_logits(logits)
     labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
     options = logit_options(temperature, logit_scale, softcap)
-    inplace = bool(inplace_backward) and logits.requires_grad and torch.is_grad_enabled()
+    # A compiled graph may not write to what it saved for its backward pass.
+    writes = inplace_backward and logits.requires_grad and torch.is_grad_enabled()
+    inplace = writes and not torch.compiler.is_compiling()
     if inplace:
         check_writable(logits)
-    # A compiled graph may not write to what it saved for its backward pass.
-    inplace = inplace and not torch.compiler.is_compiling()
     logprobs, entropies, _ = ops.token_logprobs.default(logits, labels, mask, *options, entropy, inplace)
     return (logprobs, entropies) if entropy else logprobs
 
@@ -105,8 +105,7 @@ def logit_options(temperature: float, logit_scale: float, softcap: float | None)
 
 def check_writable(logits: Tensor) -> None:
     """Whether the gradient may be written over `logits`."""
-    base = logits._base if logits._is_view() else None
-    if logits.is_leaf or (base is not None and base.is_leaf):
+    if logits.is_leaf or (logits._base is not None and logits._base.is_leaf):
         raise ValueError(
             "inplace_backward: expected logits that an operation computed, got a leaf that requires grad (or a view of "
             "one), whose values the gradient would overwrite"
@@ -162,7 +161,7 @@ def _(*args: Any) -> None:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, labels, mask, *ctx.options, _, ctx.inplace = inputs
+    logits, labels, mask, *ctx.options, ctx.want_entropy, ctx.inplace = inputs
     _, entropies, lse = output
     ctx.mark_non_differentiable(lse)
     ctx.set_materialize_grads(False)
@@ -173,6 +172,8 @@ def _backward(
     ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     no_grads = (None,) * 7
+    if not ctx.want_entropy:
+        grad_entropies = None
     if not ctx.needs_input_grad[0] or (grad_logprobs is None and grad_entropies is None):
         return None, *no_grads
     logits, *saved = ctx.saved_tensors

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     train = commands.add_parser(
         "train",
         add_help=False,
+        allow_abbrev=False,
         help="train a language model, a reward model or a policy",
         description="Train by one of the methods. `segkernel train --method METHOD --help` lists its options.",
     )

@@ -1,0 +1,59 @@
+import math
+
+import pytest
+import torch
+
+from segkernel.losses import bradley_terry_loss, dpo_loss
+
+
+def test_dpo_loss_literals() -> None:
+    # Log-ratios: chosen -10 + 12 = 2, rejected -20 + 15 = -5 and 1 - 0, 1 - 0.
+    losses, chosen, rejected = dpo_loss(
+        torch.tensor([-10.0, 1.0]),
+        torch.tensor([-20.0, 1.0]),
+        torch.tensor([-12.0, 0.0]),
+        torch.tensor([-15.0, 0.0]),
+        beta=0.1,
+    )
+    torch.testing.assert_close(chosen, torch.tensor([0.2, 0.1]))
+    torch.testing.assert_close(rejected, torch.tensor([-0.5, 0.1]))
+    # -log sigmoid(0.7) = log(1 + exp(-0.7)), and log 2 where nothing is preferred.
+    torch.testing.assert_close(losses, torch.tensor([math.log1p(math.exp(-0.7)), math.log(2)]))
+
+
+def test_dpo_loss_gradient_pulls_the_pair_apart() -> None:
+    chosen = torch.zeros(1, requires_grad=True)
+    rejected = torch.zeros(1, requires_grad=True)
+    losses, chosen_rewards, _ = dpo_loss(chosen, rejected, torch.zeros(1), torch.zeros(1), beta=0.4)
+    losses.sum().backward()
+    # d/dx -log sigmoid(beta (x - y)) = -beta sigmoid(-beta (x - y)) = -0.4 / 2
+    torch.testing.assert_close(chosen.grad, torch.tensor([-0.2]))
+    torch.testing.assert_close(rejected.grad, torch.tensor([0.2]))
+    assert not chosen_rewards.requires_grad
+
+
+def test_losses_stay_finite_far_out() -> None:
+    far = torch.tensor([1e4, -1e4])
+    torch.testing.assert_close(bradley_terry_loss(far, -far), torch.tensor([0.0, 2e4]))
+    losses, _, _ = dpo_loss(far, -far, torch.zeros(2), torch.zeros(2), beta=1.0)
+    torch.testing.assert_close(losses, torch.tensor([0.0, 2e4]))
+
+
+def test_bradley_terry_literals() -> None:
+    losses = bradley_terry_loss(torch.tensor([1.0, 0.0, -2.0]), torch.tensor([0.0, 0.0, 1.0]))
+    expected = [math.log1p(math.exp(-1)), math.log(2), math.log1p(math.exp(3))]
+    torch.testing.assert_close(losses, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("beta", [0.0, -0.1, math.nan])
+def test_dpo_loss_refuses_beta(beta: float) -> None:
+    one = torch.zeros(1)
+    with pytest.raises(ValueError, match=r"beta: expected a positive number, got"):
+        dpo_loss(one, one, one, one, beta=beta)
+
+
+def test_losses_refuse_shapes_that_would_broadcast() -> None:
+    with pytest.raises(ValueError, match=r"rejected_scores: expected the shape of chosen_scores, \[2\], got \[2, 1\]"):
+        bradley_terry_loss(torch.zeros(2), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"ref_rejected_logprobs: .*\[2\], got \[1\]"):
+        dpo_loss(torch.zeros(2), torch.zeros(2), torch.zeros(2), torch.zeros(1))

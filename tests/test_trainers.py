@@ -1,0 +1,436 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from trainer_helpers import pairs, tiny_lm, tiny_reward_model, tiny_tokenizer
+from transformers import Trainer, TrainerCallback
+
+from segkernel.data import SIDES
+from segkernel.trainers import (
+    DPOConfig,
+    DPOTrainer,
+    PretrainConfig,
+    PretrainTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SegmentDPOConfig,
+    SegmentDPOTrainer,
+)
+from segkernel.trainers.common import accuracy_interval
+from segkernel.trainers.segmenting import Thresholds, report_examples
+
+QUICK: dict[str, Any] = {
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "dataloader_pin_memory": False,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "num_train_epochs": 2,
+    "max_length": 64,
+    "seed": 7,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return tiny_tokenizer()
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def response_logprobs(model: nn.Module, row: dict[str, Any], side: str) -> Tensor:
+    """Each response token's log-probability, of one sequence alone, without padding."""
+    ids = torch.tensor([[*row["prompt_ids"], *row[f"{side}_ids"]]])
+    logprobs = F.log_softmax(model(input_ids=ids).logits.double(), dim=-1)
+    count = len(row[f"{side}_ids"])
+    return logprobs[0, -count - 1 : -1].gather(1, ids[0, -count:, None])[:, 0]
+
+
+def with_column_rewards(tokenizer: Any, chosen: float, rejected: float) -> list[dict[str, Any]]:
+    """Pairs whose tokens all have one reward per side."""
+    rows = pairs()
+    for row in rows:
+        for side, reward in zip(SIDES, (chosen, rejected), strict=True):
+            row[f"{side}_token_rewards"] = [reward] * (len(tokenizer(row[side])["input_ids"]) + 1)
+    return rows
+
+
+# --- what the losses see ---------------------------------------------------------------------------------------------
+
+
+def test_dpo_loss_of_a_batch_against_one_sequence_at_a_time(tmp_path: Path, tokenizer: Any) -> None:
+    policy, reference = tiny_lm(tokenizer, seed=1), tiny_lm(tokenizer, seed=2)
+    trainer = DPOTrainer(
+        policy, DPOConfig(str(tmp_path), beta=0.3, **QUICK), pairs(4), None, tokenizer, ref_model=reference
+    )
+    batch = trainer.data_collator(trainer.train_dataset)
+    policy.eval()
+    reference.eval()
+    with torch.no_grad():
+        losses, metrics = trainer.pair_losses(policy, batch)
+        for index, row in enumerate(trainer.train_dataset):
+            ratio = [(response_logprobs(policy, row, s) - response_logprobs(reference, row, s)).sum() for s in SIDES]
+            expected = -F.logsigmoid(0.3 * (ratio[0] - ratio[1]))
+            torch.testing.assert_close(losses[index].double(), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(metrics["rewards/chosen"][index].double(), 0.3 * ratio[0], rtol=1e-3, atol=1e-4)
+    assert metrics["kept_chosen"].tolist() == [1.0] * 4
+    assert metrics["rewards/whole_accuracies"].tolist() == metrics["rewards/accuracies"].tolist()
+
+
+def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        {
+            "prompt_ids": [5, 6],
+            "chosen_ids": [7, 8, 9, 10, 11],
+            "rejected_ids": [12, 13, 14],
+            # Trigger at +-1: + (hold) - - +, of which a chosen response keeps tokens 0, 1 and 4.
+            "chosen_token_rewards": [2.0, 0.5, -3.0, -0.5, 1.5],
+            # + - (hold), of which a rejected response keeps tokens 1 and 2.
+            "rejected_token_rewards": [4.0, -2.0, 0.0],
+        },
+        {
+            "prompt_ids": [5],
+            "chosen_ids": [7],
+            "rejected_ids": [8, 9],
+            "chosen_token_rewards": [1.0],
+            "rejected_token_rewards": [-1.0, -1.5],
+        },
+    ]
+    options = {"token_rewards": "column", "baseline": 0.0, "delta": 1.0, "threshold_unit": "reward"}
+    policy, reference = tiny_lm(tokenizer, seed=1), tiny_lm(tokenizer, seed=2)
+    trainer = SegmentDPOTrainer(
+        policy, SegmentDPOConfig(str(tmp_path), **options, **QUICK), rows, rows, tokenizer, ref_model=reference
+    )
+    first, second = trainer.train_dataset
+    assert first["chosen_mask"] == [True, True, False, False, True]
+    assert first["rejected_mask"] == [False, True, True]
+    assert first["segments"] == [3, 2]
+    # A reward on the threshold stays neutral; the state before the first token is neutral too.
+    assert (second["chosen_mask"], second["rejected_mask"]) == ([False], [False, True])
+    assert second["segments"] == [1, 2]
+
+    policy.eval()
+    reference.eval()
+    with torch.no_grad():
+        losses, metrics = trainer.pair_losses(policy, trainer.data_collator(trainer.train_dataset))
+        sums = [
+            (response_logprobs(policy, first, side) - response_logprobs(reference, first, side))[
+                torch.tensor(first[f"{side}_mask"])
+            ].sum()
+            for side in SIDES
+        ]
+        torch.testing.assert_close(
+            losses[0].double(), -F.logsigmoid(0.1 * (sums[0] - sums[1])), rtol=1e-4, atol=1e-5
+        )
+    assert metrics["kept_chosen"].tolist() == pytest.approx([0.6, 0.0])
+    assert metrics["kept_rejected"].tolist() == pytest.approx([2 / 3, 0.5])
+    assert metrics["segments/chosen"].tolist() == [3.0, 1.0]
+    # The side without a token has a log-ratio of 0, not NaN.
+    assert metrics["rewards/chosen"][1] == 0.0
+    assert losses.isfinite().all()
+
+
+def test_masked_and_padded_tokens_have_no_gradient(tmp_path: Path, tokenizer: Any) -> None:
+    trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **QUICK), pairs(4), None, tokenizer)
+    rows = [{**row, "chosen_mask": [False] * len(row["chosen_ids"])} for row in trainer.train_dataset]
+    rows = [{**row, "rejected_mask": [True] + [False] * (len(row["rejected_ids"]) - 1)} for row in rows]
+    batch = trainer.data_collator(rows)
+    captured: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+            output = trainer.model(input_ids=input_ids, attention_mask=attention_mask)
+            # What nobody may read: logits that predict a token outside the loss mask.
+            used = batch["loss_mask"].flatten(0, 1).roll(-1, dims=1)
+            logits = torch.where(used[..., None], output.logits, math.nan)
+            logits.retain_grad()
+            captured.append(logits)
+            output.logits = logits
+            return output
+
+    losses, _ = trainer.pair_losses(Spy(), batch)
+    losses.sum().backward()
+    assert losses.isfinite().all()
+    used = batch["loss_mask"].flatten(0, 1).roll(-1, dims=1)
+    assert (captured[0].grad[~used] == 0).all()
+    assert (captured[0].grad[used].abs().sum(-1) > 0).all()
+
+
+def test_batch_without_a_kept_token_has_zero_loss_and_gradient(tmp_path: Path, tokenizer: Any) -> None:
+    trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **QUICK), pairs(4), None, tokenizer)
+    empty = [
+        {**row, **{f"{side}_mask": [False] * len(row[f"{side}_ids"]) for side in SIDES}}
+        for row in trainer.train_dataset
+    ]
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator(empty))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in trainer.model.parameters() if p.grad is not None)
+    logs: dict[str, float] = {"loss": 0.0}
+    trainer.log(logs)
+    assert (logs["empty_pairs"], logs["empty_batches"], logs["kept_chosen"]) == (1.0, 1.0, 0.0)
+
+
+def test_nothing_to_train_on_is_an_error_before_training(tmp_path: Path, tokenizer: Any) -> None:
+    rows = with_column_rewards(tokenizer, chosen=-1.0, rejected=1.0)
+    config = SegmentDPOConfig(str(tmp_path), token_rewards="column", baseline=0.0, **QUICK)
+    with pytest.raises(ValueError, match="no segment of any training pair agrees with its response"):
+        SegmentDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
+
+
+def test_keeping_every_token_is_plain_dpo_to_the_bit(tmp_path: Path, tokenizer: Any) -> None:
+    rows = with_column_rewards(tokenizer, chosen=1.0, rejected=-1.0)
+    plain = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path / "a"), **QUICK), rows, None, tokenizer)
+    config = SegmentDPOConfig(str(tmp_path / "b"), token_rewards="column", baseline=0.0, **QUICK)
+    segmented = SegmentDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
+    start = weights(plain)
+    plain.train()
+    segmented.train()
+    assert not torch.equal(start["lm_head.weight"], weights(plain)["lm_head.weight"])
+    assert_same_bits(weights(plain), weights(segmented))
+
+
+# --- reward models and what is made of them --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_reward_scores_the_last_response_token(tmp_path: Path, tokenizer: Any, side: str) -> None:
+    padded = tiny_tokenizer()
+    padded.padding_side = side
+    model = tiny_reward_model(tokenizer).eval()
+    trainer = RewardTrainer(model, RewardConfig(str(tmp_path), **QUICK), pairs(4), None, padded)
+    with torch.no_grad():
+        losses, metrics = trainer.pair_losses(model, trainer.data_collator(trainer.train_dataset))
+        for index, row in enumerate(trainer.train_dataset):
+            score = [model(torch.tensor([[*row["prompt_ids"], *row[f"{s}_ids"]]])).logits[0, -1, 0] for s in SIDES]
+            torch.testing.assert_close(metrics["scores/chosen"][index], score[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(losses[index], -F.logsigmoid(score[0] - score[1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["difference", "prefix"])
+def test_token_rewards_are_read_at_every_prefix(tmp_path: Path, tokenizer: Any, kind: str) -> None:
+    scorer = tiny_reward_model(tokenizer).eval()
+    config = SegmentDPOConfig(str(tmp_path), token_rewards=kind, **QUICK)
+    trainer = SegmentDPOTrainer(tiny_lm(tokenizer), config, pairs(5), None, tokenizer, reward_model=scorer)
+    for row in trainer.train_dataset:
+        for side in SIDES:
+            ids, prompt = [*row["prompt_ids"], *row[f"{side}_ids"]], len(row["prompt_ids"])
+            with torch.no_grad():
+                # Of every prefix on its own: the model is causal, and padding and batch do not matter.
+                score = [scorer(torch.tensor([ids[:end]])).logits[0, -1, 0] for end in range(prompt, len(ids) + 1)]
+            scores = torch.stack(score)
+            expected = scores[1:] if kind == "prefix" else scores.diff()
+            torch.testing.assert_close(
+                torch.tensor(row[f"{side}_token_rewards"]), expected, rtol=1e-4, atol=1e-5
+            )
+
+
+def test_reward_trainer_learns_and_reports_its_interval(tmp_path: Path, tokenizer: Any) -> None:
+    config = RewardConfig(str(tmp_path), **{**QUICK, "num_train_epochs": 15, "learning_rate": 5e-3})
+    trainer = RewardTrainer(tiny_reward_model(tokenizer), config, pairs(), pairs(), tokenizer)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < 0.5 * before["eval_loss"]
+    assert after["eval_accuracy"] >= 11 / 12
+    assert after["eval_pairs"] == 12
+    low, high = accuracy_interval(round(12 * after["eval_accuracy"]), 12)
+    assert (after["eval_accuracy_low"], after["eval_accuracy_high"]) == (low, high)
+    assert {"loss", "accuracy", "scores/margin", "grad_norm"} <= trainer.state.log_history[-3].keys()
+
+
+def test_accuracy_interval_literals() -> None:
+    # Wilson (1927): (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z = 1.959964
+    assert accuracy_interval(60, 100) == pytest.approx((0.50200, 0.69060), abs=1e-4)
+    assert accuracy_interval(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-4)
+
+
+def test_thresholds_follow_the_rewards_scale() -> None:
+    rows = [{"chosen_token_rewards": [1.0, 2.0, 6.0], "rejected_token_rewards": [3.0, 3.0]}]
+    std = math.sqrt((4 + 1 + 9 + 0 + 0) / 4)
+    options = SegmentDPOConfig(delta=0.5, pivot_threshold=2.0, use_cpu=True)
+    fitted = Thresholds.fit(rows, options)
+    assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == pytest.approx((3.0, 0.5 * std, 2 * std))
+    options = SegmentDPOConfig(baseline="median", pivot_threshold=2.0, threshold_unit="reward", use_cpu=True)
+    fitted = Thresholds.fit(rows, options)
+    assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == (3.0, None, 2.0)
+    assert Thresholds.fit(rows, SegmentDPOConfig(baseline=-1.5, use_cpu=True)).baseline == -1.5
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"delta": -1.0}, r"delta: expected a number of at least 0, got -1\.0"),
+        ({"pivot_threshold": math.nan}, r"pivot_threshold: expected a number of at least 0, got nan"),
+        ({"baseline": "mode"}, r"baseline: expected `mean`, `median` or a number, got 'mode'"),
+    ],
+)
+def test_options_out_of_range(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SegmentDPOConfig(use_cpu=True, **option)
+
+
+def test_token_rewards_need_exactly_one_source(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="reward_model: expected one for token_rewards='difference'"):
+        SegmentDPOTrainer(tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK), pairs(), None, tokenizer)
+    config = SegmentDPOConfig(str(tmp_path), token_rewards="column", **QUICK)
+    with pytest.raises(ValueError, match="reward_model: expected none"):
+        SegmentDPOTrainer(
+            tiny_lm(tokenizer), config, pairs(), None, tokenizer, reward_model=tiny_reward_model(tokenizer)
+        )
+    with pytest.raises(ValueError, match=r"train_dataset\[0\]: expected chosen_token_rewards"):
+        SegmentDPOTrainer(tiny_lm(tokenizer), config, pairs(), None, tokenizer)
+
+
+def test_report_examples_show_tokens_as_they_read(tokenizer: Any) -> None:
+    row = {
+        "prompt_ids": tokenizer("say red")["input_ids"],
+        "chosen_ids": tokenizer("red red")["input_ids"],
+        "rejected_ids": tokenizer("blue")["input_ids"],
+    }
+    row["chosen_token_rewards"] = [1.0] * len(row["chosen_ids"])
+    row["rejected_token_rewards"] = [1.0] * len(row["rejected_ids"])
+    chosen, rejected = report_examples([row], Thresholds(0.0, 0.5, None, True, False, "mean"), tokenizer)
+    assert (chosen.prompt, "".join(chosen.tokens), chosen.label) == ("say red", "red red", "chosen")
+    assert all(chosen.kept)
+    assert (rejected.label, any(rejected.kept), rejected.signs) == ("rejected", False, [1])
+    assert (chosen.low, chosen.high) == (-0.5, 0.5)
+
+
+# --- training loops --------------------------------------------------------------------------------------------------
+
+
+def make_trainer(method: str, output_dir: Path, tokenizer: Any, **options: Any) -> Trainer:
+    settings = {**QUICK, **options}
+    if method == "pretrain":
+        rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs()]
+        settings["max_length"] = 15
+        config = PretrainConfig(str(output_dir), **settings)
+        return PretrainTrainer(tiny_lm(tokenizer), config, rows, rows, processing_class=tokenizer)
+    if method == "reward":
+        config = RewardConfig(str(output_dir), **settings)
+        return RewardTrainer(tiny_reward_model(tokenizer), config, pairs(), pairs(), tokenizer)
+    if method == "dpo":
+        return DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(output_dir), **settings), pairs(), pairs(), tokenizer)
+    config = SegmentDPOConfig(str(output_dir), **settings)
+    scorer = tiny_reward_model(tokenizer)
+    return SegmentDPOTrainer(tiny_lm(tokenizer), config, pairs(), pairs(), tokenizer, reward_model=scorer)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["pretrain", "reward", "dpo", "asr-dpo"])
+def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, method: str) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2, "learning_rate": 1e-3}
+    whole = make_trainer(method, tmp_path / "whole", tokenizer, **options)
+    start = weights(whole)
+    whole.train()
+    assert any(not torch.equal(start[name], value) for name, value in weights(whole).items())
+
+    # Interrupted in the second epoch, one step past a checkpoint.
+    interrupted = make_trainer(method, tmp_path / "cut", tokenizer, **options)
+    stop = whole.state.max_steps - 1
+    stop -= 1 - stop % 2
+    interrupted.add_callback(StopAt(stop))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train()
+    assert (tmp_path / "cut" / f"checkpoint-{stop - 1}").is_dir()
+
+    resumed = make_trainer(method, tmp_path / "cut", tokenizer, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == whole.state.global_step
+    assert_same_bits(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize("method", ["pretrain", "asr-dpo"])
+def test_directory_of_another_run_is_refused(tmp_path: Path, tokenizer: Any, method: str) -> None:
+    (tmp_path / "checkpoint-10").mkdir()
+    trainer = make_trainer(method, tmp_path, tokenizer)
+    start = weights(trainer)
+    with pytest.raises(FileExistsError, match=r"output_dir: .* already holds a run \(checkpoint-10\)"):
+        trainer.train()
+    assert_same_bits(start, weights(trainer))
+
+
+def test_accumulated_batches_take_the_step_of_one_batch(tmp_path: Path, tokenizer: Any) -> None:
+    options = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
+    one = make_trainer("dpo", tmp_path / "a", tokenizer, per_device_train_batch_size=4, **options)
+    two = make_trainer(
+        "dpo", tmp_path / "b", tokenizer, per_device_train_batch_size=2, gradient_accumulation_steps=2, **options
+    )
+    start = weights(one)
+    one.train()
+    two.train()
+    assert not torch.equal(start["lm_head.weight"], weights(one)["lm_head.weight"])
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_stays_near_float32(tmp_path: Path, tokenizer: Any) -> None:
+    full, half = (make_trainer("asr-dpo", tmp_path / str(bf16), tokenizer, bf16=bf16) for bf16 in (False, True))
+    for trainer in (full, half):
+        trainer.train()
+    losses = [[log["loss"] for log in t.state.log_history if "loss" in log] for t in (full, half)]
+    assert losses[1] != losses[0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["dpo", "asr-dpo"])
+def test_dpo_lowers_its_loss_and_logs_what_it_did(tmp_path: Path, tokenizer: Any, method: str) -> None:
+    trainer = make_trainer(method, tmp_path, tokenizer, num_train_epochs=12, learning_rate=3e-3)
+    before = trainer.evaluate()
+    # The policy is its own reference at the start.
+    assert before["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert before["eval_rewards/margins"] == pytest.approx(0, abs=1e-5)
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < 0.9 * math.log(2)
+    assert after["eval_rewards/accuracies"] >= 10 / 12
+    assert after["eval_rewards/margins"] == pytest.approx(
+        after["eval_rewards/chosen"] - after["eval_rewards/rejected"], abs=1e-5
+    )
+    logged = next(log for log in trainer.state.log_history if "loss" in log)
+    expected = {"rewards/chosen", "rewards/accuracies", "rewards/margins", "logps/chosen", "kept_chosen", "empty_pairs"}
+    if method == "asr-dpo":
+        expected |= {"segments/chosen", "segments/rejected"}
+        assert 0 < logged["kept_chosen"] < 1
+    else:
+        assert logged["kept_chosen"] == 1
+    assert expected <= logged.keys()
+
+
+def test_pretrain_loss_is_the_models_own(tmp_path: Path, tokenizer: Any) -> None:
+    trainer = make_trainer("pretrain", tmp_path, tokenizer, num_train_epochs=10, learning_rate=1e-2)
+    batch = trainer.data_collator(trainer.train_dataset)
+    assert not batch["attention_mask"].all()
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    trainer.model.eval()
+    with torch.no_grad():
+        expected = trainer.model(**batch, labels=labels).loss
+        torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.7 * before

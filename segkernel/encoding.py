@@ -26,7 +26,12 @@ PER_PAIR = ("segments", "ref_logprobs", "ref_response_logprobs")
 
 
 def encode_preferences(
-    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase | None, *, max_length: int, name: str = "rows"
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    max_length: int,
+    name: str = "rows",
+    at_least: int = 2,
 ) -> list[dict[str, Any]]:
     """Tokenise preference pairs.
 
@@ -42,17 +47,18 @@ def encode_preferences(
         tokenizer: unused, and may be `None`, for rows that hold ids.
         max_length: most tokens of prompt and response together, EOS included.
         name: what messages call the data.
+        at_least: fewest pairs accepted.
 
     Returns:
         Dicts with `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int, none empty) and those columns.
 
     Raises:
-        ValueError: fewer than two pairs, none that fits, a pair with identical answers, or a response or prompt
+        ValueError: too few pairs, none that fits, a pair with identical answers, or a response or prompt
             without tokens.
     """
     rows = list(rows)
-    if len(rows) < 2:
-        raise ValueError(f"{name}: expected at least 2 preference pairs, got {len(rows)}")
+    if len(rows) < at_least:
+        raise ValueError(f"{name}: expected at least {at_least} preference pairs, got {len(rows)}")
     encoded, trimmed, longest = [], 0, 0
     for index, row in enumerate(rows):
         where = f"{name}: the pair of line {row['line']}" if "line" in row else f"{name}[{index}]"

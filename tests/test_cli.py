@@ -72,7 +72,9 @@ def test_from_texts_to_a_policy(files: dict[str, str], tmp_path: Path, capsys: p
     assert "eval_rewards/accuracies" in printed
 
 
-def test_resume_from_the_command_line(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_from_the_command_line(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     common = ["--method=dpo", "--preferences", files["preferences"], "--model", files["lm"], "--num_train_epochs=2"]
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
     assert run(*common, "--output_dir", whole) == 0
@@ -122,7 +124,10 @@ def test_bad_input_is_refused_before_anything_is_written(
         ((*asr, *data, "--reward_model", files["rm"], "--model", "./none"), "model: there is no directory './none'"),
         ((*asr, *data, "--reward_model", files["rm"], "--delta=-1"), "delta: expected a number of at least 0"),
         ((*asr, *data, "--token_rewards=column"), "line 1: expected the key 'chosen_token_rewards'"),
-        ((*asr, *data, "--reward_model", files["rm"], "--eval_fraction=1"), "eval_fraction: expected a share in [0, 1)"),
+        (
+            (*asr, *data, "--reward_model", files["rm"], "--eval_fraction=1"),
+            "eval_fraction: expected a share in [0, 1)",
+        ),
         ((*asr, *data, "--reward_model", files["rm"], "--resume_from_checkpoint=last"), "there is no checkpoint in"),
         (("--method=pretrain", "--texts", files["texts"], "--vocab_size=10"), "vocab_size: expected at least 258"),
     ]

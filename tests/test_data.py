@@ -156,7 +156,9 @@ def test_long_prompts_lose_their_left_and_long_responses_their_pair(caplog: pyte
         "pairs: dropped 1 of 3 pairs: a response exceeds max_length=4",
         "pairs: trimmed 1 prompts from the left to fit max_length=4",
     ]
-    with pytest.raises(ValueError, match=r"pairs: no pair fits max_length=2: .* all mask.*longest response has 4 tokens"):
+    with pytest.raises(
+        ValueError, match=r"pairs: no pair fits max_length=2: .* all mask.*longest response has 4 tokens"
+    ):
         encode_preferences(rows, None, max_length=2, name="pairs")
 
 

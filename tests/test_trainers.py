@@ -134,9 +134,7 @@ def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer
             ].sum()
             for side in SIDES
         ]
-        torch.testing.assert_close(
-            losses[0].double(), -F.logsigmoid(0.1 * (sums[0] - sums[1])), rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(losses[0].double(), -F.logsigmoid(0.1 * (sums[0] - sums[1])), rtol=1e-4, atol=1e-5)
     assert metrics["kept_chosen"].tolist() == pytest.approx([0.6, 0.0])
     assert metrics["kept_rejected"].tolist() == pytest.approx([2 / 3, 0.5])
     assert metrics["segments/chosen"].tolist() == [3.0, 1.0]
@@ -236,9 +234,7 @@ def test_token_rewards_are_read_at_every_prefix(tmp_path: Path, tokenizer: Any, 
                 score = [scorer(torch.tensor([ids[:end]])).logits[0, -1, 0] for end in range(prompt, len(ids) + 1)]
             scores = torch.stack(score)
             expected = scores[1:] if kind == "prefix" else scores.diff()
-            torch.testing.assert_close(
-                torch.tensor(row[f"{side}_token_rewards"]), expected, rtol=1e-4, atol=1e-5
-            )
+            torch.testing.assert_close(torch.tensor(row[f"{side}_token_rewards"]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_reward_trainer_learns_and_reports_its_interval(tmp_path: Path, tokenizer: Any) -> None:

@@ -54,16 +54,13 @@ class PreferenceTrainer(SegkernelTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
+        train, held_out = encode_splits(train_dataset, eval_dataset, processing_class, args.max_length)
         super().__init__(
             model=model,
             args=args,
             data_collator=preference_collator(processing_class),
-            train_dataset=encode_preferences(
-                train_dataset, processing_class, max_length=args.max_length, name="train_dataset"
-            ),
-            eval_dataset=None
-            if eval_dataset is None
-            else encode_preferences(eval_dataset, processing_class, max_length=args.max_length, name="eval_dataset"),
+            train_dataset=train,
+            eval_dataset=held_out,
             processing_class=processing_class,
             compute_metrics=self._mean_metrics,
             **kwargs,
@@ -128,6 +125,19 @@ def accuracy_interval(correct: int, total: int, confidence: float = 0.95) -> tup
     """
     interval = binomtest(correct, total).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def encode_splits(
+    train_dataset: Iterable[Mapping[str, Any]],
+    eval_dataset: Iterable[Mapping[str, Any]] | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
+) -> tuple[Rows, Rows | None]:
+    """Tokenise what is trained on and what is held out; rows that are tokenised already stay as they are."""
+    train = encode_preferences(train_dataset, tokenizer, max_length=max_length, name="train_dataset")
+    if eval_dataset is None:
+        return train, None
+    return train, encode_preferences(eval_dataset, tokenizer, max_length=max_length, name="eval_dataset", at_least=1)
 
 
 def preference_collator(tokenizer: PreTrainedTokenizerBase | None) -> PreferenceCollator:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from segkernel.data import PreferenceArguments
-from segkernel.encoding import encode_preferences
 from segkernel.models import ModelArguments, load_causal_lm, load_scoring_model
-from segkernel.trainers.common import Rows, preference_collator
+from segkernel.trainers.common import Rows, encode_splits, preference_collator
 from segkernel.trainers.dpo import DPOConfig, DPOTrainer
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
 from segkernel.trainers.segmenting import SegmentOptions, Thresholds, report_examples, with_masks, with_token_rewards
@@ -74,10 +73,10 @@ class SegmentDPOTrainer(DPOTrainer):
                 if reward_model is None
                 else "reward_model: expected none, since token_rewards='column' takes the rewards from the data"
             )
+        train, held_out = encode_splits(train_dataset, eval_dataset, processing_class, args.max_length)
         collator = preference_collator(processing_class)
 
-        def rewarded(dataset: Iterable[Mapping[str, Any]], name: str) -> Rows:
-            rows = encode_preferences(dataset, processing_class, max_length=args.max_length, name=name)
+        def rewarded(rows: Rows, name: str) -> Rows:
             if reward_model is not None:
                 return with_token_rewards(rows, reward_model, args.token_rewards, collator, args)
             for index, row in enumerate(rows):
@@ -85,11 +84,11 @@ class SegmentDPOTrainer(DPOTrainer):
                     raise ValueError(f"{name}[{index}]: expected chosen_token_rewards and rejected_token_rewards")
             return rows
 
-        train = rewarded(train_dataset, "train_dataset")
-        held_out = None if eval_dataset is None else rewarded(eval_dataset, "eval_dataset")
+        train = rewarded(train, "train_dataset")
         self.thresholds = Thresholds.fit(train, args)
         train = with_masks(train, self.thresholds, collator, args)
-        held_out = None if held_out is None else with_masks(held_out, self.thresholds, collator, args)
+        if held_out is not None:
+            held_out = with_masks(rewarded(held_out, "eval_dataset"), self.thresholds, collator, args)
         _log_kept(train, self.thresholds)
         super().__init__(model, args, train, held_out, processing_class, **kwargs)
 

@@ -8,11 +8,14 @@ namespace segkernel {
 
 namespace {
 
-LogitTransform make_transform(double logit_scale, double temperature, std::optional<double> softcap) {
+LogitTransform make_transform(const Tensor& logits, double logit_scale, double temperature,
+                              std::optional<double> softcap) {
   check(logit_scale > 0, "logit_scale", "expected > 0, got ", logit_scale);
   check(temperature > 0, "temperature", "expected > 0, got ", temperature);
   check(!softcap.has_value() || *softcap > 0, "softcap", "expected > 0, got ", softcap.value_or(0));
-  return LogitTransform::make(logit_scale, temperature, softcap.has_value() ? &*softcap : nullptr);
+  const double* cap = softcap.has_value() ? &*softcap : nullptr;
+  return logits.scalar_type() == ScalarType::Double ? LogitTransform::make<double>(logit_scale, temperature, cap)
+                                                    : LogitTransform::make<float>(logit_scale, temperature, cap);
 }
 
 Tensor empty_like_rows(const Tensor& labels, ScalarType dtype) {
@@ -31,7 +34,7 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, cons
   const LogitRows rows(logits);
   const int64_t* label = data<int64_t>("labels", labels, rows.count);
   const ValidRows which(rows, label, data<bool>("mask", mask, rows.count));
-  const LogitTransform transform = make_transform(logit_scale, temperature, softcap);
+  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
   const ScalarType out_type = logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   Tensor logprobs = empty_like_rows(labels, out_type);
   Tensor entropy = want_entropy ? empty_like_rows(labels, out_type) : torch::stable::new_empty(labels, {0}, out_type);
@@ -56,8 +59,9 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, cons
       const T* values = in + rows.offset(row);
       Running sums = Running::empty();
       kernels.accumulate(values, rows.vocabulary, transform, want_entropy, sums);
-      logprob_out[row] = static_cast<C>(logprob_of(transform(widen(values[label[row]])), sums));
-      lse_out[row] = log_sum_exp(sums);
+      const double label_y = y_of(values + label[row], transform, kernels);
+      logprob_out[row] = static_cast<C>(logprob_of(label_y, sums, transform.factor));
+      lse_out[row] = log_sum_exp(sums, transform.factor);
       if (want_entropy) entropy_out[row] = static_cast<C>(entropy_of(sums));
     });
   });
@@ -92,8 +96,8 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
       const RowGradient rule{of_logprob == nullptr ? 0.0 : of_logprob[row],
                              of_entropy == nullptr ? 0.0 : of_entropy[row], row_lse[row],
                              of_entropy == nullptr ? 0.0 : row_entropy[row]};
-      const double at_label = rule.at_label(widen(values[label[row]]), transform);
-      kernels.gradient(values, row_grad, rows.vocabulary, transform, GradientTerms::make(rule, transform.slope));
+      const double at_label = rule.at_label(y_of(values + label[row], transform, kernels), transform);
+      kernels.gradient(values, row_grad, rows.vocabulary, transform, GradientTerms::make(rule, transform));
       row_grad[label[row]] = narrow<T>(static_cast<C>(at_label));
     });
     const auto masked = static_cast<int64_t>(which.masked.size());
@@ -109,7 +113,7 @@ Tensor token_logprobs_backward_cpu(const OptionalTensor& grad_logprobs, const Op
                                    const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
                                    const Tensor& entropy, const Tensor& lse, double logit_scale, double temperature,
                                    std::optional<double> softcap) {
-  const LogitTransform transform = make_transform(logit_scale, temperature, softcap);
+  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
   Tensor grad = torch::stable::new_empty(logits, logits.sizes());
   use_huge_pages(grad.mutable_data_ptr(), grad.numel() * grad.element_size());
   write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, grad);
@@ -120,7 +124,7 @@ void token_logprobs_backward_in_place_cpu(const OptionalTensor& grad_logprobs, c
                                           const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
                                           const Tensor& entropy, const Tensor& lse, double logit_scale,
                                           double temperature, std::optional<double> softcap) {
-  const LogitTransform transform = make_transform(logit_scale, temperature, softcap);
+  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
   write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, logits);
 }
 

@@ -27,13 +27,13 @@ constexpr bfloat16 kMinusInfinity<bfloat16> = {0xff80};
 template <>
 constexpr float16 kMinusInfinity<float16> = {0xfc00};
 
-// t - reference, for logits or, under a softcap, for what `cap_block` made of them.
+// factor * (y - reference) of the values y.
 template <class V>
 struct Difference {
   V factor;
-  V minus_reference;
+  V reference;
 
-  SK_INLINE V operator()(V x) const { return fma(x, factor, minus_reference); }
+  SK_INLINE V operator()(V y) const { return (y - reference) * factor; }
 };
 
 // Calls body(pointer, index) for every two vectors of values [count]; the last of them are padded with -inf, which
@@ -91,14 +91,14 @@ SK_INLINE void block_sums(const T* values, int64_t count, const Difference<V>& d
 template <class V, bool kEntropy, class T>
 SK_INLINE void accumulate_block(const T* values, int64_t count, double factor, const char* next, Running& running) {
   using Scalar = typename V::Scalar;
-  const Scalar max = block_max<V>(values, count) * static_cast<Scalar>(factor);
+  const Scalar max = block_max<V>(values, count);
   Running block{max, 0, 0};
-  // A block of -inf alone has no maximum to be relative to.
-  Scalar reference = max == -INFINITY ? Scalar{0} : max;
-  if (running.max > block.max) block.max = reference = static_cast<Scalar>(running.max);
-  const Difference<V> difference{V::broadcast(static_cast<Scalar>(factor)), V::broadcast(-reference)};
+  if (running.max > block.max) block.max = running.max;
+  // Where there is nothing but -inf there is no maximum to be relative to.
+  const Scalar reference = block.max == -INFINITY ? Scalar{0} : static_cast<Scalar>(block.max);
+  const Difference<V> difference{V::broadcast(static_cast<Scalar>(factor)), V::broadcast(reference)};
   block_sums<V, kEntropy>(values, count, difference, next, block);
-  running = merge(running, block);
+  running = merge(running, block, factor);
 }
 
 // Writes tanh(inner * x) of the logits [count], padded with -inf to whole steps, in the order that load2 gives them.
@@ -135,10 +135,10 @@ void accumulate_row(const T* logits, int64_t count, const LogitTransform& transf
     if (transform.capped) {
       alignas(64) typename V::Scalar capped[kBlock<T>];
       const int64_t padded = cap_block<V>(block, length, transform.inner, capped);
-      accumulate_block<V, kEntropy>(&capped[0], padded, transform.outer, nullptr, running);
+      accumulate_block<V, kEntropy>(&capped[0], padded, transform.factor, nullptr, running);
     } else {
       const char* next = count - begin >= 2 * kBlock<T> ? reinterpret_cast<const char*>(block + kBlock<T>) : nullptr;
-      accumulate_block<V, kEntropy>(block, length, transform.outer, next, running);
+      accumulate_block<V, kEntropy>(block, length, transform.factor, next, running);
     }
   }
 }
@@ -150,14 +150,14 @@ void gradient_row(const T* logits, T* grad, int64_t count, const LogitTransform&
   constexpr int64_t kStep = 2 * V::kLanes;
   const V lowest = V::broadcast(V::kLowest);
   const V inner = V::broadcast(static_cast<Scalar>(transform.inner));
-  const V outer = V::broadcast(static_cast<Scalar>(transform.outer));
-  const V minus_reference = V::broadcast(static_cast<Scalar>(-terms.reference));
+  const Difference<V> difference{V::broadcast(static_cast<Scalar>(transform.factor)),
+                                 V::broadcast(static_cast<Scalar>(terms.reference))};
   // NaN is made the plain one: rounding to bfloat16 by addition carries an all-ones payload over into the sign.
   const V constant = V::broadcast(static_cast<Scalar>(terms.constant == terms.constant ? terms.constant : NAN));
   const V linear = V::broadcast(static_cast<Scalar>(terms.linear == terms.linear ? terms.linear : NAN));
   const auto off_label = [&](V x) SK_INLINE_LAMBDA {
     const V y = kCapped ? tanh(x * inner) : x;
-    const V d = maximum(lowest, fma(y, outer, minus_reference));
+    const V d = maximum(lowest, difference(y));
     V g = exp2(d) * (kEntropy ? fma(linear, d, constant) : constant);
     if (kCapped) g = g * fma(V::broadcast(0) - y, y, V::broadcast(1));
     return g;
@@ -199,7 +199,14 @@ void gradient(const T* logits, T* grad, int64_t count, const LogitTransform& tra
 }
 
 template <class V, class T>
-constexpr RowKernels<T> kRowKernels = {accumulate<V, T>, gradient<V, T>};
+double cap(const T* logit, double inner) {
+  typename V::Scalar capped[2 * V::kLanes];
+  cap_block<V>(logit, 1, inner, capped);
+  return capped[0];
+}
+
+template <class V, class T>
+constexpr RowKernels<T> kRowKernels = {accumulate<V, T>, cap<V, T>, gradient<V, T>};
 
 template <class V>
 constexpr LogprobKernels kLogprobKernels = {kRowKernels<V, float>, kRowKernels<V, bfloat16>, kRowKernels<V, float16>};

@@ -1,0 +1,50 @@
+# `make run` and `make test` set everything up by themselves. VENV=path uses an environment of your own, with the torch
+# that is in it; PYTHON=python3.12 picks the interpreter of a new one.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.segkernel-ready
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+SANITIZED := build/sanitized
+OP_TESTS := $(wildcard tests/test_*ops.py tests/test_*segment*.py tests/test_*logprobs*.py tests/test_gae.py \
+	tests/test_hysteresis.py tests/test_detect_pivots.py tests/test_redistribute.py tests/test_numpy.py)
+
+.PHONY: run test lint format sanitize bench clean
+
+run: $(READY)
+	$(BIN)/python -m segkernel.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+# The operators' tests on kernels built with AddressSanitizer and UBSan. Python itself leaks by design.
+sanitize: $(READY)
+	SEGKERNEL_DEBUG_BUILD=1 $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	PYTHONPATH=$(SANITIZED)/lib $(BIN)/pytest -q -n auto -m "not compiles" $(OP_TESTS)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.report
+
+clean:
+	rm -rf build dist *.egg-info segkernel/*.so
+
+# torch 2.13.0 only where there is no torch yet: one that is there is never replaced.
+$(READY): pyproject.toml setup.py $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install -q torch==2.13.0
+	$(BIN)/python -m pip install -q "setuptools>=77" "pybind11>=2.13" wheel
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[dev]"
+	touch $@

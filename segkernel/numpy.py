@@ -104,10 +104,10 @@ def segment(
         raise ValueError("segment: expected pivot_threshold, delta or both, got neither")
     if reduce not in SEGMENT_REDUCTIONS:
         raise ValueError(f"reduce: expected one of {', '.join(map(repr, SEGMENT_REDUCTIONS))}, got {reduce!r}")
-    if max_segments is not None and (offsets is not None or max_segments < 1):
-        raise ValueError(f"max_segments: expected >= 1, and None with offsets, got {max_segments!r}")
+    if max_segments is not None and (offsets is not None or max_segments < 0):
+        raise ValueError(f"max_segments: expected >= 0, and None with offsets, got {max_segments!r}")
     room = tokens.shape
-    if max_segments is not None:
+    if max_segments:
         room = (tokens.rows, max_segments)
     ids = tokens.empty(np.int32)
     counts = np.empty(tokens.rows, np.int32)

@@ -47,7 +47,7 @@ def segment(
             sign 0 keeps neutral segments at most.
         keep_neutral: whether the mask keeps segments of sign 0.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
-        max_segments: `S >= 1`, how many segments per row the `[B, S]` fields hold; None holds all. Padded rows only.
+        max_segments: `S >= 0`, how many segments per row the `[B, S]` fields hold; None or 0 hold all. Padded rows only.
 
     Returns:
         `Segments`.
@@ -85,7 +85,7 @@ def segment(
     if max_segments is not None:
         if cu_seqlens is not None:
             raise ValueError("max_segments: expected None with cu_seqlens (packed segments sit at their row's offset)")
-        checks.integer("max_segments", max_segments, at_least=1)
+        checks.integer("max_segments", max_segments, at_least=0)
     ids, counts, lengths, segment_rewards, signs, loss_mask = ops.segment.default(
         rewards,
         mask,
@@ -103,7 +103,7 @@ def segment(
         row_sign,
         keep_neutral,
         cu_seqlens,
-        max_segments,
+        max_segments or None,
     )
     return Segments(ids, counts, lengths, segment_rewards, signs, None if sequence_sign is None else loss_mask)
 

@@ -1,0 +1,106 @@
+"""What segkernel is measured against: the idioms of today, each the best version of itself that we could write.
+
+TRL's functions are called where TRL is installed; everything else needs torch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def eager_logprobs_and_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The three lines that everyone writes first."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return logprobs.gather(-1, labels[..., None])[..., 0], entropy
+
+
+def eager_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
+    return torch.log_softmax(logits, dim=-1).gather(-1, labels[..., None])[..., 0]
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False)
+
+
+def trl(name: str) -> Callable[..., Any] | None:
+    """A function of TRL by name, or None where TRL is not installed or has none of that name."""
+    try:
+        if name == "ChunkedLogProbFunction":
+            from trl.kernels import chunked_logprob as module
+        else:
+            from trl.trainer import utils as module
+    except ImportError:
+        return None
+    return getattr(module, name, None)
+
+
+def materialised_logprobs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """The LM head under plain autograd: all logits in memory."""
+    return -functional.cross_entropy(functional.linear(hidden, weight).float(), labels, reduction="none")
+
+
+def vectorised_segment(rewards: Tensor, threshold: float, low: float, high: float, sign: int) -> tuple[Tensor, ...]:
+    """Pivots, trigger, ids, rewards, signs and mask in whole-tensor torch operations."""
+    rows, length = rewards.shape
+    starts = torch.empty_like(rewards, dtype=torch.bool)
+    starts[:, 0] = True
+    torch.gt((rewards[:, 1:] - rewards[:, :-1]).abs(), threshold, out=starts[:, 1:])
+    events = (rewards > high).to(torch.int32) - (rewards < low).to(torch.int32)
+    positions = torch.arange(length, dtype=torch.int32)
+    last_event = torch.where(events != 0, positions, -1).cummax(1).values
+    states = torch.where(last_event >= 0, events.gather(1, last_event.clamp(min=0).long()), 0)
+    starts[:, 1:] |= states[:, 1:] != states[:, :-1]
+    ids = starts.cumsum(1) - 1
+    counts = ids[:, -1] + 1
+    ones = torch.ones(1, 1, dtype=torch.int32).expand(rows, length)
+    lengths = torch.zeros(rows, length, dtype=torch.int32).scatter_add_(1, ids, ones)
+    sums = torch.zeros_like(rewards).scatter_add_(1, ids, rewards)
+    signs = torch.zeros(rows, length, dtype=torch.int8).scatter_(1, ids, states.to(torch.int8))
+    return ids.int(), counts.int(), lengths, sums / lengths.clamp(min=1), signs, states == sign
+
+
+def looped_segment(rewards: Tensor, threshold: float, low: float, high: float, sign: int) -> tuple[Tensor, ...]:
+    """One `.item()` per token, as the trainers of the papers do it."""
+    rows, length = rewards.shape
+    ids = torch.zeros(rows, length, dtype=torch.int32)
+    counts = torch.zeros(rows, dtype=torch.int32)
+    lengths = torch.zeros(rows, length, dtype=torch.int32)
+    segment_rewards = torch.zeros(rows, length)
+    signs = torch.zeros(rows, length, dtype=torch.int8)
+    mask = torch.zeros(rows, length, dtype=torch.bool)
+    for row in range(rows):
+        segment, state, previous, total, count = -1, 0, 0.0, 0.0, 0
+        for t in range(length):
+            reward = rewards[row, t].item()
+            state_before = state
+            state = 1 if reward > high else -1 if reward < low else state
+            if segment < 0 or abs(reward - previous) > threshold or state != state_before:
+                segment, total, count = segment + 1, 0.0, 0
+            total, count, previous = total + reward, count + 1, reward
+            ids[row, t] = segment
+            lengths[row, segment] = count
+            segment_rewards[row, segment] = total / count
+            signs[row, segment] = state
+            mask[row, t] = state == sign
+        counts[row] = segment + 1
+    return ids, counts, lengths, segment_rewards, signs, mask
+
+
+def looped_gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """The loop over steps that PPO trainers have: vectorised over rows, one torch operation after another in time."""
+    length = rewards.shape[1]
+    last = torch.zeros(rewards.shape[0])
+    reversed_advantages = []
+    for t in reversed(range(length)):
+        next_values = values[:, t + 1] if t < length - 1 else 0.0
+        delta = rewards[:, t] + gamma * next_values - values[:, t]
+        last = delta + gamma * lam * last
+        reversed_advantages.append(last)
+    advantages = torch.stack(reversed_advantages[::-1], dim=1)
+    return advantages, advantages + values

@@ -145,7 +145,7 @@ def states(name: str, value: int | Tensor, like: Tensor, rows: int) -> tuple[int
     if isinstance(value, Tensor):
         tensor(name, value, INTEGERS, "integer")
         # Clamped first: 256 must not pass as 0.
-        return 0, per_row(name, value.clamp(-2, 2), like, rows, dtype=torch.int8)[1]
+        return 0, per_row(name, value.to(torch.int64).clamp(-128, 127), like, rows, dtype=torch.int8)[1]
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected -1, 0 or +1, or an integer tensor [B], got {describe(value)}")
     if value not in (-1, 0, 1):

@@ -126,8 +126,6 @@ def test_fewer_segments_than_there_are():
     assert out.signs.tolist() == [[0, 1]]
     # The tokens of the segments left out are still numbered, counted and masked.
     assert_identical((out.ids, out.counts, out.mask), (full.ids, full.counts, full.mask))
-    # S = max_segments or T
-    assert_identical(segkernel.segment(REWARDS, delta=0.5, sequence_sign=1.0, max_segments=0), full)
     out = segkernel.segment(REWARDS, delta=0.5, max_segments=10)
     assert out.lengths.tolist() == [[2, 2, 2, 1, 0, 0, 0, 0, 0, 0]]
 

@@ -94,7 +94,7 @@ def test_impossible_tokens(V):
     actual = gradient(logits, labels, None, upstream)
     assert actual.isfinite().all()
     assert_gradient(actual, reference_gradient(logits, labels, None, upstream))
-    assert not actual[3].any()
+    assert actual[3].abs().max() < 1e-6
 
 
 def test_rows_that_are_not_a_distribution():
@@ -246,20 +246,22 @@ def test_opcheck():
         opcheck(lambda leaf=leaf: segkernel.token_logprobs(leaf, labels, mask, entropy=True, **TRANSFORMS[-1]))
 
 
+@pytest.mark.parametrize("entropy", [False, True])
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiles_as_one_graph(backend):
+def test_compiles_as_one_graph(backend, entropy):
     torch.compiler.reset()
 
-    def loss(logits, labels, mask):
-        log_probs, entropy = segkernel.token_logprobs(logits[:, :-1], labels[:, 1:], mask[:, 1:], entropy=True)
-        return (log_probs + 0.1 * entropy).sum()
+    def outputs(logits, labels, mask):
+        outs = segkernel.token_logprobs(logits[:, :-1], labels[:, 1:], mask[:, 1:], entropy=entropy)
+        return outs if entropy else (outs,)
 
-    compiled = torch.compile(loss, fullgraph=True, backend=backend)
+    compiled = torch.compile(outputs, fullgraph=True, backend=backend)
     for T in (6, 9):  # the second length makes the size dynamic
         logits, labels = random_logits(2, T, 33, dtype=torch.float32), random_labels(2, T, V=33)
         mask = torch.rand(2, T) < 0.7
         leaves = [logits.clone().requires_grad_() for _ in range(2)]
-        losses = [compiled(leaves[0], labels, mask), loss(leaves[1], labels, mask)]
-        torch.testing.assert_close(losses[0], losses[1])
-        gradients = [torch.autograd.grad(out, leaf)[0] for out, leaf in zip(losses, leaves, strict=True)]
-        torch.testing.assert_close(gradients[0], gradients[1])
+        upstream = [torch.randn(2, T - 1) for _ in range(1 + entropy)]
+        outs = [compiled(leaves[0], labels, mask), outputs(leaves[1], labels, mask)]
+        assert_identical(outs[0], outs[1])
+        gradients = [torch.autograd.grad(out, leaf, upstream)[0] for out, leaf in zip(outs, leaves, strict=True)]
+        assert_identical(gradients[0], gradients[1])

@@ -43,5 +43,6 @@ def valid_labels(labels: Tensor, mask: Tensor | None, vocabulary: int) -> Tensor
         valid = valid & (mask != 0)
     out_of_range = valid & ((labels < 0) | (labels >= vocabulary))
     for position in out_of_range.nonzero().tolist():
-        raise IndexError(f"labels{position}: expected 0 <= label < {vocabulary}, got {labels[tuple(position)]}")
+        label = labels[tuple(position)]
+        raise IndexError(f"labels: expected 0 <= label < {vocabulary}, got {label} at {position}")
     return valid

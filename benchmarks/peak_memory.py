@@ -1,7 +1,7 @@
 """Peak memory of one forward + backward of the LM head, beyond its inputs and their gradients.
 
-`python -m benchmarks.peak_memory IMPLEMENTATION` prints `extra_bytes logits_bytes`: a process of its own, since the peak of
-a process never falls.
+`python -m benchmarks.peak_memory IMPLEMENTATION` prints `extra_bytes logits_bytes`: a process of its own, since the
+peak of a process never falls.
 """
 
 from __future__ import annotations

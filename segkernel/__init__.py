@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segkernel.checks import debug
     from segkernel.ops.detect_pivots import detect_pivots
     from segkernel.ops.gae import gae
     from segkernel.ops.hysteresis import hysteresis
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Segments",
+    "debug",
     "detect_pivots",
     "fit_location_normalizer",
     "gae",
@@ -38,6 +40,7 @@ __all__ = [
 # Where a name is not in the operator's file of the same name.
 _HOMES = {
     "Segments": "segkernel.segments",
+    "debug": "segkernel.checks",
     "fit_location_normalizer": "segkernel.ops.location_normalize",
 }
 

@@ -16,6 +16,32 @@ FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64}
 INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 
 
+_debugging = os.environ.get("SEGKERNEL_DEBUG", "0") == "1"
+
+
+@contextmanager
+def debug() -> Iterator[None]:
+    """Checks values, too, where that costs more than looking at shapes; the environment's SEGKERNEL_DEBUG=1 always does.
+
+    Offsets, thresholds per row and labels on the CPU are checked in any case. In addition, segment ids must then be
+    what `segment` returns: within a row they never decrease (ValueError).
+
+    Example:
+        >>> import torch, segkernel
+        >>> with segkernel.debug():
+        ...     segkernel.segment_reduce(torch.ones(1, 3), torch.tensor([[0, 2, 1]]), 3)
+        Traceback (most recent call last):
+        ...
+        ValueError: ids: expected non-decreasing ids within a row, got 2 before 1 in row 0
+    """
+    global _debugging
+    before, _debugging = _debugging, True
+    try:
+        yield
+    finally:
+        _debugging = before
+
+
 def describe(value: object) -> str:
     """A short description of what was given, for error messages."""
     if isinstance(value, Tensor):
@@ -160,10 +186,24 @@ def integer(name: str, value: int, *, at_least: int) -> None:
         raise ValueError(f"{name}: expected >= {at_least}, got {value!r}")
 
 
-def segment_ids(ids: Tensor, name: str, value: Tensor, shape: torch.Size) -> Tensor:
+def segment_ids(ids: Tensor, name: str, value: Tensor, shape: torch.Size, cu_seqlens: Tensor | None = None) -> Tensor:
     """Segment ids of the given shape, as contiguous int32."""
     tensor("ids", ids, INTEGERS, "integer")
     if ids.shape != shape:
         raise ValueError(f"ids: expected {list(shape)} like {name}, got {describe(ids)}")
     same_device("ids", ids, name, value)
+    if _debugging and not torch.compiler.is_compiling():
+        ids_never_decrease(ids, cu_seqlens)
     return ids.to(torch.int32).contiguous()
+
+
+def ids_never_decrease(ids: Tensor, cu_seqlens: Tensor | None) -> None:
+    rows = ids.unbind() if cu_seqlens is None else ids.tensor_split(cu_seqlens[1:-1].cpu())
+    for index, row in enumerate(rows):
+        valid = row[row >= 0]
+        drops = (valid.diff() < 0).nonzero()
+        if len(drops):
+            at = int(drops[0])
+            raise ValueError(
+                f"ids: expected non-decreasing ids within a row, got {valid[at]} before {valid[at + 1]} in row {index}"
+            )

@@ -60,7 +60,7 @@ def segment_broadcast(
         checks.offsets(cu_seqlens, "ids", ids)
     elif ids.dim() != 2:
         raise ValueError(f"ids: expected [B, T], or [N] together with cu_seqlens, got {checks.describe(ids)}")
-    ids = checks.segment_ids(ids, "values", values, ids.shape)
+    ids = checks.segment_ids(ids, "values", values, ids.shape, cu_seqlens)
     if values.shape[0] != checks.row_count(ids, cu_seqlens):
         name, given = ("ids", ids) if cu_seqlens is None else ("cu_seqlens", cu_seqlens)
         raise ValueError(f"{name}: expected {values.shape[0]} rows like values, got {checks.describe(given)}")

@@ -46,7 +46,7 @@ def segment_reduce(
         tensor([[3., 4., 0.]])
     """
     values, _, cu_seqlens = checks.tokens("values", values, None, cu_seqlens)
-    ids = checks.segment_ids(ids, "values", values, values.shape)
+    ids = checks.segment_ids(ids, "values", values, values.shape, cu_seqlens)
     checks.integer("num_segments", num_segments, at_least=0)
     checks.one_of("reduce", reduce, REDUCE)
     return ops.segment_reduce.default(values, ids, num_segments, REDUCE[reduce], cu_seqlens)

@@ -7,7 +7,9 @@ under `torch.compile`. Values (thresholds per row, offsets, labels) are checked 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ _debugging = os.environ.get("SEGKERNEL_DEBUG", "0") == "1"
 
 @contextmanager
 def debug() -> Iterator[None]:
-    """Checks values, too, where that costs more than looking at shapes; the environment's SEGKERNEL_DEBUG=1 always does.
+    """Checks values, too, where that costs more than looking at shapes. SEGKERNEL_DEBUG=1 does so everywhere.
 
     Offsets, thresholds per row and labels on the CPU are checked in any case. In addition, segment ids must then be
     what `segment` returns: within a row they never decrease (ValueError).

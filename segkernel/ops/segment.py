@@ -47,7 +47,7 @@ def segment(
             sign 0 keeps neutral segments at most.
         keep_neutral: whether the mask keeps segments of sign 0.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
-        max_segments: `S >= 0`, how many segments per row the `[B, S]` fields hold; None or 0 hold all. Padded rows only.
+        max_segments: `S >= 0`, how many segments per row the `[B, S]` fields hold; None or 0 hold all. Padded only.
 
     Returns:
         `Segments`.

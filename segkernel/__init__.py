@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from segkernel.ops.segment import segment
     from segkernel.ops.segment_broadcast import segment_broadcast
     from segkernel.ops.segment_by_entropy import segment_by_entropy
+    from segkernel.ops.segment_logprobs import segment_logprobs
     from segkernel.ops.segment_reduce import segment_reduce
+    from segkernel.ops.sequence_logprobs import sequence_logprobs
     from segkernel.ops.token_logprobs import token_logprobs
     from segkernel.segments import Segments
 
@@ -33,7 +35,9 @@ __all__ = [
     "segment",
     "segment_broadcast",
     "segment_by_entropy",
+    "segment_logprobs",
     "segment_reduce",
+    "sequence_logprobs",
     "token_logprobs",
 ]
 

@@ -4,7 +4,9 @@
 #include <immintrin.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 suspects its own _mm512_undefined_ps
+// GCC 12 suspects its own _mm512_undefined_ps.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 #include "../floats.h"

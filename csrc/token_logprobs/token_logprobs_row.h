@@ -62,10 +62,14 @@ SK_INLINE typename V::Scalar block_max(const T* values, int64_t count) {
   return reduce_max(maximum(first, second));
 }
 
-// `next` is what will be read after this block: the arithmetic here is time enough to fetch it.
+// The sums over values [count], relative to `reference`. `next` is what will be read after this block: the arithmetic
+// here is time enough to fetch it.
 template <class V, bool kEntropy, class T>
-SK_INLINE void block_sums(const T* values, int64_t count, const Difference<V>& difference, const char* next,
-                          Running& sums) {
+Running block_sums(const T* values, int64_t count, double reference, double factor, const char* next) {
+  using Scalar = typename V::Scalar;
+  // Where there is nothing but -inf there is no maximum to be relative to.
+  const Scalar origin = reference == -INFINITY ? Scalar{0} : static_cast<Scalar>(reference);
+  const Difference<V> difference{V::broadcast(static_cast<Scalar>(factor)), V::broadcast(origin)};
   const V lowest = V::broadcast(V::kLowest);
   V sum_a = V::broadcast(0), sum_b = sum_a, weighted_a = sum_a, weighted_b = sum_a;
   for_vectors<V>(values, count, [&](const T* at, int64_t i) SK_INLINE_LAMBDA {
@@ -84,21 +88,26 @@ SK_INLINE void block_sums(const T* values, int64_t count, const Difference<V>& d
       weighted_b = fma(eb, db, weighted_b);
     }
   });
-  sums.sum = reduce_add(sum_a + sum_b);
-  sums.weighted = kEntropy ? reduce_add(weighted_a + weighted_b) : 0;
+  return {reference, reduce_add(sum_a + sum_b), kEntropy ? reduce_add(weighted_a + weighted_b) : 0};
 }
+
+// Few blocks raise the maximum, and by little: so the sums are first taken relative to what the maximum was, without
+// looking for a new one. A sum below this says that no value lies so far above it as to cost accuracy.
+constexpr double kTrustedSum = 65536;
 
 template <class V, bool kEntropy, class T>
 SK_INLINE void accumulate_block(const T* values, int64_t count, double factor, const char* next, Running& running) {
-  using Scalar = typename V::Scalar;
-  const Scalar max = block_max<V>(values, count);
-  Running block{max, 0, 0};
-  if (running.max > block.max) block.max = running.max;
-  // Where there is nothing but -inf there is no maximum to be relative to.
-  const Scalar reference = block.max == -INFINITY ? Scalar{0} : static_cast<Scalar>(block.max);
-  const Difference<V> difference{V::broadcast(static_cast<Scalar>(factor)), V::broadcast(reference)};
-  block_sums<V, kEntropy>(values, count, difference, next, block);
-  running = merge(running, block, factor);
+  if (running.sum > 0) {
+    const Running block = block_sums<V, kEntropy>(values, count, running.max, factor, next);
+    if (block.sum < kTrustedSum) {
+      running.sum += block.sum;
+      running.weighted += block.weighted;
+      return;
+    }
+  }
+  const double max = block_max<V>(values, count);
+  const double reference = running.max > max ? running.max : max;
+  running = merge(running, block_sums<V, kEntropy>(values, count, reference, factor, next), factor);
 }
 
 // Writes tanh(inner * x) of the logits [count], padded with -inf to whole steps, in the order that load2 gives them.

@@ -1,0 +1,76 @@
+"""Log-probabilities of segments."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from segkernel import checks
+from segkernel.ops.segment_reduce import segment_reduce
+from segkernel.ops.sequence_logprobs import check_rows
+from segkernel.ops.token_logprobs import Logprobs, check_labels, check_logits, token_logprobs
+
+
+def segment_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    num_segments: int,
+    *,
+    reduce: str = "sum",
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    entropy: bool = False,
+    inplace_backward: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> Logprobs:
+    """Sums or averages the label log-probabilities of every segment, reading only the logits of segments that count.
+
+    The segment action's log-probability of segment-level PPO (arXiv 2501.02790).
+
+    Args:
+        logits: `[B, T, V]`, or packed `[N, V]` with `cu_seqlens`; see `token_logprobs`.
+        labels: `[B, T]` or `[N]`, integer; -100 masks.
+        ids: same shape, integer: the token's segment in its row, as `segment` returns them. Tokens with a negative id
+            or one of at least `num_segments` are masked: their logits are not read.
+        num_segments: `S`.
+        reduce: "sum" or "mean".
+        temperature, logit_scale, softcap, inplace_backward: as in `token_logprobs`.
+        entropy: also return the entropies, reduced in the same way.
+        cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
+
+    Returns:
+        `[B, S]`, or a pair of them with `entropy`; float32, or float64 for float64 logits. 0 for a segment that has no
+        valid token.
+
+    Raises:
+        TypeError, ValueError, IndexError: as `token_logprobs`; ValueError for an unknown `reduce`, a negative
+            `num_segments` or bad offsets.
+
+    Example:
+        >>> import torch, segkernel
+        >>> logits, labels, ids = torch.zeros(1, 3, 2), torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 1]])
+        >>> segkernel.segment_logprobs(logits, labels, ids, 2)
+        tensor([[-1.3863, -0.6931]])
+    """
+    checks.one_of("reduce", reduce, ("sum", "mean"))
+    checks.integer("num_segments", num_segments, at_least=0)
+    check_logits(logits)
+    labels, _ = check_labels(labels, None, "logits[..., 0]", logits, logits.shape[:-1])
+    check_rows(labels, cu_seqlens)
+    ids = checks.segment_ids(ids, "labels", labels, labels.shape).masked_fill(labels == -100, -1)
+    per_token = token_logprobs(
+        logits,
+        labels,
+        (ids >= 0) & (ids < num_segments),
+        temperature=temperature,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        entropy=entropy,
+        inplace_backward=inplace_backward,
+    )
+
+    def reduced(values: Tensor) -> Tensor:
+        return segment_reduce(values, ids, num_segments, reduce=reduce, cu_seqlens=cu_seqlens)
+
+    return tuple(reduced(values) for values in per_token) if entropy else reduced(per_token)

@@ -1,0 +1,98 @@
+"""Log-probabilities of whole sequences."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segkernel import checks
+from segkernel.ops.segment_reduce import segment_reduce
+from segkernel.ops.token_logprobs import Logprobs, check_labels, check_logits, token_logprobs
+
+
+def sequence_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    reduce: str = "sum",
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    entropy: bool = False,
+    inplace_backward: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> Logprobs:
+    """Sums or averages the label log-probabilities of every row, reading only the logits that the mask keeps.
+
+    The sequence log-probability of DPO (arXiv 2305.18290, eq. 7); with the loss mask of `segment`, that of Adaptive
+    Segment-level Reward (arXiv 2411.00809).
+
+    Args:
+        logits: `[B, T, V]`, or packed `[N, V]` with `cu_seqlens`; see `token_logprobs`.
+        labels: `[B, T]` or `[N]`, integer; -100 masks.
+        mask: same shape, bool or numeric, nonzero is valid; None means all valid.
+        weights: same shape, floating-point, a factor per token. Weights of masked tokens are never used.
+        reduce: "sum" or "mean"; with weights `w`, `sum(w * logprob)` or that over `sum(w)`.
+        temperature, logit_scale, softcap, inplace_backward: as in `token_logprobs`.
+        entropy: also return the entropies, reduced in the same way.
+        cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
+
+    Returns:
+        `[B]`, or a pair of them with `entropy`; float32, or float64 for float64 logits. 0 for a row that has no valid
+        token, or whose weights average over a total of 0. Summed in the order of the tokens.
+
+    Raises:
+        TypeError, ValueError, IndexError: as `token_logprobs`; ValueError for an unknown `reduce` or bad offsets.
+
+    Example:
+        >>> import torch, segkernel
+        >>> logits, labels = torch.zeros(1, 3, 2), torch.tensor([[0, 1, -100]])
+        >>> segkernel.sequence_logprobs(logits, labels)
+        tensor([-1.3863])
+    """
+    checks.one_of("reduce", reduce, ("sum", "mean"))
+    check_logits(logits)
+    labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
+    check_rows(labels, cu_seqlens)
+    valid = labels != -100 if mask is None else mask & (labels != -100)
+    ids = valid.to(torch.int32) - 1  # one segment, 0, to which the masked tokens do not belong
+    total = None
+    if weights is not None:
+        checks.tensor("weights", weights)
+        if weights.shape != labels.shape:
+            raise ValueError(f"weights: expected {list(labels.shape)} like labels, got {checks.describe(weights)}")
+        checks.same_device("weights", weights, "logits", logits)
+        weights = weights.to(checks.compute_dtype(logits)).where(valid, 0)
+        total = segment_reduce(weights, ids, 1, cu_seqlens=cu_seqlens) if reduce == "mean" else None
+    per_token = token_logprobs(
+        logits,
+        labels,
+        valid,
+        temperature=temperature,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        entropy=entropy,
+        inplace_backward=inplace_backward,
+    )
+
+    def reduced(values: Tensor) -> Tensor:
+        if weights is None:
+            return segment_reduce(values, ids, 1, reduce=reduce, cu_seqlens=cu_seqlens).squeeze(-1)
+        sums = segment_reduce(weights * values, ids, 1, cu_seqlens=cu_seqlens)
+        if total is not None:
+            sums = torch.where(total == 0, 0.0, sums / torch.where(total == 0, 1.0, total))
+        return sums.squeeze(-1)
+
+    return tuple(reduced(values) for values in per_token) if entropy else reduced(per_token)
+
+
+def check_rows(labels: Tensor, cu_seqlens: Tensor | None) -> None:
+    """`[B, T]` labels, or packed ones with offsets that fit them: refused before any logits are read."""
+    if cu_seqlens is None:
+        if labels.dim() != 2:
+            raise ValueError(f"labels: expected [B, T], or [N] with cu_seqlens, got {checks.describe(labels)}")
+        return
+    checks.offsets(cu_seqlens, "labels", labels)
+    segment_reduce(torch.zeros_like(labels, dtype=torch.float32), labels, 0, cu_seqlens=cu_seqlens)

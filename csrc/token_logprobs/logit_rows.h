@@ -69,9 +69,9 @@ struct ValidRows {
         continue;
       }
       if (labels[row] < 0 || labels[row] >= rows.vocabulary) {
-        throw std::out_of_range("labels" + rows.position(row) + ": expected 0 <= label < " +
-                                std::to_string(rows.vocabulary) + ", or -100 where there is none, got " +
-                                std::to_string(labels[row]));
+        throw std::out_of_range("labels: expected 0 <= label < " + std::to_string(rows.vocabulary) +
+                                ", or -100 where there is none, got " + std::to_string(labels[row]) + " at " +
+                                rows.position(row));
       }
       valid.push_back(row);
     }

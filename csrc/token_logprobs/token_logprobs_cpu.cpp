@@ -24,9 +24,8 @@ Tensor empty_like_rows(const Tensor& labels, ScalarType dtype) {
 
 }  // namespace
 
-// `inplace_backward` concerns the registered derivative alone.
 // logits [..., V], labels [...] -> logprobs [...], entropy [...] (or [0] when not asked for), and log sum exp [...] in
-// float64, which the gradient needs.
+// float64, which the gradient needs. `inplace_backward` concerns the registered derivative alone.
 std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, const Tensor& labels,
                                                       const OptionalTensor& mask, double logit_scale,
                                                       double temperature, std::optional<double> softcap,

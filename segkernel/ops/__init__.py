@@ -12,6 +12,8 @@ from segkernel.ops import (  # noqa: F401
     segment,
     segment_broadcast,
     segment_by_entropy,
+    segment_logprobs,
     segment_reduce,
+    sequence_logprobs,
     token_logprobs,
 )

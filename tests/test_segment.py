@@ -179,6 +179,30 @@ def test_against_the_reference(T, dtype):
         assert_segments(actual, reference.segment(batch.pack(rewards), **packed), tolerance=1e-6 + 1e-8 * T)
 
 
+@pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max", "min"])
+@pytest.mark.parametrize("T", [1, 15, 16, 17, 31, 32, 33, 48, 65, 1500])
+def test_rows_without_holes(T, reduce):
+    """Multiples of 1/4 have exact sums, so that everything is exact; NaN and infinities are among them."""
+    rewards = (4 * torch.randn(6, T)).round() / 4
+    rewards[1] = (rewards[1] > 1).float()  # long segments
+    rewards[2] = 0.5  # one segment, on the threshold
+    rewards[3, torch.rand(T) < 0.1] = NAN
+    rewards[4, torch.rand(T) < 0.1] = INF
+    rewards[4, torch.rand(T) < 0.1] = -INF
+    for options in (
+        {"pivot_threshold": 1.0, "baseline": 0.25, "sequence_sign": 1.0},
+        {"delta": 0.5, "initial": torch.tensor([-1, 0, 1] * 2), "sequence_sign": -1.0},
+        {"delta": 0.5, "hold": False, "baseline": 0.25, "sequence_sign": 1.0, "keep_neutral": True},
+        {"delta": 0.75, "pivot_threshold": 1.75, "sequence_sign": torch.linspace(-1, 1, 6)},
+    ):
+        actual = segkernel.segment(rewards, reduce=reduce, **options)
+        assert_identical(actual, reference.segment(rewards, reduce=reduce, **options))
+        assert_identical(segkernel.segment(rewards, torch.ones(6, T), reduce=reduce, **options), actual)
+        offsets = torch.arange(7) * T
+        packed = segkernel.segment(rewards.view(-1), reduce=reduce, cu_seqlens=offsets, **options)
+        assert_identical(packed, Segments(*(out if out.shape == (6,) else out.reshape(-1) for out in actual)))
+
+
 @given(
     tokens=st.lists(st.tuples(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 1.0, 2.0]), st.booleans()), max_size=50),
     pivot_threshold=st.sampled_from([None, 0.0, 0.5, 1.5]),

@@ -54,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nothing has been trained yet: what is wrong is in the arguments, the data or the installation.
         print(f"segkernel: error: {error}", file=sys.stderr)
         return 2
-    importlib.import_module("segkernel.trainers.launch").run(trainer, arguments.method)
+    try:
+        importlib.import_module("segkernel.trainers.launch").run(trainer, arguments.method)
+    except KeyboardInterrupt:
+        print("segkernel: interrupted; the same command with --resume_from_checkpoint last goes on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -15,7 +15,14 @@ from segkernel import cli
 from segkernel.trainers.run_directory import check_record, check_run_directory, find_checkpoint, run_record
 
 SMALL = ("--hidden_size=32", "--intermediate_size=48", "--num_hidden_layers=2", "--num_attention_heads=2")
-QUICK = ("--use_cpu", "--disable_tqdm=True", "--max_length=64", "--per_device_train_batch_size=4", "--seed=7")
+QUICK = (
+    "--use_cpu",
+    "--disable_tqdm=True",
+    "--max_length=64",
+    "--logging_steps=1",
+    "--per_device_train_batch_size=4",
+    "--seed=7",
+)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ class SegkernelConfig(TrainingArguments):
 
     output_dir: str = field(default="runs/segkernel", metadata={"help": "Where checkpoints, model and report go."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: share of the run)."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step as well."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: `no`, `steps` or `epoch`."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: `no`, `steps`, `epoch` or `best`."})
     report_to: str = field(default="none", metadata={"help": "Where to log besides the console, as in `tensorboard`."})

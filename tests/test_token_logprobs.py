@@ -231,9 +231,12 @@ def test_inputs_are_left_alone():
 def test_label_out_of_range(label):
     logits, labels = torch.zeros(2, 3, 7), torch.zeros(2, 3, dtype=torch.int64)
     labels[1, 2] = label
-    with unchanged(logits, labels), pytest.raises(IndexError, match=rf"labels\[1, 2\]: expected .*7.*got {label}"):
+    with (
+        unchanged(logits, labels),
+        pytest.raises(IndexError, match=rf"(?=.*\[1, 2\])labels.*expected .*7.*got {label}"),
+    ):
         segkernel.token_logprobs(logits, labels)
-    with pytest.raises(IndexError, match=rf"labels\[5\]: expected .*7.*got {label}"):
+    with pytest.raises(IndexError, match=rf"(?=.*\[5\])labels.*expected .*7.*got {label}"):
         both(logits.view(6, 7), labels.view(6))
     segkernel.token_logprobs(logits, labels, labels == 0)  # masked, it may be anything
 

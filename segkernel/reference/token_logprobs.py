@@ -44,5 +44,5 @@ def valid_labels(labels: Tensor, mask: Tensor | None, vocabulary: int) -> Tensor
     out_of_range = valid & ((labels < 0) | (labels >= vocabulary))
     for position in out_of_range.nonzero().tolist():
         label = labels[tuple(position)]
-        raise IndexError(f"labels{position}: expected 0 <= label < {vocabulary}, got {label}")
+        raise IndexError(f"labels: expected 0 <= label < {vocabulary}, got {label} at {position}")
     return valid

@@ -49,6 +49,7 @@ OPERATORS = [
     "csrc/token_logprobs/token_logprobs_baseline.cpp",
     "csrc/token_logprobs/token_logprobs_avx2.cpp",
     "csrc/token_logprobs/token_logprobs_avx512.cpp",
+    "csrc/linear_token_logprobs/linear_token_logprobs_cpu.cpp",
 ]
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from segkernel.ops.detect_pivots import detect_pivots
     from segkernel.ops.gae import gae
     from segkernel.ops.hysteresis import hysteresis
+    from segkernel.ops.linear_token_logprobs import linear_token_logprobs
     from segkernel.ops.location_normalize import fit_location_normalizer, location_normalize
     from segkernel.ops.redistribute import redistribute
     from segkernel.ops.segment import segment
@@ -31,6 +32,7 @@ __all__ = [
     "fit_location_normalizer",
     "gae",
     "hysteresis",
+    "linear_token_logprobs",
     "location_normalize",
     "redistribute",
     "segment",

@@ -3,20 +3,11 @@
 #include "dispatch.h"
 #include "huge_pages.h"
 #include "logit_rows.h"
+#include "make_transform.h"
 
 namespace segkernel {
 
 namespace {
-
-LogitTransform make_transform(const Tensor& logits, double logit_scale, double temperature,
-                              std::optional<double> softcap) {
-  check(logit_scale > 0, "logit_scale", "expected > 0, got ", logit_scale);
-  check(temperature > 0, "temperature", "expected > 0, got ", temperature);
-  check(!softcap.has_value() || *softcap > 0, "softcap", "expected > 0, got ", softcap.value_or(0));
-  const double* cap = softcap.has_value() ? &*softcap : nullptr;
-  return logits.scalar_type() == ScalarType::Double ? LogitTransform::make<double>(logit_scale, temperature, cap)
-                                                    : LogitTransform::make<float>(logit_scale, temperature, cap);
-}
 
 Tensor empty_like_rows(const Tensor& labels, ScalarType dtype) {
   return torch::stable::new_empty(labels, labels.sizes(), dtype);
@@ -31,8 +22,8 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, cons
                                                       double temperature, std::optional<double> softcap,
                                                       bool want_entropy, bool inplace_backward) {
   const LogitRows rows(logits);
-  const int64_t* label = data<int64_t>("labels", labels, rows.count);
-  const ValidRows which(rows, label, data<bool>("mask", mask, rows.count));
+  const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
+  const ValidRows which(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
   const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
   const ScalarType out_type = logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   Tensor logprobs = empty_like_rows(labels, out_type);
@@ -75,17 +66,17 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
                     const LogitTransform& transform, const Tensor& grad) {
   const LogitRows rows(logits);
   const LogitRows grad_rows(grad);
-  const int64_t* label = data<int64_t>("labels", labels, rows.count);
-  const ValidRows which(rows, label, data<bool>("mask", mask, rows.count));
-  const double* row_lse = data<double>("lse", lse, rows.count);
+  const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
+  const ValidRows which(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
+  const double* row_lse = data<double>("lse", lse, rows.positions.count);
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const T* in = static_cast<const T*>(logits.const_data_ptr());
     T* out = mutable_data<T>(grad);
-    const C* of_logprob = data<C>("grad_logprobs", grad_logprobs, rows.count);
-    const C* of_entropy = data<C>("grad_entropy", grad_entropy, rows.count);
-    const C* row_entropy = of_entropy == nullptr ? nullptr : data<C>("entropy", entropy, rows.count);
+    const C* of_logprob = data<C>("grad_logprobs", grad_logprobs, rows.positions.count);
+    const C* of_entropy = data<C>("grad_entropy", grad_entropy, rows.positions.count);
+    const C* row_entropy = of_entropy == nullptr ? nullptr : data<C>("entropy", entropy, rows.positions.count);
     const RowKernels<T>& kernels = row_kernels(T{});
     const auto count = static_cast<int64_t>(which.valid.size());
     for_each_row(count, count * rows.vocabulary, [&](int64_t i) {

@@ -7,6 +7,7 @@ from segkernel.ops import (  # noqa: F401
     detect_pivots,
     gae,
     hysteresis,
+    linear_token_logprobs,
     location_normalize,
     redistribute,
     segment,

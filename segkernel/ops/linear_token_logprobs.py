@@ -1,0 +1,283 @@
+"""Log-probabilities of labels straight from hidden states, without the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segkernel import checks
+from segkernel._library import ops
+from segkernel.ops.token_logprobs import Logprobs, check_labels, logit_options
+
+# Logits exist one tile at a time: all valid tokens times a slice of the vocabulary. A slice is narrow enough that a
+# tile of 1024 tokens stays in the cache, wide enough for matrix products at full speed, and at most a 16th of the
+# vocabulary, so that tile and workspace are small beside the logits whatever their number.
+TILE_ELEMENTS = 1 << 22
+NARROWEST_TILE = 1024
+TILES_AT_LEAST = 16
+
+
+def linear_token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    entropy: bool = False,
+) -> Logprobs:
+    """`token_logprobs(hidden @ weight.T + bias, labels, mask)`, never holding the logits.
+
+    Only the hidden states of valid tokens are multiplied, with a slice of the vocabulary at a time; the backward pass
+    forms each tile of logits again. The gradient of `weight` is one matrix product per slice, that of `hidden` is
+    accumulated in float32 over the slices.
+
+    Args:
+        hidden: `[..., H]`, float64, float32, bfloat16 or float16.
+        weight: `[V, H]`, the LM head, of the same dtype.
+        labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks.
+        mask: `[...]`, bool or numeric, nonzero is valid; None means all valid.
+        bias: `[V]`, of the same dtype.
+        temperature, logit_scale, softcap, entropy: as in `token_logprobs`.
+
+    Returns:
+        As `token_logprobs`.
+
+    Raises:
+        TypeError: a dtype or type that is not one of the above.
+        ValueError: shapes or devices that don't match, parameters that are not positive.
+        IndexError: a label out of range at a valid position, naming it (CPU).
+
+    Gradients of both outputs flow to `hidden`, `weight` and `bias`, each worked out only when needed; second
+    derivatives raise RuntimeError.
+
+    Example:
+        >>> import torch, segkernel
+        >>> hidden, weight = torch.ones(2, 3), torch.zeros(4, 3)
+        >>> segkernel.linear_token_logprobs(hidden, weight, torch.tensor([2, -100]))
+        tensor([-1.3863,  0.0000])
+    """
+    checks.tensor("hidden", hidden)
+    if hidden.dim() == 0:
+        raise ValueError(f"hidden: expected [..., H], got {checks.describe(hidden)}")
+    _check_like_hidden("weight", weight, hidden)
+    if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(f"weight: expected [V, {hidden.shape[-1]}] to match hidden, got {checks.describe(weight)}")
+    if bias is not None:
+        _check_like_hidden("bias", bias, hidden)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias: expected [{weight.shape[0]}] to match weight, got {checks.describe(bias)}")
+    labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1])
+    options = logit_options(temperature, logit_scale, softcap)
+    logprobs, entropies, _ = ops.linear_token_logprobs.default(hidden, weight, bias, labels, mask, *options, entropy)
+    return (logprobs, entropies) if entropy else logprobs
+
+
+def _check_like_hidden(name: str, value: Tensor, hidden: Tensor) -> None:
+    checks.tensor(name, value)
+    if value.dtype != hidden.dtype:
+        wanted = str(hidden.dtype).removeprefix("torch.")
+        raise TypeError(f"{name}: expected {wanted} like hidden, got {checks.describe(value)}")
+    checks.same_device(name, value, "hidden", hidden)
+
+
+def _slices(tokens: int, vocabulary: int) -> Iterator[tuple[int, int]]:
+    """`[first, last)` of every slice of the vocabulary."""
+    width = min(TILE_ELEMENTS // max(tokens, 1), vocabulary // TILES_AT_LEAST)
+    width = max(width // 64 * 64, NARROWEST_TILE)
+    for first in range(0, vocabulary, width):
+        yield first, min(first + width, vocabulary)
+
+
+class _Tiles:
+    """The valid tokens, and their logits a tile at a time, each in the place of the one before."""
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, mask: Tensor | None
+    ) -> None:
+        self.valid = ops.linear_token_logprobs_valid.default(labels, mask, weight.shape[0])
+        self.all_valid = self.valid.shape[0] == labels.numel()
+        self.hidden = self.compact(hidden.reshape(-1, hidden.shape[-1]))  # [n, H]
+        self.labels = self.compact(labels.flatten())  # [n]
+        self.weight, self.bias = weight, bias
+
+    def compact(self, rows: Tensor) -> Tensor:
+        """Rows of all tokens to rows of the valid ones."""
+        return rows if self.all_valid else rows[self.valid]
+
+    def spread(self, rows: Tensor, like: Tensor) -> Tensor:
+        """The reverse, in the shape of `like`, with 0 for the others."""
+        if self.all_valid:
+            return rows.view(like.shape)
+        every = rows.new_zeros(like.shape)
+        every.view(-1, *rows.shape[1:])[self.valid] = rows
+        return every
+
+    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
+        tokens = self.hidden.shape[0]
+        slices = list(_slices(tokens, self.weight.shape[0])) if tokens else []
+        buffer = self.hidden.new_empty(max((last - first for first, last in slices), default=0) * tokens)
+        for first, last in slices:
+            tile = buffer[: tokens * (last - first)].view(tokens, last - first)
+            if self.bias is None:
+                torch.mm(self.hidden, self.weight[first:last].T, out=tile)
+            else:
+                torch.addmm(self.bias[first:last], self.hidden, self.weight[first:last].T, out=tile)
+            yield first, last, tile
+
+
+def _forward(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    mask: Tensor | None,
+    logit_scale: float,
+    temperature: float,
+    softcap: float | None,
+    want_entropy: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    options = (logit_scale, temperature, softcap)
+    tiles = _Tiles(hidden, weight, bias, labels, mask)
+    state = hidden.new_empty((tiles.hidden.shape[0], 4), dtype=torch.float64)
+    for first, _, tile in tiles:
+        ops.linear_token_logprobs_fold_.default(state, tile, tiles.labels, first, *options, want_entropy)
+    logprobs, entropies, lse = ops.linear_token_logprobs_finish.default(state, hidden, *options)
+    dtype = checks.compute_dtype(hidden)
+    return (
+        tiles.spread(logprobs.to(dtype), labels),
+        tiles.spread(entropies.to(dtype), labels) if want_entropy else labels.new_empty((0,), dtype=dtype),
+        tiles.spread(lse, labels),
+    )
+
+
+def _gradients(
+    grad_logprobs: Tensor | None,
+    grad_entropies: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    mask: Tensor | None,
+    entropies: Tensor,
+    lse: Tensor,
+    logit_scale: float,
+    temperature: float,
+    softcap: float | None,
+    hidden_needed: bool,
+    weight_needed: bool,
+    bias_needed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tiles = _Tiles(hidden, weight, bias, labels, mask)
+
+    def per_row(values: Tensor | None) -> Tensor | None:
+        return None if values is None else tiles.compact(values.flatten()).to(torch.float64).contiguous()
+
+    upstream = (per_row(grad_logprobs), per_row(grad_entropies))
+    known = (per_row(entropies if grad_entropies is not None else lse), per_row(lse))
+    dtype = checks.compute_dtype(hidden)
+    grad_hidden = torch.zeros_like(tiles.hidden, dtype=dtype) if hidden_needed else hidden.new_empty(0)
+    grad_weight = torch.empty_like(weight) if weight_needed else weight.new_empty(0)
+    grad_bias = torch.empty_like(weight[:, 0]) if bias_needed else weight.new_empty(0)
+    if not tiles.hidden.shape[0]:
+        grad_weight.zero_()
+        grad_bias.zero_()
+    product = torch.empty_like(tiles.hidden) if hidden_needed and dtype != hidden.dtype else None
+    for first, last, tile in tiles:
+        ops.linear_token_logprobs_gradient_.default(
+            tile, tiles.labels, first, *upstream, *known, logit_scale, temperature, softcap
+        )
+        if hidden_needed and product is None:
+            grad_hidden.addmm_(tile, weight[first:last])
+        elif hidden_needed:
+            grad_hidden.add_(torch.mm(tile, weight[first:last], out=product))
+        if weight_needed:
+            torch.mm(tile.T, tiles.hidden, out=grad_weight[first:last])
+        if bias_needed:
+            grad_bias[first:last] = tile.sum(0, dtype=dtype)
+    if hidden_needed:
+        grad_hidden = tiles.spread(grad_hidden.to(hidden.dtype), hidden)
+    return grad_hidden, grad_weight, grad_bias
+
+
+torch.library.impl("segkernel::linear_token_logprobs", "CPU", _forward)
+torch.library.impl("segkernel::linear_token_logprobs_backward", "CPU", _gradients)
+
+
+@torch.library.register_fake("segkernel::linear_token_logprobs")
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    mask: Tensor | None,
+    logit_scale: float,
+    temperature: float,
+    softcap: float | None,
+    want_entropy: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = checks.compute_dtype(hidden)
+    logprobs = torch.empty_like(labels, dtype=dtype)
+    entropies = torch.empty_like(labels, dtype=dtype) if want_entropy else labels.new_empty((0,), dtype=dtype)
+    return logprobs, entropies, torch.empty_like(labels, dtype=torch.float64)
+
+
+@torch.library.register_fake("segkernel::linear_token_logprobs_backward")
+def _(
+    grad_logprobs: Tensor | None,
+    grad_entropies: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    mask: Tensor | None,
+    entropies: Tensor,
+    lse: Tensor,
+    logit_scale: float,
+    temperature: float,
+    softcap: float | None,
+    hidden_needed: bool,
+    weight_needed: bool,
+    bias_needed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        hidden.new_empty(hidden.shape if hidden_needed else (0,)),
+        torch.empty_like(weight) if weight_needed else weight.new_empty((0,)),
+        weight.new_empty(weight.shape[:1] if bias_needed else (0,)),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    hidden, weight, bias, labels, mask, *ctx.options, ctx.want_entropy = inputs
+    _, entropies, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(hidden, weight, bias, labels, mask, entropies, lse)
+
+
+def _backward(
+    ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if not ctx.want_entropy:
+        grad_entropies = None
+    if grad_logprobs is None and grad_entropies is None:
+        return (None,) * 9
+    needed = ctx.needs_input_grad[:3]
+    grads = ops.linear_token_logprobs_backward.default(
+        grad_logprobs, grad_entropies, *ctx.saved_tensors, *ctx.options, *needed
+    )
+    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 6
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("linear_token_logprobs: second derivatives are not available; its gradient has no gradient")
+
+
+torch.library.register_autograd("segkernel::linear_token_logprobs", _backward, setup_context=_save)
+torch.library.register_autograd("segkernel::linear_token_logprobs_backward", _no_second_derivative)

@@ -20,10 +20,8 @@ pytestmark = pytest.mark.skipif(
     reason=f"needs problems.jsonl.gz and preferences.jsonl.gz in {DATA} (set SEGKERNEL_DATA to the folder above it)",
 )
 
-SMALL = (
-    "--hidden_size 64 --intermediate_size 128 --num_hidden_layers 2 --num_attention_heads 2 --vocab_size 512".split()
-)
-COMMON = "--use_cpu --disable_tqdm True --seed 1 --warmup_steps 10 --logging_steps 5".split()
+SMALL = "--hidden_size 64 --intermediate_size 128 --num_hidden_layers 2 --num_attention_heads 2 --vocab_size 512"
+COMMON = "--use_cpu --disable_tqdm True --seed 1 --warmup_steps 10 --logging_steps 5"
 
 
 def head(source: str, lines: int, target: Path) -> str:
@@ -34,48 +32,39 @@ def head(source: str, lines: int, target: Path) -> str:
 
 def train(method: str, output_dir: Path, *arguments: str) -> list[dict[str, Any]]:
     """Run `segkernel train` and return what it logged."""
-    assert cli.main(["train", "--method", method, "--output_dir", str(output_dir), *COMMON, *arguments]) == 0
+    assert cli.main(["train", "--method", method, "--output_dir", str(output_dir), *COMMON.split(), *arguments]) == 0
     return json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
 
 
 def test_language_model_reward_model_policy(tmp_path: Path) -> None:
-    texts = head("problems.jsonl.gz", 800, tmp_path / "texts.jsonl")
-    pairs = head("preferences.jsonl.gz", 400, tmp_path / "pairs.jsonl")
+    texts = head("problems.jsonl.gz", 500, tmp_path / "texts.jsonl")
+    pairs = head("preferences.jsonl.gz", 250, tmp_path / "pairs.jsonl")
     lm, rm, policy, cut = (tmp_path / name for name in ("lm", "rm", "policy", "cut"))
 
-    logs = train("pretrain", lm, "--texts", texts, *SMALL, "--learning_rate", "5e-3", "--num_train_epochs", "2")
+    logs = train("pretrain", lm, "--texts", texts, *SMALL.split(), "--learning_rate", "1e-2", "--num_train_epochs", "1")
     losses = [log["eval_loss"] for log in logs if "eval_loss" in log]
     # A uniform guess over 512 tokens costs log 512 = 6.24 nats.
-    assert losses[-1] < 4.5
+    assert losses[-1] < 5.2
 
     data = ("--preferences", pairs, "--max_length", "400", "--model", str(lm), "--eval_fraction", "0.2")
-    logs = train("reward", rm, *data, "--learning_rate", "2e-3", "--num_train_epochs", "2")
+    logs = train("reward", rm, *data, "--learning_rate", "2e-3", "--num_train_epochs", "1")
     assert mean_loss(logs, last=5) < mean_loss(logs, first=5)
     held_out = [log for log in logs if "eval_accuracy" in log][-1]
-    assert held_out["eval_pairs"] > 50
+    assert held_out["eval_pairs"] > 25
     assert held_out["eval_accuracy_low"] < held_out["eval_accuracy"] < held_out["eval_accuracy_high"]
 
-    dpo = (
-        *data,
-        "--reward_model",
-        str(rm),
-        "--learning_rate",
-        "5e-4",
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        "20",
-    )
-    logs = train("asr-dpo", policy, *dpo, "--num_train_epochs", "1")
+    options = "--learning_rate 5e-4 --num_train_epochs 1 --save_strategy steps --save_steps 10"
+    dpo = (*data, "--reward_model", str(rm), *options.split())
+    logs = train("asr-dpo", policy, *dpo)
     assert mean_loss(logs, last=5) < mean_loss(logs, first=5)
     shares = [log["kept_chosen"] for log in logs if "kept_chosen" in log]
     assert all(0.2 < share < 0.8 for share in shares)
 
     # The same run, cut off after its first checkpoint, goes on to the same weights.
-    shutil.copytree(policy, cut, ignore=shutil.ignore_patterns("checkpoint-[!2]*", "*.safetensors.*"))
+    shutil.copytree(policy, cut, ignore=shutil.ignore_patterns("checkpoint-[!1]*"))
     (cut / "model.safetensors").unlink()
-    assert [path.name for path in cut.glob("checkpoint-*")] == ["checkpoint-20"]
-    train("asr-dpo", cut, *dpo, "--num_train_epochs", "1", "--resume_from_checkpoint", "last")
+    assert [path.name for path in cut.glob("checkpoint-*")] == ["checkpoint-10"]
+    train("asr-dpo", cut, *dpo, "--resume_from_checkpoint", "last")
     finished, resumed = (load_file(path / "model.safetensors") for path in (policy, cut))
     assert finished.keys() == resumed.keys()
     assert all(torch.equal(finished[name], resumed[name]) for name in finished)

@@ -196,6 +196,8 @@ def segment_ids(ids: Tensor, name: str, value: Tensor, shape: torch.Size, cu_seq
     same_device("ids", ids, name, value)
     if _debugging and not torch.compiler.is_compiling():
         ids_never_decrease(ids, cu_seqlens)
+    if ids.dtype is torch.int64:
+        ids = ids.clamp(-1, 2**31 - 1)  # 2^32 must not pass as 0
     return ids.to(torch.int32).contiguous()
 
 

@@ -39,6 +39,8 @@ def test_ids_in_any_order_and_out_of_range():
     assert segkernel.segment_reduce(values, ids, 2).tolist() == [[2.0, 5.0]]
     assert segkernel.segment_reduce(values, ids, 2, reduce="last").tolist() == [[2.0, 4.0]]
     assert segkernel.segment_reduce(values, ids, 0).shape == (1, 0)
+    ids = torch.tensor([[1, 2**32, 2**31, -(2**32), 2**32 + 1]])  # not 0 and 1 of 32 bits
+    assert segkernel.segment_reduce(values, ids, 2).tolist() == [[0.0, 1.0]]
 
 
 def test_packed():

@@ -36,7 +36,8 @@ def segment(
 
     Args:
         rewards: token rewards, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64, float32, bfloat16 or float16.
-            Compared and reduced in float32 (float64 for float64), token by token in order.
+            Compared and reduced in float32 (float64 for float64). A row's sums are always added up in the same order;
+            which one may differ between processors.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
         pivot_threshold: `>= 0`, a number or one per row `[B]`, in units of reward; None finds no pivots.
         baseline: centre of the trigger's neutral zone; without a trigger, what a segment's reward is compared with.

@@ -100,6 +100,10 @@ def test_resume_from_the_command_line(
     weights = [load_file(Path(path) / "model.safetensors") for path in (whole, cut)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
+    # A checkpoint from elsewhere does not make room in a directory that holds a run.
+    elsewhere = ("--output_dir", whole, "--resume_from_checkpoint", str(checkpoints[0]))
+    assert "already holds a run" in refused(capsys, *common, *elsewhere)
+
     # Another method, other data or another start would mix two runs.
     resumed = ("--output_dir", cut, "--resume_from_checkpoint", "last")
     assert "had method='dpo', this one has 'reward'" in refused(capsys, "--method=reward", *common[1:], *resumed)

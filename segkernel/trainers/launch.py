@@ -76,10 +76,13 @@ def _claim_run(method: str, config: SegkernelConfig, data_file: str, start: Mode
     """Everything that could mix two runs is refused here, before any work."""
     config.resume_from_checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
     record = run_record(method, data_file, start.model)
-    if config.resume_from_checkpoint is None:
-        check_run_directory(config.output_dir, resuming=False)
-    else:
-        check_record(Path(config.resume_from_checkpoint).parent, record)
+    checkpoint = None if config.resume_from_checkpoint is None else Path(config.resume_from_checkpoint).resolve()
+    # A checkpoint of another directory starts a run here, so here there must be none.
+    check_run_directory(
+        config.output_dir, resuming=checkpoint is not None and checkpoint.parent == Path(config.output_dir).resolve()
+    )
+    if checkpoint is not None:
+        check_record(checkpoint.parent, record)
         if start.model is None and start.tokenizer is None:
             start.tokenizer = config.resume_from_checkpoint
     return record
@@ -132,9 +135,7 @@ def _held_out_metrics(trainer: SegkernelTrainer) -> dict[str, Any]:
     """The metrics of the trained model, evaluated unless the run ended on an evaluation."""
     if trainer.eval_dataset is None:
         return {}
-    for logs in reversed(trainer.state.log_history):
-        if "eval_loss" in logs and logs["step"] == trainer.state.global_step:
-            break
-    else:
-        logs = trainer.evaluate()
-    return {name: value for name, value in logs.items() if name.startswith("eval_")}
+    last = [log for log in trainer.state.log_history if "eval_loss" in log][-1:]
+    if not last or last[0]["step"] != trainer.state.global_step or trainer.args.load_best_model_at_end:
+        last = [trainer.evaluate()]
+    return {name: value for name, value in last[0].items() if name.startswith("eval_")}

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 from segkernel.reference import segment
 from segkernel.report import Example, example_from_segments, write_report
-from segkernel.report.charts import collect_curves
+from segkernel.report.charts import Curve, collect_curves, curve_chart
 from segkernel.report.page import token_columns
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -185,6 +185,12 @@ def test_curves_join_training_and_held_out_values_of_every_run():
         ("a", "eval", [10.0], [0.65]),
         ("b", "train", [10.0], [0.7]),
     ]
+
+
+def test_a_run_has_the_same_colour_in_every_chart():
+    svg = curve_chart("x", [Curve("b", "train", [1.0, 2.0], [1.0, 2.0])], ["a", "b"])
+    assert "var(--series-1)" in svg
+    assert "var(--series-0)" not in svg
 
 
 def test_summary_rows_become_a_table(tmp_path):

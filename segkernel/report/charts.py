@@ -94,9 +94,8 @@ def collect_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[st
     return {name: list(found[name].values()) for name in order}
 
 
-def curve_chart(name: str, curves: Sequence[Curve]) -> str:
-    """One metric's curves: a colour and a dash per run; held-out values carry dots."""
-    runs = list(dict.fromkeys(curve.run for curve in curves))
+def curve_chart(name: str, curves: Sequence[Curve], runs: Sequence[str]) -> str:
+    """One metric's curves: a colour and a dash per run, the same in every chart; held-out values carry dots."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.7), layout="constrained")
         axes = figure.subplots()

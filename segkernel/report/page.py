@@ -57,7 +57,7 @@ def write_report(
         title=title,
         paragraphs=[text.strip() for text in description.split("\n\n") if text.strip()],
         table=_table(summary),
-        charts=[(name, Markup(curve_chart(name, curves))) for name, curves in collect_curves(runs).items()],
+        charts=[(name, Markup(curve_chart(name, curves, list(runs)))) for name, curves in collect_curves(runs).items()],
         cards=cards,
         trace=lambda example: Markup(reward_trace(example)),
     )

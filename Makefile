@@ -15,7 +15,7 @@ run: $(READY)
 	$(BIN)/python -m segkernel.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -33,7 +33,7 @@ sanitize: $(READY)
 	SEGKERNEL_DEBUG_BUILD=1 $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	PYTHONPATH=$(SANITIZED)/lib $(BIN)/pytest -q -n auto -m "not compiles" $(OP_TESTS)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(SANITIZED)/lib $(BIN)/pytest -q -n auto -m "not compiles" $(OP_TESTS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.report

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import logging
 
 from segkernel.demo.measure import ADVERSARIAL, COLUMNS, measure
 from segkernel.demo.pipeline import Policies, Settings, run_stages, say
@@ -24,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="seconds, to see that everything works")
     arguments = parser.parse_args(argv)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    logging.set_verbosity_error()  # a reward model's new head is always "newly initialized"
+    torch.set_num_threads(1)  # a model this small gains nothing from a second one
     settings = replace(Settings(), seed=arguments.seed)
     if arguments.quick:
         settings = settings.quick()

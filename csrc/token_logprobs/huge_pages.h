@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../tensors.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -20,6 +22,13 @@ inline void use_huge_pages(void* buffer, int64_t bytes) {
   (void)buffer;
   (void)bytes;
 #endif
+}
+
+// A contiguous tensor of the shape and dtype of `like`.
+inline Tensor empty_in_huge_pages(const Tensor& like) {
+  Tensor fresh = torch::stable::new_empty(like, like.sizes());
+  use_huge_pages(fresh.mutable_data_ptr(), fresh.numel() * fresh.element_size());
+  return fresh;
 }
 
 }  // namespace segkernel

@@ -104,8 +104,7 @@ Tensor token_logprobs_backward_cpu(const OptionalTensor& grad_logprobs, const Op
                                    const Tensor& entropy, const Tensor& lse, double logit_scale, double temperature,
                                    std::optional<double> softcap) {
   const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
-  Tensor grad = torch::stable::new_empty(logits, logits.sizes());
-  use_huge_pages(grad.mutable_data_ptr(), grad.numel() * grad.element_size());
+  Tensor grad = empty_in_huge_pages(logits);
   write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, grad);
   return grad;
 }

@@ -15,7 +15,7 @@ from segkernel.ops.token_logprobs import Logprobs, check_labels, logit_options
 # Logits exist one tile at a time: all valid tokens times a slice of the vocabulary. A slice is narrow enough that a
 # tile of 1024 tokens stays in the cache, wide enough for matrix products at full speed, and at most a 16th of the
 # vocabulary, so that tile and workspace are small beside the logits whatever their number.
-TILE_ELEMENTS = 1 << 22
+TILE_ELEMENTS = 1 << 23
 NARROWEST_TILE = 1024
 TILES_AT_LEAST = 16
 
@@ -183,7 +183,7 @@ def _gradients(
     known = (per_row(entropies if grad_entropies is not None else lse), per_row(lse))
     dtype = checks.compute_dtype(hidden)
     grad_hidden = torch.zeros_like(tiles.hidden, dtype=dtype) if hidden_needed else hidden.new_empty(0)
-    grad_weight = torch.empty_like(weight) if weight_needed else weight.new_empty(0)
+    grad_weight = ops.linear_token_logprobs_empty.default(weight) if weight_needed else weight.new_empty(0)
     grad_bias = torch.empty_like(weight[:, 0]) if bias_needed else weight.new_empty(0)
     if not tiles.hidden.shape[0]:
         grad_weight.zero_()
@@ -248,7 +248,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         hidden.new_empty(hidden.shape if hidden_needed else (0,)),
-        torch.empty_like(weight) if weight_needed else weight.new_empty((0,)),
+        weight.new_empty(weight.shape if weight_needed else (0,)),
         weight.new_empty(weight.shape[:1] if bias_needed else (0,)),
     )
 

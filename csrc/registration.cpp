@@ -48,7 +48,6 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       " Tensor? bias, Tensor labels, Tensor? mask, Tensor entropy, Tensor lse, float logit_scale, float temperature,"
       " float? softcap, bool hidden_needed, bool weight_needed, bool bias_needed)"
       " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
-  library.def("linear_token_logprobs_empty(Tensor like) -> Tensor");
   library.def("linear_token_logprobs_valid(Tensor labels, Tensor? mask, int vocabulary) -> Tensor");
   library.def(
       "linear_token_logprobs_fold_(Tensor(a!) state, Tensor tile, Tensor labels, int first, float logit_scale,"

@@ -4,7 +4,6 @@
 #include <tuple>
 
 #include "../token_logprobs/dispatch.h"
-#include "../token_logprobs/huge_pages.h"
 #include "../token_logprobs/logit_rows.h"
 #include "../token_logprobs/make_transform.h"
 
@@ -116,7 +115,6 @@ void linear_token_logprobs_gradient_cpu(const Tensor& tile, const Tensor& labels
 }  // namespace segkernel
 
 STABLE_TORCH_LIBRARY_IMPL(segkernel, CPU, library) {
-  library.impl("linear_token_logprobs_empty", TORCH_BOX(&segkernel::empty_in_huge_pages));
   library.impl("linear_token_logprobs_valid", TORCH_BOX(&segkernel::linear_token_logprobs_valid_cpu));
   library.impl("linear_token_logprobs_fold_", TORCH_BOX(&segkernel::linear_token_logprobs_fold_cpu));
   library.impl("linear_token_logprobs_finish", TORCH_BOX(&segkernel::linear_token_logprobs_finish_cpu));

@@ -1,7 +1,6 @@
 #include <tuple>
 
 #include "dispatch.h"
-#include "huge_pages.h"
 #include "logit_rows.h"
 #include "make_transform.h"
 
@@ -104,7 +103,7 @@ Tensor token_logprobs_backward_cpu(const OptionalTensor& grad_logprobs, const Op
                                    const Tensor& entropy, const Tensor& lse, double logit_scale, double temperature,
                                    std::optional<double> softcap) {
   const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
-  Tensor grad = empty_in_huge_pages(logits);
+  Tensor grad = torch::stable::new_empty(logits, logits.sizes());
   write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, grad);
   return grad;
 }

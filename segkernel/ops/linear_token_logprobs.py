@@ -183,7 +183,7 @@ def _gradients(
     known = (per_row(entropies if grad_entropies is not None else lse), per_row(lse))
     dtype = checks.compute_dtype(hidden)
     grad_hidden = torch.zeros_like(tiles.hidden, dtype=dtype) if hidden_needed else hidden.new_empty(0)
-    grad_weight = ops.linear_token_logprobs_empty.default(weight) if weight_needed else weight.new_empty(0)
+    grad_weight = weight.new_empty(weight.shape) if weight_needed else weight.new_empty(0)
     grad_bias = torch.empty_like(weight[:, 0]) if bias_needed else weight.new_empty(0)
     if not tiles.hidden.shape[0]:
         grad_weight.zero_()

@@ -51,11 +51,11 @@ class ModelArguments:
         default="float32", metadata={"help": "dtype of the weights of a model read by path; `auto` keeps its own."}
     )
     vocab_size: int = field(
-        default=2048, metadata={"help": "Entries of a tokenizer trained on the data (byte-level BPE)."}
+        default=1024, metadata={"help": "Entries of a tokenizer trained on the data (byte-level BPE)."}
     )
-    hidden_size: int = field(default=192, metadata={"help": "Width of the small model."})
-    intermediate_size: int = field(default=512, metadata={"help": "Width of its feed-forward layers."})
-    num_hidden_layers: int = field(default=4, metadata={"help": "Its number of layers."})
+    hidden_size: int = field(default=128, metadata={"help": "Width of the small model."})
+    intermediate_size: int = field(default=352, metadata={"help": "Width of its feed-forward layers."})
+    num_hidden_layers: int = field(default=2, metadata={"help": "Its number of layers."})
     num_attention_heads: int = field(default=4, metadata={"help": "Its number of attention heads."})
     max_position_embeddings: int = field(default=2048, metadata={"help": "Longest sequence it is configured for."})
 

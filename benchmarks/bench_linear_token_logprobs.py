@@ -38,7 +38,7 @@ def trl_chunked(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 IMPLEMENTATIONS = {
     "segkernel": segkernel.linear_token_logprobs,
     "segkernel, 25 % kept": lambda hidden, weight, labels: segkernel.linear_token_logprobs(
-        hidden, weight, labels, torch.arange(TOKENS) % 64 < 16
+        hidden, weight, labels, torch.arange(len(hidden)) % 64 < 16
     ),
     "materialised logits": peers.materialised_logprobs,
     **({"TRL": trl_chunked} if peers.trl("ChunkedLogProbFunction") is not None else {}),

@@ -53,10 +53,9 @@ def describe(value: object) -> str:
 
 def tensor(name: str, value: object, dtypes: frozenset[torch.dtype] = FLOATS, what: str = "floating-point") -> None:
     """`value` must be a strided tensor of one of `dtypes`."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected {'an' if what[0] in 'aeiou' else 'a'} {what} tensor, got {describe(value)}")
-    if value.dtype not in dtypes:
-        raise TypeError(f"{name}: expected {'an' if what[0] in 'aeiou' else 'a'} {what} tensor, got {describe(value)}")
+    if not isinstance(value, Tensor) or value.dtype not in dtypes:
+        article = "an" if what[0] in "aeiou" else "a"
+        raise TypeError(f"{name}: expected {article} {what} tensor, got {describe(value)}")
 
 
 def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:

@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.segkernel-ready
-SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 SANITIZED := build/sanitized
 OP_TESTS := $(wildcard tests/test_*ops.py tests/test_*segment*.py tests/test_*logprobs*.py tests/test_gae.py \
 	tests/test_hysteresis.py tests/test_detect_pivots.py tests/test_redistribute.py tests/test_numpy.py)
@@ -39,7 +39,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.report
 
 clean:
-	rm -rf build dist *.egg-info segkernel/*.so
+	rm -rf build dist *.egg-info segkernel/*.so segkernel/_cuda.json
 
 # torch 2.13.0 only where there is no torch yet: one that is there is never replaced.
 $(READY): pyproject.toml setup.py $(SOURCES)

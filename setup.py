@@ -1,6 +1,8 @@
-"""Builds two extensions: the operators on torch's stable ABI (no Python inside), and the NumPy front (no torch inside).
+"""Builds the operators on torch's stable ABI (no Python inside), for the CPU and, where it can, for CUDA; and the NumPy
+front (no torch inside).
 
-Switches: SEGKERNEL_DEBUG_BUILD=1 builds with assertions, AddressSanitizer and UBSan.
+Switches: SEGKERNEL_DEBUG_BUILD=1 builds the CPU's with assertions, AddressSanitizer and UBSan. For CUDA see
+build_support/cuda.py.
 """
 
 import os
@@ -12,6 +14,9 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+sys.path.insert(0, str(Path(__file__).parent))  # pip does not run this file from its folder
+from build_support import cuda
 
 DEBUG = os.environ.get("SEGKERNEL_DEBUG_BUILD", "0") == "1"
 TORCH_TARGET_2_10 = "0x020a000000000000"
@@ -51,6 +56,7 @@ OPERATORS = [
     "csrc/token_logprobs/token_logprobs_avx512.cpp",
     "csrc/linear_token_logprobs/linear_token_logprobs_cpu.cpp",
 ]
+CUDA_OPERATORS: list[str] = []
 
 
 def common_flags() -> list[str]:
@@ -71,21 +77,24 @@ def for_this_machine(sources: list[str]) -> list[str]:
     return [source for source in sources if X86 or not source.endswith(tuple(FLAGS_BY_SUFFIX))]
 
 
+try:
+    import torch
+except ImportError:
+    sys.exit(
+        "segkernel: building needs torch >= 2.10 in this environment: `pip install torch`, then "
+        "`pip install --no-build-isolation .`"
+    )
+TORCH_ROOT = Path(torch.__file__).parent
+TOOLKIT = cuda.choose_toolkit(torch.version.cuda) if CUDA_OPERATORS else None
+
+
 def operators() -> Extension:
-    try:
-        import torch
-    except ImportError:
-        sys.exit(
-            "segkernel: building needs torch >= 2.10 in this environment: `pip install torch`, then "
-            "`pip install --no-build-isolation .`"
-        )
-    root = Path(torch.__file__).parent
     return Extension(
         "segkernel._cpu",
         sources=for_this_machine(OPERATORS),
-        include_dirs=[str(root / "include")],
+        include_dirs=[str(TORCH_ROOT / "include")],
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_2_10)],
-        library_dirs=[str(root / "lib")],
+        library_dirs=[str(TORCH_ROOT / "lib")],
         libraries=["torch_cpu"],
         language="c++",
     )
@@ -106,7 +115,7 @@ class BuildExtensions(build_ext):
     """Compiles each source with the flags of its instruction set, sources in parallel."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname.endswith("_cpu"):  # serves every Python, so it carries no Python tag
+        if fullname.endswith(("_cpu", "_cuda")):  # serves every Python, so it carries no Python tag
             return str(Path(*fullname.split("."))) + ".so"
         return super().get_ext_filename(fullname)
 
@@ -120,12 +129,23 @@ class BuildExtensions(build_ext):
             )
         super().build_extensions()
 
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        if TOOLKIT is not None:
+            self.copy_file(str(Path(self.build_lib, "segkernel", cuda.DESCRIPTION)), "segkernel")
+
     def build_extension(self, ext: Extension) -> None:
+        target = self.get_ext_fullpath(ext.name)
+        temporary = f"{self.build_temp}/{ext.name}"
+        if TOOLKIT is not None and ext.name == "segkernel._cuda":
+            cuda.build(TOOLKIT, ext.sources, Path(target), Path(temporary), TORCH_ROOT, TORCH_TARGET_2_10)
+            return
+
         def compile_one(source: str) -> list[str]:
             flags = next((flags for end, flags in FLAGS_BY_SUFFIX.items() if source.endswith(end)), [])
             return self.compiler.compile(
                 [source],
-                output_dir=f"{self.build_temp}/{ext.name}",
+                output_dir=temporary,
                 macros=ext.define_macros,
                 include_dirs=ext.include_dirs,
                 extra_postargs=common_flags() + flags,
@@ -134,7 +154,6 @@ class BuildExtensions(build_ext):
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [name for names in pool.map(compile_one, ext.sources) for name in names]
-        target = self.get_ext_fullpath(ext.name)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
             objects,
@@ -146,4 +165,13 @@ class BuildExtensions(build_ext):
         )
 
 
-setup(ext_modules=[operators(), numpy_front()], cmdclass={"build_ext": BuildExtensions})
+extensions = [operators(), numpy_front()]
+if TOOLKIT is not None:
+    extensions.append(Extension("segkernel._cuda", sources=CUDA_OPERATORS))
+# The version of a build with CUDA says so: 0.1.0+cu130.
+local_version = "" if TOOLKIT is None else "+cu" + TOOLKIT.version.replace(".", "")
+setup(
+    ext_modules=extensions,
+    cmdclass={"build_ext": BuildExtensions},
+    options={"egg_info": {"tag_build": local_version}},
+)

@@ -1,10 +1,22 @@
-"""Loads the operators, so that `torch.ops.segkernel` is populated whoever imports first."""
+"""Loads the operators, so that `torch.ops.segkernel` is populated whoever imports first.
 
+The CPU's must be there. CUDA's are loaded where they fit torch; where they don't, importing works all the same, and a
+call on CUDA tensors says why it cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-_PATH = Path(__file__).parent / "_cpu.so"
+_FOLDER = Path(__file__).parent
+_PATH = _FOLDER / "_cpu.so"
 
 if not _PATH.exists():
     raise ImportError(
@@ -21,3 +33,96 @@ def cpu_isa() -> str:
     Chosen when first needed; the environment variable `SEGKERNEL_ISA` may name a lower one.
     """
     return str(ops.cpu_isa.default())
+
+
+@dataclass(frozen=True)
+class CudaKernels:
+    """What the CUDA kernels were built with, empty where they were not built; and why they are not in use."""
+
+    toolkit: str = ""  # "13.0"
+    architectures: tuple[str, ...] = ()  # of the machine code: ("8.0", "9.0")
+    ptx: str = ""  # of the code that the driver compiles for newer GPUs: "9.0"
+    problem: str | None = None  # None: loaded, or fit to be
+    worth_a_warning: bool = False  # whether the user will have expected something else
+
+    def run_on(self, capability: tuple[int, int]) -> bool:
+        """Whether a GPU of this compute capability has code: its own, that of a lower minor version, or PTX."""
+        native = (tuple(map(int, name.split("."))) for name in self.architectures)
+        if any(major == capability[0] and minor <= capability[1] for major, minor in native):
+            return True
+        return self.ptx != "" and tuple(map(int, self.ptx.split("."))) <= capability
+
+
+def find_cuda_kernels(folder: Path, torch_cuda: str | None, *, has_gpu: bool) -> CudaKernels:
+    """The CUDA kernels in `folder`, judged without loading them for a torch built with CUDA `torch_cuda`."""
+    beside = (
+        "this torch was built without CUDA" if torch_cuda is None else f"this torch was built with CUDA {torch_cuda}"
+    )
+    if not (folder / "_cuda.so").exists():
+        if torch_cuda is None:
+            return CudaKernels(problem=f"segkernel was built without CUDA; {beside}, too")
+        major = torch_cuda.split(".")[0]
+        problem = (
+            f"segkernel was built without CUDA; {beside}. Install segkernel's wheel for CUDA {major}, or build it "
+            f"beside this torch with nvcc {major}.x: `pip install --no-build-isolation .`"
+        )
+        return CudaKernels(problem=problem, worth_a_warning=has_gpu)
+    try:
+        built = json.loads((folder / "_cuda.json").read_text())
+        kernels = CudaKernels(str(built["toolkit"]), tuple(built["architectures"]), str(built["ptx"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        problem = (
+            f"segkernel's _cuda.json, which describes its CUDA kernels, is missing or damaged ({error}). Reinstall it"
+        )
+        return CudaKernels(problem=problem, worth_a_warning=True)
+    major = kernels.toolkit.split(".")[0]
+    if torch_cuda is not None and torch_cuda.split(".")[0] == major:
+        return kernels
+    wheel = "without CUDA" if torch_cuda is None else f"for CUDA {torch_cuda.split('.')[0]}"
+    problem = (
+        f"segkernel was built with CUDA {kernels.toolkit}, {beside}. Install a torch for CUDA {major}, or segkernel's "
+        f"wheel {wheel}"
+    )
+    return replace(kernels, problem=problem, worth_a_warning=True)
+
+
+def load_cuda_kernels(folder: Path, torch_cuda: str | None, *, has_gpu: bool) -> CudaKernels:
+    """Loads the CUDA kernels where they fit; else warns where that may surprise, and makes calls on CUDA tell why."""
+    kernels = find_cuda_kernels(folder, torch_cuda, has_gpu=has_gpu)
+    if kernels.problem is None:
+        try:
+            torch.ops.load_library(str(folder / "_cuda.so"))
+            return kernels
+        except OSError as error:
+            problem = f"segkernel's CUDA kernels cannot be loaded: {error}. Reinstall segkernel, or torch"
+            kernels = replace(kernels, problem=problem, worth_a_warning=True)
+    if kernels.worth_a_warning:
+        warnings.warn(f"segkernel runs on the CPU only: {kernels.problem}.", RuntimeWarning, stacklevel=2)
+    refuse_cuda_tensors(str(kernels.problem))
+    return kernels
+
+
+_refusals = torch.library.Library("segkernel", "IMPL")
+
+
+def refuse_cuda_tensors(problem: str) -> None:
+    """Makes every operator raise on CUDA tensors, naming the problem, instead of torch's list of backends."""
+
+    def refusal(name: str) -> Callable[..., Any]:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise NotImplementedError(f"segkernel.{name}: got a CUDA tensor, but {problem}.")
+
+        return refuse
+
+    for qualified in torch._C._dispatch_get_all_op_names():
+        namespace, _, name = qualified.partition("::")
+        if namespace == "segkernel":
+            _refusals.impl(name, refusal(name), "CUDA")
+
+
+def _machine_has_gpu() -> bool:
+    """Looks for the driver's device files: asking the driver itself would take CUDA away from forked processes."""
+    return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg"))
+
+
+cuda_kernels = load_cuda_kernels(_FOLDER, torch.version.cuda, has_gpu=_machine_has_gpu())

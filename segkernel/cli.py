@@ -63,17 +63,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def info() -> str:
-    """Versions and backends, one per line."""
+    """Versions, backends and devices, one per line; where a backend is not in use, why."""
     import torch
 
-    from segkernel._library import cpu_isa
+    from segkernel._library import cpu_isa, cuda_kernels
 
-    return "\n".join(
-        (
-            f"segkernel  {segkernel.__version__}",
-            f"torch      {torch.__version__}",
-            f"python     {platform.python_version()} ({platform.machine()})",
-            f"cpu        built, {cpu_isa()}, {torch.get_num_threads()} threads",
-            "cuda       not built",
+    code = [f"sm_{name.replace('.', '')}" for name in cuda_kernels.architectures]
+    lines = [
+        f"segkernel  {segkernel.__version__}",
+        f"torch      {torch.__version__} ({f'CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'})",
+        f"python     {platform.python_version()} ({platform.machine()})",
+        f"cpu        loaded, {cpu_isa()}, {torch.get_num_threads()} threads",
+        f"cuda       {f'not loaded: {cuda_kernels.problem}' if cuda_kernels.problem else 'loaded'}",
+    ]
+    if cuda_kernels.toolkit:
+        lines.append(
+            f"toolkit    CUDA {cuda_kernels.toolkit}: {', '.join(code)}, PTX {cuda_kernels.ptx} for newer GPUs"
         )
-    )
+    lines.extend(f"device     {device}" for device in devices())
+    return "\n".join(lines)
+
+
+def devices() -> list[str]:
+    """The GPUs that torch sees, and whether segkernel has code for them."""
+    import torch
+
+    from segkernel._library import cuda_kernels
+
+    if not torch.cuda.is_available():
+        return ["no GPU that torch can use"]
+    described = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        capability = (properties.major, properties.minor)
+        lacking = "" if cuda_kernels.run_on(capability) else ": segkernel was built without code for it"
+        described.append(
+            f"cuda:{index} {properties.name}, compute capability {capability[0]}.{capability[1]}, "
+            f"{properties.total_memory / 2**30:.0f} GiB{lacking}"
+        )
+    return described

@@ -12,6 +12,7 @@ from trainer_helpers import pairs, tiny_lm, tiny_reward_model, tiny_tokenizer, w
 from transformers import AutoModelForCausalLM
 
 from segkernel import cli
+from segkernel._library import cuda_kernels
 from segkernel.trainers.run_directory import check_record, check_run_directory, find_checkpoint, run_record
 
 SMALL = ("--hidden_size=32", "--intermediate_size=48", "--num_hidden_layers=2", "--num_attention_heads=2")
@@ -184,9 +185,12 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
 def test_info_names_versions_and_backends(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["torch"] == torch.__version__
-    assert lines["cpu"].split(",")[0] == "built"
-    assert lines["cuda"] == "not built"
+    assert lines["torch"].split()[0] == torch.__version__
+    assert lines["cpu"].split(",")[0] == "loaded"
+    problem = cuda_kernels.problem
+    assert lines["cuda"] == ("loaded" if problem is None else f"not loaded: {problem}")
+    assert ("toolkit" in lines) == (cuda_kernels.toolkit != "")
+    assert "GPU" in lines["device"] or "cuda:0" in lines["device"]
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:

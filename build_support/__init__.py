@@ -1,0 +1,1 @@
+"""What building and checking segkernel needs, and running it does not."""

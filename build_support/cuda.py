@@ -1,0 +1,162 @@
+"""Builds `segkernel/_cuda.so` with plain nvcc. That needs neither a GPU nor a torch built with CUDA.
+
+Switches: SEGKERNEL_CUDA=1 builds it or fails, 0 does not; by default it is built where torch has CUDA and there is an
+nvcc of the same major version. CUDA_HOME names the toolkit. SEGKERNEL_CUDA_ARCHS="8.0 9.0" narrows the architectures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "--expt-relaxed-constexpr",
+    "-DUSE_CUDA",  # torch's headers declare their CUDA functions
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+)
+DESCRIPTION = "_cuda.json"  # beside the library: tells what it was built for without loading it
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    nvcc: Path
+    version: str  # "13.0"
+
+    @property
+    def major(self) -> str:
+        return self.version.split(".")[0]
+
+    def architectures(self) -> list[str]:
+        """What SEGKERNEL_CUDA_ARCHS asks for, or those of ARCHITECTURES that this nvcc knows."""
+        asked = os.environ.get("SEGKERNEL_CUDA_ARCHS", "").replace(",", " ").split()
+        if wrong := [name for name in asked if re.fullmatch(r"\d+\.\d", name) is None]:
+            sys.exit(f"segkernel: SEGKERNEL_CUDA_ARCHS: expected numbers such as `8.0 9.0`, got {wrong[0]!r}")
+        known = output_of(self.nvcc, "--list-gpu-code").split()
+        if unknown := [name for name in asked if sm(name) not in known]:
+            sys.exit(f"segkernel: SEGKERNEL_CUDA_ARCHS: {unknown[0]} is unknown to {self.nvcc} ({', '.join(known)})")
+        chosen = asked or [name for name in ARCHITECTURES if sm(name) in known]
+        return sorted(set(chosen), key=float)
+
+
+def sm(architecture: str) -> str:
+    return "sm_" + architecture.replace(".", "")
+
+
+def output_of(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def candidates() -> Iterator[Path]:
+    """Where an nvcc may be: CUDA_HOME alone where it is set, else the PATH, the usual place, PyPI's packages."""
+    home = os.environ.get("CUDA_HOME")
+    if home:
+        yield Path(home) / "bin/nvcc"
+        return
+    on_path = shutil.which("nvcc")
+    if on_path is not None:
+        yield Path(on_path)
+    yield Path("/usr/local/cuda/bin/nvcc")
+    packages = importlib.util.find_spec("nvidia")  # nvidia-cuda-nvcc and its companions, where they are installed
+    for folder in (packages.submodule_search_locations or ()) if packages is not None else ():
+        yield from sorted(Path(folder).glob("cu*/bin/nvcc"))
+
+
+def toolkits() -> Iterator[Toolkit]:
+    for nvcc in candidates():
+        if nvcc.is_file():
+            release = re.search(r"release (\d+\.\d+)", output_of(nvcc, "--version"))
+            if release is not None:
+                yield Toolkit(nvcc, release[1])
+
+
+def choose_toolkit(torch_cuda: str | None) -> Toolkit | None:
+    """The toolkit to build with beside a torch built with CUDA `torch_cuda` (None: without), None for the CPU alone."""
+    wanted = os.environ.get("SEGKERNEL_CUDA", "auto")
+    if wanted not in ("0", "1", "auto"):
+        sys.exit(f"segkernel: SEGKERNEL_CUDA: expected 0, 1 or auto, got {wanted!r}")
+    if wanted == "0" or (wanted == "auto" and torch_cuda is None):
+        return None
+    found = list(toolkits())
+    if wanted == "1" and not found:
+        sys.exit(
+            "segkernel: SEGKERNEL_CUDA=1, but there is no nvcc in CUDA_HOME or on the PATH. Install the CUDA toolkit, "
+            "or `pip install nvidia-cuda-nvcc nvidia-cuda-cccl` into this environment."
+        )
+    if wanted == "1":
+        return found[0]
+    fitting = next((toolkit for toolkit in found if toolkit.major == str(torch_cuda).split(".")[0]), None)
+    if fitting is None:
+        others = ", ".join(f"{toolkit.nvcc} is {toolkit.version}" for toolkit in found) or "none found"
+        print(
+            f"segkernel: building the CPU kernels only: this torch has CUDA {torch_cuda}, and the CUDA kernels "
+            f"take an nvcc of the same major version ({others}); set CUDA_HOME to one.",
+            file=sys.stderr,
+        )
+    return fitting
+
+
+def build(
+    toolkit: Toolkit, sources: Iterable[str], target: Path, temporary: Path, torch_root: Path, torch_target: str
+) -> None:
+    """Compiles the sources in parallel, links `target`, and writes its description beside it."""
+    architectures = toolkit.architectures()
+    newest = architectures[-1].replace(".", "")
+    codes = [name.replace(".", "") for name in architectures]
+    targets = [f"-gencode=arch=compute_{code},code=sm_{code}" for code in codes]
+    targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")  # for GPUs to come
+    defines = [f"-DTORCH_TARGET_VERSION={torch_target}", f"-I{torch_root / 'include'}"]
+    temporary.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(source: str) -> str:
+        compiled = temporary / source.replace("/", ".").replace(".cu", ".o")
+        run(toolkit.nvcc, *FLAGS, *targets, *defines, "-c", source, "-o", compiled)
+        return str(compiled)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    libraries = (stub_of_torch_cuda(temporary), torch_root / "lib/libtorch_cpu.so")
+    run(
+        toolkit.nvcc,
+        "-shared",
+        # torch hands over streams and memory, which belong to the driver, so its runtime need not be ours. With our own
+        # inside, the library loads beside every minor version of torch's.
+        "-cudart=static",
+        *(
+            f"-Xlinker={argument}"
+            for argument in ("--no-as-needed", *libraries, "--as-needed", "--exclude-libs=ALL", "-s")
+        ),
+        *objects,
+        "-o",
+        target,
+    )
+    description = {"toolkit": toolkit.version, "architectures": architectures, "ptx": architectures[-1]}
+    (target.parent / DESCRIPTION).write_text(json.dumps(description) + "\n")
+
+
+def stub_of_torch_cuda(temporary: Path) -> Path:
+    """An empty libtorch_cuda.so, to be linked against for its name: a CPU build of torch has none."""
+    stub = temporary / "libtorch_cuda.so"
+    compiler = os.environ.get("CC", "cc").split()
+    run(*compiler, "-shared", "-xc", os.devnull, f"-Wl,-soname,{stub.name}", "-o", stub)
+    return stub
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.stdout:
+        print(done.stdout, file=sys.stderr, end="")
+    if done.returncode != 0:
+        sys.exit(f"segkernel: failed: {' '.join(map(str, command))}")

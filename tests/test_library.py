@@ -1,0 +1,160 @@
+"""Loading the CUDA kernels: where they fit torch, and what is said where they don't. Needs no GPU."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import segkernel
+from segkernel._library import CudaKernels, find_cuda_kernels
+
+PACKAGE = Path(segkernel.__file__).parent
+DESCRIPTION = {"toolkit": "13.0", "architectures": ["8.0", "8.6", "9.0"], "ptx": "9.0"}
+
+
+@pytest.fixture
+def with_cuda(tmp_path: Path) -> Path:
+    """A folder that holds CUDA kernels, as far as one can tell without loading them."""
+    (tmp_path / "_cuda.so").write_bytes(b"")
+    (tmp_path / "_cuda.json").write_text(json.dumps(DESCRIPTION))
+    return tmp_path
+
+
+@pytest.mark.parametrize("torch_cuda", ["13.0", "13.2"])
+def test_any_minor_version_of_the_same_major_fits(with_cuda: Path, torch_cuda: str) -> None:
+    kernels = find_cuda_kernels(with_cuda, torch_cuda, has_gpu=True)
+    assert kernels == CudaKernels("13.0", ("8.0", "8.6", "9.0"), "9.0")
+
+
+def test_another_major_version(with_cuda: Path) -> None:
+    kernels = find_cuda_kernels(with_cuda, "12.8", has_gpu=False)
+    assert kernels.problem == (
+        "segkernel was built with CUDA 13.0, this torch was built with CUDA 12.8. Install a torch for CUDA 13, or "
+        "segkernel's wheel for CUDA 12"
+    )
+    assert kernels.worth_a_warning
+    assert kernels.architectures == ("8.0", "8.6", "9.0")
+    # "1" is not the major version of "13".
+    assert find_cuda_kernels(with_cuda, "1.3", has_gpu=True).problem is not None
+
+
+def test_cuda_kernels_beside_a_torch_without_cuda(with_cuda: Path) -> None:
+    kernels = find_cuda_kernels(with_cuda, None, has_gpu=False)
+    assert kernels.problem is not None
+    assert "this torch was built without CUDA. Install a torch for CUDA 13, or" in kernels.problem
+    assert kernels.worth_a_warning
+
+
+def test_no_cuda_kernels(tmp_path: Path) -> None:
+    kernels = find_cuda_kernels(tmp_path, "13.0", has_gpu=True)
+    assert kernels.problem is not None
+    assert (
+        "built without CUDA; this torch was built with CUDA 13.0. Install segkernel's wheel for CUDA 13"
+        in kernels.problem
+    )
+    assert kernels.worth_a_warning
+    # Nothing is lost where there is no GPU, or no CUDA in torch.
+    assert not find_cuda_kernels(tmp_path, "13.0", has_gpu=False).worth_a_warning
+    assert not find_cuda_kernels(tmp_path, None, has_gpu=True).worth_a_warning
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"toolkit": "13.0"}', '{"toolkit": 1, "architectures": 2, "ptx": 3}']
+)
+def test_damaged_description(with_cuda: Path, damage: str) -> None:
+    (with_cuda / "_cuda.json").write_text(damage)
+    kernels = find_cuda_kernels(with_cuda, "13.0", has_gpu=False)
+    assert kernels.problem is not None
+    assert "_cuda.json" in kernels.problem
+    assert "Reinstall" in kernels.problem
+    assert kernels.worth_a_warning
+
+
+def test_which_gpus_have_code() -> None:
+    kernels = CudaKernels("13.0", ("8.6", "9.0"), "9.0")
+    capabilities = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 1)]
+    assert [kernels.run_on(capability) for capability in capabilities] == [False, False, True, True, True, True, True]
+    assert not CudaKernels().run_on((9, 0))
+
+
+PROGRAM = """
+import sys, warnings
+import torch
+torch.version.cuda = {torch_cuda!r}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import segkernel, segkernel.ops, segkernel.cli
+ours = [str(warning.message) for warning in caught if "segkernel" in str(warning.message)]
+print(len(ours), *ours)
+rewards = torch.tensor([[0.25, 2.0, -1.0]])
+print(segkernel.hysteresis(rewards, low=0.0, high=1.0).tolist())
+try:  # what a call on a CUDA tensor reaches
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    operator = torch.ops.segkernel.hysteresis.default
+    operator.redispatch(key, rewards, None, 0.0, None, 1.0, None, 0, None, True, None)
+except NotImplementedError as error:
+    print(error)
+print(segkernel.cli.info())
+"""
+
+
+def imported_with(package: Path, torch_cuda: str | None) -> list[str]:
+    """Imports a copy of the package under a torch that says it was built with `torch_cuda`; returns what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    environment.pop("SEGKERNEL_LIBRARY", None)
+    program = PROGRAM.format(torch_cuda=torch_cuda)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=package.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def copy_of_the_package(tmp_path: Path) -> Path:
+    ignored = shutil.ignore_patterns("__pycache__", "_cuda*")
+    return Path(shutil.copytree(PACKAGE, tmp_path / "copy" / "segkernel", ignore=ignored))
+
+
+@pytest.mark.parametrize(
+    ("torch_cuda", "warned"),
+    [
+        ("13.0", "cannot be loaded: "),  # the file is no library
+        ("12.8", "segkernel's wheel for CUDA 12"),
+        (None, "Install a torch for CUDA 13"),
+    ],
+)
+def test_importing_never_fails(copy_of_the_package: Path, torch_cuda: str | None, warned: str) -> None:
+    (copy_of_the_package / "_cuda.so").write_bytes(b"no library")
+    (copy_of_the_package / "_cuda.json").write_text(json.dumps(DESCRIPTION))
+    warning, result, refusal, *info = imported_with(copy_of_the_package, torch_cuda)
+    assert warning.startswith("1 segkernel runs on the CPU only: ")
+    assert warned in warning
+    assert result == "[[0, 1, -1]]"
+    assert refusal.startswith("segkernel.hysteresis: got a CUDA tensor, but segkernel")
+    assert warned in refusal
+    lines = dict(line.split(maxsplit=1) for line in info)
+    assert lines["cuda"].startswith("not loaded: ")
+    assert warned in lines["cuda"]
+    assert lines["toolkit"] == "CUDA 13.0: sm_80, sm_86, sm_90, PTX 9.0 for newer GPUs"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="warns, rightly, where there is a GPU")
+@pytest.mark.parametrize("torch_cuda", [None, "13.0"])
+def test_a_cpu_build_on_a_machine_without_gpu_says_nothing(copy_of_the_package: Path, torch_cuda: str | None) -> None:
+    warning, result, refusal, *info = imported_with(copy_of_the_package, torch_cuda)
+    assert warning == "0"
+    assert result == "[[0, 1, -1]]"
+    assert "segkernel was built without CUDA" in refusal
+    assert any(line.startswith("cuda       not loaded: segkernel was built without CUDA; this torch") for line in info)

@@ -5,11 +5,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.segkernel-ready
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+EMULATION := $(shell find tests/cuda_emulation -name '*.h' -o -name '*.cpp')
 SANITIZED := build/sanitized
 OP_TESTS := $(wildcard tests/test_*ops.py tests/test_*segment*.py tests/test_*logprobs*.py tests/test_gae.py \
 	tests/test_hysteresis.py tests/test_detect_pivots.py tests/test_redistribute.py tests/test_numpy.py)
+# The NumPy front is another library.
+EMULATED_TESTS := $(filter-out tests/test_numpy.py,$(OP_TESTS)) tests/test_bad_input.py
 
-.PHONY: run test lint format sanitize bench clean
+.PHONY: run test test-emulated lint format sanitize bench clean
 
 run: $(READY)
 	$(BIN)/python -m segkernel.demo
@@ -17,16 +20,21 @@ run: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
+# The operators' tests on the CUDA kernels, which run on the host: no GPU is needed.
+test-emulated: $(READY)
+	SEGKERNEL_LIBRARY=$$($(BIN)/python -m tests.cuda_emulation.build) \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(EMULATED_TESTS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES) $(EMULATION)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(SOURCES)
+	$(BIN)/clang-format -i $(SOURCES) $(EMULATION)
 
 # The operators' tests on kernels built with AddressSanitizer and UBSan. Python itself leaks by design.
 sanitize: $(READY)

@@ -24,7 +24,7 @@ void check(bool condition, const char* argument, const Parts&... parts) {
 }
 
 // cu_seqlens [B + 1] must start at 0, never decrease, and end at the number of packed tokens.
-inline void check_cu_seqlens(const char* argument, const int64_t* cu_seqlens, int64_t rows, int64_t tokens) {
+inline void check_cu_seqlens(const char* argument, Offsets cu_seqlens, int64_t rows, int64_t tokens) {
   check(cu_seqlens[0] == 0, argument, "expected to start at 0, got ", cu_seqlens[0]);
   for (int64_t row = 0; row < rows; ++row) {
     check(cu_seqlens[row] <= cu_seqlens[row + 1], argument, "expected non-decreasing offsets, got ", cu_seqlens[row],

@@ -37,11 +37,11 @@ PerRow<T> per_row(double value, const py::object& rows) {
 }
 
 Rows rows_of(const Array& tokens, const py::object& offsets) {
-  if (offsets.is_none()) return {tokens.shape(0), tokens.shape(1), nullptr};
-  const auto* cu_seqlens = in<int64_t>(offsets);
+  if (offsets.is_none()) return {tokens.shape(0), tokens.shape(1), {}};
+  const Offsets cu_seqlens{.as_int64 = in<int64_t>(offsets)};
   const int64_t count = py::reinterpret_borrow<Array>(offsets).shape(0) - 1;
   check_cu_seqlens("offsets", cu_seqlens, count, tokens.size());
-  return {count, 0, cu_seqlens};
+  return {count, tokens.size(), cu_seqlens};
 }
 
 // Calls `body` with a value of the element type.
@@ -104,7 +104,7 @@ void segment(const std::string& dtype, const Array& rewards, const py::object& m
              const py::object& counts, const py::object& lengths, const py::object& segment_rewards,
              const py::object& signs, const py::object& loss_mask) {
   const Rows rows = rows_of(rewards, offsets);
-  const bool packed = rows.cu_seqlens != nullptr;
+  const bool packed = rows.packed();
   const int64_t room = packed ? 0 : py::reinterpret_borrow<Array>(lengths).shape(1);
   const auto initials = per_row<int8_t>(initial, row_initial);
   check_states("initial", initials, rows.count);

@@ -12,14 +12,35 @@ struct Row {
   int64_t length;
 };
 
-struct Rows {
-  int64_t count;              // B
-  int64_t length;             // T, padded rows only
-  const int64_t* cu_seqlens;  // [B + 1], packed rows only, else null
+// cu_seqlens [B + 1], int32 or int64; padded rows have neither.
+struct Offsets {
+  const int64_t* as_int64 = nullptr;
+  const int32_t* as_int32 = nullptr;
 
+  SK_HOST_DEVICE int64_t operator[](int64_t index) const {
+    return as_int64 != nullptr ? as_int64[index] : int64_t{as_int32[index]};
+  }
+};
+
+struct Rows {
+  int64_t count;   // B
+  int64_t length;  // T of padded rows, N of packed ones
+  Offsets cu_seqlens;
+
+  SK_HOST_DEVICE bool packed() const { return cu_seqlens.as_int64 != nullptr || cu_seqlens.as_int32 != nullptr; }
+
+  // Offsets on a GPU cannot be checked without waiting for it: kept within the tokens, bad ones give wrong rows and no
+  // access out of bounds.
   SK_HOST_DEVICE Row operator[](int64_t row) const {
-    if (cu_seqlens == nullptr) return {row * length, length};
-    return {cu_seqlens[row], cu_seqlens[row + 1] - cu_seqlens[row]};
+    if (!packed()) return {row * length, length};
+    const int64_t begin = within_tokens(cu_seqlens[row]);
+    const int64_t end = within_tokens(cu_seqlens[row + 1]);
+    return {begin, end < begin ? 0 : end - begin};
+  }
+
+ private:
+  SK_HOST_DEVICE int64_t within_tokens(int64_t offset) const {
+    return offset < 0 ? 0 : offset > length ? length : offset;
   }
 };
 

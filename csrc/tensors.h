@@ -11,7 +11,7 @@
 
 #include <initializer_list>
 #include <optional>
-#include <vector>
+#include <string>
 
 #include "checks.h"
 #include "floats.h"
@@ -42,9 +42,26 @@ inline constexpr ScalarType dtype_of<int8_t> = ScalarType::Char;
 template <>
 inline constexpr ScalarType dtype_of<bool> = ScalarType::Bool;
 
+// Where a tensor's data is. The CPU is one device, whatever index torch writes beside it.
+struct Device {
+  int32_t type = aoti_torch_device_type_cpu();
+  int32_t index = 0;
+
+  bool holds(const Tensor& tensor) const {
+    int32_t tensor_type;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &tensor_type));
+    return tensor_type == type && (type == aoti_torch_device_type_cpu() || tensor.get_device_index() == index);
+  }
+};
+
+inline std::string name_of(const Device& device) {
+  if (device.type == aoti_torch_device_type_cpu()) return "the CPU";
+  return "CUDA device " + std::to_string(device.index);
+}
+
 template <class T>
-const T* data(const char* argument, const Tensor& tensor, int64_t numel) {
-  check(tensor.is_cpu(), argument, "expected a CPU tensor");
+const T* data(const char* argument, const Tensor& tensor, int64_t numel, const Device& device = {}) {
+  if (!device.holds(tensor)) fail(argument, "expected a tensor on ", name_of(device));
   check(tensor.scalar_type() == dtype_of<T>, argument, "expected dtype ", toString(dtype_of<T>), ", got ",
         toString(tensor.scalar_type()));
   check(tensor.is_contiguous(), argument, "expected a contiguous tensor");
@@ -53,18 +70,19 @@ const T* data(const char* argument, const Tensor& tensor, int64_t numel) {
 }
 
 template <class T>
-const T* data(const char* argument, const OptionalTensor& tensor, int64_t numel) {
-  return tensor.has_value() ? data<T>(argument, *tensor, numel) : nullptr;
+const T* data(const char* argument, const OptionalTensor& tensor, int64_t numel, const Device& device = {}) {
+  return tensor.has_value() ? data<T>(argument, *tensor, numel, device) : nullptr;
 }
 
 template <class T>
-PerRow<T> per_row(const char* argument, double value, const OptionalTensor& rows, int64_t count) {
-  return {static_cast<T>(value), data<T>(argument, rows, count)};
+PerRow<T> per_row(const char* argument, double value, const OptionalTensor& rows, int64_t count,
+                  const Device& device = {}) {
+  return {static_cast<T>(value), data<T>(argument, rows, count, device)};
 }
 
-// Allocates on the CPU without a trip through the dispatcher.
+// Allocates, uninitialised, without a trip through the dispatcher.
 template <class T>
-Tensor empty(std::initializer_list<int64_t> sizes) {
+Tensor empty(std::initializer_list<int64_t> sizes, const Device& device = {}) {
   const auto rank = static_cast<int64_t>(sizes.size());
   int64_t strides[4];
   int64_t stride = 1;
@@ -74,7 +92,7 @@ Tensor empty(std::initializer_list<int64_t> sizes) {
   }
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      rank, sizes.begin(), strides, static_cast<int32_t>(dtype_of<T>), aoti_torch_device_type_cpu(), 0, &handle));
+      rank, sizes.begin(), strides, static_cast<int32_t>(dtype_of<T>), device.type, device.index, &handle));
   return Tensor(handle);
 }
 
@@ -83,35 +101,36 @@ T* mutable_data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// The rows of a padded [B, T] tensor or, with cu_seqlens, of a packed [N] one. Owns the widened offsets.
+// The rows of a padded [B, T] tensor or, with cu_seqlens, of a packed [N] one.
 class RowsOf {
  public:
-  RowsOf(const char* argument, const Tensor& tokens, const OptionalTensor& cu_seqlens) {
+  // On the CPU: the offsets are checked.
+  RowsOf(const char* argument, const Tensor& tokens, const OptionalTensor& cu_seqlens)
+      : RowsOf(argument, tokens, cu_seqlens, Device{}) {
+    if (rows_.packed()) check_cu_seqlens("cu_seqlens", rows_.cu_seqlens, rows_.count, rows_.length);
+  }
+
+  // On a device that the host does not wait for: they are not.
+  RowsOf(const char* argument, const Tensor& tokens, const OptionalTensor& cu_seqlens, const Device& device)
+      : device_(device) {
     if (!cu_seqlens.has_value()) {
       check(tokens.dim() == 2, argument, "expected [B, T], got ", tokens.dim(), " dimension(s)");
-      rows_ = {tokens.size(0), tokens.size(1), nullptr};
+      rows_ = {tokens.size(0), tokens.size(1), {}};
       return;
     }
     check(tokens.dim() == 1, argument, "expected [N] with cu_seqlens, got ", tokens.dim(), " dimensions");
     const int64_t entries = cu_seqlens->numel();
     check(entries >= 1, "cu_seqlens", "expected [B + 1], got an empty tensor");
-    if (cu_seqlens->scalar_type() == ScalarType::Int) {
-      const int32_t* offsets = data<int32_t>("cu_seqlens", *cu_seqlens, entries);
-      offsets_.assign(offsets, offsets + entries);
-    } else {
-      const int64_t* offsets = data<int64_t>("cu_seqlens", *cu_seqlens, entries);
-      offsets_.assign(offsets, offsets + entries);
-    }
-    check_cu_seqlens("cu_seqlens", offsets_.data(), entries - 1, tokens.numel());
-    rows_ = {entries - 1, 0, offsets_.data()};
+    const Offsets offsets = cu_seqlens->scalar_type() == ScalarType::Int
+                                ? Offsets{.as_int32 = data<int32_t>("cu_seqlens", *cu_seqlens, entries, device)}
+                                : Offsets{.as_int64 = data<int64_t>("cu_seqlens", *cu_seqlens, entries, device)};
+    rows_ = {entries - 1, tokens.numel(), offsets};
   }
-  RowsOf(const RowsOf&) = delete;
-  RowsOf& operator=(const RowsOf&) = delete;
 
   // Uninitialised, one entry per token, in the layout of the tokens.
   template <class T>
   Tensor empty_tokens() const {
-    return rows_.cu_seqlens == nullptr ? empty<T>({rows_.count, rows_.length}) : empty<T>({offsets_.back()});
+    return rows_.packed() ? empty<T>({rows_.length}, device_) : empty<T>({rows_.count, rows_.length}, device_);
   }
 
   const Rows& operator*() const { return rows_; }
@@ -119,7 +138,7 @@ class RowsOf {
 
  private:
   Rows rows_{};
-  std::vector<int64_t> offsets_;
+  Device device_;
 };
 
 // Calls `body` with a value of the tensor's element type.

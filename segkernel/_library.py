@@ -7,6 +7,7 @@ call on CUDA tensors says why it cannot.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 
 _FOLDER = Path(__file__).parent
-_PATH = _FOLDER / "_cpu.so"
+# SEGKERNEL_LIBRARY=/path/to/library.so is loaded instead: the tests' CUDA kernels for CPU tensors.
+_PATH = Path(os.environ.get("SEGKERNEL_LIBRARY") or _FOLDER / "_cpu.so")
 
 if not _PATH.exists():
     raise ImportError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import segkernel
+
+# Which kernels the operators' tests run on: "cpu", "cuda", or "emulated cuda", the CUDA kernels on CPU tensors.
+BACKEND = "emulated cuda" if os.environ.get("SEGKERNEL_LIBRARY") else torch.get_default_device().type
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # From nothing to beyond one vector (up to 32 lanes) and one block.

@@ -15,4 +15,12 @@ SK_HOST_DEVICE inline int schmitt_step(int state, C reward, C low, C high, bool 
   return event | (state & -static_cast<int>(hold & (event == 0)));
 }
 
+// What tokens make of the state that comes in is a value, too: the state that goes out, or kUnchanged. `schmitt_step`
+// started in kUnchanged gives it, and transitions compose associatively, which is what lets a scan be parallel.
+constexpr int kUnchanged = 2;
+
+SK_HOST_DEVICE inline int then_transition(int state_or_earlier, int later) {
+  return later == kUnchanged ? state_or_earlier : later;
+}
+
 }  // namespace segkernel

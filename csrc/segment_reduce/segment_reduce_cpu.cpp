@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "../tensors.h"
 #include "segment_reduce_row.h"
 

@@ -1,0 +1,301 @@
+#include "block.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <sstream>
+#include <stdexcept>
+#include <vector>
+
+#include "cuda_runtime.h"
+#include "fiber.h"
+
+namespace emulation {
+
+namespace {
+
+constexpr int kWarp = 32;
+
+enum class State { ready, at_barrier, at_warp_operation, exited };
+
+struct Thread {
+  Fiber fiber;
+  uint3 index;
+  State state;
+  const char* waits_at;
+  Where where;
+  uint64_t given;  // to the warp operation, and what came of it
+  int source;
+};
+
+// A warp operation that some lanes of its mask have reached. Lanes of disjoint masks may be at different ones.
+struct WarpOperation {
+  unsigned mask = 0;
+  unsigned arrived = 0;
+};
+
+struct Warp {
+  WarpOperation operations[kWarp];  // by the first lane of the mask
+};
+
+std::string name_of(const Where& where) {
+  const std::string path = where.file_name();
+  return path.substr(path.find_last_of('/') + 1) + ":" + std::to_string(where.line());
+}
+
+std::string name_of(const uint3& index) {
+  std::ostringstream name;
+  name << "(" << index.x << ", " << index.y << ", " << index.z << ")";
+  return name.str();
+}
+
+bool same(const Where& a, const Where& b) {
+  return a.line() == b.line() && a.column() == b.column() && std::string_view(a.file_name()) == b.file_name();
+}
+
+class Block {
+ public:
+  void run(int count, void (*body)(void*), void* arguments);
+  [[noreturn]] void fail(const std::string& message);
+  int barrier(const char* what, bool predicate, const Where& where);
+  uint64_t warp_operation(const char* what, unsigned mask, uint64_t given, int source, const Where& where);
+  Thread* current() const { return current_; }
+  int index_of_current() const { return current_index_; }
+
+ private:
+  std::vector<std::unique_ptr<Thread>> threads_;  // of the largest block so far
+  std::vector<int> order_;
+  std::vector<Warp> warps_;
+  std::minstd_rand random_;
+  int count_ = 0;
+  int exited_ = 0;
+  int at_barrier_ = 0;
+  int at_barrier_with_predicate_ = 0;
+  int barrier_result_ = 0;
+  Thread* current_ = nullptr;
+  int current_index_ = 0;
+  void (*body_)(void*) = nullptr;
+  void* arguments_ = nullptr;
+  std::string error_;
+
+  void run_thread();
+  void wait(State state, const char* what, const Where& where);
+  void complete(Warp& warp, int first_thread, WarpOperation& operation);
+  std::string describe(const Thread& thread) const;
+  std::string nobody_can_go_on() const;
+  void reorder(bool& ascending);
+};
+
+// One launch at a time: the variables that a kernel sees, blockIdx and the like, are the block's.
+std::mutex launching;
+
+Block& the_block() {
+  static Block& block = *new Block;  // never destroyed: fibers may still be in use by whoever ends the process
+  return block;
+}
+
+void Block::run(int count, void (*body)(void*), void* arguments) {
+  while (static_cast<int>(threads_.size()) < count) threads_.push_back(std::make_unique<Thread>());
+  count_ = count;
+  exited_ = at_barrier_ = at_barrier_with_predicate_ = 0;
+  body_ = body;
+  arguments_ = arguments;
+  error_.clear();
+  warps_.assign((count + kWarp - 1) / kWarp, {});
+  order_.resize(count);
+  for (int i = 0; i < count; ++i) {
+    Thread& thread = *threads_[i];
+    const unsigned linear = static_cast<unsigned>(i);
+    thread.index = {linear % blockDim.x, linear / blockDim.x % blockDim.y, linear / blockDim.x / blockDim.y};
+    thread.state = State::ready;
+    thread.fiber.start([] { the_block().run_thread(); });
+    order_[i] = i;
+  }
+  poison_shared_memory();
+
+  bool ascending = true;
+  while (exited_ < count_) {
+    bool progress = false;
+    for (const int i : order_) {
+      if (threads_[i]->state != State::ready) continue;
+      progress = true;
+      current_ = threads_[i].get();
+      current_index_ = i;
+      threadIdx = current_->index;
+      current_->fiber.resume();
+      current_ = nullptr;
+      if (!error_.empty()) throw std::runtime_error(error_);
+    }
+    if (!progress) throw std::runtime_error(nobody_can_go_on());
+    reorder(ascending);
+  }
+}
+
+// Between two barriers no order of the threads may matter. They run in ascending and in descending order by turns, or
+// in the random orders of SEGKERNEL_EMULATION_SEED.
+void Block::reorder(bool& ascending) {
+  static const char* seed = std::getenv("SEGKERNEL_EMULATION_SEED");
+  if (seed != nullptr) {
+    static const bool seeded = (random_.seed(static_cast<unsigned>(std::atoi(seed))), true);
+    static_cast<void>(seeded);
+    std::shuffle(order_.begin(), order_.end(), random_);
+    return;
+  }
+  ascending = !ascending;
+  std::reverse(order_.begin(), order_.end());
+}
+
+void Block::run_thread() {
+  body_(arguments_);
+  if (at_barrier_ > 0) fail("exits, and the other threads wait for it at __syncthreads");
+  current_->state = State::exited;
+  ++exited_;
+  current_->fiber.pause(/*for_good=*/true);
+}
+
+void Block::fail(const std::string& message) {
+  error_ = "CUDA emulation: thread " + name_of(current_->index) + " of block " + name_of(blockIdx) + " " + message;
+  current_->fiber.pause(/*for_good=*/true);
+  __builtin_unreachable();
+}
+
+void Block::wait(State state, const char* what, const Where& where) {
+  current_->state = state;
+  current_->waits_at = what;
+  current_->where = where;
+  current_->fiber.pause();
+}
+
+int Block::barrier(const char* what, bool predicate, const Where& where) {
+  if (exited_ > 0) fail("is at " + std::string(what) + " (" + name_of(where) + "), which others exited without");
+  for (int i = 0; at_barrier_ > 0 && i < count_; ++i) {  // the first that waits
+    const Thread& other = *threads_[i];
+    if (other.state != State::at_barrier) continue;
+    if (!same(other.where, where))
+      fail("is at " + std::string(what) + " (" + name_of(where) + "), but " + describe(other));
+    break;
+  }
+  at_barrier_with_predicate_ += predicate;
+  if (++at_barrier_ < count_) {
+    wait(State::at_barrier, what, where);
+    return barrier_result_;
+  }
+  for (int i = 0; i < count_; ++i) threads_[i]->state = State::ready;
+  barrier_result_ = at_barrier_with_predicate_;
+  at_barrier_ = at_barrier_with_predicate_ = 0;
+  return barrier_result_;
+}
+
+uint64_t Block::warp_operation(const char* what, unsigned mask, uint64_t given, int source, const Where& where) {
+  const int lane = current_index_ % kWarp;
+  const int first_thread = current_index_ - lane;
+  const auto at = [&] { return "is at " + std::string(what) + " (" + name_of(where) + ")"; };
+  if ((mask >> lane & 1) == 0) fail(at() + " with a mask that leaves itself out");
+  if (source >= 0 && (mask >> source & 1) == 0) {
+    fail(at() + " and reads from lane " + std::to_string(source) + ", which is not in the mask");
+  }
+  const int last_lane = std::min(kWarp, count_ - first_thread) - 1;
+  if (last_lane < kWarp - 1 && mask >> (last_lane + 1) != 0)
+    fail(at() + " with a mask that names lanes that do not exist");
+
+  Warp& warp = warps_[current_index_ / kWarp];
+  const int first_lane = __builtin_ctz(mask);
+  WarpOperation& operation = warp.operations[first_lane];
+  if (operation.arrived != 0) {
+    const Thread& other = *threads_[first_thread + __builtin_ctz(operation.arrived)];
+    if (operation.mask != mask || !same(other.where, where)) fail(at() + ", but " + describe(other));
+  }
+  operation.mask = mask;
+  operation.arrived |= 1u << lane;
+  current_->given = given;
+  current_->source = source;
+  if (operation.arrived == mask) {
+    complete(warp, first_thread, operation);
+  } else {
+    wait(State::at_warp_operation, what, where);
+  }
+  return current_->given;
+}
+
+// Everyone's result at once: whoever goes on first may give a new value to the next operation.
+void Block::complete(Warp& warp, int first_thread, WarpOperation& operation) {
+  uint64_t given[kWarp];
+  unsigned ballot = 0;
+  for (unsigned rest = operation.mask; rest != 0; rest &= rest - 1) {
+    const int lane = __builtin_ctz(rest);
+    given[lane] = threads_[first_thread + lane]->given;
+    if (given[lane] != 0) ballot |= 1u << lane;
+  }
+  for (unsigned rest = operation.mask; rest != 0; rest &= rest - 1) {
+    Thread& thread = *threads_[first_thread + __builtin_ctz(rest)];
+    thread.given = thread.source < 0 ? ballot : given[thread.source];
+    thread.state = State::ready;
+  }
+  operation = {};
+}
+
+std::string Block::describe(const Thread& thread) const {
+  const std::string name = "thread " + name_of(thread.index);
+  if (thread.state == State::exited) return name + " has exited";
+  if (thread.state == State::ready) return name + " runs";
+  return name + " waits at " + thread.waits_at + " (" + name_of(thread.where) + ")";
+}
+
+std::string Block::nobody_can_go_on() const {
+  std::string message = "CUDA emulation: no thread of block " + name_of(blockIdx) + " can go on: ";
+  // The first thread of each kind: the ones that wait at the same place say the same.
+  std::vector<std::string> places;
+  for (int i = 0; i < count_; ++i) {
+    const Thread& thread = *threads_[i];
+    const std::string place = describe(thread).substr(("thread " + name_of(thread.index)).size());
+    if (std::find(places.begin(), places.end(), place) != places.end()) continue;
+    message += (places.empty() ? "" : "; ") + describe(thread);
+    places.push_back(place);
+  }
+  return message;
+}
+
+}  // namespace
+
+void run_grid(const Extent& grid, const Extent& block, void (*body)(void*), void* arguments) {
+  const std::lock_guard<std::mutex> lock(launching);
+  gridDim = dim3(grid.x, grid.y, grid.z);
+  blockDim = dim3(block.x, block.y, block.z);
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blockIdx = {x, y, z};
+        the_block().run(static_cast<int>(block.x * block.y * block.z), body, arguments);
+      }
+    }
+  }
+}
+
+bool in_kernel() { return the_block().current() != nullptr; }
+
+void fail(const Where& where, const std::string& message) {
+  if (!in_kernel()) {
+    std::fprintf(stderr, "CUDA emulation: the host %s (%s)\n", message.c_str(), name_of(where).c_str());
+    std::abort();
+  }
+  the_block().fail(message + " (" + name_of(where) + ")");
+}
+
+int block_barrier(const char* what, bool predicate, const Where& where) {
+  return the_block().barrier(what, predicate, where);
+}
+
+int lane_of_thread() { return the_block().index_of_current() % kWarp; }
+
+uint64_t warp_exchange(const char* what, unsigned mask, uint64_t value, int source, const Where& where) {
+  return the_block().warp_operation(what, mask, value, source, where);
+}
+
+unsigned warp_ballot(const char* what, unsigned mask, bool predicate, const Where& where) {
+  return static_cast<unsigned>(the_block().warp_operation(what, mask, predicate, -1, where));
+}
+
+}  // namespace emulation

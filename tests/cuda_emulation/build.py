@@ -1,0 +1,90 @@
+"""Builds the CUDA sources, as they are, into a library of operators for CPU tensors.
+
+    python -m tests.cuda_emulation.build [--sanitize] [-o PATH]
+
+prints the library's path; SEGKERNEL_LIBRARY=PATH then makes segkernel load it instead of its own. With --sanitize it
+has AddressSanitizer and UBSan inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+TORCH = Path(torch.__file__).parent
+COMPILER = shlex.split(os.environ.get("CXX", "g++"))
+OPERATORS = (ROOT / "csrc/registration.cpp", *sorted((ROOT / "csrc").glob("*/*_cuda.cu")))
+FLAGS = [
+    "-std=c++20",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Wno-unknown-pragmas",
+    "-fno-strict-aliasing",
+    f"-I{HERE}",
+    f"-I{ROOT / 'csrc'}",
+    f"-isystem{TORCH / 'include'}",
+    "-DSK_EMULATED_CUDA",
+    "-DUSE_CUDA",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+]
+CHECKED = ["-O2", "-fsanitize=alignment,bounds,signed-integer-overflow", "-fno-sanitize-recover=all"]
+SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+def build(sources: Iterable[Path] = OPERATORS, target: Path | None = None, *, sanitize: bool = False) -> Path:
+    """Compiles what changed since the last time, and links it with the emulation."""
+    folder = ROOT / "build" / ("cuda_emulation_sanitized" if sanitize else "cuda_emulation")
+    target = target or folder / "_cuda_emulated.so"
+    extra = SANITIZED if sanitize else CHECKED
+    emulation = [path for path in sorted(HERE.glob("*.cpp")) if not (sanitize and path.stem == "undefined_behavior")]
+    newest_header = max(path.stat().st_mtime for folder in (HERE, ROOT / "csrc") for path in folder.rglob("*.h"))
+
+    def compile_one(source: Path) -> Path:
+        name = f"{source.stem}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}.o"
+        compiled = folder / name
+        if not compiled.exists() or compiled.stat().st_mtime < max(source.stat().st_mtime, newest_header):
+            _run([*COMPILER, *FLAGS, *extra, "-x", "c++", "-c", str(source), "-o", str(compiled)])
+        return compiled
+
+    folder.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, [*emulation, *sources]))
+    if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in objects):
+        link = ["-shared", *(["-fsanitize=address,undefined"] if sanitize else []), "-Wl,-z,defs", "-Wl,-Bsymbolic"]
+        runtime = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]
+        _run([*COMPILER, *link, *map(str, objects), *runtime, "-o", str(target)])
+    return target
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{shlex.join(command)}\n{done.stderr}")
+    if done.stderr:
+        print(done.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sanitize", action="store_true")
+    parser.add_argument("-o", dest="target", type=Path)
+    options = parser.parse_args()
+    print(build(target=options.target, sanitize=options.sanitize))
+
+
+if __name__ == "__main__":
+    main()

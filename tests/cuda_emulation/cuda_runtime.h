@@ -1,0 +1,108 @@
+// What the CUDA sources of this repository need of CUDA, for a host compiler. Test only.
+//
+// Left out on purpose, so that using them does not compile: floating-point atomics (results would depend on the run),
+// __activemask (nothing may depend on which lanes happen to be together), dynamic shared memory, inline PTX.
+#pragma once
+
+#include <math.h>
+
+#include <cstddef>
+#include <tuple>
+#include <utility>
+
+#include "block.h"
+#include "shared_memory.h"
+#include "vector_types.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static const
+#define __launch_bounds__(...)
+#define __forceinline__ inline __attribute__((always_inline))
+#define __grid_constant__
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+// Of the thread that runs: set whenever one is resumed. Variables and not macros, for CUDA's own structures have fields
+// of these names.
+inline uint3 threadIdx;
+inline uint3 blockIdx;
+inline dim3 blockDim;
+inline dim3 gridDim;
+constexpr int warpSize = 32;
+
+#include "device_functions.h"
+#include "device_math.h"
+
+// --- The host's side -------------------------------------------------------------------------------------------------
+
+using cudaStream_t = void*;
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+};
+
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+  }
+  return "unrecognized error code";
+}
+
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 2;  // few, so that small inputs, too, make a block do more than one piece of work
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream = nullptr);
+
+struct cudaLaunchAttribute;
+struct cudaLaunchConfig_t {
+  dim3 gridDim;
+  dim3 blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
+namespace emulation {
+
+// What CUDA refuses on every device.
+inline bool accepts(const cudaLaunchConfig_t& config) {
+  const dim3 grid = config.gridDim;
+  const dim3 block = config.blockDim;
+  const bool grid_fits = grid.x - 1 < 0x7fffffffu && grid.y - 1 < 65535 && grid.z - 1 < 65535;  // 0 - 1 is too large
+  const bool block_fits = block.x - 1 < 1024 && block.y - 1 < 1024 && block.z - 1 < 64;
+  return grid_fits && block_fits && block.x * block.y * block.z <= 1024 && config.dynamicSmemBytes == 0;
+}
+
+}  // namespace emulation
+
+// Every thread gets its own copy of the arguments, converted to the kernel's parameters.
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  if (!emulation::accepts(*config)) return cudaErrorInvalidConfiguration;
+  struct Call {
+    void (*kernel)(Parameters...);
+    std::tuple<Parameters...> arguments;
+  } call{kernel, {std::forward<Arguments>(arguments)...}};
+  const auto body = [](void* data) {
+    const Call& call = *static_cast<const Call*>(data);
+    std::apply(call.kernel, call.arguments);
+  };
+  emulation::run_grid({config->gridDim.x, config->gridDim.y, config->gridDim.z},
+                      {config->blockDim.x, config->blockDim.y, config->blockDim.z}, body, &call);
+  return cudaSuccess;
+}

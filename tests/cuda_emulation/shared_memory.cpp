@@ -1,0 +1,55 @@
+#include "shared_memory.h"
+
+#include <link.h>
+
+#include <cstdint>
+#include <cstring>
+#include <thread>
+
+namespace emulation {
+
+#if defined(__SANITIZE_ADDRESS__)
+
+void poison_shared_memory() {}
+
+#else
+
+namespace {
+
+struct Range {
+  void* begin = nullptr;
+  size_t size = 0;
+};
+
+// So that this library has thread-local variables, and the calling thread has its copy of them.
+thread_local volatile char in_the_range = 0;
+
+int find_range(dl_phdr_info* library, size_t, void* found) {
+  bool is_ours = false;
+  Range range;
+  for (int i = 0; i < library->dlpi_phnum; ++i) {
+    const auto& header = library->dlpi_phdr[i];
+    const auto offset = reinterpret_cast<uintptr_t>(&find_range) - (library->dlpi_addr + header.p_vaddr);
+    if (header.p_type == PT_LOAD && offset < header.p_memsz) is_ours = true;
+    if (header.p_type == PT_TLS) range = {library->dlpi_tls_data, header.p_memsz};
+  }
+  if (is_ours) *static_cast<Range*>(found) = range;
+  return is_ours;
+}
+
+}  // namespace
+
+void poison_shared_memory() {
+  static Range range;
+  static std::thread::id owner;
+  if (owner != std::this_thread::get_id()) {
+    owner = std::this_thread::get_id();
+    in_the_range = 0;
+    dl_iterate_phdr(&find_range, &range);
+  }
+  memset(range.begin, 0xFF, range.size);
+}
+
+#endif
+
+}  // namespace emulation

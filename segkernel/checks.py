@@ -1,7 +1,8 @@
 """Argument checks of the wrappers: the argument's name, what was expected, what was given.
 
-Everything here looks at types, dtypes, shapes and devices only, so that it costs no device synchronisation and works
-under `torch.compile`. Values (thresholds per row, offsets, labels) are checked by the CPU operators themselves.
+Types, dtypes, shapes and devices are looked at in any case: that costs no device synchronisation and works under
+`torch.compile`. Values (thresholds per row, offsets, labels) are checked by the CPU operators themselves, and here,
+for CUDA tensors, under `debug()` only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -25,8 +27,9 @@ _debugging = os.environ.get("SEGKERNEL_DEBUG", "0") == "1"
 def debug() -> Iterator[None]:
     """Checks values, too, where that costs more than looking at shapes. SEGKERNEL_DEBUG=1 does so everywhere.
 
-    Offsets, thresholds per row and labels on the CPU are checked in any case. In addition, segment ids must then be
-    what `segment` returns: within a row they never decrease (ValueError).
+    Offsets, thresholds per row and labels are checked on the CPU in any case, on CUDA only here: every check waits for
+    the device. In addition, segment ids must then be what `segment` returns: within a row they never decrease
+    (ValueError). Graphs of `torch.compile` have no such checks.
 
     Example:
         >>> import torch, segkernel
@@ -42,6 +45,10 @@ def debug() -> Iterator[None]:
         yield
     finally:
         _debugging = before
+
+
+def checks_values() -> bool:
+    return _debugging and not torch.compiler.is_compiling()
 
 
 def describe(value: object) -> str:
@@ -87,6 +94,20 @@ def offsets(cu_seqlens: Tensor, name: str, value: Tensor) -> None:
     same_device("cu_seqlens", cu_seqlens, name, value)
     if value.dim() != 1:
         raise ValueError(f"{name}: expected packed [N] together with cu_seqlens, got {describe(value)}")
+    if checks_values():
+        offsets_cover(cu_seqlens.tolist(), value.shape[0])
+
+
+def offsets_cover(cu_seqlens: list[int], tokens: int) -> None:
+    """cu_seqlens must start at 0, never decrease, and end at the number of packed tokens."""
+    if cu_seqlens[0] != 0:
+        raise ValueError(f"cu_seqlens: expected to start at 0, got {cu_seqlens[0]}")
+    for index in range(1, len(cu_seqlens)):
+        before, after = cu_seqlens[index - 1 : index + 1]
+        if before > after:
+            raise ValueError(f"cu_seqlens: expected non-decreasing offsets, got {before} then {after} at index {index}")
+    if cu_seqlens[-1] != tokens:
+        raise ValueError(f"cu_seqlens: expected to end at the number of packed tokens, {tokens}, got {cu_seqlens[-1]}")
 
 
 def token_mask(mask: Tensor | None, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
@@ -150,9 +171,27 @@ def compute_dtype(value: Tensor) -> torch.dtype:
     return torch.float64 if value.dtype is torch.float64 else torch.float32
 
 
-def not_negative(name: str, value: float) -> None:
-    if not value >= 0:
+def not_negative(name: str, value: float | None, row_value: Tensor | None) -> None:
+    """A parameter as `per_row` or `optional_per_row` returns it."""
+    if value is not None and not value >= 0:
         raise ValueError(f"{name}: expected >= 0, got {value!r}")
+    if row_value is not None and checks_values():
+        for number in row_value.tolist():
+            if not number >= 0:
+                raise ValueError(f"{name}: expected >= 0, got {number:g}")
+
+
+def ordered(low: float, row_low: Tensor | None, high: float, row_high: Tensor | None) -> None:
+    """low <= high, both as `per_row` returns them."""
+    if row_low is None and row_high is None:
+        if not low <= high:
+            raise ValueError(f"low: expected low <= high, got low = {low!r}, high = {high!r}")
+    elif checks_values():
+        lows = repeat(low) if row_low is None else row_low.tolist()
+        highs = repeat(high) if row_high is None else row_high.tolist()
+        for row, (below, above) in enumerate(zip(lows, highs, strict=False)):
+            if not below <= above:
+                raise ValueError(f"low: expected low <= high, got low = {below:g}, high = {above:g} at row {row}")
 
 
 def positive(name: str, value: float) -> None:
@@ -172,7 +211,12 @@ def states(name: str, value: int | Tensor, like: Tensor, rows: int) -> tuple[int
     if isinstance(value, Tensor):
         tensor(name, value, INTEGERS, "integer")
         # Clamped first: 256 must not pass as 0.
-        return 0, per_row(name, value.to(torch.int64).clamp(-128, 127), like, rows, dtype=torch.int8)[1]
+        _, row_value = per_row(name, value.to(torch.int64).clamp(-128, 127), like, rows, dtype=torch.int8)
+        if row_value is not None and checks_values():
+            for state in row_value.tolist():
+                if state not in (-1, 0, 1):
+                    raise ValueError(f"{name}: expected -1, 0 or +1, got {state}")
+        return 0, row_value
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected -1, 0 or +1, or an integer tensor [B], got {describe(value)}")
     if value not in (-1, 0, 1):
@@ -193,7 +237,7 @@ def segment_ids(ids: Tensor, name: str, value: Tensor, shape: torch.Size, cu_seq
     if ids.shape != shape:
         raise ValueError(f"ids: expected {list(shape)} like {name}, got {describe(ids)}")
     same_device("ids", ids, name, value)
-    if _debugging and not torch.compiler.is_compiling():
+    if checks_values():
         ids_never_decrease(ids, cu_seqlens)
     if ids.dtype is torch.int64:
         ids = ids.clamp(-1, 2**31 - 1)  # 2^32 must not pass as 0
@@ -210,3 +254,17 @@ def ids_never_decrease(ids: Tensor, cu_seqlens: Tensor | None) -> None:
             raise ValueError(
                 f"ids: expected non-decreasing ids within a row, got {valid[at]} before {valid[at + 1]} in row {index}"
             )
+
+
+def labels_in_range(labels: Tensor, mask: Tensor | None, vocabulary: int) -> None:
+    """Labels at valid positions must be in `[0, vocabulary)`, or -100. Looks under `debug()` only."""
+    if not checks_values():
+        return
+    wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != -100)
+    if mask is not None:
+        wrong &= mask
+    for position in wrong.nonzero().tolist():
+        raise IndexError(
+            f"labels: expected 0 <= label < {vocabulary}, or -100 where there is none, "
+            f"got {labels[tuple(position)].item()} at {position}"
+        )

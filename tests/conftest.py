@@ -1,12 +1,15 @@
-import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
+from helpers import BACKEND
 from hypothesis import settings
 
-# The operators' tests run on this device, before they ask for it: their tensors are made on torch's default device.
-torch.set_default_device(os.environ.get("SEGKERNEL_TEST_DEVICE", "cpu"))
+import segkernel
+
+if BACKEND == "cuda":
+    torch.set_default_device("cuda")
 
 settings.register_profile("segkernel", max_examples=40, deadline=None, derandomize=True)
 settings.load_profile("segkernel")
@@ -15,6 +18,13 @@ settings.load_profile("segkernel")
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(20241101)
+
+
+@pytest.fixture
+def value_checks() -> Iterator[None]:
+    """For tests of bad values: the CPU's operators check them, CUDA's leave that to `debug()`."""
+    with nullcontext() if BACKEND == "cpu" else segkernel.debug():
+        yield
 
 
 @pytest.fixture

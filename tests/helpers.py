@@ -14,8 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 import segkernel
 
-# Which kernels the operators' tests run on: "cpu", "cuda", or "emulated cuda", the CUDA kernels on CPU tensors.
-BACKEND = "emulated cuda" if os.environ.get("SEGKERNEL_LIBRARY") else torch.get_default_device().type
+# Which kernels the operators' tests run on: "cpu"; "cuda" with SEGKERNEL_TEST_DEVICE=cuda; or "emulated cuda", the
+# CUDA kernels on CPU tensors.
+BACKEND = "emulated cuda" if os.environ.get("SEGKERNEL_LIBRARY") else os.environ.get("SEGKERNEL_TEST_DEVICE", "cpu")
+
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # From nothing to beyond one vector (up to 32 lanes) and one block.

@@ -83,7 +83,7 @@ def test_devices_are_not_mixed(op: ScanOp):
     ids=["decreasing", "too short", "too long", "late start", "negative start"],
 )
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_offsets(op: ScanOp, offsets: list, message: str, dtype: torch.dtype):
+def test_offsets(op: ScanOp, offsets: list, message: str, dtype: torch.dtype, value_checks: None):
     with pytest.raises(ValueError, match=message):
         call(op, *op.tokens(6), rows=3, cu_seqlens=torch.tensor(offsets, dtype=dtype))
 

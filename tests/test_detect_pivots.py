@@ -68,7 +68,7 @@ def test_against_the_reference(T, dtype):
         assert_identical(packed, batch.pack(actual))
 
 
-def test_negative_threshold():
+def test_negative_threshold(value_checks: None):
     with pytest.raises(ValueError, match=r"threshold: expected >= 0, got -0\.5"):
         segkernel.detect_pivots(torch.zeros(1, 3), threshold=-0.5)
     with pytest.raises(ValueError, match=r"threshold.*expected >= 0.*-2"):

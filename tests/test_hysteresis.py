@@ -88,7 +88,7 @@ def test_shards_compose(rewards, cut, initial):
     assert_identical(together, segkernel.hysteresis(whole, initial=initial, **options))
 
 
-def test_bad_parameters():
+def test_bad_parameters(value_checks: None):
     rewards = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r"low: expected low <= high, got low = 1\.0, high = 0\.5"):
         segkernel.hysteresis(rewards, low=1.0, high=0.5)

@@ -206,7 +206,7 @@ def test_compiles_as_one_graph():
         torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_bad_arguments():
+def test_bad_arguments(value_checks: None):
     hidden, weight, bias = random_linear(2, 3, H=5, V=7, dtype=torch.float32)
     labels = torch.zeros(2, 3, dtype=torch.int64)
     call = segkernel.linear_token_logprobs

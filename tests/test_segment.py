@@ -227,7 +227,7 @@ def test_fields_are_consistent(tokens, pivot_threshold, delta, hold):
     assert_identical(out.mask, mask & (states == 1))
 
 
-def test_bad_parameters():
+def test_bad_parameters(value_checks: None):
     with pytest.raises(ValueError, match=r"pivot_threshold.*delta"):
         segkernel.segment(REWARDS)
     with pytest.raises(ValueError, match=r"delta: expected >= 0, got -0\.5"):

@@ -126,7 +126,7 @@ def test_compiles_as_one_graph():
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
 
 
-def test_bad_arguments():
+def test_bad_arguments(value_checks: None):
     logits, labels, ids = (
         torch.zeros(2, 3, 7),
         torch.zeros(2, 3, dtype=torch.int64),

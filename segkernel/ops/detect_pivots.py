@@ -42,7 +42,7 @@ def detect_pivots(
     rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
     rows = checks.row_count(rewards, cu_seqlens)
     value, row_value = checks.per_row("threshold", threshold, rewards, rows)
-    checks.not_negative("threshold", value)
+    checks.not_negative("threshold", value, row_value)
     return ops.detect_pivots.default(rewards, mask, value, row_value, cu_seqlens)
 
 

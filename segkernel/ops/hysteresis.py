@@ -49,8 +49,7 @@ def hysteresis(
     rows = checks.row_count(rewards, cu_seqlens)
     low_value, row_low = checks.per_row("low", low, rewards, rows)
     high_value, row_high = checks.per_row("high", high, rewards, rows)
-    if row_low is None and row_high is None and not low_value <= high_value:
-        raise ValueError(f"low: expected low <= high, got low = {low!r}, high = {high!r}")
+    checks.ordered(low_value, row_low, high_value, row_high)
     initial_value, row_initial = checks.states("initial", initial, rewards, rows)
     return ops.hysteresis.default(
         rewards,

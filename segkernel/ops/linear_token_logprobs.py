@@ -74,6 +74,7 @@ def linear_token_logprobs(
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias: expected [{weight.shape[0]}] to match weight, got {checks.describe(bias)}")
     labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1])
+    checks.labels_in_range(labels, mask, weight.shape[0])
     options = logit_options(temperature, logit_scale, softcap)
     logprobs, entropies, _ = ops.linear_token_logprobs.default(hidden, weight, bias, labels, mask, *options, entropy)
     return (logprobs, entropies) if entropy else logprobs

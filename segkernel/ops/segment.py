@@ -78,10 +78,8 @@ def segment(
     baseline_value, row_baseline = checks.per_row("baseline", baseline, rewards, rows)
     initial_value, row_initial = checks.states("initial", initial, rewards, rows)
     sign_value, row_sign = checks.optional_per_row("sequence_sign", sequence_sign, rewards, rows, dtype=torch.float64)
-    if pivot_value is not None:
-        checks.not_negative("pivot_threshold", pivot_value)
-    if delta_value is not None:
-        checks.not_negative("delta", delta_value)
+    checks.not_negative("pivot_threshold", pivot_value, row_pivot)
+    checks.not_negative("delta", delta_value, row_delta)
     checks.one_of("reduce", reduce, SEGMENT_REDUCTIONS)
     if max_segments is not None:
         if cu_seqlens is not None:

@@ -62,6 +62,7 @@ def token_logprobs(
     """
     check_logits(logits)
     labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
+    checks.labels_in_range(labels, mask, logits.shape[-1])
     options = logit_options(temperature, logit_scale, softcap)
     # A compiled graph may not write to what it saved for its backward pass.
     writes = inplace_backward and logits.requires_grad and torch.is_grad_enabled()

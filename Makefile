@@ -12,7 +12,9 @@ OP_TESTS := $(wildcard tests/test_*ops.py tests/test_*segment*.py tests/test_*lo
 # The NumPy front is another library.
 EMULATED_TESTS := $(filter-out tests/test_numpy.py,$(OP_TESTS)) tests/test_bad_input.py
 
-.PHONY: run test test-emulated lint format sanitize bench clean
+TORCHES ?= 2.10.0 2.13.0 2.15.0
+
+.PHONY: run test test-emulated lint format sanitize bench wheels wheel-check clean
 
 run: $(READY)
 	$(BIN)/python -m segkernel.demo
@@ -38,13 +40,21 @@ format: $(READY)
 
 # The operators' tests on kernels built with AddressSanitizer and UBSan. Python itself leaks by design.
 sanitize: $(READY)
-	SEGKERNEL_DEBUG_BUILD=1 $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	SEGKERNEL_CUDA=0 SEGKERNEL_DEBUG_BUILD=1 $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	OMP_NUM_THREADS=1 PYTHONPATH=$(SANITIZED)/lib $(BIN)/pytest -q -n auto -m "not compiles" $(OP_TESTS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.report
+
+# A source distribution, the wheel for the CPU, and one per toolkit named: make wheels CUDA="13.0 13.2".
+wheels: $(READY)
+	$(BIN)/python -m build_support.wheels --cuda "$(CUDA)"
+
+# Installs the wheels in dist/ beside the oldest torch, one without CUDA where pip has it, and the newest.
+wheel-check: $(READY)
+	$(BIN)/python -m build_support.wheel_check --torch "$(TORCHES)"
 
 clean:
 	rm -rf build dist *.egg-info segkernel/*.so segkernel/_cuda.json

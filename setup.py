@@ -14,6 +14,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.egg_info import egg_info
 
 sys.path.insert(0, str(Path(__file__).parent))  # pip does not run this file from its folder
 from build_support import cuda
@@ -56,7 +57,9 @@ OPERATORS = [
     "csrc/token_logprobs/token_logprobs_avx512.cpp",
     "csrc/linear_token_logprobs/linear_token_logprobs_cpu.cpp",
 ]
-CUDA_OPERATORS: list[str] = []
+CUDA_OPERATORS = [
+    "csrc/hysteresis/hysteresis_cuda.cu",
+]
 
 
 def common_flags() -> list[str]:
@@ -85,7 +88,7 @@ except ImportError:
         "`pip install --no-build-isolation .`"
     )
 TORCH_ROOT = Path(torch.__file__).parent
-TOOLKIT = cuda.choose_toolkit(torch.version.cuda) if CUDA_OPERATORS else None
+TOOLKIT = cuda.choose_toolkit(torch.version.cuda)
 
 
 def operators() -> Extension:
@@ -165,13 +168,15 @@ class BuildExtensions(build_ext):
         )
 
 
+class NameOfTheBuild(egg_info):
+    """The version of a build with CUDA says so: 0.1.0+cu130."""
+
+    def finalize_options(self) -> None:
+        self.tag_build = "" if TOOLKIT is None else "+cu" + TOOLKIT.version.replace(".", "")
+        super().finalize_options()
+
+
 extensions = [operators(), numpy_front()]
 if TOOLKIT is not None:
     extensions.append(Extension("segkernel._cuda", sources=CUDA_OPERATORS))
-# The version of a build with CUDA says so: 0.1.0+cu130.
-local_version = "" if TOOLKIT is None else "+cu" + TOOLKIT.version.replace(".", "")
-setup(
-    ext_modules=extensions,
-    cmdclass={"build_ext": BuildExtensions},
-    options={"egg_info": {"tag_build": local_version}},
-)
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions, "egg_info": NameOfTheBuild})

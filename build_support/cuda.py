@@ -38,6 +38,10 @@ class Toolkit:
     def major(self) -> str:
         return self.version.split(".")[0]
 
+    @property
+    def home(self) -> Path:
+        return self.nvcc.parent.parent  # what CUDA_HOME would be
+
     def architectures(self) -> list[str]:
         """What SEGKERNEL_CUDA_ARCHS asks for, or those of ARCHITECTURES that this nvcc knows."""
         asked = os.environ.get("SEGKERNEL_CUDA_ARCHS", "").replace(",", " ").split()
@@ -134,6 +138,7 @@ def build(
         # torch hands over streams and memory, which belong to the driver, so its runtime need not be ours. With our own
         # inside, the library loads beside every minor version of torch's.
         "-cudart=static",
+        "--no-device-link",
         *(
             f"-Xlinker={argument}"
             for argument in ("--no-as-needed", *libraries, "--as-needed", "--exclude-libs=ALL", "-s")

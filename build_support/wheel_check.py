@@ -1,0 +1,121 @@
+"""`make wheel-check`: installs the wheels of dist/ beside several torches, each in a fresh environment, and uses them.
+
+Whether the CUDA kernels should load follows from the torch that pip brought: loaded beside the same major version of
+CUDA, else a warning and the CPU. Loading needs no GPU. An environment takes up to 8 GB while it is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TESTS = ("test_scan_ops", "test_hysteresis", "test_segment", "test_token_logprobs", "test_library", "test_numpy")
+TEST_PACKAGES = ("numpy", "scipy", "pytest", "hypothesis", "ml_dtypes")
+
+# Prints what the wheel does beside this torch. The last step resolves every symbol of the CUDA kernels, whatever the
+# version of CUDA: it is torch's stable ABI that must be there.
+PROBE = """
+import ctypes, json, pathlib, sys, warnings
+import torch
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import segkernel
+    from segkernel._library import cuda_kernels
+print(json.dumps({
+    "torch": torch.__version__,
+    "cuda": torch.version.cuda,
+    "folder": str(pathlib.Path(segkernel.__file__).parent),
+    "toolkit": cuda_kernels.toolkit,
+    "problem": cuda_kernels.problem,
+    "warnings": [str(warning.message) for warning in caught if "segkernel" in str(warning.message)],
+    "states": segkernel.hysteresis(torch.tensor([[0.25, 2.0, -1.0]]), low=0.0, high=1.0).tolist(),
+}))
+sys.stdout.flush()
+library = pathlib.Path(segkernel.__file__).with_name("_cuda.so")
+if library.exists() and torch.version.cuda is not None:
+    ctypes.CDLL(str(library))
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--torch", required=True, help='versions, "2.10.0 2.13.0": the oldest supported and others')
+    parser.add_argument("--wheels", type=Path, default=ROOT / "dist")
+    arguments = parser.parse_args()
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    wheels = sorted(arguments.wheels.glob(f"segkernel-*-{tag}-*.whl"))
+    if not wheels:
+        sys.exit(f"segkernel: no wheel for {tag} in {arguments.wheels}: `make wheels` builds them")
+    proven: list[str] = []
+    for version in arguments.torch.split():
+        proven += check_beside(version, wheels)
+        print(*proven, sep="\n", flush=True)
+    situations = ("loaded", "falls back: another major version", "falls back: torch without CUDA")
+    if missing := [situation for situation in situations if not any(situation in line for line in proven)]:
+        print("not covered by these torches and wheels:", "; ".join(missing))
+    return 0
+
+
+def check_beside(torch_version: str, wheels: list[Path]) -> list[str]:
+    """Checks every wheel in one fresh environment with this torch; returns what was proven, a line each."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        venv.create(folder / "environment", with_pip=True)
+        python = folder / "environment/bin/python"
+        pip = (python, "-m", "pip", "install", "-q", "--no-cache-dir")
+        run(*pip, f"torch=={torch_version}", *TEST_PACKAGES, cwd=folder)
+        (folder / "tests").mkdir()
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        for path in (ROOT / "tests").glob("*.py"):
+            if path.stem in (*TESTS, "conftest", "helpers", "logprob_helpers"):
+                shutil.copy(path, folder / "tests")
+        proven = []
+        for wheel in wheels:
+            run(*pip, "--no-deps", "--force-reinstall", wheel, cwd=folder)
+            printed = run(python, "-c", PROBE, cwd=folder).splitlines()
+            outcome = judge(json.loads(next(line for line in printed if line.startswith("{"))))
+            tests = [f"tests/{name}.py" for name in TESTS]
+            summary = run(python, "-m", "pytest", "-q", "-m", "not compiles", *tests, cwd=folder).splitlines()[-1]
+            proven.append(f"{wheel.name} beside {outcome}; {summary}")
+        return proven
+
+
+def judge(seen: dict[str, object]) -> str:
+    """What was seen, in words; exits where it is not what should be."""
+    toolkit, torch_cuda, warnings = str(seen["toolkit"]), seen["cuda"], seen["warnings"]
+    beside = f"torch {seen['torch']} (CUDA {torch_cuda})"
+    assert isinstance(warnings, list)
+    expect("site-packages" in str(seen["folder"]), "the wheel is what was imported", seen)
+    expect(seen["states"] == [[0, 1, -1]], "hysteresis works on the CPU", seen)
+    if not toolkit:
+        expect(seen["problem"] is not None, "a CPU wheel tells that it has no CUDA kernels", seen)
+        return f"{beside}: works on the CPU"
+    if torch_cuda is not None and str(torch_cuda).split(".")[0] == toolkit.split(".")[0]:
+        expect(seen["problem"] is None and not warnings, "the CUDA kernels load", seen)
+        return f"{beside}: CUDA kernels loaded"
+    expect(len(warnings) == 1 and f"built with CUDA {toolkit}" in warnings[0], "one warning", seen)
+    why = "torch without CUDA" if torch_cuda is None else "another major version (every symbol resolves)"
+    return f"{beside}: falls back: {why}, with one warning"
+
+
+def expect(condition: bool, what: str, seen: object) -> None:
+    if not condition:
+        sys.exit(f"segkernel: wheel-check: expected that {what}; saw {seen}")
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"segkernel: failed: {' '.join(map(str, command))}\n{done.stdout}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

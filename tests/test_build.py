@@ -1,0 +1,147 @@
+"""The build of the CUDA kernels and the inspection of what was built. Needs no GPU; what compiles needs nvcc."""
+
+import json
+import re
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from build_support import cuda
+from build_support.inspect_wheel import inspect_library, inspect_wheel
+
+ROOT = Path(__file__).parent.parent
+TORCH = Path(torch.__file__).parent
+STABLE_ABI = "0x020a000000000000"
+
+
+@pytest.fixture(autouse=True)
+def no_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SEGKERNEL_CUDA", "SEGKERNEL_CUDA_ARCHS", "CUDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def fake_toolkit(folder: Path, version: str, codes: str = "sm_80 sm_90 sm_100") -> Path:
+    """A folder whose nvcc answers two questions."""
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(
+        f'#!/bin/sh\ncase "$1" in --version) echo "Cuda compilation tools, release {version}, V{version}.1";;\n'
+        f'--list-gpu-code) printf "%s\\n" {codes};; esac\n'
+    )
+    nvcc.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def toolkit_13(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cuda.Toolkit:
+    monkeypatch.setenv("CUDA_HOME", str(fake_toolkit(tmp_path / "cuda", "13.1")))
+    toolkit = cuda.choose_toolkit("13.0")
+    assert toolkit is not None
+    return toolkit
+
+
+def test_every_kernel_is_built() -> None:
+    listed = re.findall(r'"(csrc/\S+\.cu)"', (ROOT / "setup.py").read_text())
+    assert sorted(listed) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.cu"))
+
+
+def test_cuda_home_is_used_where_its_major_version_fits(toolkit_13: cuda.Toolkit) -> None:
+    assert toolkit_13.version == "13.1"
+    assert cuda.choose_toolkit("13.2") == toolkit_13
+
+
+def test_beside_a_torch_without_cuda_or_of_another_major(
+    toolkit_13: cuda.Toolkit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cuda.choose_toolkit(None) is None
+    assert capsys.readouterr().err == ""
+    assert cuda.choose_toolkit("12.8") is None
+    message = capsys.readouterr().err
+    assert "building the CPU kernels only: this torch has CUDA 12.8" in message
+    assert "nvcc is 13.1" in message
+    monkeypatch.setenv("SEGKERNEL_CUDA", "1")
+    assert cuda.choose_toolkit(None) == toolkit_13
+    monkeypatch.setenv("SEGKERNEL_CUDA", "0")
+    assert cuda.choose_toolkit("13.0") is None
+
+
+def test_no_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert cuda.choose_toolkit("13.0") is None
+    assert "(none found)" in capsys.readouterr().err
+    monkeypatch.setenv("SEGKERNEL_CUDA", "1")
+    with pytest.raises(SystemExit, match="there is no nvcc in CUDA_HOME"):
+        cuda.choose_toolkit("13.0")
+    monkeypatch.setenv("SEGKERNEL_CUDA", "yes")
+    with pytest.raises(SystemExit, match="SEGKERNEL_CUDA: expected 0, 1 or auto, got 'yes'"):
+        cuda.choose_toolkit("13.0")
+
+
+def test_architectures(toolkit_13: cuda.Toolkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert toolkit_13.architectures() == ["8.0", "9.0", "10.0"]  # in the order of numbers, without those it lacks
+    monkeypatch.setenv("SEGKERNEL_CUDA_ARCHS", "9.0, 8.0")
+    assert toolkit_13.architectures() == ["8.0", "9.0"]
+    for wrong, message in (("sm_90", "expected numbers such as"), ("12.0", "12.0 is unknown to")):
+        monkeypatch.setenv("SEGKERNEL_CUDA_ARCHS", wrong)
+        with pytest.raises(SystemExit, match=message):
+            toolkit_13.architectures()
+
+
+def compiled(folder: Path, name: str, source: str, *flags: str) -> Path:
+    """A shared library of one C++ source."""
+    (folder / "source.cpp").write_text(source)
+    library = folder / name
+    command = ["g++", "-std=c++20", "-shared", "-fPIC", str(folder / "source.cpp"), "-o", str(library), *flags]
+    subprocess.run(command, check=True)
+    return library
+
+
+def test_inspection_finds_what_ties_a_library_to_one_torch(tmp_path: Path) -> None:
+    source = """
+    #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+    namespace c10 { void warn(); }
+    extern "C" int PyErr_Occurred();
+    extern "C" int use() { c10::warn(); return aoti_torch_device_type_cpu() + PyErr_Occurred(); }
+    """
+    torch_flags = (f"-I{TORCH / 'include'}", f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-Wl,--no-as-needed", "-lc10")
+    library = inspect_library(compiled(tmp_path, "_cpu.so", source, *torch_flags))
+    assert sorted(library.problems) == ["needs libc10.so", "uses PyErr_Occurred", "uses c10::warn()"]
+    assert "libtorch_cpu.so" in library.needed
+    # The NumPy front may use Python, and nothing of torch.
+    library = inspect_library(compiled(tmp_path, "_numpy.cpython-311.so", source, *torch_flags[:1]))
+    assert sorted(library.problems) == ["uses aoti_torch_device_type_cpu", "uses c10::warn()"]
+    library = inspect_library(compiled(tmp_path, "_cuda.so", 'extern "C" int nothing() { return 0; }'))
+    assert len(library.problems) == 2
+    assert library.problems[1] == "does not name libtorch_cuda.so, whose symbols it uses"
+
+
+def test_inspection_finds_foreign_libraries(tmp_path: Path) -> None:
+    wheel = tmp_path / "segkernel-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("segkernel.libs/libtorch_cpu.so.1", b"")
+    (library,) = inspect_wheel(wheel)
+    assert library.problems == ["is not segkernel's"]
+
+
+@pytest.mark.skipif(not any(cuda.toolkits()), reason="needs nvcc")
+def test_the_cuda_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGKERNEL_CUDA", "1")
+    monkeypatch.setenv("SEGKERNEL_CUDA_ARCHS", "9.0")
+    monkeypatch.chdir(ROOT)
+    toolkit = cuda.choose_toolkit(None)
+    assert toolkit is not None
+    library = tmp_path / "segkernel" / "_cuda.so"
+    cuda.build(toolkit, ["csrc/hysteresis/hysteresis_cuda.cu"], library, tmp_path / "objects", TORCH, STABLE_ABI)
+    found = inspect_library(library)
+    assert found.problems == []
+    assert {"libtorch_cuda.so", "libtorch_cpu.so"} <= set(found.needed)
+    assert not any("cudart" in name for name in found.needed)
+    described = json.loads((library.parent / "_cuda.json").read_text())
+    assert described == {"toolkit": toolkit.version, "architectures": ["9.0"], "ptx": "9.0"}
+    exported = subprocess.run(
+        ["nm", "-D", "--defined-only", library], check=True, capture_output=True, text=True
+    ).stdout
+    assert " cuda" not in exported  # the runtime inside must not answer for torch's

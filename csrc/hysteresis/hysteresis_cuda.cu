@@ -1,15 +1,11 @@
-// The Schmitt trigger: a block per row, the row in tiles from its beginning, the state carried from tile to tile.
+// The Schmitt trigger: a block per row, the state carried from tile to tile.
 #include "../cuda/device.h"
-#include "../cuda/warp.h"
+#include "../cuda/row_tiles.h"
 #include "hysteresis.h"
 
 namespace segkernel {
 
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kItems = 4;  // consecutive tokens of a thread
-constexpr int kTile = kThreads * kItems;
 
 template <class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kThreads)
@@ -22,24 +18,24 @@ __global__ void __launch_bounds__(kThreads)
   int carried = initials[b];
   for (int64_t tile = 0; tile < row.length; tile += kTile) {
     const int64_t first = tile + threadIdx.x * kItems;
-    bool valid[kItems];
-    int after[kItems];  // what this thread's tokens, up to each, make of the state
-    int transition = kUnchanged;
+    const Items<T> reward = load_items(rewards + row.begin, first, row.length);
+    const Items<bool> valid = load_valid(mask, row.begin, first, row.length);
+    int transition[kItems];  // of this thread's tokens up to each
+    int transition_so_far = kUnchanged;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const int64_t t = first + i;
-      valid[i] = t < row.length && (mask == nullptr || mask[row.begin + t]);
-      if (valid[i]) transition = schmitt_step<C>(transition, widen(rewards[row.begin + t]), low, high, hold);
-      after[i] = transition;
+      if (valid.of[i]) transition_so_far = schmitt_step<C>(transition_so_far, widen(reward.of[i]), low, high, hold);
+      transition[i] = transition_so_far;
     }
-    const auto scanned = block_scan<kThreads>(transition, kUnchanged,
-                                              [](int earlier, int later) { return then_transition(earlier, later); });
+    const Scanned<int> scanned = block_scan<kThreads>(
+        transition_so_far, kUnchanged, [](int earlier, int later) { return then_transition(earlier, later); });
     const int before = then_transition(carried, scanned.before);
+    Items<int8_t> state;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const int64_t t = first + i;
-      if (t < row.length) states[row.begin + t] = valid[i] ? static_cast<int8_t>(then_transition(before, after[i])) : 0;
+      state.of[i] = valid.of[i] ? static_cast<int8_t>(then_transition(before, transition[i])) : int8_t{0};
     }
+    store_items(states + row.begin, first, row.length, state);
     carried = then_transition(carried, scanned.all);
   }
 }
@@ -59,10 +55,11 @@ Tensor hysteresis_cuda(const Tensor& rewards, const OptionalTensor& mask, double
   dispatch_floats("rewards", rewards.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
-    launch("hysteresis", hysteresis_kernel<T>, rows->count, kThreads, device.stream(),
-           data<T>("rewards", rewards, tokens, device), valid, *rows,
-           per_row<C>("low", low, row_low, rows->count, device),
-           per_row<C>("high", high, row_high, rows->count, device), initials, hold, mutable_data<int8_t>(states));
+    const T* in = data<T>("rewards", rewards, tokens, device);
+    const auto lows = per_row<C>("low", low, row_low, rows->count, device);
+    const auto highs = per_row<C>("high", high, row_high, rows->count, device);
+    launch("hysteresis", hysteresis_kernel<T>, rows->count, kThreads, device.stream(), in, valid, *rows, lows, highs,
+           initials, hold, mutable_data<int8_t>(states));
   });
   return states;
 }

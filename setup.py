@@ -34,6 +34,8 @@ FLAGS_BY_SUFFIX = {
         "-mavx512dq",
         "-mavx512vl",
         "-mavx2",
+        "-mbmi",
+        "-mbmi2",
         "-mfma",
         "-mf16c",
     ],

@@ -83,7 +83,9 @@ def tokens(
             raise ValueError(f"{name}: expected [B, T], or [N] together with cu_seqlens, got {describe(value)}")
     else:
         offsets(cu_seqlens, name, value)
-    return value.contiguous(), token_mask(mask, name, value, value.shape), cu_seqlens
+    if mask is not None:
+        mask = token_mask(mask, name, value, value.shape)
+    return value.contiguous(), mask, cu_seqlens
 
 
 def offsets(cu_seqlens: Tensor, name: str, value: Tensor) -> None:
@@ -142,6 +144,8 @@ def per_row(
 
     The tensor is converted to `dtype`, by default the type that `like` is computed in.
     """
+    if type(value) is float or type(value) is int:  # the usual case first: asking a tensor's class costs more
+        return value, None
     if not isinstance(value, Tensor):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name}: expected a number or a [B] tensor, got {describe(value)}")
@@ -160,8 +164,8 @@ def optional_per_row(
     name: str, value: float | Tensor | None, like: Tensor, rows: int, *, dtype: torch.dtype | None = None
 ) -> tuple[float | None, Tensor | None]:
     """Like `per_row`, for a parameter that may be absent: then both are None."""
-    if value is None:
-        return None, None
+    if value is None or type(value) is float or type(value) is int:
+        return value, None
     number, row_value = per_row(name, value, like, rows, dtype=dtype)
     return (None if row_value is not None else number), row_value
 

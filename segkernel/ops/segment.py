@@ -10,6 +10,8 @@ from segkernel._library import ops
 from segkernel.codes import REDUCE, SEGMENT_REDUCTIONS
 from segkernel.segments import Segments
 
+_segment = ops.segment.default
+
 
 def segment(
     rewards: Tensor,
@@ -85,7 +87,7 @@ def segment(
         if cu_seqlens is not None:
             raise ValueError("max_segments: expected None with cu_seqlens (packed segments sit at their row's offset)")
         checks.integer("max_segments", max_segments, at_least=0)
-    ids, counts, lengths, segment_rewards, signs, loss_mask = ops.segment.default(
+    ids, counts, lengths, segment_rewards, signs, loss_mask = _segment(
         rewards,
         mask,
         pivot_value,

@@ -14,7 +14,7 @@ EMULATED_TESTS := $(filter-out tests/test_numpy.py,$(OP_TESTS)) tests/test_bad_i
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
-.PHONY: run test test-emulated lint format sanitize bench wheels wheel-check clean
+.PHONY: run test test-emulated lint format sanitize bench gpu-check wheels wheel-check clean
 
 run: $(READY)
 	$(BIN)/python -m segkernel.demo
@@ -47,6 +47,12 @@ sanitize: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.report
+
+# On a machine with a GPU, in under 8 minutes: builds for the card, tests, sanitizes, measures. Installs nothing: uses
+# $(VENV) where it is there, else $(PYTHON) as it is. DRY=1 rehearses all but the build without a GPU.
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu.check --tests "$(EMULATED_TESTS)" \
+		$(if $(DRY),--rehearse)
 
 # A source distribution, the wheel for the CPU, and one per toolkit named: make wheels CUDA="13.0 13.2".
 wheels: $(READY)

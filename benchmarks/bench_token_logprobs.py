@@ -41,7 +41,9 @@ class FromBuffer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, logits: Tensor) -> Tensor:
-        return torch.empty(0, dtype=logits.dtype).set_(logits)  # shares the storage without being a view
+        return torch.empty(0, dtype=logits.dtype, device=logits.device).set_(
+            logits
+        )  # shares the storage without being a view
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:

@@ -1,0 +1,50 @@
+"""The peers that need a GPU, beside those of benchmarks/peers.py: each a function, or None where it is missing."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.bench_linear_token_logprobs import trl_chunked
+
+
+@cache
+def installed(module: str, name: str) -> Callable[..., Any] | None:
+    """`module.name`, or None where the module cannot be imported, whatever the reason, or has no such name."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except Exception:
+        return None
+
+
+def logprobs_and_entropy() -> dict[str, Callable[..., Any] | None]:
+    """`(logits [B, T, V], labels [B, T]) -> (log-probs, entropies)`"""
+    return {"TRL (Triton)": installed("trl.kernels", "selective_log_softmax_and_entropy")}
+
+
+def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor] | None]:
+    """`(logits [B, T, V], labels [B, T]) -> a tensor whose sum is differentiated`"""
+    trl = installed("trl.kernels", "selective_log_softmax_and_entropy")
+    liger = installed("liger_kernel.transformers.functional", "liger_cross_entropy")
+    flash = installed("flash_attn.ops.triton.cross_entropy", "cross_entropy_loss")
+    return {
+        "TRL (Triton)": trl and (lambda logits, labels: trl(logits, labels)[0]),
+        "Liger CE": liger and (lambda logits, labels: liger(logits.flatten(0, 1), labels.flatten(), reduction="sum")),
+        "flash-attention CE": flash
+        and (lambda logits, labels: flash(logits.flatten(0, 1), labels.flatten(), inplace_backward=True)[0]),
+    }
+
+
+def heads() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None]:
+    """`(hidden [N, H], weight [V, H], labels [N]) -> a tensor whose sum is differentiated`"""
+    liger = installed("liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy")
+    cce = installed("cut_cross_entropy", "linear_cross_entropy")
+    return {
+        "TRL chunked": trl_chunked if installed("trl.kernels", "ChunkedLogProbFunction") else None,
+        "Liger FLCE": liger and (lambda hidden, weight, labels: liger(hidden, weight, labels, reduction="sum")),
+        "CCE": cce and (lambda hidden, weight, labels: cce(hidden, weight, labels, reduction="none")),
+    }

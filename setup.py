@@ -60,7 +60,10 @@ OPERATORS = [
     "csrc/linear_token_logprobs/linear_token_logprobs_cpu.cpp",
 ]
 CUDA_OPERATORS = [
+    "csrc/detect_pivots/detect_pivots_cuda.cu",
     "csrc/hysteresis/hysteresis_cuda.cu",
+    "csrc/redistribute/redistribute_cuda.cu",
+    "csrc/gae/gae_cuda.cu",
 ]
 
 

@@ -17,7 +17,8 @@ int32_t segment_by_entropy_row(const T* entropy, const bool* mask, int64_t lengt
       ids[t] = -1;
       continue;
     }
-    const bool starts = starts_entropy_segment<C>(segment_length, widen(entropy[t]), threshold, min_length);
+    const bool uncertain = is_uncertain<C>(widen(entropy[t]), threshold);
+    const bool starts = starts_entropy_segment(segment_length, uncertain, min_length);
     segment += starts;
     segment_length = starts ? 1 : segment_length + 1;
     ids[t] = segment;

@@ -5,9 +5,6 @@
 
 namespace segkernel {
 
-// `reduce` is a Reduce, or kLogSumExp.
-constexpr int64_t kLogSumExp = 5;
-
 Tensor segment_reduce_cpu(const Tensor& values, const Tensor& ids, int64_t segments, int64_t reduce,
                           const OptionalTensor& cu_seqlens) {
   const RowsOf rows("values", values, cu_seqlens);

@@ -32,8 +32,8 @@ def segment_reduce(
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:
-        `[B, S]`, float32 (float64 for float64 values); 0 where a segment has no token. Summed in the order of the
-        tokens, so the bits don't depend on threads or on the other rows.
+        `[B, S]`, float32 (float64 for float64 values); 0 where a segment has no token. A row is
+        always summed in the same order, so the bits don't depend on threads or on the other rows.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.

@@ -5,8 +5,10 @@ Switches: SEGKERNEL_DEBUG_BUILD=1 builds the CPU's with assertions, AddressSanit
 build_support/cuda.py.
 """
 
+import importlib.util
 import os
 import platform
+import runpy
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -88,15 +90,15 @@ def for_this_machine(sources: list[str]) -> list[str]:
     return [source for source in sources if X86 or not source.endswith(tuple(FLAGS_BY_SUFFIX))]
 
 
-try:
-    import torch
-except ImportError:
+# torch's headers and one of its libraries are all that building takes: it is not imported, so its own may be missing.
+TORCH = importlib.util.find_spec("torch")
+if TORCH is None or TORCH.origin is None:
     sys.exit(
         "segkernel: building needs torch >= 2.10 in this environment: `pip install torch`, then "
         "`pip install --no-build-isolation .`"
     )
-TORCH_ROOT = Path(torch.__file__).parent
-TOOLKIT = cuda.choose_toolkit(torch.version.cuda)
+TORCH_ROOT = Path(TORCH.origin).parent
+TOOLKIT = cuda.choose_toolkit(runpy.run_path(str(TORCH_ROOT / "version.py"))["cuda"])
 
 
 def operators() -> Extension:

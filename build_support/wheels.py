@@ -14,18 +14,10 @@ import tempfile
 import venv
 from pathlib import Path
 
-from build_support import cuda
 from build_support.inspect_wheel import inspect_wheel
+from build_support.toolkit import toolkit_home
 
 ROOT = Path(__file__).parent.parent
-# nvcc's own requirements name no versions, so all of them are pinned here.
-TOOLKIT_PACKAGES = (
-    "nvidia-cuda-nvcc",
-    "nvidia-cuda-crt",
-    "nvidia-nvvm",
-    "nvidia-cuda-runtime",
-    "nvidia-cuda-cccl",
-)
 
 
 def main() -> int:
@@ -69,19 +61,6 @@ def unpack(archive: Path, folder: Path) -> Path:
     run("tar", "-xf", archive, "-C", folder)
     entries = list(folder.iterdir())
     return entries[0] if len(entries) == 1 else folder
-
-
-def toolkit_home(version: str, folder: Path) -> Path:
-    """A toolkit of this version: the system's where it is, else PyPI's in `folder`."""
-    for toolkit in cuda.toolkits():
-        if toolkit.version == version:
-            return toolkit.home
-    if int(version.partition(".")[0]) < 13:
-        sys.exit(f"segkernel: CUDA {version}: PyPI has no nvcc before 13.0; set CUDA_HOME to a toolkit of this version")
-    print(f"CUDA {version}: nvcc from PyPI")
-    packages = [f"{package}=={version}.*" for package in TOOLKIT_PACKAGES]
-    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, *packages)
-    return next(folder.glob("nvidia/cu*"))
 
 
 def build(sources: Path, folder: Path, switches: dict[str, str]) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import segkernel
 from build_support import cuda
 from build_support.inspect_wheel import inspect_library, inspect_wheel
 
@@ -116,6 +117,13 @@ def test_inspection_finds_what_ties_a_library_to_one_torch(tmp_path: Path) -> No
     library = inspect_library(compiled(tmp_path, "_cuda.so", 'extern "C" int nothing() { return 0; }'))
     assert len(library.problems) == 2
     assert library.problems[1] == "does not name libtorch_cuda.so, whose symbols it uses"
+
+
+def test_what_was_built_here_needs_torch_and_the_system_alone() -> None:
+    built = [path for path in Path(segkernel.__file__).parent.glob("_*.so") if path.name != "_cuda.so"]
+    assert len(built) == 2
+    for path in built:
+        assert inspect_library(path).problems == []
 
 
 def test_inspection_finds_foreign_libraries(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""`python -m build_support.toolkit VERSION FOLDER`: puts CUDA's compiler of this version into FOLDER, from PyPI."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from build_support import cuda
+
+# nvcc's own requirements name no versions, so all of them are pinned here.
+PACKAGES = (
+    "nvidia-cuda-nvcc",
+    "nvidia-cuda-crt",
+    "nvidia-nvvm",
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-cccl",
+)
+
+
+def toolkit_home(version: str, folder: Path) -> Path:
+    """A toolkit of this version: the system's where it is, else PyPI's in `folder`."""
+    for toolkit in cuda.toolkits():
+        if toolkit.version == version:
+            return toolkit.home
+    return from_pypi(version, folder)
+
+
+def from_pypi(version: str, folder: Path) -> Path:
+    if int(version.partition(".")[0]) < 13:
+        sys.exit(f"segkernel: CUDA {version}: PyPI has no nvcc before 13.0; set CUDA_HOME to a toolkit of this version")
+    print(f"CUDA {version}: nvcc from PyPI")
+    packages = [f"{package}=={version}.*" for package in PACKAGES]
+    command = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), *packages)
+    subprocess.run(command, check=True)
+    return next(folder.glob("nvidia/cu*"))
+
+
+if __name__ == "__main__":
+    print(from_pypi(sys.argv[1], Path(sys.argv[2])))

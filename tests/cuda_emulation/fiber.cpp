@@ -68,7 +68,8 @@ void Fiber::start(void (*entry)()) {
   entry_ = entry;
   fake_stack_ = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(stack_, kStackSize);  // the frames of a fiber that was given up
+  if (!finished_) ASAN_UNPOISON_MEMORY_REGION(stack_, kStackSize);  // the frames of a fiber that was given up
+  finished_ = false;
 #endif
 #if defined(__x86_64__)
   // As if `trampoline` had been called by nobody and `emulation_switch_stack` by its first instruction.
@@ -112,6 +113,10 @@ void Fiber::resume() {
 
 void Fiber::pause(bool for_good) {
 #if defined(__SANITIZE_ADDRESS__)
+  if (for_good) {
+    __asan_handle_no_return();  // its frames end here
+    finished_ = true;
+  }
   __sanitizer_start_switch_fiber(for_good ? nullptr : &fake_stack_, owner_stack_, owner_stack_size_);
 #endif
 #if defined(__x86_64__)

@@ -32,8 +32,9 @@ class Fiber {
   ucontext_t context_;
   ucontext_t owner_;
 #endif
-  // What AddressSanitizer wants to know.
   void (*entry_)() = nullptr;
+  // What AddressSanitizer wants to know.
+  bool finished_ = true;
   void* fake_stack_ = nullptr;
   void* owner_fake_stack_ = nullptr;
   const void* owner_stack_ = nullptr;

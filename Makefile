@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.segkernel-ready
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
-EMULATION := $(shell find tests/cuda_emulation -name '*.h' -o -name '*.cpp')
+EMULATION := $(shell find tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 SANITIZED := build/sanitized
 OP_TESTS := $(wildcard tests/test_*ops.py tests/test_*segment*.py tests/test_*logprobs*.py tests/test_gae.py \
 	tests/test_hysteresis.py tests/test_detect_pivots.py tests/test_redistribute.py tests/test_numpy.py)

@@ -52,8 +52,9 @@ std::string name_of(const uint3& index) {
   return name.str();
 }
 
+// Within one kernel a file's name is one string.
 bool same(const Where& a, const Where& b) {
-  return a.line() == b.line() && a.column() == b.column() && std::string_view(a.file_name()) == b.file_name();
+  return a.line() == b.line() && a.column() == b.column() && a.file_name() == b.file_name();
 }
 
 class Block {
@@ -73,6 +74,7 @@ class Block {
   int count_ = 0;
   int exited_ = 0;
   int at_barrier_ = 0;
+  const Thread* first_at_barrier_ = nullptr;
   int at_barrier_with_predicate_ = 0;
   int barrier_result_ = 0;
   Thread* current_ = nullptr;
@@ -116,7 +118,9 @@ void Block::run(int count, void (*body)(void*), void* arguments) {
   }
   poison_shared_memory();
 
+  // Blocks take turns, too, at which order they start with.
   bool ascending = true;
+  if (blockIdx.x % 2 == 1) reorder(ascending);
   while (exited_ < count_) {
     bool progress = false;
     for (const int i : order_) {
@@ -171,13 +175,10 @@ void Block::wait(State state, const char* what, const Where& where) {
 
 int Block::barrier(const char* what, bool predicate, const Where& where) {
   if (exited_ > 0) fail("is at " + std::string(what) + " (" + name_of(where) + "), which others exited without");
-  for (int i = 0; at_barrier_ > 0 && i < count_; ++i) {  // the first that waits
-    const Thread& other = *threads_[i];
-    if (other.state != State::at_barrier) continue;
-    if (!same(other.where, where))
-      fail("is at " + std::string(what) + " (" + name_of(where) + "), but " + describe(other));
-    break;
+  if (at_barrier_ > 0 && !same(first_at_barrier_->where, where)) {
+    fail("is at " + std::string(what) + " (" + name_of(where) + "), but " + describe(*first_at_barrier_));
   }
+  if (at_barrier_ == 0) first_at_barrier_ = current_;
   at_barrier_with_predicate_ += predicate;
   if (++at_barrier_ < count_) {
     wait(State::at_barrier, what, where);
@@ -244,16 +245,16 @@ std::string Block::describe(const Thread& thread) const {
   return name + " waits at " + thread.waits_at + " (" + name_of(thread.where) + ")";
 }
 
+// A barrier says by itself what is wrong, so somebody waits for lanes that wait elsewhere.
 std::string Block::nobody_can_go_on() const {
   std::string message = "CUDA emulation: no thread of block " + name_of(blockIdx) + " can go on: ";
-  // The first thread of each kind: the ones that wait at the same place say the same.
-  std::vector<std::string> places;
   for (int i = 0; i < count_; ++i) {
-    const Thread& thread = *threads_[i];
-    const std::string place = describe(thread).substr(("thread " + name_of(thread.index)).size());
-    if (std::find(places.begin(), places.end(), place) != places.end()) continue;
-    message += (places.empty() ? "" : "; ") + describe(thread);
-    places.push_back(place);
+    if (threads_[i]->state != State::at_warp_operation) continue;
+    const auto awaits = [&](const WarpOperation& operation) { return operation.arrived >> i % kWarp & 1; };
+    const auto& operations = warps_[i / kWarp].operations;
+    const WarpOperation& operation = *std::find_if(operations, operations + kWarp, awaits);
+    const int missing = i / kWarp * kWarp + __builtin_ctz(operation.mask & ~operation.arrived);
+    return message + describe(*threads_[i]) + ", and " + describe(*threads_[missing]);
   }
   return message;
 }

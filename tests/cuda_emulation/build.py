@@ -9,6 +9,7 @@ has AddressSanitizer and UBSan inside.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import os
 import shlex
@@ -23,7 +24,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TORCH = Path(torch.__file__).parent
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
-OPERATORS = (ROOT / "csrc/registration.cpp", *sorted((ROOT / "csrc").glob("*/*_cuda.cu")))
+EMULATION = tuple(HERE / name for name in ("block.cpp", "fiber.cpp", "shared_memory.cpp"))
+OPERATORS = (HERE / "torch_cuda.cpp", ROOT / "csrc/registration.cpp", *sorted((ROOT / "csrc").glob("*/*_cuda.cu")))
 FLAGS = [
     "-std=c++20",
     "-fPIC",
@@ -44,12 +46,28 @@ CHECKED = ["-O2", "-fsanitize=alignment,bounds,signed-integer-overflow", "-fno-s
 SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-def build(sources: Iterable[Path] = OPERATORS, target: Path | None = None, *, sanitize: bool = False) -> Path:
-    """Compiles what changed since the last time, and links it with the emulation."""
+def build(
+    sources: Iterable[Path] = OPERATORS,
+    target: Path | None = None,
+    *,
+    name: str = "_cuda_emulated.so",
+    sanitize: bool = False,
+) -> Path:
+    """Compiles what changed since the last time, links it with the emulation, and returns `target`.
+
+    That is, by default, `name` in a folder of build/, where the compiled files are kept, too.
+    """
     folder = ROOT / "build" / ("cuda_emulation_sanitized" if sanitize else "cuda_emulation")
-    target = target or folder / "_cuda_emulated.so"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests that run in parallel build the same files
+        return _build([*EMULATION, *sources], folder, target or folder / name, sanitize)
+
+
+def _build(sources: Sequence[Path], folder: Path, target: Path, sanitize: bool) -> Path:
+    if not sanitize:
+        sources = [*sources, HERE / "undefined_behavior.cpp"]
     extra = SANITIZED if sanitize else CHECKED
-    emulation = [path for path in sorted(HERE.glob("*.cpp")) if not (sanitize and path.stem == "undefined_behavior")]
     newest_header = max(path.stat().st_mtime for folder in (HERE, ROOT / "csrc") for path in folder.rglob("*.h"))
 
     def compile_one(source: Path) -> Path:
@@ -59,10 +77,9 @@ def build(sources: Iterable[Path] = OPERATORS, target: Path | None = None, *, sa
             _run([*COMPILER, *FLAGS, *extra, "-x", "c++", "-c", str(source), "-o", str(compiled)])
         return compiled
 
-    folder.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, [*emulation, *sources]))
+        objects = list(pool.map(compile_one, sources))
     if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in objects):
         link = ["-shared", *(["-fsanitize=address,undefined"] if sanitize else []), "-Wl,-z,defs", "-Wl,-Bsymbolic"]
         runtime = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]

@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include <cstddef>
+#include <cstring>
 #include <tuple>
 #include <utility>
 
@@ -64,7 +65,10 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream = nullptr);
+inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t = nullptr) {
+  memset(data, value, bytes);
+  return cudaSuccess;
+}
 
 struct cudaLaunchAttribute;
 struct cudaLaunchConfig_t {

@@ -17,6 +17,7 @@ import segkernel
 # Which kernels the operators' tests run on: "cpu"; "cuda" with SEGKERNEL_TEST_DEVICE=cuda; or "emulated cuda", the
 # CUDA kernels on CPU tensors.
 BACKEND = "emulated cuda" if os.environ.get("SEGKERNEL_LIBRARY") else os.environ.get("SEGKERNEL_TEST_DEVICE", "cpu")
+DEVICE = "cuda" if BACKEND == "cuda" else "cpu"  # of the tensors
 
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from helpers import SCAN_OPS, ScanOp, unchanged
+from helpers import DEVICE, SCAN_OPS, ScanOp, unchanged
 
 every_op = pytest.mark.parametrize("op", SCAN_OPS, ids=lambda op: op.name)
 
@@ -60,13 +60,13 @@ def test_type_of_the_mask(op: ScanOp):
 
 @every_op
 def test_devices_are_not_mixed(op: ScanOp):
-    with pytest.raises(ValueError, match=r"mask: expected .*cpu.*got bool \[2, 3\] on meta"):
+    with pytest.raises(ValueError, match=rf"mask: expected .*{DEVICE}.*got bool \[2, 3\] on meta"):
         op(*op.tokens(2, 3), torch.ones(2, 3, dtype=torch.bool, device="meta"), **op.options(2))
-    with pytest.raises(ValueError, match=r"cu_seqlens: expected .*cpu.*got int64 \[3\] on meta"):
+    with pytest.raises(ValueError, match=rf"cu_seqlens: expected .*{DEVICE}.*got int64 \[3\] on meta"):
         op(*op.tokens(6), cu_seqlens=torch.tensor([0, 3, 6], device="meta"), **op.options(2))
     for name, value in op.options(2).items():
         if isinstance(value, torch.Tensor):
-            with pytest.raises(ValueError, match=rf"{name}: expected .*cpu.*\[2\] on meta"):
+            with pytest.raises(ValueError, match=rf"{name}: expected .*{DEVICE}.*\[2\] on meta"):
                 op(*op.tokens(2, 3), **{**op.options(2), name: value.to("meta")})
 
 

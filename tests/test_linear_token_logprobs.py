@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from helpers import DTYPES, assert_near, opcheck, unchanged
+from helpers import DEVICE, DTYPES, assert_near, opcheck, unchanged
 from logprob_helpers import TRANSFORMS, accuracy, random_labels
 from torch import Tensor
 
@@ -226,7 +226,7 @@ def test_bad_arguments(value_checks: None):
         call(hidden, weight, torch.zeros(2, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"mask: expected \[2, 3\].*got bool \[3\]"):
         call(hidden, weight, labels, torch.ones(3, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"weight: expected .*cpu.*\[7, 5\] on meta"):
+    with pytest.raises(ValueError, match=rf"weight: expected .*{DEVICE}.*\[7, 5\] on meta"):
         call(hidden, weight.to("meta"), labels)
     with pytest.raises(ValueError, match=r"temperature: expected .*> 0.*got 0"):
         call(hidden, weight, labels, temperature=0.0)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from helpers import DTYPES, assert_identical, assert_near, unchanged
+from helpers import DEVICE, DTYPES, assert_identical, assert_near, unchanged
 from logprob_helpers import TRANSFORMS, VOCABULARIES, accuracy, random_labels, random_logits
 
 import segkernel
@@ -260,9 +260,9 @@ def test_bad_arguments():
         call(logits, labels, torch.ones(2, 3, 7, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"logits: expected .*V.*got float32 \[\]"):
         call(torch.zeros(()), labels)
-    with pytest.raises(ValueError, match=r"labels: expected .*cpu.*got int64 \[2, 3\] on meta"):
+    with pytest.raises(ValueError, match=rf"labels: expected .*{DEVICE}.*got int64 \[2, 3\] on meta"):
         call(logits, labels.to("meta"))
-    with pytest.raises(ValueError, match=r"mask: expected .*cpu.*got int64 \[2, 3\] on meta"):
+    with pytest.raises(ValueError, match=rf"mask: expected .*{DEVICE}.*got int64 \[2, 3\] on meta"):
         call(logits, labels, labels.to("meta"))
     for temperature in (0.0, -1.0, NAN):
         with pytest.raises(ValueError, match=rf"temperature: expected .*> 0.*got {temperature}"):

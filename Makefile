@@ -14,7 +14,7 @@ EMULATED_TESTS := $(filter-out tests/test_numpy.py,$(OP_TESTS)) tests/test_bad_i
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
-.PHONY: run test test-emulated lint format sanitize bench gpu-check wheels wheel-check clean
+.PHONY: run test test-emulated lint format sanitize sanitize-emulated bench gpu-check wheels wheel-check clean
 
 run: $(READY)
 	$(BIN)/python -m segkernel.demo
@@ -24,7 +24,7 @@ test: $(READY)
 
 # The operators' tests on the CUDA kernels, which run on the host: no GPU is needed.
 test-emulated: $(READY)
-	SEGKERNEL_LIBRARY=$$($(BIN)/python -m tests.cuda_emulation.build) \
+	library=$$($(BIN)/python -m tests.cuda_emulation.build) && SEGKERNEL_LIBRARY=$$library \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(EMULATED_TESTS)
 
 lint: $(READY)
@@ -39,11 +39,17 @@ format: $(READY)
 	$(BIN)/clang-format -i $(SOURCES) $(EMULATION)
 
 # The operators' tests on kernels built with AddressSanitizer and UBSan. Python itself leaks by design.
+WITH_SANITIZERS := LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	OMP_NUM_THREADS=1
+
 sanitize: $(READY)
 	SEGKERNEL_CUDA=0 SEGKERNEL_DEBUG_BUILD=1 $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	OMP_NUM_THREADS=1 PYTHONPATH=$(SANITIZED)/lib $(BIN)/pytest -q -n auto -m "not compiles" $(OP_TESTS)
+	$(WITH_SANITIZERS) PYTHONPATH=$(SANITIZED)/lib $(BIN)/pytest -q -n auto -m "not compiles" $(OP_TESTS)
+
+sanitize-emulated: $(READY)
+	library=$$($(BIN)/python -m tests.cuda_emulation.build --sanitize) && SEGKERNEL_LIBRARY=$$library \
+	$(WITH_SANITIZERS) $(BIN)/python -m pytest -q -n auto -m "not compiles" $(EMULATED_TESTS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.report

@@ -18,6 +18,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.bench_linear_token_logprobs import IMPLEMENTATIONS
+from benchmarks.readme import readable, replace_between
 
 ROOT = Path(__file__).parent.parent
 MARKS = ("<!-- benchmarks:begin -->", "<!-- benchmarks:end -->")
@@ -102,13 +103,6 @@ def peak_memory() -> list[dict[str, Any]]:
     return measured
 
 
-def readable(seconds: float) -> str:
-    unit, factor = next(
-        (unit, factor) for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)) if seconds * factor >= 1
-    )
-    return f"{seconds * factor:.3g} {unit}"
-
-
 def write_readme(results: dict[str, Any]) -> None:
     table = [
         [
@@ -137,10 +131,7 @@ def write_readme(results: dict[str, Any]) -> None:
             tabulate(memory, ["implementation", "MiB", "of the logits"], tablefmt="github", disable_numparse=True),
         ]
     )
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    readme.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+    replace_between(ROOT / "README.md", MARKS, text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import check, figures
-from benchmarks.gpu.measure import FULL, OURS, shape
+from benchmarks.gpu.clock import CudaClock
+from benchmarks.gpu.figures import OURS
+from benchmarks.gpu.measure import FULL, shape
+from benchmarks.readme import replace_between
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,6 +47,12 @@ def test_rehearsal(tmp_path: Path) -> None:
     assert not (copy / "benchmarks" / "results" / "rehearsal.json").exists()
 
 
+def test_it_starts_before_anything_is_built() -> None:
+    code = "import sys, benchmarks.gpu.check; print('segkernel' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_phases_end_in_time_and_say_how() -> None:
     python = sys.executable
     assert check.run(check.Phase("a", 60, (python, "-c", "print('fine')")))["outcome"] == "passed"
@@ -67,6 +76,35 @@ def test_all_phases_fit_in_eight_minutes(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert by_name["tests"].environment["SEGKERNEL_TEST_DEVICE"] == "cuda"
     assert "tests/test_gae.py" in by_name["tests"].command
     assert by_name["racecheck"].command[:5] == ("compute-sanitizer", "--error-exitcode", "9", "--tool", "racecheck")
+
+
+class FakeEvent:
+    """Lets a call take as many milliseconds as it was given."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = FakeEvent.now
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        return end.at - self.at
+
+
+def test_the_clock_takes_medians_and_inputs_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.Event", FakeEvent)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
+    called = []
+
+    def work(milliseconds: float) -> None:
+        called.append(milliseconds)
+        FakeEvent.now += milliseconds
+
+    seconds = CudaClock().calls(work, [(2.0,), (9.0,), (3.0,)], repeats=6)
+    assert called == [2.0, 9.0] + [2.0, 9.0, 3.0] * 2  # warm-up, then in turn
+    assert seconds == pytest.approx(0.003)
 
 
 FORWARD = f"log-probs + entropy, forward, {shape(FULL.logits)}"
@@ -120,7 +158,7 @@ def test_table(tmp_path: Path) -> None:
     assert text.endswith("Not installed, or not running there: Liger CE.")
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- gpu:begin -->\nnot measured yet\n<!-- gpu:end -->\nafter\n")
-    figures.write_readme(readme, text)
+    replace_between(readme, figures.MARKS, text)
     assert readme.read_text() == f"before\n<!-- gpu:begin -->\n{text}\n<!-- gpu:end -->\nafter\n"
 
 

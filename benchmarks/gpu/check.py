@@ -25,9 +25,10 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import figures
+from benchmarks.readme import replace_between
 
 ROOT = Path(__file__).parent.parent.parent
-GROUPS = {"bandwidth": 15, "forward": 45, "backward": 45, "segment": 30, "gae": 20, "linear": 45}
+GROUPS = {"bandwidth": 10, "forward": 40, "backward": 40, "segment": 25, "gae": 20, "linear": 40}
 REHEARSAL_LIMIT = 240
 PEERS = ("trl", "liger-kernel", "cut-cross-entropy", "flash-attn", "triton")
 
@@ -55,14 +56,14 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool) -> Iter
             "SEGKERNEL_CUDA_ARCHS": f"{major}.{minor}",
             "NVCC_APPEND_FLAGS": "-lineinfo",  # the sanitizer's reports name lines
         }
-        yield Phase("build", 100, (python, "setup.py", "-q", "build_ext", "--inplace"), switches)
-        in_parallel = ("-n", "8") if installed("pytest-xdist") else ()
-        yield Phase("tests", 80, (*tests, *in_parallel, "tests/test_cuda.py", *operator_tests), device)
+        yield Phase("build", 80, (python, "setup.py", "-q", "build_ext", "--inplace"), switches)
+        in_parallel = ("-n", "auto") if installed("pytest-xdist") else ()
+        yield Phase("tests", 120, (*tests, *in_parallel, "tests/test_cuda.py", *operator_tests), device)
         sanitizer = ("compute-sanitizer", "--error-exitcode", "9", "--tool")
         # Without torch's cache of memory, a read past the end of a tensor is a read past an allocation.
         uncached = {**device, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        yield Phase("memcheck", 45, (*sanitizer, "memcheck", *short), uncached)
-        yield Phase("racecheck", 45, (*sanitizer, "racecheck", *short), device)
+        yield Phase("memcheck", 50, (*sanitizer, "memcheck", *short), uncached)
+        yield Phase("racecheck", 50, (*sanitizer, "racecheck", *short), device)
     for group, limit in GROUPS.items():
         rows = folder / f"{group}.json"
         rehearse = ("--rehearse",) if rehearsing else ()
@@ -146,7 +147,7 @@ def main() -> int:
         results["figures"] = figures.judge(results["rows"])
         (output / f"{slug}.json").write_text(json.dumps(results, indent=1) + "\n")
         if any("seconds" in row for row in results["rows"]):
-            figures.write_readme(readme, figures.table(results))
+            replace_between(readme, figures.MARKS, figures.table(results))
     for figure in results["figures"]:
         value = figures.number(figure, "measured") if "measured" in figure else f"({figure['missing']})"
         print(f"{figure['work']}: {value}, target {figures.number(figure, 'target')} {figure['unit']}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.gpu.measure import OURS
-from benchmarks.report import readable
+from benchmarks.readme import readable
 
+OURS = "segkernel"
 MARKS = ("<!-- gpu:begin -->", "<!-- gpu:end -->")
 
 
@@ -148,9 +147,3 @@ def table(results: dict[str, Any]) -> str:
     if absent:
         parts.append(f"Not installed, or not running there: {', '.join(absent)}.")
     return "\n\n".join(parts)
-
-
-def write_readme(readme: Path, text: str) -> None:
-    before, _, rest = readme.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    readme.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")

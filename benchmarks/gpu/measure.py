@@ -21,6 +21,7 @@ import segkernel
 from benchmarks.bench_token_logprobs import FromBuffer
 from benchmarks.gpu import peers
 from benchmarks.gpu.clock import Clock, CudaClock, RehearsalClock, copy_bandwidth
+from benchmarks.gpu.figures import OURS
 from benchmarks.peers import (
     eager_logprobs,
     eager_logprobs_and_entropy,
@@ -28,7 +29,6 @@ from benchmarks.peers import (
     vectorised_segment,
 )
 
-OURS = "segkernel"
 # Per token, `segment` reads a float32 reward, and writes id, length, segment reward, sign and mask.
 SEGMENT_BYTES = 4 + 4 + 4 + 4 + 1 + 1
 

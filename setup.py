@@ -64,6 +64,7 @@ OPERATORS = [
 CUDA_OPERATORS = [
     "csrc/detect_pivots/detect_pivots_cuda.cu",
     "csrc/hysteresis/hysteresis_cuda.cu",
+    "csrc/segment/segment_cuda.cu",
     "csrc/segment_by_entropy/segment_by_entropy_cuda.cu",
     "csrc/segment_reduce/segment_reduce_cuda.cu",
     "csrc/segment_broadcast/segment_broadcast_cuda.cu",

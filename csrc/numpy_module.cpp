@@ -96,43 +96,45 @@ void hysteresis(const std::string& dtype, const Array& rewards, const py::object
   });
 }
 
-void segment(const std::string& dtype, const Array& rewards, const py::object& mask, bool use_pivots,
-             double pivot_threshold, const py::object& row_pivot_threshold, double baseline,
-             const py::object& row_baseline, bool use_trigger, double delta, const py::object& row_delta, bool hold,
-             int initial, const py::object& row_initial, int reduce, bool want_mask, double sequence_sign,
-             const py::object& row_sequence_sign, bool keep_neutral, const py::object& offsets, const py::object& ids,
-             const py::object& counts, const py::object& lengths, const py::object& segment_rewards,
-             const py::object& signs, const py::object& loss_mask) {
+void segment(const std::string& dtype, const Array& rewards, const py::object& mask, double pivot_threshold,
+             const py::object& row_pivot_threshold, double baseline, const py::object& row_baseline, bool use_trigger,
+             double delta, const py::object& row_delta, bool hold, int initial, const py::object& row_initial,
+             int reduce, double sequence_sign, const py::object& row_sequence_sign, bool keep_neutral,
+             const py::object& offsets, const py::object& ids, const py::object& counts, const py::object& lengths,
+             const py::object& segment_rewards, const py::object& signs, const py::object& loss_mask) {
   const Rows rows = rows_of(rewards, offsets);
   const bool packed = rows.packed();
   const int64_t room = packed ? 0 : py::reinterpret_borrow<Array>(lengths).shape(1);
   const auto initials = per_row<int8_t>(initial, row_initial);
   check_states("initial", initials, rows.count);
-  const auto sequence_signs = per_row<double>(sequence_sign, row_sequence_sign);
-  const SegmentRowOut all{out<int32_t>(ids), out<int32_t>(lengths), out<float>(segment_rewards), out<int8_t>(signs),
-                          out<bool>(loss_mask)};
-  auto* count_out = out<int32_t>(counts);
+  const SegmentOut all{.ids = out<int32_t>(ids),
+                       .counts = out<int32_t>(counts),
+                       .lengths = out<int32_t>(lengths),
+                       .rewards = out<float>(segment_rewards),
+                       .signs = out<int8_t>(signs),
+                       .mask = out<bool>(loss_mask),
+                       .packed = packed,
+                       .capacity = room};
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const auto* data = in<T>(rewards);
-    const auto thresholds = per_row<C>(pivot_threshold, row_pivot_threshold);
-    const auto deltas = per_row<C>(delta, row_delta);
-    const auto baselines = per_row<C>(baseline, row_baseline);
-    check_not_negative("pivot_threshold", thresholds, rows.count);
-    check_not_negative("delta", deltas, rows.count);
+    const SegmentRules<C> rules{
+        .pivot_thresholds = per_row<C>(pivot_threshold, row_pivot_threshold),
+        .use_trigger = use_trigger,
+        .deltas = per_row<C>(delta, row_delta),
+        .baselines = per_row<C>(baseline, row_baseline),
+        .initials = initials,
+        .hold = hold,
+        .want_mask = all.mask != nullptr,
+        .sequence_signs = per_row<double>(sequence_sign, row_sequence_sign),
+        .keep_neutral = keep_neutral,
+    };
+    check_not_negative("pivot_threshold", rules.pivot_thresholds, rows.count);
+    check_not_negative("delta", rules.deltas, rows.count);
     for_each_row(rows, in<bool>(mask), [&](int64_t b, Row row, const bool* valid) {
-      const C threshold = thresholds[b];
-      const C row_offset = deltas[b];
-      const int sequence = sign_of(sequence_signs[b]);
-      const auto rule =
-          SegmentRule<C>::make(use_pivots ? &threshold : nullptr, use_trigger ? &row_offset : nullptr, baselines[b],
-                               initials[b], hold, want_mask ? &sequence : nullptr, keep_neutral);
-      const int64_t first = packed ? row.begin : b * room;
-      count_out[b] = segment_row_into(static_cast<Reduce>(reduce), data + row.begin, valid, row.length, rule,
-                                      {all.ids + row.begin, all.lengths + first, all.rewards + first, all.signs + first,
-                                       want_mask ? all.mask + row.begin : nullptr},
-                                      packed ? row.length : room);
+      all.counts[b] =
+          segment_row_into(static_cast<Reduce>(reduce), data + row.begin, valid, row.length, rules[b], all.row(b, row));
     });
   });
 }

@@ -115,15 +115,13 @@ def segment(
     loss_mask = None if sequence_sign is None else tokens.empty(np.bool_)
     _numpy.segment(
         *tokens.arguments,
-        pivot_threshold is not None,
-        *tokens.per_row("pivot_threshold", 0.0 if pivot_threshold is None else pivot_threshold),
+        *tokens.per_row("pivot_threshold", np.inf if pivot_threshold is None else pivot_threshold),
         *tokens.per_row("baseline", baseline),
         delta is not None,
         *tokens.per_row("delta", 0.0 if delta is None else delta),
         hold,
         *tokens.state("initial", initial),
         REDUCE[reduce],
-        sequence_sign is not None,
         *tokens.per_row("sequence_sign", 0.0 if sequence_sign is None else sequence_sign, np.float64),
         keep_neutral,
         tokens.offsets,

@@ -1,8 +1,9 @@
 import pytest
 import torch
-from helpers import DTYPES, LENGTHS, assert_identical, random_batch, random_scores
+from helpers import DTYPES, LENGTHS, assert_identical, assert_near, random_batch, random_scores
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 import segkernel
 from segkernel import reference
@@ -201,6 +202,59 @@ def test_rows_without_holes(T, reduce):
         offsets = torch.arange(7) * T
         packed = segkernel.segment(rewards.view(-1), reduce=reduce, cu_seqlens=offsets, **options)
         assert_identical(packed, Segments(*(out if out.shape == (6,) else out.reshape(-1) for out in actual)))
+
+
+def long_row(T: int) -> tuple[Tensor, Tensor]:
+    """Tokens in every way that matters to whoever shares a long row out: dense, sparse, none for a while, all alike."""
+    rewards = random_scores(T)
+    rewards[T // 3 : T // 2] = 0.125  # a segment much longer than any tile
+    mask = torch.rand(T) < 0.9
+    mask[T // 2 : 5 * T // 6] = torch.rand(5 * T // 6 - T // 2) < 0.001
+    return rewards, mask
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max", "min"])
+@pytest.mark.parametrize(
+    "options", [{"delta": 0.5}, {"pivot_threshold": 0.25}, {"pivot_threshold": 1.5, "delta": 0.25}]
+)
+def test_long_rows_are_one_row(reduce, options):
+    T = 9011
+    rewards, mask = long_row(T)
+    poisoned = rewards.masked_fill(~mask, NAN)
+    options = {**options, "reduce": reduce, "baseline": 0.125, "sequence_sign": 1.0}
+    alone = segkernel.segment(poisoned[None], mask[None], **options)
+    expected = reference.segment(rewards.double()[None], mask[None], **options)
+    assert_near(alone.rewards, expected.rewards, rtol=1e-5, atol=1e-5)
+    # Signs of rewards that are on the baseline but for rounding may differ where there is no trigger.
+    assert_identical(alone[:3], expected[:3])
+    if "delta" in options:
+        assert_identical([alone.signs, alone.mask], [expected.signs, expected.mask])
+    for B in (3, 6):  # few rows may be shared out otherwise than many
+        among_others = segkernel.segment(poisoned.repeat(B, 1), mask.repeat(B, 1), **options)
+        assert_identical([field[1] for field in among_others], [field[0] for field in alone])
+
+    # Packed, among others that are empty or short.
+    for lengths in ([T], [0, T, 1], [0, 5, T, 0, 0, 1]):
+        before = lengths[: lengths.index(T)]
+        cu_seqlens = torch.tensor([0, *lengths]).cumsum(0)
+        values, valid = torch.full((sum(lengths),), 0.5), torch.ones(sum(lengths), dtype=torch.bool)
+        here = slice(sum(before), sum(before) + T)
+        values[here], valid[here] = poisoned, mask
+        packed = segkernel.segment(values, valid, cu_seqlens=cu_seqlens, **options)
+        per_token = [packed.ids, packed.lengths, packed.rewards, packed.signs, packed.mask]
+        assert_identical([field[here] for field in per_token], [alone[i][0] for i in (0, 2, 3, 4, 5)])
+        assert packed.counts.tolist() == [int(alone.counts) if length == T else min(length, 1) for length in lengths]
+
+
+def test_fewer_segments_than_a_long_row_has():
+    rewards, mask = long_row(5000)
+    every = segkernel.segment(rewards[None], mask[None], pivot_threshold=0.5, sequence_sign=1)
+    for most in (1, 1023, 1500, 6000):
+        some = segkernel.segment(rewards[None], mask[None], pivot_threshold=0.5, sequence_sign=1, max_segments=most)
+        assert_identical([some.ids, some.counts, some.mask], [every.ids, every.counts, every.mask])
+        for name in ("lengths", "rewards", "signs"):
+            field = getattr(every, name)[:, :most]
+            assert_identical(getattr(some, name), torch.nn.functional.pad(field, (0, max(0, most - 5000))))
 
 
 @given(

@@ -92,13 +92,13 @@ int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int
   return count;
 }
 
-// One row into outputs with room for `capacity` segments: zeros past the row's count, segments past the room left out.
+// Zeros past the row's count; segments past `out.capacity` are left out.
 template <class T, class C = compute_t<T>>
 int32_t segment_row_into(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule,
-                         SegmentRowOut out, int64_t capacity) {
+                         const SegmentRowOut& out) {
   int64_t written;
   int32_t count;
-  if (length <= capacity) {
+  if (length <= out.capacity) {
     count = segment_whole_row(reduce, rewards, mask, length, rule, out);
     written = count;
   } else {
@@ -107,15 +107,15 @@ int32_t segment_row_into(Reduce reduce, const T* rewards, const bool* mask, int6
     std::vector<float> segment_rewards(length);
     std::vector<int8_t> signs(length);
     count = segment_whole_row(reduce, rewards, mask, length, rule,
-                              {out.ids, lengths.data(), segment_rewards.data(), signs.data(), out.mask});
-    written = std::min<int64_t>(count, capacity);
+                              {out.ids, lengths.data(), segment_rewards.data(), signs.data(), out.mask, length});
+    written = std::min<int64_t>(count, out.capacity);
     std::copy_n(lengths.begin(), written, out.lengths);
     std::copy_n(segment_rewards.begin(), written, out.rewards);
     std::copy_n(signs.begin(), written, out.signs);
   }
-  std::fill(out.lengths + written, out.lengths + capacity, 0);
-  std::fill(out.rewards + written, out.rewards + capacity, 0.0f);
-  std::fill(out.signs + written, out.signs + capacity, int8_t{0});
+  std::fill(out.lengths + written, out.lengths + out.capacity, 0);
+  std::fill(out.rewards + written, out.rewards + out.capacity, 0.0f);
+  std::fill(out.signs + written, out.signs + out.capacity, int8_t{0});
   return count;
 }
 

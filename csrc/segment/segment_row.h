@@ -1,50 +1,9 @@
 // `segment` along one row on the host: a single pass.
 #pragma once
 
-#include <limits>
-
-#include "../rows.h"
-#include "segment.h"
+#include "segment_rules.h"
 
 namespace segkernel {
-
-// What the user asked for, one row's values.
-template <class C>
-struct SegmentRule {
-  bool use_trigger;
-  C pivot_threshold, low, high, baseline;
-  int initial;
-  bool hold;
-  bool want_mask;
-  int sequence_sign;
-  bool keep_neutral;
-
-  static SegmentRule make(const C* pivot_threshold, const C* delta, C baseline, int initial, bool hold,
-                          const int* sequence_sign, bool keep_neutral) {
-    constexpr C infinity = std::numeric_limits<C>::infinity();
-    return {
-        .use_trigger = delta != nullptr,
-        .pivot_threshold = pivot_threshold ? *pivot_threshold : infinity,
-        .low = delta ? baseline - *delta : -infinity,
-        .high = delta ? baseline + *delta : infinity,
-        .baseline = baseline,
-        .initial = delta ? initial : 0,
-        .hold = delta ? hold : true,
-        .want_mask = sequence_sign != nullptr,
-        .sequence_sign = sequence_sign ? *sequence_sign : 0,
-        .keep_neutral = keep_neutral,
-    };
-  }
-};
-
-// One row's outputs. `ids` and `mask` have one entry per position, the others room for one segment per position.
-struct SegmentRowOut {
-  int32_t* ids;
-  int32_t* lengths;
-  float* rewards;
-  int8_t* signs;
-  bool* mask;
-};
 
 // Returns the number of segments. Entries past it are left as they are.
 //

@@ -61,7 +61,7 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 2;  // few, so that small inputs, too, make a block do more than one piece of work
+  *value = 4;  // few, so that small inputs, too, make a block do more than one piece of work
   return cudaSuccess;
 }
 

@@ -1,0 +1,75 @@
+// `segment` from the operator's arguments to plain pointers, for every backend.
+#pragma once
+
+#include <tuple>
+
+#include "../tensors.h"
+#include "segment_rules.h"
+
+namespace segkernel {
+
+using SegmentTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// `Backend(argument, tensor)` is a `Device` with two functions: `rows` makes a `RowsOf`, `run` does the work.
+// `pivot_threshold`, `delta` and `sequence_sign` are absent when neither the number nor the rows are given.
+template <class Backend>
+SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask, std::optional<double> pivot_threshold,
+                               const OptionalTensor& row_pivot_threshold, double baseline,
+                               const OptionalTensor& row_baseline, std::optional<double> delta,
+                               const OptionalTensor& row_delta, bool hold, int64_t initial,
+                               const OptionalTensor& row_initial, int64_t reduce, std::optional<double> sequence_sign,
+                               const OptionalTensor& row_sequence_sign, bool keep_neutral,
+                               const OptionalTensor& cu_seqlens, std::optional<int64_t> max_segments) {
+  const Backend backend("rewards", rewards);
+  const RowsOf rows = backend.rows("rewards", rewards, cu_seqlens);
+  const int64_t tokens = rewards.numel();
+  const bool* valid = data<bool>("mask", mask, tokens, backend);
+  const bool packed = rows->packed();
+  const bool want_mask = sequence_sign.has_value() || row_sequence_sign.has_value();
+  const int64_t kept_segments = packed ? 0 : max_segments.value_or(rows->length);
+  check(kept_segments >= 0, "max_segments", "expected >= 0, got ", kept_segments);
+  check(reduce >= 0 && reduce <= static_cast<int64_t>(Reduce::min), "reduce", "unknown code ", reduce);
+
+  const auto per_segment = [&]<class E>(E) {
+    return packed ? empty<E>({tokens}, backend) : empty<E>({rows->count, kept_segments}, backend);
+  };
+  Tensor ids = rows.template empty_tokens<int32_t>();
+  Tensor counts = empty<int32_t>({rows->count}, backend);
+  Tensor lengths = per_segment(int32_t{});
+  Tensor segment_rewards = per_segment(float{});
+  Tensor signs = per_segment(int8_t{});
+  Tensor loss_mask = want_mask ? rows.template empty_tokens<bool>() : empty<bool>({0}, backend);
+  const SegmentOut out{.ids = mutable_data<int32_t>(ids),
+                       .counts = mutable_data<int32_t>(counts),
+                       .lengths = mutable_data<int32_t>(lengths),
+                       .rewards = mutable_data<float>(segment_rewards),
+                       .signs = mutable_data<int8_t>(signs),
+                       .mask = want_mask ? mutable_data<bool>(loss_mask) : nullptr,
+                       .packed = packed,
+                       .capacity = kept_segments};
+
+  dispatch_floats("rewards", rewards.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    using C = compute_t<T>;
+    using Rules = SegmentRules<C>;
+    const auto one_per_row = [&]<class E>(E, const char* name, double value, const OptionalTensor& values) {
+      return per_row<E>(name, value, values, rows->count, backend);
+    };
+    const Rules rules{
+        .pivot_thresholds =
+            one_per_row(C{}, "pivot_threshold", pivot_threshold.value_or(Rules::kInfinity), row_pivot_threshold),
+        .use_trigger = delta.has_value() || row_delta.has_value(),
+        .deltas = one_per_row(C{}, "delta", delta.value_or(0), row_delta),
+        .baselines = one_per_row(C{}, "baseline", baseline, row_baseline),
+        .initials = one_per_row(int8_t{}, "initial", static_cast<double>(initial), row_initial),
+        .hold = hold,
+        .want_mask = want_mask,
+        .sequence_signs = one_per_row(double{}, "sequence_sign", sequence_sign.value_or(0), row_sequence_sign),
+        .keep_neutral = keep_neutral,
+    };
+    backend.run(static_cast<Reduce>(reduce), data<T>("rewards", rewards, tokens, backend), valid, *rows, rules, out);
+  });
+  return {ids, counts, lengths, segment_rewards, signs, loss_mask};
+}
+
+}  // namespace segkernel

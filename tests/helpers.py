@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import segkernel
+from segkernel import reference
 
 # Which kernels the operators' tests run on: "cpu"; "cuda" with SEGKERNEL_TEST_DEVICE=cuda; or "emulated cuda", the
 # CUDA kernels on CPU tensors.
@@ -115,7 +116,7 @@ class ScanOp:
         return getattr(segkernel, self.name)(*tokens, **options)
 
     def reference(self, *tokens: Tensor, **options: Any) -> Any:
-        return getattr(segkernel.reference, self.name)(*tokens, **options)
+        return getattr(reference, self.name)(*tokens, **options)
 
     def tokens(self, *shape: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         return [random_scores(*shape, dtype=dtype) for _ in self.token_names]

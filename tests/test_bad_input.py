@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from helpers import DEVICE, SCAN_OPS, ScanOp, unchanged
+from helpers import BACKEND, DEVICE, SCAN_OPS, ScanOp, assert_identical, unchanged
 
 every_op = pytest.mark.parametrize("op", SCAN_OPS, ids=lambda op: op.name)
 
@@ -86,6 +86,15 @@ def test_devices_are_not_mixed(op: ScanOp):
 def test_offsets(op: ScanOp, offsets: list, message: str, dtype: torch.dtype, value_checks: None):
     with pytest.raises(ValueError, match=message):
         call(op, *op.tokens(6), rows=3, cu_seqlens=torch.tensor(offsets, dtype=dtype))
+
+
+@every_op
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU's operators refuse them")
+def test_offsets_that_nobody_checks_stay_within_the_tokens(op: ScanOp):
+    tokens, options = op.tokens(6), op.options(2)
+    far_away = torch.tensor([-(2**40), 3, 2**40])
+    expected = op(*tokens, cu_seqlens=torch.tensor([0, 3, 6]), **options)
+    assert_identical(op(*tokens, cu_seqlens=far_away, **options), expected)
 
 
 @every_op

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import SCAN_OPS, ScanOp, assert_identical, leaves, opcheck, random_batch, unchanged
+from helpers import SCAN_OPS, ScanOp, assert_identical, assert_near, leaves, opcheck, random_batch, unchanged
 from torch import Tensor
 
 every_op = pytest.mark.parametrize("op", SCAN_OPS, ids=lambda op: op.name)
@@ -135,6 +135,14 @@ def test_same_bits_whatever_else_is_in_the_batch(op: ScanOp, T: int):
         )
         in_the_batch = [out[b : b + 1] if len(out) == B else out[starts[b] : starts[b + 1]] for out in packed]
         assert_identical(tuple(alone), tuple(in_the_batch))
+
+
+@every_op
+def test_long_rows(op: ScanOp):
+    """Longer than what a GPU's block takes at a time, several times over."""
+    tokens, mask = op.tokens(2, 5000, dtype=torch.float64), torch.rand(2, 5000) < 0.9
+    mask[1, 1000:4500] = False
+    assert_near(op(*tokens, mask, **op.options(2)), op.reference(*tokens, mask, **op.options(2)))
 
 
 @every_op

@@ -72,7 +72,7 @@ clean:
 	rm -rf build dist *.egg-info segkernel/*.so segkernel/_cuda.json
 
 # torch 2.13.0 only where there is no torch yet: one that is there is never replaced.
-$(READY): pyproject.toml setup.py $(SOURCES)
+$(READY): pyproject.toml setup.py build_support/cuda.py $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install -q torch==2.13.0
 	$(BIN)/python -m pip install -q "setuptools>=77" "pybind11>=2.13" wheel

@@ -147,6 +147,9 @@ class BuildExtensions(build_ext):
         super().copy_extensions_to_source()
         if TOOLKIT is not None:
             self.copy_file(str(Path(self.build_lib, "segkernel", cuda.DESCRIPTION)), "segkernel")
+            return
+        for left_by_an_earlier_build in ("_cuda.so", cuda.DESCRIPTION):
+            Path("segkernel", left_by_an_earlier_build).unlink(missing_ok=True)
 
     def build_extension(self, ext: Extension) -> None:
         target = self.get_ext_fullpath(ext.name)

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.gpu import check, figures
 from benchmarks.gpu.clock import CudaClock
 from benchmarks.gpu.figures import OURS
-from benchmarks.gpu.measure import FULL, shape
+from benchmarks.gpu.measure import FULL, GROUPS, Measurements, main, shape
 from benchmarks.readme import replace_between
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +76,29 @@ def test_all_phases_fit_in_eight_minutes(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert by_name["tests"].environment["SEGKERNEL_TEST_DEVICE"] == "cuda"
     assert "tests/test_gae.py" in by_name["tests"].command
     assert by_name["racecheck"].command[:5] == ("compute-sanitizer", "--error-exitcode", "9", "--tool", "racecheck")
+
+
+def test_what_fails_is_told_and_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> dict[str, float]:
+        raise RuntimeError("no such instruction")
+
+    def group(m: Measurements) -> None:
+        m.row("work", "peer", fails)
+        m.row("work", "absent peer", None)
+        m.row("work", OURS, fails)
+        m.row("work", "last", lambda: {"seconds": 1.0})
+
+    output = tmp_path / "rows.json"
+    monkeypatch.setitem(GROUPS, "gae", group)
+    monkeypatch.setattr("sys.argv", ["measure", "gae", "--rehearse", "--output", str(output)])
+    assert main() == 1  # it is our own that failed
+    peer, absent, ours, last = json.loads(output.read_text())
+    assert "no such instruction" in peer["missing"]
+    assert absent["missing"] == "not installed"
+    assert "no such instruction" in ours["failed"]
+    assert last["seconds"] == 1.0
+    monkeypatch.setitem(GROUPS, "gae", lambda m: m.row("work", "peer", fails))
+    assert main() == 0
 
 
 class FakeEvent:

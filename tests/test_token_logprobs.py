@@ -15,6 +15,21 @@ def both(logits, labels, mask=None, **options):
     return segkernel.token_logprobs(logits, labels, mask, entropy=True, **options)
 
 
+def test_rows_more_than_2_to_the_31_logits_apart():
+    V = 41
+    # Only the rows are ever touched, so only they take memory.
+    far_apart = torch.empty(2**31 + 64 + V, dtype=torch.bfloat16).as_strided((2, V), (2**31 + 64, 1))
+    far_apart[:] = random_logits(2, V, dtype=torch.bfloat16)
+    labels = torch.tensor([3, V - 1])
+    together = far_apart.clone()
+    assert_identical(segkernel.token_logprobs(far_apart, labels), segkernel.token_logprobs(together, labels))
+    far_apart.requires_grad_()
+    together.requires_grad_()
+    segkernel.token_logprobs(far_apart, labels).sum().backward()
+    segkernel.token_logprobs(together, labels).sum().backward()
+    assert_identical(far_apart.grad, together.grad)
+
+
 def test_literals():
     # Probabilities 1/2, 1/4, 1/8, 1/8: log-probabilities in halvings, an entropy of 1.75 bits.
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()

@@ -247,7 +247,7 @@ def test_opcheck():
 
 
 @pytest.mark.parametrize("entropy", [False, True])
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.compiles)])
 def test_compiles_as_one_graph(backend, entropy):
     torch.compiler.reset()
 

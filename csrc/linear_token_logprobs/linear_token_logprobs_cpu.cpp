@@ -91,19 +91,14 @@ void linear_token_logprobs_gradient_cpu(const Tensor& tile, const Tensor& labels
                                         double temperature, std::optional<double> softcap) {
   const Tile part(tile, labels, first);
   const LogitTransform transform = make_transform(tile, logit_scale, temperature, softcap);
-  const double* of_logprob = data<double>("grad_logprobs", grad_logprobs, part.count());
-  const double* of_entropy = data<double>("grad_entropy", grad_entropy, part.count());
-  const double* row_entropy = data<double>("entropy", entropy, part.count());
-  const double* row_lse = data<double>("lse", lse, part.count());
+  const auto gradients = row_gradients<double>(grad_logprobs, grad_entropy, entropy, lse, part.count());
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
     using T = decltype(type);
     T* out = mutable_data<T>(tile);
     const RowKernels<T>& kernels = row_kernels(T{});
     for_each_row(part.count(), part.count() * part.rows.vocabulary, [&](int64_t row) {
       T* values = out + part.rows.offset(row);
-      const RowGradient rule{of_logprob == nullptr ? 0.0 : of_logprob[row],
-                             of_entropy == nullptr ? 0.0 : of_entropy[row], row_lse[row],
-                             of_entropy == nullptr ? 0.0 : row_entropy[row]};
+      const RowGradient rule = gradients.of(row);
       T* label = part.has_label(row) ? values + (part.label[row] - first) : nullptr;
       const double at_label = label == nullptr ? 0 : rule.at_label(y_of(label, transform, kernels), transform);
       kernels.gradient(values, values, part.rows.vocabulary, transform, GradientTerms::make(rule, transform));

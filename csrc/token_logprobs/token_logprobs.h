@@ -2,12 +2,15 @@
 //
 // Everything is worked out in base 2: z * log2(e) = factor * y with y = x or, under a softcap, y = tanh(inner * x).
 // Then softmax_i = 2^(factor * (y_i - max)) / sum, where the largest y has a difference of exactly 0 and so a weight of
-// exactly 1. A row is read in parts; a part is summed up by its `Running` sums, and parts merge in any order.
+// exactly 1. A row is read in parts; a part is summed up by its running sums, and parts merge in any order.
 #pragma once
 
 #include <math.h>
 
+#include <cstdint>
+
 #include "../simd/inline.h"
+#include "../simd/power_of_two.h"
 
 namespace segkernel {
 
@@ -34,27 +37,51 @@ struct LogitTransform {
 
 // Sums over a part of a row: sum = sum_i 2^d_i and weighted = sum_i 2^d_i * d_i with d_i = factor * (y_i - max).
 // `max` is -inf (with sum 0) when the part is empty or nothing but -inf. A NaN or +inf among the y makes `sum` NaN.
-struct Running {
-  double max;
-  double sum;
-  double weighted;
+// S is double, or on a GPU, where many threads share a row, what its logits are computed in.
+template <class S>
+struct RunningSums {
+  S max;
+  S sum;
+  S weighted;
 
-  static SK_INLINE Running empty() { return {-INFINITY, 0.0, 0.0}; }
+  static SK_INLINE RunningSums empty() { return {-INFINITY, 0, 0}; }
 
-  SK_INLINE Running relative_to(double reference, double factor) const {
+  SK_INLINE RunningSums relative_to(S reference, S factor) const {
     if (max == reference) return *this;
-    const double shift = factor * (max - reference);
-    const double scale = ::exp2(shift);
+    const S shift = factor * (max - reference);
+    const S scale = power_of_two(shift);
     // Where 2^shift vanishes so does 2^shift * shift, but 0 * -inf would be NaN.
     return {reference, scale * sum, scale * weighted + (scale == 0 ? 0 : scale * shift) * sum};
   }
 };
 
-SK_INLINE Running merge(const Running& a, const Running& b, double factor) {
-  const double max = b.max > a.max ? b.max : a.max;
-  const Running left = a.relative_to(max, factor);
-  const Running right = b.relative_to(max, factor);
+using Running = RunningSums<double>;
+
+template <class S>
+SK_INLINE RunningSums<S> merge(const RunningSums<S>& a, const RunningSums<S>& b, S factor) {
+  const S max = b.max > a.max ? b.max : a.max;
+  const RunningSums<S> left = a.relative_to(max, factor);
+  const RunningSums<S> right = b.relative_to(max, factor);
   return {max, left.sum + right.sum, left.weighted + right.weighted};
+}
+
+// Few parts of a row raise the maximum, and by little: so a part is first summed up relative to what the maximum was,
+// without looking for a new one. A sum below this says that no value lies so far above it as to cost accuracy.
+constexpr double kTrustedSum = 65536;
+
+// Merges a part of a row into `running`. max() is the part's maximum, sums(reference) its sums relative to that.
+template <class S, class Max, class Sums>
+SK_INLINE void accumulate_part(RunningSums<S>& running, S factor, const Max& max, const Sums& sums) {
+  if (running.sum > 0) {
+    const RunningSums<S> part = sums(running.max);
+    if (part.sum < static_cast<S>(kTrustedSum)) {
+      running.sum += part.sum;
+      running.weighted += part.weighted;
+      return;
+    }
+  }
+  const S part_max = max();
+  running = merge(running, sums(running.max > part_max ? running.max : part_max), factor);
 }
 
 // What a whole row's sums say, in nats. No difference of large numbers: d <= 0, and so both terms of the entropy are
@@ -77,6 +104,20 @@ struct RowGradient {
     const double p = ::exp(log_p);
     const double entropy_part = p == 0 ? 0 : of_entropy * p * (log_p + entropy);
     return transform.derivative(y) * (of_logprob * (1 - p) - entropy_part);
+  }
+};
+
+// The same of many rows, in the numbers that C holds: either gradient may be absent, the entropies with theirs.
+template <class C>
+struct RowGradients {
+  const C* of_logprobs;
+  const C* of_entropies;
+  const C* entropies;
+  const double* lses;
+
+  SK_INLINE RowGradient of(int64_t row) const {
+    return {of_logprobs == nullptr ? 0.0 : of_logprobs[row], of_entropies == nullptr ? 0.0 : of_entropies[row],
+            lses[row], of_entropies == nullptr ? 0.0 : entropies[row]};
   }
 };
 

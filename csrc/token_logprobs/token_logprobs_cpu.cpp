@@ -67,24 +67,19 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
   const LogitRows grad_rows(grad);
   const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
   const ValidRows which(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
-  const double* row_lse = data<double>("lse", lse, rows.positions.count);
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const T* in = static_cast<const T*>(logits.const_data_ptr());
     T* out = mutable_data<T>(grad);
-    const C* of_logprob = data<C>("grad_logprobs", grad_logprobs, rows.positions.count);
-    const C* of_entropy = data<C>("grad_entropy", grad_entropy, rows.positions.count);
-    const C* row_entropy = of_entropy == nullptr ? nullptr : data<C>("entropy", entropy, rows.positions.count);
+    const auto gradients = row_gradients<C>(grad_logprobs, grad_entropy, entropy, lse, rows.positions.count);
     const RowKernels<T>& kernels = row_kernels(T{});
     const auto count = static_cast<int64_t>(which.valid.size());
     for_each_row(count, count * rows.vocabulary, [&](int64_t i) {
       const int64_t row = which.valid[i];
       const T* values = in + rows.offset(row);
       T* row_grad = out + grad_rows.offset(row);
-      const RowGradient rule{of_logprob == nullptr ? 0.0 : of_logprob[row],
-                             of_entropy == nullptr ? 0.0 : of_entropy[row], row_lse[row],
-                             of_entropy == nullptr ? 0.0 : row_entropy[row]};
+      const RowGradient rule = gradients.of(row);
       const double at_label = rule.at_label(y_of(values + label[row], transform, kernels), transform);
       kernels.gradient(values, row_grad, rows.vocabulary, transform, GradientTerms::make(rule, transform));
       row_grad[label[row]] = narrow<T>(static_cast<C>(at_label));

@@ -8,6 +8,7 @@
 
 #include "../simd/vec_math.h"
 #include "token_logprobs_kernels.h"
+#include "token_logprobs_terms.h"
 
 namespace segkernel {
 
@@ -26,15 +27,6 @@ template <>
 constexpr bfloat16 kMinusInfinity<bfloat16> = {0xff80};
 template <>
 constexpr float16 kMinusInfinity<float16> = {0xfc00};
-
-// factor * (y - reference) of the values y.
-template <class V>
-struct Difference {
-  V factor;
-  V reference;
-
-  SK_INLINE V operator()(V y) const { return (y - reference) * factor; }
-};
 
 // Calls body(pointer, index) for every two vectors of values [count]; the last of them are padded with -inf, which
 // contributes nothing to any sum.
@@ -66,48 +58,25 @@ SK_INLINE typename V::Scalar block_max(const T* values, int64_t count) {
 // here is time enough to fetch it.
 template <class V, bool kEntropy, class T>
 Running block_sums(const T* values, int64_t count, double reference, double factor, const char* next) {
-  using Scalar = typename V::Scalar;
   // Where there is nothing but -inf there is no maximum to be relative to.
-  const Scalar origin = reference == -INFINITY ? Scalar{0} : static_cast<Scalar>(reference);
-  const Difference<V> difference{V::broadcast(static_cast<Scalar>(factor)), V::broadcast(origin)};
-  const V lowest = V::broadcast(V::kLowest);
-  V sum_a = V::broadcast(0), sum_b = sum_a, weighted_a = sum_a, weighted_b = sum_a;
+  const auto difference = Difference<V>::make(factor, reference == -INFINITY ? 0 : reference);
+  TermSums<V, kEntropy> even, odd;
   for_vectors<V>(values, count, [&](const T* at, int64_t i) SK_INLINE_LAMBDA {
     V a, b;
     V::load2(at, a, b);
     if (next != nullptr) prefetch<2 * V::kLanes * sizeof(T)>(next + i * sizeof(T));
-    // The clamp keeps 2^d * d of d = -inf from being 0 * -inf, and lets NaN through.
-    const V da = maximum(lowest, difference(a));
-    const V db = maximum(lowest, difference(b));
-    const V ea = exp2(da);
-    const V eb = exp2(db);
-    sum_a = sum_a + ea;
-    sum_b = sum_b + eb;
-    if (kEntropy) {
-      weighted_a = fma(ea, da, weighted_a);
-      weighted_b = fma(eb, db, weighted_b);
-    }
+    even.add(a, difference);
+    odd.add(b, difference);
   });
-  return {reference, reduce_add(sum_a + sum_b), kEntropy ? reduce_add(weighted_a + weighted_b) : 0};
+  return {reference, reduce_add(even.sum + odd.sum), kEntropy ? reduce_add(even.weighted + odd.weighted) : 0};
 }
-
-// Few blocks raise the maximum, and by little: so the sums are first taken relative to what the maximum was, without
-// looking for a new one. A sum below this says that no value lies so far above it as to cost accuracy.
-constexpr double kTrustedSum = 65536;
 
 template <class V, bool kEntropy, class T>
 SK_INLINE void accumulate_block(const T* values, int64_t count, double factor, const char* next, Running& running) {
-  if (running.sum > 0) {
-    const Running block = block_sums<V, kEntropy>(values, count, running.max, factor, next);
-    if (block.sum < kTrustedSum) {
-      running.sum += block.sum;
-      running.weighted += block.weighted;
-      return;
-    }
-  }
-  const double max = block_max<V>(values, count);
-  const double reference = running.max > max ? running.max : max;
-  running = merge(running, block_sums<V, kEntropy>(values, count, reference, factor, next), factor);
+  accumulate_part(
+      running, factor, [&]() SK_INLINE_LAMBDA -> double { return block_max<V>(values, count); },
+      [&](double reference)
+          SK_INLINE_LAMBDA { return block_sums<V, kEntropy>(values, count, reference, factor, next); });
 }
 
 // Writes tanh(inner * x) of the logits [count], padded with -inf to whole steps, in the order that load2 gives them.
@@ -157,20 +126,9 @@ void gradient_row(const T* logits, T* grad, int64_t count, const LogitTransform&
                   const GradientTerms& terms) {
   using Scalar = typename V::Scalar;
   constexpr int64_t kStep = 2 * V::kLanes;
-  const V lowest = V::broadcast(V::kLowest);
   const V inner = V::broadcast(static_cast<Scalar>(transform.inner));
-  const Difference<V> difference{V::broadcast(static_cast<Scalar>(transform.factor)),
-                                 V::broadcast(static_cast<Scalar>(terms.reference))};
-  // NaN is made the plain one: rounding to bfloat16 by addition carries an all-ones payload over into the sign.
-  const V constant = V::broadcast(static_cast<Scalar>(terms.constant == terms.constant ? terms.constant : NAN));
-  const V linear = V::broadcast(static_cast<Scalar>(terms.linear == terms.linear ? terms.linear : NAN));
-  const auto off_label = [&](V x) SK_INLINE_LAMBDA {
-    const V y = kCapped ? tanh(x * inner) : x;
-    const V d = maximum(lowest, difference(y));
-    V g = exp2(d) * (kEntropy ? fma(linear, d, constant) : constant);
-    if (kCapped) g = g * fma(V::broadcast(0) - y, y, V::broadcast(1));
-    return g;
-  };
+  const auto gradient_of = OffLabel<V, kCapped, kEntropy>::make(transform, terms);
+  const auto off_label = [&](V x) SK_INLINE_LAMBDA { return gradient_of(kCapped ? tanh(x * inner) : x); };
   int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
     V a, b;

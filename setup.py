@@ -70,6 +70,7 @@ CUDA_OPERATORS = [
     "csrc/segment_broadcast/segment_broadcast_cuda.cu",
     "csrc/redistribute/redistribute_cuda.cu",
     "csrc/gae/gae_cuda.cu",
+    "csrc/token_logprobs/token_logprobs_cuda.cu",
 ]
 
 

@@ -1,5 +1,5 @@
 // The floating-point types that scores and logits come in, and the type each is computed in.
-// bfloat16 and float16 are storage only: every value is widened to float on load.
+// bfloat16 and float16 are storage only: every value is widened to float on load. A GPU has instructions for that.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +38,11 @@ SK_HOST_DEVICE inline double widen(double value) { return value; }
 SK_HOST_DEVICE inline float widen(float value) { return value; }
 SK_HOST_DEVICE inline float widen(bfloat16 value) { return float_from_bits(uint32_t{value.bits} << 16); }
 SK_HOST_DEVICE inline float widen(float16 value) {
+#if defined(__CUDA_ARCH__)
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+  return wide;
+#else
   const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
   // Normal numbers and subnormals alike: rescale by 2^112, which a multiplication does exactly.
@@ -45,6 +50,7 @@ SK_HOST_DEVICE inline float widen(float16 value) {
     return float_from_bits(sign | bits_of_float(float_from_bits(magnitude << 13) * 0x1p112f));
   }
   return float_from_bits(sign | 0x7f800000u | (magnitude << 13));
+#endif
 }
 
 // Narrowing stores, rounded to nearest even; NaN stays NaN.
@@ -63,12 +69,23 @@ SK_HOST_DEVICE inline float narrow<float>(float value) {
 }
 template <>
 SK_HOST_DEVICE inline bfloat16 narrow<bfloat16>(float value) {
+#if defined(__CUDA_ARCH__)
+  bfloat16 narrowed;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(value));
+  return narrowed;
+#else
   const uint32_t bits = bits_of_float(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+#endif
 }
 template <>
 SK_HOST_DEVICE inline float16 narrow<float16>(float value) {
+#if defined(__CUDA_ARCH__)
+  float16 narrowed;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(value));
+  return narrowed;
+#else
   const uint32_t bits = bits_of_float(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -80,6 +97,7 @@ SK_HOST_DEVICE inline float16 narrow<float16>(float value) {
     return {static_cast<uint16_t>(sign | (rounded - 0x3f000000u))};
   }
   return {static_cast<uint16_t>(sign | ((magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13))};
+#endif
 }
 
 // The type an op computes in: double for double, float for everything else.

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from helpers import DEVICE, DTYPES, assert_identical, assert_near, unchanged
-from logprob_helpers import TRANSFORMS, VOCABULARIES, accuracy, random_labels, random_logits
+from helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, unchanged
+from logprob_helpers import BEYOND_ONE_PART, TRANSFORMS, VOCABULARIES, accuracy, random_labels, random_logits
 
 import segkernel
 from segkernel import reference
@@ -68,7 +68,7 @@ def test_uniform_and_certain(V):
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("V", VOCABULARIES)
+@pytest.mark.parametrize("V", [*VOCABULARIES, *BEYOND_ONE_PART])
 def test_against_the_reference_in_float64(V, dtype, transform):
     logits, labels = random_logits(3, 11, V, dtype=dtype), random_labels(3, 11, V=V)
     mask = torch.rand(3, 11) < 0.7
@@ -198,7 +198,7 @@ def test_any_leading_shape(shape):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("V", [31, 64, 257])
+@pytest.mark.parametrize("V", [31, 64, 257, *BEYOND_ONE_PART])
 def test_strided_logits(V, dtype):
     """The rows of views start at any alignment, and give the same bits as those of a contiguous copy."""
     logits, labels = random_logits(3, 6, V, dtype=dtype), random_labels(3, 6, V=V)
@@ -225,7 +225,7 @@ def test_same_bits_on_any_number_of_threads(dtype, threads):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("V", [33, 1000])
+@pytest.mark.parametrize("V", [33, 1000, *BEYOND_ONE_PART])
 def test_same_bits_whatever_else_is_in_the_batch(V, dtype):
     logits, labels = random_logits(7, 3, V, dtype=dtype), random_labels(7, 3, V=V)
     mask = torch.rand(7, 3) < 0.6
@@ -242,7 +242,24 @@ def test_inputs_are_left_alone():
         both(logits, labels, mask, temperature=0.5, logit_scale=2.0, softcap=5.0)
 
 
-@pytest.mark.parametrize("label", [-1, 7, 10**12, -101])
+def test_rows_more_than_two_billion_elements_apart(tmp_path):
+    """Offsets of 32 bits would read elsewhere."""
+    stride, V = 2**31 + 1, 33
+    if BACKEND == "cuda":
+        far_apart = torch.zeros(stride + V, dtype=torch.float16)
+    else:  # a file with a hole takes no space
+        path = str(tmp_path / "logits")
+        far_apart = torch.from_file(path, shared=True, size=stride + V, dtype=torch.float16, device="cpu")
+    logits, labels = random_logits(2, V, dtype=torch.float16), random_labels(2, V=V)
+    view = far_apart.as_strided((2, V), (stride, 1))
+    view.copy_(logits)
+    assert_identical(both(view, labels), both(logits, labels))
+
+
+LABELS_OUT_OF_RANGE = (-1, 7, 10**12, -101)
+
+
+@pytest.mark.parametrize("label", LABELS_OUT_OF_RANGE)
 def test_label_out_of_range(label, value_checks: None):
     logits, labels = torch.zeros(2, 3, 7), torch.zeros(2, 3, dtype=torch.int64)
     labels[1, 2] = label
@@ -254,6 +271,18 @@ def test_label_out_of_range(label, value_checks: None):
     with pytest.raises(IndexError, match=rf"(?=.*\[5\])labels.*expected .*7.*got {label}"):
         both(logits.view(6, 7), labels.view(6))
     segkernel.token_logprobs(logits, labels, labels == 0)  # masked, it may be anything
+
+
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU raises")
+@pytest.mark.parametrize("label", LABELS_OUT_OF_RANGE)
+def test_nan_for_a_label_out_of_range(label):
+    logits, labels = random_logits(2, 3, 7, dtype=torch.float32), torch.zeros(2, 3, dtype=torch.int64)
+    clean = both(logits, labels)
+    labels[1, 2] = label
+    for out, before in zip(both(logits, labels), clean, strict=True):
+        assert out[1, 2].isnan()
+        out[1, 2] = before[1, 2]
+        assert_identical(out, before)
 
 
 def test_bad_arguments():

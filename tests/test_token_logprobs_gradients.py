@@ -1,7 +1,14 @@
 import pytest
 import torch
-from helpers import DTYPES, assert_identical, opcheck
-from logprob_helpers import TRANSFORMS, VOCABULARIES, assert_gradient, random_labels, random_logits
+from helpers import BACKEND, DTYPES, assert_identical, opcheck
+from logprob_helpers import (
+    BEYOND_ONE_PART,
+    TRANSFORMS,
+    VOCABULARIES,
+    assert_gradient,
+    random_labels,
+    random_logits,
+)
 from torch import Tensor
 
 import segkernel
@@ -49,7 +56,7 @@ def test_literals():
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("V", VOCABULARIES)
+@pytest.mark.parametrize("V", [*VOCABULARIES, *BEYOND_ONE_PART])
 def test_against_the_reference_in_float64(V, dtype, transform):
     logits, labels = random_logits(3, 11, V, dtype=dtype), random_labels(3, 11, V=V)
     mask, upstream = torch.rand(3, 11) < 0.7, random_upstream(3, 11, dtype=dtype)
@@ -109,9 +116,11 @@ def test_rows_that_are_not_a_distribution():
     assert_identical(gradient(logits, labels, mask, upstream), clean * mask[:, None])
 
 
+@pytest.mark.parametrize("V", [31, *BEYOND_ONE_PART])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gradient_of_a_view(dtype):
-    logits, labels = random_logits(2, 6, 31, dtype=dtype).requires_grad_(), random_labels(2, 6, V=31)
+def test_gradient_of_a_view(dtype, V):
+    """Whose rows lie otherwise in memory than those of the gradient."""
+    logits, labels = random_logits(2, 6, V, dtype=dtype).requires_grad_(), random_labels(2, 6, V=V)
     upstream = random_upstream(2, 5, dtype=dtype)
     outs = segkernel.token_logprobs(logits[:, :-1], labels[:, 1:], entropy=True)
     (actual,) = torch.autograd.grad(outs, logits, upstream)
@@ -131,14 +140,42 @@ def test_same_bits_on_any_number_of_threads(dtype, threads):
     assert_identical(gradients[1], gradients[0])
 
 
+@pytest.mark.parametrize("V", [257, *BEYOND_ONE_PART])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_same_bits_whatever_else_is_in_the_batch(dtype):
-    logits, labels = random_logits(9, 257, dtype=dtype), random_labels(9, V=257)
+def test_same_bits_whatever_else_is_in_the_batch(dtype, V):
+    logits, labels = random_logits(9, V, dtype=dtype), random_labels(9, V=V)
     upstream = random_upstream(9, dtype=dtype)
     together = gradient(logits, labels, None, upstream)
     for b in range(9):
         alone = gradient(logits[b].clone(), labels[b], None, [g[b] for g in upstream])
         assert_identical(alone, together[b])
+
+
+@pytest.mark.parametrize("V", [1, 7, 31, *BEYOND_ONE_PART])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_beside_the_logits_is_written(dtype, V):
+    """The gradient in the storage of a view leaves what lies between the view's rows alone."""
+    leaf, labels = random_logits(4, V + 6, dtype=dtype).requires_grad_(), random_labels(4, V=V)
+    mask = torch.tensor([True, False, True, True])
+    wide = leaf * 1
+    logits = wide[:, 3 : V + 3]
+    before = wide.detach().clone()
+    out = segkernel.token_logprobs(logits, labels, mask, inplace_backward=True)
+    (actual,) = torch.autograd.grad(out.sum(), logits)
+    upstream = [torch.ones_like(out), torch.zeros_like(out)]
+    assert_gradient(actual, reference_gradient(before[:, 3 : V + 3], labels, mask, upstream))
+    outside = torch.ones(V + 6, dtype=torch.bool)
+    outside[3 : V + 3] = False
+    assert_identical(wide.detach()[:, outside], before[:, outside])
+
+
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU raises before any gradient")
+def test_label_out_of_range_has_no_gradient():
+    logits, labels = random_logits(3, 33, dtype=torch.float32), torch.tensor([4, 33, 5])
+    upstream, good = torch.randn(2, 3), [0, 2]
+    actual = gradient(logits, labels, None, list(upstream))
+    assert actual[1].isnan().all()
+    assert_gradient(actual[good], reference_gradient(logits[good], labels[good], None, list(upstream[:, good])))
 
 
 def test_second_derivatives_are_refused():
@@ -154,10 +191,11 @@ def test_second_derivatives_are_refused():
         second_derivative()
 
 
+@pytest.mark.parametrize("V", [33, *BEYOND_ONE_PART])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("entropy", [False, True])
-def test_gradient_in_the_logits_storage(dtype, entropy):
-    leaf, labels = random_logits(2, 5, 33, dtype=dtype).requires_grad_(), random_labels(2, 5, V=33)
+def test_gradient_in_the_logits_storage(entropy, dtype, V):
+    leaf, labels = random_logits(2, 5, V, dtype=dtype).requires_grad_(), random_labels(2, 5, V=V)
     mask = torch.rand(2, 5) < 0.7
     count = 1 + entropy
     upstream = random_upstream(2, 5, dtype=dtype)[:count]

@@ -52,7 +52,7 @@ def linear_token_logprobs(
     Raises:
         TypeError: a dtype or type that is not one of the above.
         ValueError: shapes or devices that don't match, parameters that are not positive.
-        IndexError: a label out of range at a valid position, naming it (CPU).
+        IndexError: as `token_logprobs`.
 
     Gradients of both outputs flow to `hidden`, `weight` and `bias`, each worked out only when needed; second
     derivatives raise RuntimeError.

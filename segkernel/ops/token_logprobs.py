@@ -50,7 +50,8 @@ def token_logprobs(
         TypeError: a dtype or type that is not one of the above.
         ValueError: shapes or devices that don't match, parameters that are not positive, `inplace_backward` on a leaf
             or on overlapping logits.
-        IndexError: a label out of range at a valid position, naming it (CPU).
+        IndexError: a label out of range at a valid position, naming it. On CUDA only under `segkernel.debug()`:
+            otherwise outputs and gradient are NaN there.
 
     Gradients of both outputs are exact; second derivatives raise RuntimeError.
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <random>
 #include <sstream>
 #include <stdexcept>
@@ -68,9 +69,9 @@ class Block {
 
  private:
   std::vector<std::unique_ptr<Thread>> threads_;  // of the largest block so far
-  std::vector<int> order_;
+  std::vector<int> warp_order_;
+  std::vector<int> lane_order_;
   std::vector<Warp> warps_;
-  std::minstd_rand random_;
   int count_ = 0;
   int exited_ = 0;
   int at_barrier_ = 0;
@@ -88,7 +89,8 @@ class Block {
   void complete(Warp& warp, int first_thread, WarpOperation& operation);
   std::string describe(const Thread& thread) const;
   std::string nobody_can_go_on() const;
-  void reorder(bool& ascending);
+  bool run_warp(int warp);
+  void reorder(std::vector<int>& order);
 };
 
 // One launch at a time: the variables that a kernel sees, blockIdx and the like, are the block's.
@@ -107,25 +109,41 @@ void Block::run(int count, void (*body)(void*), void* arguments) {
   arguments_ = arguments;
   error_.clear();
   warps_.assign((count + kWarp - 1) / kWarp, {});
-  order_.resize(count);
+  warp_order_.resize(warps_.size());
+  lane_order_.resize(kWarp);
+  std::iota(warp_order_.begin(), warp_order_.end(), 0);
+  std::iota(lane_order_.begin(), lane_order_.end(), 0);
   for (int i = 0; i < count; ++i) {
     Thread& thread = *threads_[i];
     const unsigned linear = static_cast<unsigned>(i);
     thread.index = {linear % blockDim.x, linear / blockDim.x % blockDim.y, linear / blockDim.x / blockDim.y};
     thread.state = State::ready;
     thread.fiber.start([] { the_block().run_thread(); });
-    order_[i] = i;
   }
   poison_shared_memory();
 
-  // Blocks take turns, too, at which order they start with.
-  bool ascending = true;
-  if (blockIdx.x % 2 == 1) reorder(ascending);
+  // Every other block starts in the other order.
+  if (blockIdx.x % 2 == 1) {
+    reorder(warp_order_);
+    reorder(lane_order_);
+  }
   while (exited_ < count_) {
     bool progress = false;
-    for (const int i : order_) {
-      if (threads_[i]->state != State::ready) continue;
-      progress = true;
+    for (const int warp : warp_order_) progress |= run_warp(warp);
+    if (!progress) throw std::runtime_error(nobody_can_go_on());
+    reorder(warp_order_);
+  }
+}
+
+// As far as the warp gets alone: to the next barrier, which leaves the others as far behind as they can be.
+bool Block::run_warp(int warp) {
+  bool progress = false;
+  for (bool again = true; again;) {
+    again = false;
+    for (const int lane : lane_order_) {
+      const int i = warp * kWarp + lane;
+      if (i >= count_ || threads_[i]->state != State::ready) continue;
+      again = true;
       current_ = threads_[i].get();
       current_index_ = i;
       threadIdx = current_->index;
@@ -133,23 +151,22 @@ void Block::run(int count, void (*body)(void*), void* arguments) {
       current_ = nullptr;
       if (!error_.empty()) throw std::runtime_error(error_);
     }
-    if (!progress) throw std::runtime_error(nobody_can_go_on());
-    reorder(ascending);
+    if (again) reorder(lane_order_);
+    progress |= again;
   }
+  return progress;
 }
 
-// Between two barriers no order of the threads may matter. They run in ascending and in descending order by turns, or
-// in the random orders of SEGKERNEL_EMULATION_SEED.
-void Block::reorder(bool& ascending) {
+// Between two barriers no order of the warps may matter, nor of the lanes between two warp operations. They run in
+// ascending and in descending order by turns, or in the random orders of SEGKERNEL_EMULATION_SEED.
+void Block::reorder(std::vector<int>& order) {
   static const char* seed = std::getenv("SEGKERNEL_EMULATION_SEED");
-  if (seed != nullptr) {
-    static const bool seeded = (random_.seed(static_cast<unsigned>(std::atoi(seed))), true);
-    static_cast<void>(seeded);
-    std::shuffle(order_.begin(), order_.end(), random_);
-    return;
+  static std::minstd_rand random(seed == nullptr ? 0 : static_cast<unsigned>(std::atoi(seed)));
+  if (seed == nullptr) {
+    std::reverse(order.begin(), order.end());
+  } else {
+    std::shuffle(order.begin(), order.end(), random);
   }
-  ascending = !ascending;
-  std::reverse(order_.begin(), order_.end());
 }
 
 void Block::run_thread() {

@@ -33,6 +33,16 @@ __global__ void rotate(const float* in, float* out, int by, bool with_barrier) {
   out[blockIdx.x * kThreads + threadIdx.x] = shared[(threadIdx.x + by) % kThreads];
 }
 
+__global__ void two_rounds(float* out, bool with_barrier) {
+  __shared__ float shared[kThreads];
+  for (int round = 0; round < 2; ++round) {
+    shared[threadIdx.x] = static_cast<float>(round);
+    __syncthreads();
+    out[round * kThreads + threadIdx.x] = shared[(threadIdx.x + kWarp) % kThreads];
+    if (with_barrier) __syncthreads();
+  }
+}
+
 __global__ void unwritten(float* out) {
   __shared__ float shared[kThreads];
   if (blockIdx.x == 0) shared[threadIdx.x] = 1;
@@ -120,6 +130,7 @@ __global__ void sum(const int64_t* in, int64_t* out) {
 EXPORT run_rotate(int64_t blocks, int threads, const float* in, float* out, int by, bool with_barrier) {
   return run(blocks, threads, rotate, in, out, by, with_barrier);
 }
+EXPORT run_two_rounds(float* out, bool with_barrier) { return run(1, kThreads, two_rounds, out, with_barrier); }
 EXPORT run_unwritten(float* out) { return run(2, kThreads, unwritten, out); }
 EXPORT run_leave_before_barrier() { return run(1, kThreads, leave_before_barrier); }
 EXPORT run_two_barriers() { return run(1, kThreads, two_barriers); }

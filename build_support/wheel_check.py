@@ -55,8 +55,9 @@ def main() -> int:
         sys.exit(f"segkernel: no wheel for {tag} in {arguments.wheels}: `make wheels` builds them")
     proven: list[str] = []
     for version in arguments.torch.split():
-        proven += check_beside(version, wheels)
-        print(*proven, sep="\n", flush=True)
+        outcomes = check_beside(version, wheels)
+        print(*outcomes, sep="\n", flush=True)
+        proven += outcomes
     situations = ("loaded", "falls back: another major version", "falls back: torch without CUDA")
     if missing := [situation for situation in situations if not any(situation in line for line in proven)]:
         print("not covered by these torches and wheels:", "; ".join(missing))

@@ -49,7 +49,7 @@ struct Device {
 
   bool holds(const Tensor& tensor) const {
     int32_t tensor_type;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &tensor_type));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &tensor_type));
     return tensor_type == type && (type == aoti_torch_device_type_cpu() || tensor.get_device_index() == index);
   }
 };
@@ -91,8 +91,8 @@ Tensor empty(std::initializer_list<int64_t> sizes, const Device& device = {}) {
     stride *= sizes.begin()[d];
   }
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      rank, sizes.begin(), strides, static_cast<int32_t>(dtype_of<T>), device.type, device.index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.begin(), strides, static_cast<int32_t>(dtype_of<T>),
+                                                  device.type, device.index, &handle));
   return Tensor(handle);
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +27,48 @@ if not _PATH.exists():
         "`pip install --no-build-isolation -e .`"
     )
 torch.ops.load_library(str(_PATH))
-ops = torch.ops.segkernel
+
+
+class Operator:
+    """An operator under a torch (2.15 is one) that makes a RuntimeError of every error thrown in C++ but IndexError."""
+
+    def __init__(self, overload: Callable[..., Any]) -> None:
+        self.overload = overload
+
+    def default(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self.overload(*arguments)
+        try:
+            return self.overload(*arguments)
+        except RuntimeError as error:
+            if type(error) is RuntimeError and re.match(r"\w+: expected ", str(error)):
+                raise ValueError(str(error)) from None  # what it was before torch
+            raise
+
+
+class Operators:
+    """`torch.ops.segkernel` with the errors that the operators document."""
+
+    def __getattr__(self, name: str) -> Operator:
+        operator = Operator(getattr(torch.ops.segkernel, name).default)
+        setattr(self, name, operator)
+        return operator
+
+
+def _keeps_value_errors() -> bool:
+    """Whether a ValueError of the operators arrives as one."""
+    try:
+        torch.ops.segkernel.hysteresis.default(
+            torch.empty(1, 0, device="cpu"), None, 1.0, None, 0.0, None, 0, None, True, None
+        )
+    except ValueError:
+        return True
+    except RuntimeError:
+        return False
+    return True
+
+
+ops: Any = torch.ops.segkernel if _keeps_value_errors() else Operators()
 
 
 def cpu_isa() -> str:

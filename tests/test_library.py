@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import segkernel
-from segkernel._library import CudaKernels, _machine_has_gpu, find_cuda_kernels
+from segkernel._library import CudaKernels, Operator, Operators, _machine_has_gpu, find_cuda_kernels
 
 PACKAGE = Path(segkernel.__file__).parent
 DESCRIPTION = {"toolkit": "13.0", "architectures": ["8.0", "8.6", "9.0"], "ptx": "9.0"}
@@ -79,6 +80,23 @@ def test_which_gpus_have_code() -> None:
     capabilities = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 1)]
     assert [kernels.run_on(capability) for capability in capabilities] == [False, False, True, True, True, True, True]
     assert not CudaKernels().run_on((9, 0))
+
+
+def test_torch_makes_no_runtime_errors_of_our_value_errors() -> None:
+    def overload(message: str) -> str:
+        if message:
+            raise RuntimeError(message)
+        return "returned"
+
+    operator = Operator(overload)
+    assert operator.default("") == "returned"
+    with pytest.raises(ValueError, match=r"^low: expected low <= high, got 1$"):
+        operator.default("low: expected low <= high, got 1")
+    with pytest.raises(RuntimeError, match="segment: CUDA launch failed"):
+        operator.default("segment: CUDA launch failed: expected by nobody")
+    rewards = torch.tensor([[0.0, 2.0]])
+    through_it = Operators().hysteresis.default(rewards, None, 0.0, None, 1.0, None, 0, None, True, None)
+    assert through_it.tolist() == [[0, 1]]
 
 
 PROGRAM = """

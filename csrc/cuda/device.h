@@ -29,7 +29,7 @@ class DeviceScope : public Device {
  public:
   DeviceScope(const char* argument, const Tensor& tensor) : Device{cuda_device_type(), tensor.get_device_index()} {
     if (!holds(tensor)) fail(argument, "expected a CUDA tensor");
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard_));
   }
   ~DeviceScope() { aoti_torch_delete_cuda_guard(guard_); }
   DeviceScope(const DeviceScope&) = delete;
@@ -37,7 +37,7 @@ class DeviceScope : public Device {
 
   cudaStream_t stream() const {
     void* stream;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
     return static_cast<cudaStream_t>(stream);
   }
 

@@ -16,6 +16,11 @@
 
 namespace emulation {
 
+std::string place_of(const Where& where) {
+  const std::string path = where.file_name();
+  return path.substr(path.find_last_of('/') + 1) + ":" + std::to_string(where.line());
+}
+
 namespace {
 
 constexpr int kWarp = 32;
@@ -41,11 +46,6 @@ struct WarpOperation {
 struct Warp {
   WarpOperation operations[kWarp];  // by the first lane of the mask
 };
-
-std::string name_of(const Where& where) {
-  const std::string path = where.file_name();
-  return path.substr(path.find_last_of('/') + 1) + ":" + std::to_string(where.line());
-}
 
 std::string name_of(const uint3& index) {
   std::ostringstream name;
@@ -191,9 +191,9 @@ void Block::wait(State state, const char* what, const Where& where) {
 }
 
 int Block::barrier(const char* what, bool predicate, const Where& where) {
-  if (exited_ > 0) fail("is at " + std::string(what) + " (" + name_of(where) + "), which others exited without");
+  if (exited_ > 0) fail("is at " + std::string(what) + " (" + place_of(where) + "), which others exited without");
   if (at_barrier_ > 0 && !same(first_at_barrier_->where, where)) {
-    fail("is at " + std::string(what) + " (" + name_of(where) + "), but " + describe(*first_at_barrier_));
+    fail("is at " + std::string(what) + " (" + place_of(where) + "), but " + describe(*first_at_barrier_));
   }
   if (at_barrier_ == 0) first_at_barrier_ = current_;
   at_barrier_with_predicate_ += predicate;
@@ -210,7 +210,7 @@ int Block::barrier(const char* what, bool predicate, const Where& where) {
 uint64_t Block::warp_operation(const char* what, unsigned mask, uint64_t given, int source, const Where& where) {
   const int lane = current_index_ % kWarp;
   const int first_thread = current_index_ - lane;
-  const auto at = [&] { return "is at " + std::string(what) + " (" + name_of(where) + ")"; };
+  const auto at = [&] { return "is at " + std::string(what) + " (" + place_of(where) + ")"; };
   if ((mask >> lane & 1) == 0) fail(at() + " with a mask that leaves itself out");
   if (source >= 0 && (mask >> source & 1) == 0) {
     fail(at() + " and reads from lane " + std::to_string(source) + ", which is not in the mask");
@@ -259,7 +259,7 @@ std::string Block::describe(const Thread& thread) const {
   const std::string name = "thread " + name_of(thread.index);
   if (thread.state == State::exited) return name + " has exited";
   if (thread.state == State::ready) return name + " runs";
-  return name + " waits at " + thread.waits_at + " (" + name_of(thread.where) + ")";
+  return name + " waits at " + thread.waits_at + " (" + place_of(thread.where) + ")";
 }
 
 // A barrier says by itself what is wrong, so somebody waits for lanes that wait elsewhere.
@@ -292,14 +292,12 @@ void run_grid(const Extent& grid, const Extent& block, void (*body)(void*), void
   }
 }
 
-bool in_kernel() { return the_block().current() != nullptr; }
-
-void fail(const Where& where, const std::string& message) {
-  if (!in_kernel()) {
-    std::fprintf(stderr, "CUDA emulation: the host %s (%s)\n", message.c_str(), name_of(where).c_str());
+void fail(const std::string& message) {
+  if (the_block().current() == nullptr) {
+    std::fprintf(stderr, "CUDA emulation: the host %s\n", message.c_str());
     std::abort();
   }
-  the_block().fail(message + " (" + name_of(where) + ")");
+  the_block().fail(message);
 }
 
 int block_barrier(const char* what, bool predicate, const Where& where) {

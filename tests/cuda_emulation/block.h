@@ -19,9 +19,10 @@ struct Extent {
 // Runs every thread of every block. Throws std::runtime_error for what a thread must not do.
 void run_grid(const Extent& grid, const Extent& block, void (*body)(void*), void* arguments);
 
+std::string place_of(const Where& where);
+
 // Called by a thread of the block. The first ends the launch with an error.
-[[noreturn]] void fail(const Where& where, const std::string& message);
-bool in_kernel();
+[[noreturn]] void fail(const std::string& message);
 
 // Returns how many threads of the block came with `predicate`.
 int block_barrier(const char* what, bool predicate, const Where& where);

@@ -36,9 +36,8 @@ namespace emulation {
 
 // The 32- and 64-bit numbers that CUDA's shuffles take.
 template <class T>
-T shuffle(const char* what, unsigned mask, T value, int source, int lane, const Where& where) {
+T shuffle(const char* what, unsigned mask, T value, int source, const Where& where) {
   static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8));
-  static_cast<void>(lane);
   uint64_t given = 0;
   memcpy(&given, &value, sizeof(T));
   given = warp_exchange(what, mask, given, source, where);
@@ -52,14 +51,14 @@ template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32,
               emulation::Where where = emulation::Where::current()) {
   const int lane = emulation::lane_of_thread();
-  return emulation::shuffle("__shfl_sync", mask, value, (lane & -width) + (source & (width - 1)), lane, where);
+  return emulation::shuffle("__shfl_sync", mask, value, (lane & -width) + (source & (width - 1)), where);
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
                  emulation::Where where = emulation::Where::current()) {
   const int lane = emulation::lane_of_thread();
   const int source = lane - static_cast<int>(delta);
-  return emulation::shuffle("__shfl_up_sync", mask, value, source < (lane & -width) ? lane : source, lane, where);
+  return emulation::shuffle("__shfl_up_sync", mask, value, source < (lane & -width) ? lane : source, where);
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
@@ -74,7 +73,7 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
                   emulation::Where where = emulation::Where::current()) {
   const int lane = emulation::lane_of_thread();
   const int source = lane ^ lane_mask;
-  return emulation::shuffle("__shfl_xor_sync", mask, value, source > (lane | (width - 1)) ? lane : source, lane, where);
+  return emulation::shuffle("__shfl_xor_sync", mask, value, source > (lane | (width - 1)) ? lane : source, where);
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, emulation::Where where = emulation::Where::current()) {
@@ -124,7 +123,8 @@ namespace emulation {
 // A misaligned access is an error on the device. The sanitizer, too, sees one, but not who asked for it.
 template <class T>
 void check_aligned(const T* address, const Where& where) {
-  if (reinterpret_cast<uintptr_t>(address) % alignof(T) != 0) fail(where, "accesses a misaligned address");
+  if (reinterpret_cast<uintptr_t>(address) % alignof(T) != 0)
+    fail("accesses a misaligned address at " + place_of(where));
 }
 
 }  // namespace emulation

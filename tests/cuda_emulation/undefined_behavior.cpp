@@ -15,8 +15,7 @@ struct Site {
 
 [[noreturn]] void report(const Site* site, const char* what) {
   const std::string path = site->file == nullptr ? "?" : site->file;
-  emulation::fail(emulation::Where::current(),
-                  what + (" at " + path.substr(path.find_last_of('/') + 1)) + ":" + std::to_string(site->line));
+  emulation::fail(what + (" at " + path.substr(path.find_last_of('/') + 1)) + ":" + std::to_string(site->line));
 }
 
 }  // namespace

@@ -71,6 +71,7 @@ CUDA_OPERATORS = [
     "csrc/redistribute/redistribute_cuda.cu",
     "csrc/gae/gae_cuda.cu",
     "csrc/token_logprobs/token_logprobs_cuda.cu",
+    "csrc/linear_token_logprobs/linear_token_logprobs_cuda.cu",
 ]
 
 

@@ -1,15 +1,19 @@
 import math
+import sys
+from typing import Any
 
 import pytest
 import torch
-from helpers import DEVICE, DTYPES, assert_near, opcheck, unchanged
+from helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, leaves, opcheck, unchanged
 from logprob_helpers import TRANSFORMS, accuracy, random_labels
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import segkernel
 from segkernel import reference
 
 NAN = float("nan")
+implementation = sys.modules["segkernel.ops.linear_token_logprobs"]
 
 
 def random_linear(*shape: int, H: int, V: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,6 +138,99 @@ def test_masked_tokens():
     out.sum().backward()
     assert weight.grad.isfinite().all()
     assert not hidden.grad[~kept].any()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tokens_left_out_without_knowing_how_many(dtype, masked, monkeypatch):
+    """Where the host may not ask: all tokens are multiplied, to the same effect."""
+    N, V = 12, 3001
+    hidden, weight, bias = random_linear(N, H=6, V=V, dtype=dtype)
+    labels, mask = random_labels(N, V=V), torch.rand(N) < 0.6 if masked else None
+    labels[2:4] = -100
+    kept = labels != -100 if mask is None else mask & (labels != -100)
+    hidden = hidden.masked_fill(~kept[:, None], NAN)
+    labels = labels.masked_fill(~kept, -100) if mask is None else labels.masked_fill(~mask, 10**9)
+    upstream = [torch.randn(N, dtype=torch.float64).masked_fill(~kept, NAN) for _ in range(2)]
+    arguments = (segkernel.linear_token_logprobs, hidden, weight, bias, labels, mask, upstream)
+    if BACKEND != "cuda":
+        expected = values_and_gradients(*arguments)
+    else:  # of the valid tokens alone
+        upstream_kept = [g[kept] for g in upstream]
+        parts = values_and_gradients(
+            segkernel.linear_token_logprobs, hidden[kept], weight, bias, labels[kept], None, upstream_kept
+        )
+        spread = [torch.zeros(N, *part.shape[1:], dtype=part.dtype) for part in parts[:3]]
+        expected = [every.index_put((kept,), part) for every, part in zip(spread, parts, strict=False)] + parts[3:]
+    monkeypatch.setattr(implementation, "_may_compact", lambda labels, mask: False)
+    actual = values_and_gradients(*arguments)
+    eps = torch.finfo(dtype).eps
+    for out, wanted in zip(actual, expected, strict=True):
+        assert_near(out, wanted, rtol=4 * eps, atol=4 * eps * float(wanted.abs().max()))
+    for out in actual[:3]:
+        assert not out[~kept].any()
+
+
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU raises")
+@pytest.mark.parametrize("label", [-1, 33, 10**12])
+def test_nan_for_a_label_out_of_range(label):
+    hidden, weight, _ = random_linear(4, H=5, V=33, dtype=torch.float32)
+    labels = random_labels(4, V=33)
+    good = [0, 1, 3]
+    clean = segkernel.linear_token_logprobs(hidden[good], weight, labels[good], entropy=True)
+    labels[2] = label
+    hidden.requires_grad_()
+    outs = segkernel.linear_token_logprobs(hidden, weight, labels, entropy=True)
+    outs[0].sum().backward()
+    for values, expected in ((outs[0], clean[0]), (outs[1], clean[1])):
+        assert values[2].isnan()
+        torch.testing.assert_close(values[good], expected)
+    assert hidden.grad[2].isnan().all()
+    assert hidden.grad[good].isfinite().all()
+
+
+class LargestTensor(TorchDispatchMode):
+    """The largest number of elements of a tensor that an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = leaves(out) if isinstance(out, (tuple, Tensor)) else []
+        self.elements = max([self.elements, *(tensor.untyped_storage().nbytes() // 4 for tensor in tensors)])
+        return out
+
+
+def test_the_logits_are_never_held():
+    N, H, V = 300, 4, 40_000
+    hidden, weight, _ = random_linear(N, H=H, V=V, dtype=torch.float32)
+    labels, options = random_labels(N, V=V), (1.0, 1.0, None)
+    with LargestTensor() as forward:
+        _, entropies, lse = implementation._forward(hidden, weight, None, labels, None, *options, True)
+    with LargestTensor() as backward:
+        ones = torch.ones(N)
+        implementation._gradients(
+            ones, ones, hidden, weight, None, labels, None, entropies, lse, *options, True, True, False
+        )
+    for largest in (forward.elements, backward.elements):
+        assert N * V // 20 < largest < N * V // 15  # a tile
+
+
+@pytest.mark.skipif(BACKEND == "cuda", reason="a matter of the CPU's threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_bits_on_any_number_of_threads(dtype, threads):
+    hidden, weight, bias = random_linear(64, H=16, V=4099, dtype=dtype)
+    labels, mask = random_labels(64, V=4099), torch.rand(64) < 0.6
+    upstream = [torch.randn(64) for _ in range(2)]
+    outs = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        outs.append(
+            tuple(values_and_gradients(segkernel.linear_token_logprobs, hidden, weight, bias, labels, mask, upstream))
+        )
+    assert_identical(outs[1], outs[0])
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 0), (2, 1, 3)])

@@ -1,22 +1,15 @@
-// The steps of linear_token_logprobs around its matrix products. Logits exist one tile at a time: all rows, and the
-// tokens [first, first + width) of the vocabulary.
-#include <algorithm>
+// The steps of linear_token_logprobs around its matrix products.
+#include <cstring>
 #include <tuple>
 
 #include "../token_logprobs/dispatch.h"
 #include "../token_logprobs/logit_rows.h"
 #include "../token_logprobs/make_transform.h"
+#include "linear_token_logprobs.h"
 
 namespace segkernel {
 
 namespace {
-
-// What is known of a row after some tiles, as a row of `state` [n, 4], float64.
-struct RowState {
-  Running sums;
-  double label_y;
-};
-static_assert(sizeof(RowState) == 4 * sizeof(double));
 
 struct Tile {
   LogitRows rows;
@@ -27,19 +20,20 @@ struct Tile {
       : rows(tile), first(first), label(data<int64_t>("labels", labels, rows.positions.count)) {}
 
   int64_t count() const { return rows.positions.count; }
-  bool has_label(int64_t row) const { return label[row] >= first && label[row] < first + rows.vocabulary; }
+  int64_t label_index(int64_t row) const { return index_in_tile(label[row], first, rows.vocabulary); }
 };
 
 }  // namespace
 
-// The indices, in the flattened labels, of the tokens to be multiplied; every one of their labels is in range.
+// Which of the flattened tokens are to be multiplied: bool [N]. Every one of their labels is in range.
 Tensor linear_token_logprobs_valid_cpu(const Tensor& labels, const OptionalTensor& mask, int64_t vocabulary) {
   const Positions positions(labels, labels.dim());
   const ValidRows which(positions, vocabulary, data<int64_t>("labels", labels, positions.count),
                         data<bool>("mask", mask, positions.count));
-  Tensor indices = empty<int64_t>({static_cast<int64_t>(which.valid.size())});
-  std::copy(which.valid.begin(), which.valid.end(), mutable_data<int64_t>(indices));
-  return indices;
+  Tensor valid = empty<bool>({positions.count});
+  for (const int64_t row : which.valid) mutable_data<bool>(valid)[row] = true;
+  for (const int64_t row : which.masked) mutable_data<bool>(valid)[row] = false;
+  return valid;
 }
 
 // Merges a tile's logits [n, width] into `state`; the first tile (first = 0) starts it.
@@ -57,9 +51,14 @@ void linear_token_logprobs_fold_cpu(const Tensor& state, const Tensor& tile, con
     for_each_row(part.count(), part.count() * part.rows.vocabulary, [&](int64_t row) {
       const T* values = in + part.rows.offset(row);
       RowState& known = states[row];
-      if (first == 0) known = {Running::empty(), 0.0};
+      if (part.label[row] == kIgnoredLabel) {
+        known = RowState::ignored();
+        return;
+      }
+      if (first == 0) known = RowState::empty();
       kernels.accumulate(values, part.rows.vocabulary, transform, want_entropy, known.sums);
-      if (part.has_label(row)) known.label_y = y_of(values + (part.label[row] - first), transform, kernels);
+      const int64_t label = part.label_index(row);
+      if (label >= 0) known.label_y = y_of(values + label, transform, kernels);
     });
   });
 }
@@ -76,10 +75,10 @@ std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cpu(const Tensor
   Tensor entropy = empty<double>({count});
   Tensor lse = empty<double>({count});
   for (int64_t row = 0; row < count; ++row) {
-    const Running& sums = states[row].sums;
-    mutable_data<double>(logprobs)[row] = logprob_of(states[row].label_y, sums, transform.factor);
-    mutable_data<double>(entropy)[row] = entropy_of(sums);
-    mutable_data<double>(lse)[row] = log_sum_exp(sums, transform.factor);
+    const RowResult result = states[row].result(transform.factor);
+    mutable_data<double>(logprobs)[row] = result.logprob;
+    mutable_data<double>(entropy)[row] = result.entropy;
+    mutable_data<double>(lse)[row] = result.lse;
   }
   return {logprobs, entropy, lse};
 }
@@ -98,11 +97,15 @@ void linear_token_logprobs_gradient_cpu(const Tensor& tile, const Tensor& labels
     const RowKernels<T>& kernels = row_kernels(T{});
     for_each_row(part.count(), part.count() * part.rows.vocabulary, [&](int64_t row) {
       T* values = out + part.rows.offset(row);
+      if (part.label[row] == kIgnoredLabel) {
+        std::memset(values, 0, part.rows.vocabulary * sizeof(T));
+        return;
+      }
       const RowGradient rule = gradients.of(row);
-      T* label = part.has_label(row) ? values + (part.label[row] - first) : nullptr;
-      const double at_label = label == nullptr ? 0 : rule.at_label(y_of(label, transform, kernels), transform);
+      const int64_t label = part.label_index(row);
+      const double at_label = label < 0 ? 0 : rule.at_label(y_of(values + label, transform, kernels), transform);
       kernels.gradient(values, values, part.rows.vocabulary, transform, GradientTerms::make(rule, transform));
-      if (label != nullptr) *label = narrow<T>(static_cast<compute_t<T>>(at_label));
+      if (label >= 0) values[label] = narrow<T>(static_cast<compute_t<T>>(at_label));
     });
   });
 }

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "../checks.h"
 #include "../cuda/lane.h"
 #include "../cuda/vectors.h"
 #include "../cuda/warp.h"
@@ -18,6 +19,10 @@ constexpr int kLoads = 4;
 // the memory's bandwidth some 20 KB have to be, all the time.
 constexpr int kBlocksPerMultiprocessor = 4;
 constexpr int64_t kMostLogits = int64_t{1} << 30;  // of a row: so its elements have 32-bit indices
+
+inline void check_row_length(int64_t logits) {
+  check(logits <= kMostLogits, "logits", "expected at most ", kMostLogits, " in a row, got ", logits);
+}
 
 // Calls body(capped, entropy) with compile-time constants.
 template <class Body>

@@ -64,7 +64,7 @@ template <class T>
 Batch<T> batch_of(const Tensor& logits, const LogitRows& rows, const Tensor& labels, const OptionalTensor& mask,
                   const Device& device) {
   const int64_t count = rows.positions.count;
-  check(rows.vocabulary <= kMostLogits, "logits", "expected at most ", kMostLogits, " of a row, got ", rows.vocabulary);
+  check_row_length(rows.vocabulary);
   return {static_cast<const T*>(logits.const_data_ptr()), rows.offset, static_cast<int>(rows.vocabulary),
           data<int64_t>("labels", labels, count, device), data<bool>("mask", mask, count, device)};
 }

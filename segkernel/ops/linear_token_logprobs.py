@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from segkernel import checks
-from segkernel._library import ops
+from segkernel._library import cuda_kernels, ops
 from segkernel.ops.token_logprobs import Logprobs, check_labels, logit_options
 
-# Logits exist one tile at a time: all valid tokens times a slice of the vocabulary. A slice is narrow enough that a
-# tile of 1024 tokens stays in the cache, wide enough for matrix products at full speed, and at most a 16th of the
-# vocabulary, so that tile and workspace are small beside the logits whatever their number.
-TILE_ELEMENTS = 1 << 23
+# Logits exist one tile at a time: all valid tokens times a slice of the vocabulary. A slice is wide enough for matrix
+# products at full speed, and at most a 16th of the vocabulary, so that tile and workspace are small beside the logits
+# whatever their number. On the CPU a tile of 1024 tokens stays in the cache; on CUDA it is some 256 MB of bfloat16.
+TILE_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
 NARROWEST_TILE = 1024
 TILES_AT_LEAST = 16
 
@@ -37,6 +37,11 @@ def linear_token_logprobs(
     Only the hidden states of valid tokens are multiplied, with a slice of the vocabulary at a time; the backward pass
     forms each tile of logits again. The gradient of `weight` is one matrix product per slice, that of `hidden` is
     accumulated in float32 over the slices.
+
+    On CUDA, how many tokens are valid is known to the device alone, while the host decides the size of a product. With
+    a `mask` the host waits for that number, once in each pass, and only valid tokens are multiplied. Without one, and
+    while a CUDA graph is captured, nothing waits: all tokens are multiplied, and those whose label is -100, or whom the
+    mask drops, are left out of all results. So give `mask=labels != -100` where that drops many.
 
     Args:
         hidden: `[..., H]`, float64, float32, bfloat16 or float16.
@@ -88,33 +93,50 @@ def _check_like_hidden(name: str, value: Tensor, hidden: Tensor) -> None:
     checks.same_device(name, value, "hidden", hidden)
 
 
-def _slices(tokens: int, vocabulary: int) -> Iterator[tuple[int, int]]:
-    """`[first, last)` of every slice of the vocabulary."""
-    width = min(TILE_ELEMENTS // max(tokens, 1), vocabulary // TILES_AT_LEAST)
-    width = max(width // 64 * 64, NARROWEST_TILE)
+def _slices(tokens: int, vocabulary: int, device: str) -> Iterator[tuple[int, int]]:
+    """`[first, last)` of every slice of the vocabulary, of even widths."""
+    widest = max(min(TILE_ELEMENTS[device] // max(tokens, 1), vocabulary // TILES_AT_LEAST), NARROWEST_TILE)
+    width = -(-vocabulary // -(-vocabulary // widest) // 64) * 64
     for first in range(0, vocabulary, width):
         yield first, min(first + width, vocabulary)
 
 
+def _may_compact(labels: Tensor, mask: Tensor | None) -> bool:
+    """Whether the host may ask how many tokens are valid."""
+    return not labels.is_cuda or (mask is not None and not torch.cuda.is_current_stream_capturing())
+
+
 class _Tiles:
-    """The valid tokens, and their logits a tile at a time, each in the place of the one before."""
+    """The tokens to be multiplied, and their logits a tile at a time, each in the place of the one before.
+
+    Tokens that are not valid are not among them or, where the host doesn't know, carry the label -100.
+    """
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, mask: Tensor | None
     ) -> None:
-        self.valid = ops.linear_token_logprobs_valid.default(labels, mask, weight.shape[0])
-        self.all_valid = self.valid.shape[0] == labels.numel()
+        is_valid = ops.linear_token_logprobs_valid.default(labels, mask, weight.shape[0])  # [N]
+        compacts = _may_compact(labels, mask)
+        self.valid = is_valid.nonzero().squeeze(-1) if compacts else None
+        self.all_kept = self.valid is None or self.valid.shape[0] == labels.numel()
         self.hidden = self.compact(hidden.reshape(-1, hidden.shape[-1]))  # [n, H]
         self.labels = self.compact(labels.flatten())  # [n]
+        self.is_valid = None if compacts else is_valid[:, None]
+        if self.is_valid is not None:
+            self.labels = torch.where(is_valid, self.labels, -100)
         self.weight, self.bias = weight, bias
 
+    def hidden_of_valid(self) -> Tensor:
+        """`hidden` with 0 for the others, whose gradient is 0 while their hidden states may be NaN."""
+        return self.hidden if self.is_valid is None else torch.where(self.is_valid, self.hidden, 0)
+
     def compact(self, rows: Tensor) -> Tensor:
-        """Rows of all tokens to rows of the valid ones."""
-        return rows if self.all_valid else rows[self.valid]
+        """Rows of all tokens to rows of those that are multiplied."""
+        return rows if self.all_kept else rows[self.valid]
 
     def spread(self, rows: Tensor, like: Tensor) -> Tensor:
         """The reverse, in the shape of `like`, with 0 for the others."""
-        if self.all_valid:
+        if self.all_kept:
             return rows.view(like.shape)
         every = rows.new_zeros(like.shape)
         every.view(-1, *rows.shape[1:])[self.valid] = rows
@@ -122,7 +144,7 @@ class _Tiles:
 
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
         tokens = self.hidden.shape[0]
-        slices = list(_slices(tokens, self.weight.shape[0])) if tokens else []
+        slices = list(_slices(tokens, self.weight.shape[0], self.hidden.device.type)) if tokens else []
         buffer = self.hidden.new_empty(max((last - first for first, last in slices), default=0) * tokens)
         for first, last in slices:
             tile = buffer[: tokens * (last - first)].view(tokens, last - first)
@@ -189,17 +211,16 @@ def _gradients(
     if not tiles.hidden.shape[0]:
         grad_weight.zero_()
         grad_bias.zero_()
-    product = torch.empty_like(tiles.hidden) if hidden_needed and dtype != hidden.dtype else None
+    hidden_of_valid = tiles.hidden_of_valid() if weight_needed else tiles.hidden
+    scratch = torch.empty_like(tiles.hidden) if hidden_needed and dtype != hidden.dtype and not hidden.is_cuda else None
     for first, last, tile in tiles:
         ops.linear_token_logprobs_gradient_.default(
             tile, tiles.labels, first, *upstream, *known, logit_scale, temperature, softcap
         )
-        if hidden_needed and product is None:
-            grad_hidden.addmm_(tile, weight[first:last])
-        elif hidden_needed:
-            grad_hidden.add_(torch.mm(tile, weight[first:last], out=product))
+        if hidden_needed:
+            _add_product(grad_hidden, tile, weight[first:last], scratch)
         if weight_needed:
-            torch.mm(tile.T, tiles.hidden, out=grad_weight[first:last])
+            torch.mm(tile.T, hidden_of_valid, out=grad_weight[first:last])
         if bias_needed:
             grad_bias[first:last] = tile.sum(0, dtype=dtype)
     if hidden_needed:
@@ -207,8 +228,20 @@ def _gradients(
     return grad_hidden, grad_weight, grad_bias
 
 
-torch.library.impl("segkernel::linear_token_logprobs", "CPU", _forward)
-torch.library.impl("segkernel::linear_token_logprobs_backward", "CPU", _gradients)
+def _add_product(total: Tensor, a: Tensor, b: Tensor, scratch: Tensor | None) -> None:
+    """`total += a @ b`. Where `a` and `b` are narrower than `total`, cuBLAS adds to it, and the CPU needs `scratch`."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    elif scratch is None:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total.add_(torch.mm(a, b, out=scratch))
+
+
+# Where the CUDA kernels are not in use, calls on CUDA tensors say why already.
+_DEVICES = ("cpu",) if cuda_kernels.problem is not None else ("cpu", "cuda")
+torch.library.impl("segkernel::linear_token_logprobs", _DEVICES, _forward)
+torch.library.impl("segkernel::linear_token_logprobs_backward", _DEVICES, _gradients)
 
 
 @torch.library.register_fake("segkernel::linear_token_logprobs")

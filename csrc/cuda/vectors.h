@@ -76,12 +76,14 @@ class RowVectors {
   // The vectors at i, i + stride, ...: all loads are on their way before the first is waited for.
   template <int kCount>
   __device__ void load(int i, int stride, uint4 (&words)[kCount]) const {
+    const uint4* from = vector(i);
+    const int step = stride / kPerVector<T>;
     if (before_ == 0) {
 #pragma unroll
-      for (int u = 0; u < kCount; ++u) words[u] = load_aligned(i + u * stride);
+      for (int u = 0; u < kCount; ++u) words[u] = load_aligned(from + u * step);
     } else {
 #pragma unroll
-      for (int u = 0; u < kCount; ++u) words[u] = load_shifted(i + u * stride);
+      for (int u = 0; u < kCount; ++u) words[u] = load_shifted(from + u * step);
     }
   }
 
@@ -92,7 +94,7 @@ class RowVectors {
     for (int u = 0; u < kCount; ++u) {
       const int at = i + u * stride;
       if (loadable(at, at)) {
-        words[u] = before_ == 0 ? load_aligned(at) : load_shifted(at);
+        words[u] = before_ == 0 ? load_aligned(vector(at)) : load_shifted(vector(at));
         continue;
       }
       Elements<T> elements{};
@@ -113,11 +115,11 @@ class RowVectors {
   __device__ const uint4* vector(int i) const { return reinterpret_cast<const uint4*>(aligned_ + i); }
 
   // What is read here is read once: it may be the first to leave the cache.
-  __device__ uint4 load_aligned(int i) const { return __ldcs(vector(i)); }
+  __device__ uint4 load_aligned(const uint4* from) const { return __ldcs(from); }
 
   // The second vector is the next thread's first one: so these had better stay in the cache.
-  __device__ uint4 load_shifted(int i) const {
-    return shifted(vector(i)[0], vector(i)[1], before_ * static_cast<int>(sizeof(T)));
+  __device__ uint4 load_shifted(const uint4* from) const {
+    return shifted(from[0], from[1], before_ * static_cast<int>(sizeof(T)));
   }
 
   int before_;        // elements between the 16-byte boundary before a vector and the vector

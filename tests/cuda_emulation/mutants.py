@@ -1,0 +1,168 @@
+"""Breaks the CUDA kernels on purpose, and says which tests notice.
+
+    python -m tests.cuda_emulation.mutants
+
+Each mutant is one edit to a copy of the sources. It is built for the emulation, with the sanitizers where noted, and
+the tests of the operator run on it, as they run, and pass, on the copy without the edit. It prints the table that is in
+README.md beside this file. Fails when a mutant survives, or when the sources no longer hold what it edits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Mutant(NamedTuple):
+    what: str
+    file: str
+    old: str
+    new: str
+    operator: str
+    tests: tuple[str, ...]
+    sanitize: bool = False
+
+
+MUTANTS = (
+    Mutant(
+        "tail: the last vector of a row counts one logit too many",
+        "csrc/token_logprobs/token_logprobs_block.h",
+        "return mine + u * kStride + j < count ?",
+        "return mine + u * kStride + j <= count ?",
+        "token_logprobs",
+        ("test_token_logprobs.py",),
+    ),
+    Mutant(
+        "tail: a thread reads one token past its row",
+        "csrc/cuda/row_tiles.h",
+        "if (first + i < length) items.of[i] = row[first + i];",
+        "if (first + i <= length) items.of[i] = row[first + i];",
+        "hysteresis",
+        ("test_hysteresis.py",),
+        sanitize=True,
+    ),
+    Mutant(
+        "barrier: warps read each other's totals before they are written",
+        "csrc/cuda/warp.h",
+        "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n  __syncthreads();\n",
+        "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
+        "hysteresis",
+        ("test_hysteresis.py",),
+    ),
+    Mutant(
+        "barrier: totals are overwritten while others still read them",
+        "csrc/cuda/warp.h",
+        "  __syncthreads();  // whoever called before may still be reading\n"
+        "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
+        "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
+        "segment",
+        ("test_segment.py",),
+    ),
+    Mutant(
+        "barrier: a thread without a token leaves before it",
+        "csrc/segment/segment_cuda.cu",
+        "    const auto befores = block_scan<kThreads>(tokens.before(), Before<C>::nothing(), then_before<C>);\n"
+        "    const Before<C> before_mine = then_before(before, befores.before);\n",
+        "    if (tile + threadIdx.x * kItems >= row.length) break;\n"
+        "    const auto befores = block_scan<kThreads>(tokens.before(), Before<C>::nothing(), then_before<C>);\n"
+        "    const Before<C> before_mine = then_before(before, befores.before);\n",
+        "segment",
+        ("test_segment.py",),
+    ),
+    Mutant(
+        "offset width: the row's offset in 32 bits",
+        "csrc/token_logprobs/token_logprobs_cuda.cu",
+        "return logits + offset(row);",
+        "return logits + static_cast<int32_t>(offset(row));",
+        "token_logprobs",
+        ("test_token_logprobs.py",),
+    ),
+    Mutant(
+        "masked row: read before it is dropped",
+        "csrc/token_logprobs/token_logprobs_cuda.cu",
+        "  if (kind == RowKind::masked) return write(0, 0, 0);\n",
+        "  if (kind == RowKind::masked) return write(widen(batch.row(blockIdx.x)[0]) == 0 ? 0.0 : 0.0, 0, 0);\n",
+        "token_logprobs",
+        ("test_token_logprobs_unread.py",),
+    ),
+)
+
+
+def copy_sources(to: Path) -> None:
+    for folder in ("csrc", "tests"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", to)
+
+
+def edit(mutant: Mutant, folder: Path) -> None:
+    source = folder / mutant.file
+    text = source.read_text()
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.file} does not hold this once: {mutant.old!r}")
+    source.write_text(text.replace(mutant.old, mutant.new))
+
+
+def first_failure(mutant: Mutant, folder: Path) -> str:
+    """The first of the operator's tests to fail on the sources in `folder`, or the empty string."""
+    program = (
+        "from tests.cuda_emulation import build as b\n"
+        "sources = [b.HERE / 'torch_cuda.cpp', b.ROOT / 'csrc/registration.cpp',"
+        f" *b.ROOT.glob('csrc/{mutant.operator}/*_cuda.cu')]\n"
+        f"print(b.build(sources, sanitize={mutant.sanitize}))"
+    )
+    built = subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    environment = {
+        **os.environ,
+        "SEGKERNEL_LIBRARY": built.stdout.strip().splitlines()[-1],
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    if mutant.sanitize:
+        libraries = [
+            subprocess.check_output(["g++", f"-print-file-name=lib{name}.so"], text=True).strip()
+            for name in ("asan", "ubsan")
+        ]
+        environment["LD_PRELOAD"] = " ".join(libraries)
+        environment["ASAN_OPTIONS"] = "detect_leaks=0:verify_asan_link_order=0"
+    tests = [f"tests/{name}" for name in mutant.tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-v", "-p", "no:cacheprovider", "-m", "not compiles", *tests]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return ""
+    begun = re.findall(r"^(tests/\S+::\S+)(.*)$", done.stdout, re.MULTILINE)
+    failed = [name for name, outcome in begun if "PASSED" not in outcome and "SKIPPED" not in outcome]
+    return failed[0].removeprefix("tests/") if failed else "the tests' start"
+
+
+def main() -> None:
+    rows = ["| broken on purpose | sanitizers | first test that fails |", "| --- | --- | --- |"]
+    healthy = set()
+    survivors = 0
+    for mutant in MUTANTS:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            copy_sources(folder)
+            control = (mutant.operator, mutant.tests, mutant.sanitize)
+            if control not in healthy and (failed := first_failure(mutant, folder)):
+                raise SystemExit(f"{failed} fails on sources that nobody broke")
+            healthy.add(control)
+            edit(mutant, folder)
+            caught = first_failure(mutant, folder)
+        survivors += not caught
+        rows.append(f"| {mutant.what} | {'yes' if mutant.sanitize else 'no'} | {f'`{caught}`' if caught else 'none'} |")
+        print(rows[-1], flush=True)
+    print("", *rows, sep="\n")
+    if survivors:
+        raise SystemExit(f"{survivors} of {len(MUTANTS)} survived")
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ run: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(MAKE) test-emulated
 
 # The operators' tests on the CUDA kernels, which run on the host: no GPU is needed.
 test-emulated: $(READY)

@@ -26,7 +26,7 @@ class Mutant(NamedTuple):
     file: str
     old: str
     new: str
-    operator: str
+    operators: tuple[str, ...]  # those that the tests call
     tests: tuple[str, ...]
     sanitize: bool = False
 
@@ -37,7 +37,7 @@ MUTANTS = (
         "csrc/token_logprobs/token_logprobs_block.h",
         "return mine + u * kStride + j < count ?",
         "return mine + u * kStride + j <= count ?",
-        "token_logprobs",
+        ("token_logprobs",),
         ("test_token_logprobs.py",),
     ),
     Mutant(
@@ -45,7 +45,7 @@ MUTANTS = (
         "csrc/cuda/row_tiles.h",
         "if (first + i < length) items.of[i] = row[first + i];",
         "if (first + i <= length) items.of[i] = row[first + i];",
-        "hysteresis",
+        ("hysteresis",),
         ("test_hysteresis.py",),
         sanitize=True,
     ),
@@ -54,7 +54,7 @@ MUTANTS = (
         "csrc/cuda/warp.h",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n  __syncthreads();\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
-        "hysteresis",
+        ("hysteresis",),
         ("test_hysteresis.py",),
     ),
     Mutant(
@@ -63,7 +63,7 @@ MUTANTS = (
         "  __syncthreads();  // whoever called before may still be reading\n"
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
-        "segment",
+        ("segment", "hysteresis"),
         ("test_segment.py",),
     ),
     Mutant(
@@ -74,7 +74,7 @@ MUTANTS = (
         "    if (tile + threadIdx.x * kItems >= row.length) break;\n"
         "    const auto befores = block_scan<kThreads>(tokens.before(), Before<C>::nothing(), then_before<C>);\n"
         "    const Before<C> before_mine = then_before(before, befores.before);\n",
-        "segment",
+        ("segment", "hysteresis"),
         ("test_segment.py",),
     ),
     Mutant(
@@ -82,7 +82,7 @@ MUTANTS = (
         "csrc/token_logprobs/token_logprobs_cuda.cu",
         "return logits + offset(row);",
         "return logits + static_cast<int32_t>(offset(row));",
-        "token_logprobs",
+        ("token_logprobs",),
         ("test_token_logprobs.py",),
     ),
     Mutant(
@@ -90,7 +90,7 @@ MUTANTS = (
         "csrc/token_logprobs/token_logprobs_cuda.cu",
         "  if (kind == RowKind::masked) return write(0, 0, 0);\n",
         "  if (kind == RowKind::masked) return write(widen(batch.row(blockIdx.x)[0]) == 0 ? 0.0 : 0.0, 0, 0);\n",
-        "token_logprobs",
+        ("token_logprobs",),
         ("test_token_logprobs_unread.py",),
     ),
 )
@@ -111,11 +111,11 @@ def edit(mutant: Mutant, folder: Path) -> None:
 
 
 def first_failure(mutant: Mutant, folder: Path) -> str:
-    """The first of the operator's tests to fail on the sources in `folder`, or the empty string."""
+    """The first of its tests to fail on the sources in `folder`, or the empty string."""
     program = (
         "from tests.cuda_emulation import build as b\n"
-        "sources = [b.HERE / 'torch_cuda.cpp', b.ROOT / 'csrc/registration.cpp',"
-        f" *b.ROOT.glob('csrc/{mutant.operator}/*_cuda.cu')]\n"
+        f"kernels = [b.ROOT / f'csrc/{{name}}/{{name}}_cuda.cu' for name in {mutant.operators}]\n"
+        "sources = [b.HERE / 'torch_cuda.cpp', b.ROOT / 'csrc/registration.cpp', *kernels]\n"
         f"print(b.build(sources, sanitize={mutant.sanitize}))"
     )
     built = subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
@@ -150,7 +150,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             copy_sources(folder)
-            control = (mutant.operator, mutant.tests, mutant.sanitize)
+            control = (mutant.operators, mutant.tests, mutant.sanitize)
             if control not in healthy and (failed := first_failure(mutant, folder)):
                 raise SystemExit(f"{failed} fails on sources that nobody broke")
             healthy.add(control)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_helpers import pairs, tiny_lm, tiny_reward_model, tiny_tokenizer, write_jsonl
+from trainer_helpers import pairs, tiny_reward_model, tiny_tokenizer, write_files, write_jsonl
 from transformers import AutoModelForCausalLM
 
 from segkernel import cli
@@ -28,19 +28,7 @@ QUICK = (
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """A text file, a preference file, and models to start from."""
-    tokenizer = tiny_tokenizer()
-    for name, model in (("lm", tiny_lm(tokenizer)), ("rm", tiny_reward_model(tokenizer))):
-        model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    texts = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs()]
-    return {
-        "texts": str(write_jsonl(tmp_path / "texts.jsonl", texts)),
-        "preferences": str(write_jsonl(tmp_path / "pairs.jsonl", pairs())),
-        "lm": str(tmp_path / "lm"),
-        "rm": str(tmp_path / "rm"),
-        "out": str(tmp_path / "out"),
-    }
+    return write_files(tmp_path)
 
 
 def run(*arguments: str) -> int:
@@ -224,9 +212,12 @@ def test_run_directory(tmp_path: Path) -> None:
         find_checkpoint(tmp_path, "last")
     with pytest.raises(FileNotFoundError, match="is not a checkpoint of a trainer"):
         find_checkpoint(tmp_path, str(tmp_path))
-    for step in (9, 10):
+    for step in (9, 10, 11, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    # What a run leaves that was killed while it wrote a checkpoint.
+    (tmp_path / "checkpoint-11" / "trainer_state.json").unlink()
+    (tmp_path / "checkpoint-12" / "trainer_state.json").write_text("")
     assert find_checkpoint(tmp_path, "last") == str(tmp_path / "checkpoint-10")
     assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-9")) == str(tmp_path / "checkpoint-9")
     # A directory without a record cannot be compared, and is not refused.

@@ -32,6 +32,22 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def write_files(directory: Path, count: int = 12) -> dict[str, str]:
+    """A text file, a preference file, and models to start from; `out` is for what is trained."""
+    tokenizer = tiny_tokenizer()
+    for name, model in (("lm", tiny_lm(tokenizer)), ("rm", tiny_reward_model(tokenizer))):
+        model.save_pretrained(directory / name)
+        tokenizer.save_pretrained(directory / name)
+    texts = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs(count)]
+    return {
+        "texts": str(write_jsonl(directory / "texts.jsonl", texts)),
+        "preferences": str(write_jsonl(directory / "pairs.jsonl", pairs(count))),
+        "lm": str(directory / "lm"),
+        "rm": str(directory / "rm"),
+        "out": str(directory / "out"),
+    }
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer([text for row in pairs() for text in row.values()], vocab_size=280)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from segkernel.trainers.run_directory import check_run_directory
+from segkernel.trainers.run_directory import check_run_directory, find_checkpoint
 
 
 @dataclass
@@ -36,6 +36,8 @@ class SegkernelTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_checkpoint(self.args.output_dir, "last")
         check_run_directory(self.args.output_dir, resuming=bool(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 

@@ -94,10 +94,13 @@ class PreferenceTrainer(SegkernelTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         with torch.no_grad():
-            loss, metrics = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+            losses, metrics = self.pair_losses(model, self._prepare_inputs(inputs))
+        # Pair by pair, the loss as well: the Trainer's own mean of batches counts the pairs that are repeated to fill
+        # up the last batch of a distributed run.
+        metrics = {"loss": losses, **metrics}
         self._metric_names = list(metrics)
         table = torch.stack([values.float() for values in metrics.values()], dim=1)  # [B, metrics]
-        return loss, table, torch.zeros(len(table), device=table.device)
+        return losses.mean(), table, torch.zeros(len(table), device=table.device)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self._since_last_log and "loss" in logs:

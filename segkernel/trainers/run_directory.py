@@ -2,9 +2,8 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
-
-from transformers.trainer_utils import get_last_checkpoint
 
 RECORD = "run.json"
 
@@ -29,19 +28,28 @@ def check_run_directory(output_dir: str | Path, *, resuming: bool) -> None:
 def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | None) -> str | None:
     """The checkpoint directory that `--resume_from_checkpoint` means: a path, or `last` for the newest of this run.
 
+    One that the run was killed in the middle of writing is passed over.
+
     Raises:
         FileNotFoundError: there is no such checkpoint.
     """
     if not resume_from_checkpoint:
         return None
     if resume_from_checkpoint.lower() in ("last", "true"):
-        last = get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
-        if last is None:
+        complete = [path.name for path in Path(output_dir).glob("checkpoint-*") if _is_complete(path)]
+        steps = [int(step) for name in complete if (step := name.removeprefix("checkpoint-")).isdigit()]
+        if not steps:
             raise FileNotFoundError(f"resume_from_checkpoint: there is no checkpoint in {str(output_dir)!r}")
-        return last
-    if not (Path(resume_from_checkpoint) / "trainer_state.json").is_file():
+        return str(Path(output_dir) / f"checkpoint-{max(steps)}")
+    if not _is_complete(Path(resume_from_checkpoint)):
         raise FileNotFoundError(f"resume_from_checkpoint: {resume_from_checkpoint!r} is not a checkpoint of a trainer")
     return resume_from_checkpoint
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """The Trainer writes this file last, in one go."""
+    state = checkpoint / "trainer_state.json"
+    return state.is_file() and state.stat().st_size > 0
 
 
 def run_record(method: str, data_file: str | Path, model: str | None) -> dict[str, str | None]:
@@ -52,7 +60,10 @@ def run_record(method: str, data_file: str | Path, model: str | None) -> dict[st
 
 def write_record(output_dir: str | Path, record: dict[str, str | None]) -> None:
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    (Path(output_dir) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    # In one move: another process of a distributed run may be reading it.
+    partial = Path(output_dir) / f".{RECORD}.partial"
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, Path(output_dir) / RECORD)
 
 
 def check_record(output_dir: str | Path, record: dict[str, str | None]) -> None:

@@ -1,0 +1,109 @@
+"""Runs as their users start them: in two processes, and killed halfway."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trainer_helpers import write_files
+
+from segkernel import cli
+
+COMMON = (
+    *("--method=asr-dpo", "--use_cpu", "--disable_tqdm=True", "--seed=7", "--learning_rate=1e-3", "--delta=0.1"),
+    *("--max_length=64", "--logging_steps=1", "--eval_fraction=0.15"),
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    return write_files(tmp_path, count=19)  # of which 3 are held out
+
+
+def arguments(files: dict[str, str], output_dir: Path, *options: str) -> list[str]:
+    data = ("--preferences", files["preferences"], "--model", files["lm"], "--reward_model", files["rm"])
+    return ["train", *COMMON, *data, "--output_dir", str(output_dir), *options]
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """As here: the same package, as many threads; and no settings of the user's for accelerate."""
+    threads = str(torch.get_num_threads())
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": threads,
+        "HF_HOME": str(directory / "none"),
+    }
+
+
+def history(output_dir: Path) -> list[dict[str, float]]:
+    state: dict[str, Any] = json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["log_history"]
+
+
+def test_two_processes_make_the_run_of_one(files: dict[str, str], tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    # 3 held-out pairs, two at a time: the last batch of two processes is filled up with pairs that count once.
+    options = ("--num_train_epochs=2", "--per_device_eval_batch_size=2")
+    # `--multi_gpu` starts its processes by torchrun, on a CPU as well; accelerate's CPU launcher needs MPI.
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0", "-m")
+    command = arguments(files, two, *options, "--per_device_train_batch_size=2")
+    done = subprocess.run(
+        [sys.executable, *launch, "segkernel", *command],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1
+    assert (two / "checkpoint-8" / "rng_state_1.pth").is_file()
+    assert cli.main(arguments(files, one, *options, "--per_device_train_batch_size=4")) == 0
+
+    for single, double in zip(history(one), history(two), strict=True):
+        assert single.keys() == double.keys()
+        for name in single.keys() - {"total_flos", "train_runtime", "eval_runtime"}:
+            if not name.endswith("_per_second"):
+                assert double[name] == pytest.approx(single[name], rel=1e-5, abs=1e-5), name
+    assert history(two)[-2]["eval_pairs"] == 3
+    start, single, double = (load_file(Path(path) / "model.safetensors") for path in (files["lm"], one, two))
+    assert any((single[name] - start[name]).abs().max() > 1e-3 for name in single)
+    for name, weight in single.items():
+        torch.testing.assert_close(double[name], weight, rtol=0, atol=1e-5)
+
+
+def test_killed_run_resumes_to_the_same_weights(files: dict[str, str], tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ("--per_device_train_batch_size=4", "--num_train_epochs=12", "--eval_strategy=no")
+    options = (*options, "--save_strategy=steps", "--save_steps=6")
+    with open(tmp_path / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "segkernel", *arguments(files, killed, *options)],
+            env=environment(tmp_path),
+            stdout=log,
+            stderr=log,
+        )
+        deadline = time.monotonic() + 300
+        while not (killed / "checkpoint-12" / "trainer_state.json").exists():
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not list(killed.glob("*.safetensors"))
+    assert not (killed / "checkpoint-48").exists()
+
+    assert cli.main(arguments(files, killed, *options, "--resume_from_checkpoint=last")) == 0
+    assert cli.main(arguments(files, whole, *options)) == 0
+    assert history(killed)[-1]["step"] == 48
+    finished, resumed = (load_file(path / "model.safetensors") for path in (whole, killed))
+    assert finished.keys() == resumed.keys()
+    assert all(torch.equal(finished[name], resumed[name]) for name in finished)

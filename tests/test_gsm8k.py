@@ -38,7 +38,9 @@ def train(method: str, output_dir: Path, *arguments: str) -> list[dict[str, Any]
 
 def test_language_model_reward_model_policy(tmp_path: Path) -> None:
     texts = head("problems.jsonl.gz", 500, tmp_path / "texts.jsonl")
-    pairs = head("preferences.jsonl.gz", 250, tmp_path / "pairs.jsonl")
+    pairs = head("preferences.jsonl.gz", 160, tmp_path / "pairs.jsonl")
+    # Enough of them to tell a reward model from chance.
+    all_pairs = str(DATA / "preferences.jsonl.gz")
     lm, rm, policy, cut = (tmp_path / name for name in ("lm", "rm", "policy", "cut"))
 
     logs = train("pretrain", lm, "--texts", texts, *SMALL.split(), "--learning_rate", "1e-2", "--num_train_epochs", "1")
@@ -46,22 +48,24 @@ def test_language_model_reward_model_policy(tmp_path: Path) -> None:
     # A uniform guess over 512 tokens costs log 512 = 6.24 nats.
     assert losses[-1] < 5.2
 
-    data = ("--preferences", pairs, "--max_length", "400", "--model", str(lm), "--eval_fraction", "0.2")
-    logs = train("reward", rm, *data, "--learning_rate", "2e-3", "--num_train_epochs", "1")
-    assert mean_loss(logs, last=5) < mean_loss(logs, first=5)
+    data = ("--max_length", "256", "--model", str(lm))
+    options = "--eval_fraction 0.3 --learning_rate 2e-3 --adam_beta2 0.98 --num_train_epochs 1"
+    logs = train("reward", rm, "--preferences", all_pairs, *data, *options.split())
+    assert mean_loss(logs, last=10) < mean_loss(logs, first=10)
     held_out = [log for log in logs if "eval_accuracy" in log][-1]
-    assert held_out["eval_pairs"] > 25
-    assert held_out["eval_accuracy_low"] < held_out["eval_accuracy"] < held_out["eval_accuracy_high"]
+    assert held_out["eval_pairs"] > 400
+    # 60.8 % right with this seed, at least 56.2 %; with others 62.6 (58.0) and 57.7 (53.1).
+    assert 0.5 < held_out["eval_accuracy_low"] < held_out["eval_accuracy"] < held_out["eval_accuracy_high"]
 
-    options = "--learning_rate 5e-4 --num_train_epochs 1 --save_strategy steps --save_steps 10"
-    dpo = (*data, "--reward_model", str(rm), *options.split())
+    options = "--eval_fraction 0.2 --learning_rate 5e-4 --num_train_epochs 1 --save_strategy steps --save_steps 10"
+    dpo = ("--preferences", pairs, *data, "--reward_model", str(rm), *options.split())
     logs = train("asr-dpo", policy, *dpo)
-    assert mean_loss(logs, last=5) < mean_loss(logs, first=5)
+    assert mean_loss(logs, last=1) < mean_loss(logs, first=1)
     shares = [log["kept_chosen"] for log in logs if "kept_chosen" in log]
     assert all(0.2 < share < 0.8 for share in shares)
 
     # The same run, cut off after its first checkpoint, goes on to the same weights.
-    shutil.copytree(policy, cut, ignore=shutil.ignore_patterns("checkpoint-[!1]*"))
+    shutil.copytree(policy, cut, ignore=shutil.ignore_patterns("checkpoint-*[!0]"))
     (cut / "model.safetensors").unlink()
     assert [path.name for path in cut.glob("checkpoint-*")] == ["checkpoint-10"]
     train("asr-dpo", cut, *dpo, "--resume_from_checkpoint", "last")

@@ -90,7 +90,7 @@ MUTANTS = (
         "csrc/token_logprobs/token_logprobs_cuda.cu",
         "  if (kind == RowKind::masked) return write(0, 0, 0);\n",
         "  if (kind == RowKind::masked) return write(widen(batch.row(blockIdx.x)[0]) == 0 ? 0.0 : 0.0, 0, 0);\n",
-        ("token_logprobs",),
+        ("token_logprobs", "segment_reduce"),
         ("test_token_logprobs_unread.py",),
     ),
 )

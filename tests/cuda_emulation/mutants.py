@@ -89,7 +89,7 @@ MUTANTS = (
         "masked row: read before it is dropped",
         "csrc/token_logprobs/token_logprobs_cuda.cu",
         "  if (kind == RowKind::masked) return write(0, 0, 0);\n",
-        "  if (kind == RowKind::masked) return write(widen(batch.row(blockIdx.x)[0]) == 0 ? 0.0 : 0.0, 0, 0);\n",
+        "  if (kind == RowKind::masked) return write(0 * widen(batch.row(blockIdx.x)[0]), 0, 0);\n",
         ("token_logprobs", "segment_reduce"),
         ("test_token_logprobs_unread.py",),
     ),

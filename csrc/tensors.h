@@ -162,7 +162,7 @@ void dispatch_floats(const char* argument, ScalarType dtype, const Body& body) {
 // `work` is the number of elements of all rows; small inputs stay on the calling thread.
 template <class Body>
 void for_each_row(int64_t count, int64_t work, const Body& body) {
-  constexpr int64_t kWorkPerTask = 8192;
+  constexpr int64_t kWorkPerTask = 16384;  // less is not worth waking a thread for
   const int64_t grain = work <= kWorkPerTask ? count : 1 + count * kWorkPerTask / work;
   if (count <= grain) {
     for (int64_t row = 0; row < count; ++row) body(row);

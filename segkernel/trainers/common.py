@@ -1,6 +1,7 @@
 """What the trainers on preference pairs share: settings, metrics, batched passes over frozen models."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class PreferenceConfig(SegkernelConfig):
     )
 
 
-class PreferenceTrainer(SegkernelTrainer):
+class PreferenceTrainer(SegkernelTrainer, ABC):
     """Trains on pairs by one loss per pair: a subclass gives `pair_losses`, and names `accuracy_metric`.
 
     `train_dataset` and `eval_dataset` hold rows for `segkernel.encoding.encode_preferences`: strings, or ids.
@@ -68,9 +69,9 @@ class PreferenceTrainer(SegkernelTrainer):
         self._since_last_log: dict[str, list[Tensor]] = defaultdict(list)
         self._metric_names: list[str] = []
 
+    @abstractmethod
     def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses `[B]` of the pairs in a batch of `PreferenceCollator`, and metrics by name, each `[B]`."""
-        raise NotImplementedError
 
     def compute_loss(
         self,

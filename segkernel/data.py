@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 __all__ = [
     "PreferenceArguments",
+    "PromptArguments",
     "TextArguments",
     "read_jsonl",
     "read_preferences",
+    "read_prompts",
     "read_texts",
     "split_by_prompt",
 ]
@@ -70,6 +72,32 @@ class TextArguments:
         default=0.05, metadata={"help": "Share of the texts held out for evaluation, by a hash of their text."}
     )
     split_seed: int = field(default=0, metadata={"help": "Another number holds out other texts."})
+
+
+@dataclass
+class PromptArguments:
+    """Where the prompts to answer come from, and which of them are held out."""
+
+    _argument_group_name = "data"
+
+    prompts: str = field(
+        default="",
+        metadata={
+            "help": "JSONL or JSONL.gz file of rows with the string column `prompt` or `question`; a preference file "
+            "serves as well. A prompt that comes more than once is taken once."
+        },
+    )
+    separator: str = field(
+        default="", metadata={"help": "Text put between prompt and response; it belongs to the prompt."}
+    )
+    eval_fraction: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the prompts held out for evaluation, by a hash of their text, so every method holds out "
+            "the same ones. 0 holds out none."
+        },
+    )
+    split_seed: int = field(default=0, metadata={"help": "Another number holds out other prompts."})
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -161,6 +189,27 @@ def read_texts(path: str | Path, *, separator: str = "") -> list[dict[str, Any]]
             raise ValueError(f"{where}: the text is empty")
         rows.append({"prompt": prompt + separator if prompt else "", "completion": completion, "line": number})
     return _at_least_two(rows, path, "texts")
+
+
+def read_prompts(path: str | Path, *, separator: str = "") -> list[dict[str, Any]]:
+    """Read prompts: rows with `prompt` or `question`, each distinct one once, in the order of the file.
+
+    Returns:
+        Dicts with `prompt` and `line` (1-based).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a malformed line, a row with neither column, an empty prompt, fewer than two prompts.
+    """
+    path = Path(path)
+    rows: dict[str, dict[str, Any]] = {}
+    for number, source in read_jsonl(path):
+        where = f"{path}, line {number}"
+        prompt = _string(source, "question" if "question" in source else "prompt", where)
+        if not prompt:
+            raise ValueError(f"{where}: the prompt is empty")
+        rows.setdefault(prompt, {"prompt": prompt + separator, "line": number})
+    return _at_least_two(list(rows.values()), path, "distinct prompts")
 
 
 def split_by_prompt(

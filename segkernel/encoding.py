@@ -15,7 +15,15 @@ from transformers import PreTrainedTokenizerBase
 
 from segkernel.data import SIDES
 
-__all__ = ["PreferenceCollator", "TextCollator", "encode_preferences", "encode_texts", "pad_token_id"]
+__all__ = [
+    "PreferenceCollator",
+    "ResponseCollator",
+    "TextCollator",
+    "encode_preferences",
+    "encode_prompts",
+    "encode_texts",
+    "pad_token_id",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +91,51 @@ def encode_preferences(
         )
     if trimmed:
         logger.warning("%s: trimmed %d prompts from the left to fit max_length=%d", name, trimmed, max_length)
+    return encoded
+
+
+def encode_prompts(
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    max_length: int,
+    name: str = "prompts",
+) -> list[dict[str, list[int]]]:
+    """Tokenise prompts; one longer than `max_length` tokens loses its oldest, which is counted and logged.
+
+    Args:
+        rows: mappings with a `prompt` string; or already tokenised, with `prompt_ids`.
+        tokenizer: unused, and may be `None`, for rows that hold ids.
+        max_length: most tokens of a prompt: what the context leaves beside the response.
+        name: what messages call the data.
+
+    Returns:
+        Dicts with `prompt_ids`, none empty.
+
+    Raises:
+        ValueError: `max_length` below 1, no rows, or a prompt without tokens.
+    """
+    if max_length < 1:
+        raise ValueError(f"max_prompt_length: expected at least 1 token, got {max_length}")
+    encoded, trimmed = [], 0
+    for index, row in enumerate(rows):
+        where = f"{name}: the prompt of line {row['line']}" if "line" in row else f"{name}[{index}]"
+        if "prompt_ids" in row:
+            ids = list(row["prompt_ids"])
+        elif tokenizer is None:
+            raise ValueError(f"{where}: expected 'prompt_ids', or a tokenizer for the string")
+        else:
+            ids = [*_prefix_ids(tokenizer), *_ids(row["prompt"], tokenizer)]
+        if not ids:
+            raise ValueError(f"{where}: expected at least one token, got none")
+        if len(ids) > max_length:
+            ids = _trim_left(ids, max_length, tokenizer)
+            trimmed += 1
+        encoded.append({"prompt_ids": ids})
+    if not encoded:
+        raise ValueError(f"{name}: expected at least one prompt, got none")
+    if trimmed:
+        logger.warning("%s: trimmed %d prompts from the left to %d tokens", name, trimmed, max_length)
     return encoded
 
 
@@ -173,6 +226,44 @@ class PreferenceCollator:
         }
         batch |= {name: torch.tensor([row[name] for row in rows]) for name in PER_PAIR if name in rows[0]}
         return batch
+
+
+@dataclass
+class ResponseCollator:
+    """Stacks rows of `prompt_ids` and `response_ids`, one sequence each.
+
+    Gives `[B, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens), `response_mask`
+    (bool), `loss_mask` (bool; the rows' `mask`, one value per response token, or all response tokens where the rows
+    have none) and, where the rows have it, `token_rewards` (float32).
+    """
+
+    pad_token_id: int = 0
+    padding_side: str = "right"
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        length = max(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
+        shape = (len(rows), length)
+        input_ids = torch.full(shape, self.pad_token_id)
+        attention_mask = torch.zeros(shape, dtype=torch.int64)
+        response_mask = torch.zeros(shape, dtype=torch.bool)
+        per_token = {name: torch.full(shape, fill) for name, fill in PER_TOKEN.items() if name in rows[0]}
+        for index, row in enumerate(rows):
+            ids = [*row["prompt_ids"], *row["response_ids"]]
+            start = length - len(ids) if self.padding_side == "left" else 0
+            response = slice(start + len(row["prompt_ids"]), start + len(ids))
+            input_ids[index, start : start + len(ids)] = torch.tensor(ids)
+            attention_mask[index, start : start + len(ids)] = 1
+            response_mask[index, response] = True
+            for name, values in per_token.items():
+                values[index, response] = torch.tensor(row[name], dtype=values.dtype)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0),
+            "response_mask": response_mask,
+            "loss_mask": per_token.pop("mask", response_mask),
+            **per_token,
+        }
 
 
 def _pair_of_ids(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, where: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import gzip
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 import torch
 from trainer_helpers import pairs, tiny_lm, tiny_tokenizer, write_jsonl
 
-from segkernel.data import read_preferences, read_texts, split_by_prompt
-from segkernel.encoding import PreferenceCollator, encode_preferences, encode_texts
+from segkernel.data import read_preferences, read_prompts, read_texts, split_by_prompt
+from segkernel.encoding import PreferenceCollator, ResponseCollator, encode_preferences, encode_prompts, encode_texts
 from segkernel.trainers.common import model_logits
 
 ROW = {"prompt": "p", "chosen": "good", "rejected": "bad"}
@@ -243,3 +244,53 @@ def test_texts_are_packed_with_the_eos_between() -> None:
         len(stream),
         len(stream) + 1,
     )
+
+
+def test_prompts_come_once_each_from_either_column(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "a", "chosen": "x", "rejected": "y"}, {"question": "b", "answer": "z"}, {"prompt": "a"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_prompts(path, separator="\n") == [{"prompt": "a\n", "line": 1}, {"prompt": "b\n", "line": 2}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a"}], "line 1: expected the key 'prompt'"),
+        ([{"prompt": ""}], "line 1: the prompt is empty"),
+        ([{"prompt": "a"}, {"prompt": "a"}], "expected at least 2 distinct prompts, got 1"),
+    ],
+)
+def test_prompts_that_cannot_be_used(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_prompts(path)
+
+
+def test_prompts_longer_than_the_context_lose_their_oldest_tokens(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt_ids": [1, 2, 3, 4]}, {"prompt_ids": [5, 6]}]
+    with caplog.at_level(logging.WARNING):
+        assert encode_prompts(rows, None, max_length=2) == [{"prompt_ids": [3, 4]}, {"prompt_ids": [5, 6]}]
+    assert "prompts: trimmed 1 prompts from the left to 2 tokens" in caplog.text
+    with pytest.raises(ValueError, match=r"prompts\[1\]: expected at least one token, got none"):
+        encode_prompts([{"prompt_ids": [1]}, {"prompt_ids": []}], None, max_length=2)
+
+
+@pytest.mark.parametrize(("side", "at"), [("right", 0), ("left", 2)])
+def test_response_collator_literals(side: str, at: int) -> None:
+    rows = [
+        {"prompt_ids": [1], "response_ids": [2], "mask": [True], "token_rewards": [0.5]},
+        {"prompt_ids": [3, 4], "response_ids": [5, 6], "mask": [False, True], "token_rewards": [1.5, -1.0]},
+    ]
+    batch = ResponseCollator(pad_token_id=9, padding_side=side)(rows)
+    assert batch["input_ids"].tolist() == [[1, 2, 9, 9] if at == 0 else [9, 9, 1, 2], [3, 4, 5, 6]]
+    assert batch["attention_mask"][0, at : at + 2].tolist() == [1, 1]
+    assert batch["attention_mask"].sum(1).tolist() == [2, 4]
+    assert batch["position_ids"][0, at : at + 2].tolist() == [0, 1]
+    assert batch["response_mask"].int().tolist() == [[0, 1, 0, 0] if at == 0 else [0, 0, 0, 1], [0, 0, 1, 1]]
+    assert batch["loss_mask"].int().tolist() == [[0, 1, 0, 0] if at == 0 else [0, 0, 0, 1], [0, 0, 0, 1]]
+    assert batch["token_rewards"][1].tolist() == [0.0, 0.0, 1.5, -1.0]
+    # Without a mask of its own every response token counts.
+    bare = ResponseCollator()([{"prompt_ids": [1], "response_ids": [2, 3]}])
+    assert bare["loss_mask"].tolist() == bare["response_mask"].tolist() == [[False, True, True]]

@@ -261,12 +261,12 @@ def test_thresholds_follow_the_rewards_scale() -> None:
     rows = [{"chosen_token_rewards": [1.0, 2.0, 6.0], "rejected_token_rewards": [3.0, 3.0]}]
     std = math.sqrt((4 + 1 + 9 + 0 + 0) / 4)
     options = SegmentDPOConfig(delta=0.5, pivot_threshold=2.0, use_cpu=True)
-    fitted = Thresholds.fit(rows, options)
+    fitted = Thresholds.of_pairs(rows, options)
     assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == pytest.approx((3.0, 0.5 * std, 2 * std))
     options = SegmentDPOConfig(baseline="median", pivot_threshold=2.0, threshold_unit="reward", use_cpu=True)
-    fitted = Thresholds.fit(rows, options)
+    fitted = Thresholds.of_pairs(rows, options)
     assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == (3.0, None, 2.0)
-    assert Thresholds.fit(rows, SegmentDPOConfig(baseline=-1.5, use_cpu=True)).baseline == -1.5
+    assert Thresholds.of_pairs(rows, SegmentDPOConfig(baseline=-1.5, use_cpu=True)).baseline == -1.5
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def inspect(arguments: InspectArguments, options: SegmentOptions) -> Path:
         model = load_scoring_model(arguments.reward_model, tokenizer)
         device = PreferenceConfig(output_dir=str(Path(arguments.output).parent))
         rows = with_token_rewards(rows, model, options.token_rewards, preference_collator(tokenizer), device)
-    thresholds = Thresholds.fit(rows[: arguments.fit_rows], options)
+    thresholds = Thresholds.of_pairs(rows[: arguments.fit_rows], options)
     examples = report_examples(rows[: arguments.rows], thresholds, tokenizer)
     output = Path(arguments.output)
     return write_report(

@@ -150,8 +150,9 @@ def preference_collator(tokenizer: PreTrainedTokenizerBase | None) -> Preference
 
 
 def model_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """One forward over both sides of every pair: `[2 * B, T, V]`, rows chosen, rejected, chosen, ..."""
-    inputs = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask", "position_ids")}
+    """One forward over a batch `[B, T]`, or over both sides of every pair, `[B, 2, T]`: `[B, T, V]`, or
+    `[2 * B, T, V]` with rows chosen, rejected, chosen, ..."""
+    inputs = {name: batch[name].flatten(0, -2) for name in ("input_ids", "attention_mask", "position_ids")}
     unwrapped = getattr(model, "module", model)
     if "position_ids" not in inspect.signature(unwrapped.forward).parameters:
         del inputs["position_ids"]

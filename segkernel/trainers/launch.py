@@ -8,7 +8,15 @@ from typing import Any
 from transformers import HfArgumentParser, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from segkernel.data import PreferenceArguments, TextArguments, read_preferences, read_texts, split_by_prompt
+from segkernel.data import (
+    PreferenceArguments,
+    PromptArguments,
+    TextArguments,
+    read_preferences,
+    read_prompts,
+    read_texts,
+    split_by_prompt,
+)
 from segkernel.models import ModelArguments, load_tokenizer
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
 from segkernel.trainers.run_directory import (
@@ -63,6 +71,15 @@ def prepare_texts(method: str, config: SegkernelConfig, data: TextArguments, sta
     train, held_out = split_by_prompt(rows, data.eval_fraction, seed=data.split_seed, key="completion")
     texts = (row[name] for row in train for name in ("prompt", "completion"))
     return _inputs(config, start, record, train, held_out, texts)
+
+
+def prepare_prompts(method: str, config: SegkernelConfig, data: PromptArguments, start: ModelArguments) -> Inputs:
+    """The same for prompts."""
+    _required("prompts", data.prompts)
+    record = _claim_run(method, config, data.prompts, start)
+    rows = read_prompts(data.prompts, separator=data.separator)
+    train, held_out = split_by_prompt(rows, data.eval_fraction, seed=data.split_seed)
+    return _inputs(config, start, record, train, held_out, (row["prompt"] for row in train))
 
 
 def _required(name: str, value: str) -> None:

@@ -7,14 +7,14 @@ any earlier token is the score of that prefix, which is what token rewards are m
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from segkernel.data import PreferenceArguments
 from segkernel.losses import bradley_terry_loss
 from segkernel.models import ModelArguments, load_reward_model
-from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer, model_logits
+from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
+from segkernel.trainers.scoring import prefix_scores, sequence_scores
 
 
 @dataclass
@@ -32,26 +32,13 @@ class RewardTrainer(PreferenceTrainer):
 
     def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         scores = prefix_scores(model, batch)  # [2 * B, T]
-        at_end = scores.gather(1, last_response_token(batch)[:, None])[:, 0]
-        chosen, rejected = at_end.view(-1, 2).unbind(1)
+        chosen, rejected = sequence_scores(scores, batch).view(-1, 2).unbind(1)
         return bradley_terry_loss(chosen, rejected), {
             "accuracy": (chosen > rejected).float(),
             "scores/chosen": chosen,
             "scores/rejected": rejected,
             "scores/margin": chosen - rejected,
         }
-
-
-def prefix_scores(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The model's score of every prefix, `[2 * B, T]`; meaningless at padding."""
-    return model_logits(model, batch)[..., 0].float()
-
-
-def last_response_token(batch: dict[str, Tensor]) -> Tensor:
-    """Position of each sequence's last response token, `[2 * B]`."""
-    mask = batch["response_mask"].flatten(0, 1)
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    return torch.where(mask, positions, -1).amax(dim=1)
 
 
 def build(argv: Sequence[str]) -> RewardTrainer:

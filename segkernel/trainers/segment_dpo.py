@@ -85,7 +85,7 @@ class SegmentDPOTrainer(DPOTrainer):
             return rows
 
         train = rewarded(train, "train_dataset")
-        self.thresholds = Thresholds.fit(train, args)
+        self.thresholds = Thresholds.of_pairs(train, args)
         train = with_masks(train, self.thresholds, collator, args)
         if held_out is not None:
             held_out = with_masks(rewarded(held_out, "eval_dataset"), self.thresholds, collator, args)

@@ -1,5 +1,6 @@
 """Token rewards and the segments they make: from a reward model's scores to a loss mask."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -14,7 +15,7 @@ from segkernel.encoding import PreferenceCollator
 from segkernel.report import Example, example_from_segments
 from segkernel.segments import Segments
 from segkernel.trainers.common import PreferenceConfig, Rows, map_batches
-from segkernel.trainers.reward import prefix_scores
+from segkernel.trainers.scoring import prefix_scores, token_rewards
 
 SEQUENCE_SIGNS = (1, -1)  # of SIDES: chosen, rejected
 
@@ -91,12 +92,14 @@ class Thresholds:
     reduce: str
 
     @classmethod
-    def fit(cls, rows: Rows, options: SegmentOptions) -> "Thresholds":
+    def of_pairs(cls, rows: Rows, options: SegmentOptions) -> "Thresholds":
         """Place `options` on the scale of the token rewards of `rows` (the training pairs)."""
-        rewards = torch.tensor(
-            [reward for row in rows for side in ("chosen", "rejected") for reward in row[f"{side}_token_rewards"]],
-            dtype=torch.float64,
-        )
+        return cls.fit((reward for row in rows for side in SIDES for reward in row[f"{side}_token_rewards"]), options)
+
+    @classmethod
+    def fit(cls, token_rewards: Iterable[float], options: SegmentOptions) -> "Thresholds":
+        """Place `options` on the scale of these token rewards."""
+        rewards = torch.tensor(list(token_rewards), dtype=torch.float64)
         unit = float(rewards.std()) if options.threshold_unit == "std" and len(rewards) > 1 else 1.0
         if options.baseline == "mean":
             baseline = float(rewards.mean())
@@ -127,17 +130,6 @@ class Thresholds:
         )
 
 
-def score_tokens(model: nn.Module, batch: dict[str, Tensor], kind: str) -> Tensor:
-    """Token rewards `[2 * B, T]` by a reward model: `prefix` scores, or their `difference` (R3HF, arXiv 2411.08302)."""
-    scores = prefix_scores(model, batch)
-    if kind == "prefix":
-        return scores
-    mask = batch["response_mask"].flatten(0, 1)
-    # The score of the prompt alone is read at the token before the response.
-    before = (mask.int().argmax(dim=1) - 1).clamp(min=0)
-    return segkernel.redistribute(scores, mask, initial=scores.gather(1, before[:, None])[:, 0])
-
-
 def with_token_rewards(
     rows: Rows, model: nn.Module, kind: str, collator: PreferenceCollator, args: PreferenceConfig
 ) -> Rows:
@@ -145,7 +137,11 @@ def with_token_rewards(
     model = model.to(args.device).eval()
 
     def columns(batch: dict[str, Tensor]) -> Rows:
-        rewards, mask = score_tokens(model, batch, kind).view_as(batch["response_mask"]), batch["response_mask"]
+        mask = batch["response_mask"]
+        rewards = token_rewards(prefix_scores(model, batch), batch, kind).view_as(mask)
+        finite = (rewards.isfinite() | ~mask).all()
+        if not finite:
+            raise ValueError("reward_model: expected finite scores, got NaN or infinity for a response of the data")
         return [
             {"chosen_token_rewards": r[0][m[0]].tolist(), "rejected_token_rewards": r[1][m[1]].tolist()}
             for r, m in zip(rewards.cpu(), mask.cpu(), strict=True)

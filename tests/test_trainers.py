@@ -6,8 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from trainer_helpers import pairs, tiny_lm, tiny_reward_model, tiny_tokenizer
-from transformers import Trainer, TrainerCallback
+from trainer_helpers import (
+    QUICK,
+    assert_resumes_to_the_same_bits,
+    assert_same_bits,
+    pairs,
+    tiny_lm,
+    tiny_reward_model,
+    tiny_tokenizer,
+    weights,
+)
+from transformers import Trainer
 
 from segkernel.data import SIDES
 from segkernel.trainers import (
@@ -23,34 +32,10 @@ from segkernel.trainers import (
 from segkernel.trainers.common import accuracy_interval
 from segkernel.trainers.segmenting import Thresholds, report_examples
 
-QUICK: dict[str, Any] = {
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-    "dataloader_pin_memory": False,
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "logging_steps": 1,
-    "num_train_epochs": 2,
-    "max_length": 64,
-    "seed": 7,
-}
-
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return tiny_tokenizer()
-
-
-def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-
-
-def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
-    assert left.keys() == right.keys()
-    for name in left:
-        assert torch.equal(left[name], right[name]), name
 
 
 def response_logprobs(model: nn.Module, row: dict[str, Any], side: str) -> Tensor:
@@ -329,36 +314,11 @@ def make_trainer(method: str, output_dir: Path, tokenizer: Any, **options: Any) 
     return SegmentDPOTrainer(tiny_lm(tokenizer), config, pairs(), pairs(), tokenizer, reward_model=scorer)
 
 
-class StopAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("method", ["pretrain", "reward", "dpo", "asr-dpo"])
 def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, method: str) -> None:
-    options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2, "learning_rate": 1e-3}
-    whole = make_trainer(method, tmp_path / "whole", tokenizer, **options)
-    start = weights(whole)
-    whole.train()
-    assert any(not torch.equal(start[name], value) for name, value in weights(whole).items())
-
-    # Interrupted in the second epoch, one step past a checkpoint.
-    interrupted = make_trainer(method, tmp_path / "cut", tokenizer, **options)
-    stop = whole.state.max_steps - 1
-    stop -= 1 - stop % 2
-    interrupted.add_callback(StopAt(stop))
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.train()
-    assert (tmp_path / "cut" / f"checkpoint-{stop - 1}").is_dir()
-
-    resumed = make_trainer(method, tmp_path / "cut", tokenizer, **options)
-    resumed.train(resume_from_checkpoint=True)
-    assert resumed.state.global_step == whole.state.global_step
-    assert_same_bits(weights(whole), weights(resumed))
+    assert_resumes_to_the_same_bits(
+        lambda directory, **options: make_trainer(method, directory, tokenizer, **options), tmp_path
+    )
 
 
 @pytest.mark.parametrize("method", ["pretrain", "asr-dpo"])

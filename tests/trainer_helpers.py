@@ -1,15 +1,39 @@
 """A tiny language, and tiny models of it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForTokenClassification,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+)
 
 from segkernel.models import train_tokenizer
 
 WORDS = ("red", "blue", "green", "white", "black")
+
+QUICK: dict[str, Any] = {
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "dataloader_pin_memory": False,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "num_train_epochs": 2,
+    "max_length": 64,
+    "seed": 7,
+}
 
 
 def pairs(count: int = 12) -> list[dict[str, Any]]:
@@ -73,3 +97,45 @@ def tiny_lm(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausal
 def tiny_reward_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForTokenClassification:
     torch.manual_seed(seed)
     return LlamaForTokenClassification(tiny_config(tokenizer, num_labels=1, classifier_dropout=0.0))
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def assert_resumes_to_the_same_bits(make_trainer: Callable[..., Trainer], directory: Path) -> None:
+    """`make_trainer(output_dir, **settings)`: a run cut off in its second epoch ends on the same weights."""
+    options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2, "learning_rate": 1e-3}
+    whole = make_trainer(directory / "whole", **options)
+    start = weights(whole)
+    whole.train()
+    assert any(not torch.equal(start[name], value) for name, value in weights(whole).items())
+
+    # One step past a checkpoint.
+    interrupted = make_trainer(directory / "cut", **options)
+    stop = whole.state.max_steps - 1
+    stop -= 1 - stop % 2
+    interrupted.add_callback(StopAt(stop))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train()
+    assert (directory / "cut" / f"checkpoint-{stop - 1}").is_dir()
+
+    resumed = make_trainer(directory / "cut", **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == whole.state.global_step
+    assert_same_bits(weights(whole), weights(resumed))

@@ -9,6 +9,8 @@ EMULATION := $(shell find tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -
 SANITIZED := build/sanitized
 OP_TESTS := $(wildcard tests/test_*ops.py tests/test_*segment*.py tests/test_*logprobs*.py tests/test_gae.py \
 	tests/test_hysteresis.py tests/test_detect_pivots.py tests/test_redistribute.py tests/test_numpy.py)
+# Trainers named after segments.
+OP_TESTS := $(filter-out tests/test_segment_reward.py tests/test_segment_ppo.py,$(OP_TESTS))
 # The NumPy front is another library.
 EMULATED_TESTS := $(filter-out tests/test_numpy.py,$(OP_TESTS)) tests/test_bad_input.py
 

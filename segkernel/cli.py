@@ -12,6 +12,7 @@ import segkernel
 METHODS = {
     "pretrain": "segkernel.trainers.pretrain",
     "reward": "segkernel.trainers.reward",
+    "segment-reward": "segkernel.trainers.segment_reward",
     "dpo": "segkernel.trainers.dpo",
     "asr-dpo": "segkernel.trainers.segment_dpo",
 }

@@ -28,7 +28,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Columns with one value per response token (`chosen_mask`, ...), and what fills the other positions.
-PER_TOKEN = {"mask": False, "token_rewards": 0.0}
+PER_TOKEN = {"mask": False, "token_rewards": 0.0, "segment_ids": -1}
 # Columns with one value per side, `[chosen, rejected]`.
 PER_PAIR = ("segments", "ref_logprobs", "ref_response_logprobs")
 
@@ -191,8 +191,8 @@ class PreferenceCollator:
 
     Gives `[B, 2, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens, so that
     padding on either side gives a token the same position), `response_mask` (bool), and for every per-token column
-    of the rows `loss_mask` (bool; all response tokens where the rows have none) or `token_rewards` (float32);
-    and `[B, 2]` for every column with one value per side.
+    of the rows `loss_mask` (bool; all response tokens where the rows have none), `token_rewards` (float32) or
+    `segment_ids` (int64; -1 outside of responses); and `[B, 2]` for every column with one value per side.
     """
 
     pad_token_id: int = 0

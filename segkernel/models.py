@@ -99,10 +99,18 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
 
 
 def load_causal_lm(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The causal LM at `arguments.model`, or a new small Llama for `tokenizer`'s vocabulary."""
+    """The causal LM at `arguments.model`, or a new small Llama for `tokenizer`'s vocabulary.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it holds a reward model, which has no head for tokens, or fewer embeddings than the tokenizer.
+    """
     if arguments.model is None:
         return LlamaForCausalLM(_llama_config(arguments, tokenizer))
     _check_directory(arguments.model, "model")
+    architecture = (AutoConfig.from_pretrained(arguments.model).architectures or [""])[0]
+    if architecture.endswith("ForTokenClassification"):
+        raise ValueError(f"model: expected a causal LM, got the reward model ({architecture}) in {arguments.model!r}")
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=_dtype(arguments.dtype))
     _check_vocabulary(model, tokenizer, arguments.model)
     return model

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | `pretrain` | `pretrain.py` | a causal language model |
 | `reward` | `reward.py` | a reward model read at every token (Bradley-Terry) |
+| `segment-reward` | `segment_reward.py` | a reward model of segments, cut by a language model's entropy |
 | `dpo` | `dpo.py` | a policy by DPO on whole responses: the baseline |
 | `asr-dpo` | `segment_dpo.py` | a policy by DPO on the segments that earned the reward |
 """
@@ -17,6 +18,7 @@ from segkernel.trainers.dpo import DPOConfig, DPOTrainer
 from segkernel.trainers.pretrain import PretrainConfig, PretrainTrainer
 from segkernel.trainers.reward import RewardConfig, RewardTrainer
 from segkernel.trainers.segment_dpo import SegmentDPOConfig, SegmentDPOTrainer
+from segkernel.trainers.segment_reward import SegmentRewardConfig, SegmentRewardTrainer
 
 __all__ = [
     "DPOConfig",
@@ -27,4 +29,6 @@ __all__ = [
     "RewardTrainer",
     "SegmentDPOConfig",
     "SegmentDPOTrainer",
+    "SegmentRewardConfig",
+    "SegmentRewardTrainer",
 ]

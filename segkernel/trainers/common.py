@@ -177,6 +177,8 @@ def map_batches(
     found: list[tuple[int, dict[str, Any]]] = []
     half = torch.float16 if args.fp16 else torch.bfloat16
     with torch.no_grad(), torch.autocast(args.device.type, dtype=half, enabled=args.fp16 or args.bf16):
+        # The same number for every process: a model sharded over them computes with all of them or not at all.
+        batches += batches[-1:] * (-len(batches) % args.world_size)
         mine = batches[args.process_index :: args.world_size]
         for indices in tqdm(mine, desc=description, disable=args.disable_tqdm):
             batch = collator([rows[index] for index in indices])

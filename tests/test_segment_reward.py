@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from test_trainers import QUICK, StopAt, assert_same_bits, weights
 from torch import Tensor, nn
-from trainer_helpers import pairs, tiny_lm, tiny_reward_model, tiny_tokenizer, write_files
+from trainer_helpers import (
+    QUICK,
+    StopAt,
+    assert_same_bits,
+    pairs,
+    tiny_lm,
+    tiny_reward_model,
+    tiny_tokenizer,
+    weights,
+    write_files,
+)
 from transformers.modeling_outputs import TokenClassifierOutput
 
 import segkernel

@@ -15,6 +15,7 @@ METHODS = {
     "segment-reward": "segkernel.trainers.segment_reward",
     "dpo": "segkernel.trainers.dpo",
     "asr-dpo": "segkernel.trainers.segment_dpo",
+    "aligndistil": "segkernel.trainers.aligndistil",
 }
 
 

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 # Columns with one value per response token (`chosen_mask`, ...), and what fills the other positions.
 PER_TOKEN = {"mask": False, "token_rewards": 0.0, "segment_ids": -1}
-# Columns with one value per side, `[chosen, rejected]`.
-PER_PAIR = ("segments", "ref_logprobs", "ref_response_logprobs")
+# Columns with one value per side, `[chosen, rejected]`; `row` has one per pair.
+PER_PAIR = ("segments", "ref_logprobs", "ref_response_logprobs", "row")
 
 
 def encode_preferences(
@@ -192,7 +192,8 @@ class PreferenceCollator:
     Gives `[B, 2, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens, so that
     padding on either side gives a token the same position), `response_mask` (bool), and for every per-token column
     of the rows `loss_mask` (bool; all response tokens where the rows have none), `token_rewards` (float32) or
-    `segment_ids` (int64; -1 outside of responses); and `[B, 2]` for every column with one value per side.
+    `segment_ids` (int64; -1 outside of responses); and `[B, 2]` for every column with one value per side (`row`, the
+    pair's number: `[B]`).
     """
 
     pad_token_id: int = 0

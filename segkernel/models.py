@@ -22,6 +22,7 @@ from transformers import (
 __all__ = [
     "ModelArguments",
     "load_causal_lm",
+    "load_frozen_lm",
     "load_reward_model",
     "load_scoring_model",
     "load_tokenizer",
@@ -133,6 +134,22 @@ def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerB
     return model
 
 
+def load_frozen_lm(name: str, path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> PreTrainedModel:
+    """A causal LM whose distributions are read beside the policy's, refused when its tokens are not `tokenizer`'s.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it holds a classifier, or a model of another vocabulary; names the option `name`.
+    """
+    _check_directory(path, name)
+    architecture = (AutoConfig.from_pretrained(path).architectures or [""])[0]
+    if architecture.endswith("Classification"):
+        # It would load, under a language-model head of random numbers.
+        raise ValueError(f"{name}: expected a causal language model, got {architecture} in {path!r}")
+    _check_same_tokens(path, tokenizer, name)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=_dtype(dtype))
+
+
 def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> PreTrainedModel:
     """A reward model to read token rewards from, refused when its tokens are not `tokenizer`'s.
 
@@ -148,8 +165,7 @@ def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str
             f"reward_model: expected a model with one score per token (`segkernel train --method reward`), got "
             f"{architecture or 'an unnamed architecture'} in {path!r}"
         )
-    if AutoTokenizer.from_pretrained(path).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"reward_model: the tokenizer of {path!r} differs from the policy's, so its tokens do too")
+    _check_same_tokens(path, tokenizer, "reward_model")
     return AutoModelForTokenClassification.from_pretrained(path, dtype=_dtype(dtype))
 
 
@@ -189,6 +205,11 @@ def _check_directory(path: str, name: str) -> None:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not Path(path).is_dir() and looks_local:
         raise FileNotFoundError(f"{name}: there is no directory {path!r}")
+
+
+def _check_same_tokens(path: str, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    if AutoTokenizer.from_pretrained(path).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"{name}: the tokenizer of {path!r} differs from the policy's, so its tokens do too")
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:

@@ -7,6 +7,7 @@
 | `segment-reward` | `segment_reward.py` | a reward model of segments, cut by a language model's entropy |
 | `dpo` | `dpo.py` | a policy by DPO on whole responses: the baseline |
 | `asr-dpo` | `segment_dpo.py` | a policy by DPO on the segments that earned the reward |
+| `aligndistil` | `aligndistil.py` | a policy by distillation, token by token, beyond a DPO model |
 """
 
 try:
@@ -14,6 +15,7 @@ try:
 except ImportError as error:
     raise ImportError("segkernel's trainers need transformers: pip install 'segkernel[train]'") from error
 
+from segkernel.trainers.aligndistil import AlignDistilConfig, AlignDistilTrainer
 from segkernel.trainers.dpo import DPOConfig, DPOTrainer
 from segkernel.trainers.pretrain import PretrainConfig, PretrainTrainer
 from segkernel.trainers.reward import RewardConfig, RewardTrainer
@@ -21,6 +23,8 @@ from segkernel.trainers.segment_dpo import SegmentDPOConfig, SegmentDPOTrainer
 from segkernel.trainers.segment_reward import SegmentRewardConfig, SegmentRewardTrainer
 
 __all__ = [
+    "AlignDistilConfig",
+    "AlignDistilTrainer",
     "DPOConfig",
     "DPOTrainer",
     "PretrainConfig",

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.data import PreferenceArguments
+from segkernel.encoding import PreferenceCollator
 from segkernel.losses import dpo_loss
 from segkernel.models import ModelArguments, load_causal_lm
 from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer, Rows, map_batches, model_logits
@@ -26,6 +27,13 @@ class DPOConfig(PreferenceConfig):
     output_dir: str = field(default="runs/dpo", metadata={"help": "Where checkpoints, model and report go."})
     learning_rate: float = field(default=2e-5, metadata={"help": "AdamW's peak learning rate."})
     beta: float = field(default=0.1, metadata={"help": "DPO's beta: the pull towards the reference model."})
+    reverse: bool = field(
+        default=False,
+        metadata={
+            "help": "Prefer the rejected response, by the loss with its sides exchanged: this makes the reverse model "
+            "that `aligndistil` takes. Metrics go on naming the sides as the data does."
+        },
+    )
 
 
 class DPOTrainer(PreferenceTrainer):
@@ -50,31 +58,18 @@ class DPOTrainer(PreferenceTrainer):
     ) -> None:
         super().__init__(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
         reference: nn.Module = model if ref_model is None else ref_model.to(args.device)
-        self.train_dataset = self.with_reference(self.train_dataset, reference)
+        self.train_dataset = with_reference(self.train_dataset, reference, self.data_collator, args)
         if self.eval_dataset is not None:
-            self.eval_dataset = self.with_reference(self.eval_dataset, reference)
-
-    def with_reference(self, rows: Rows, reference: nn.Module) -> Rows:
-        """Add `ref_logprobs` and `ref_response_logprobs`, `[chosen, rejected]`, to every row."""
-        was_training = reference.training
-        reference.eval()
-
-        def columns(batch: dict[str, Tensor]) -> Rows:
-            logits = model_logits(reference, batch)
-            kept = summed_logprobs(logits, batch, "loss_mask").tolist()
-            whole = summed_logprobs(logits, batch, "response_mask").tolist()
-            return [{"ref_logprobs": a, "ref_response_logprobs": b} for a, b in zip(kept, whole, strict=True)]
-
-        rows = map_batches(columns, rows, self.data_collator, self.args, "reference log-probabilities")
-        reference.train(was_training)
-        return rows
+            self.eval_dataset = with_reference(self.eval_dataset, reference, self.data_collator, args)
 
     def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model_logits(model, batch)
         kept, reference = summed_logprobs(logits, batch, "loss_mask"), batch["ref_logprobs"]  # [B, 2] each
-        losses, chosen, rejected = dpo_loss(
-            kept[:, 0], kept[:, 1], reference[:, 0], reference[:, 1], beta=self.args.beta
+        first, second = (1, 0) if self.args.reverse else (0, 1)
+        losses, *rewards = dpo_loss(
+            kept[:, first], kept[:, second], reference[:, first], reference[:, second], beta=self.args.beta
         )
+        chosen, rejected = rewards[first], rewards[second]
         tokens = batch["loss_mask"].sum(-1)  # [B, 2]
         share = tokens / batch["response_mask"].sum(-1)
         # A pair that keeps no token has two log-ratios of 0: no gradient, and no say in the loss either.
@@ -96,6 +91,22 @@ class DPOTrainer(PreferenceTrainer):
             whole = summed_logprobs(logits, batch, "response_mask") - batch["ref_response_logprobs"]
             metrics["rewards/whole_accuracies"] = (whole[:, 0] > whole[:, 1]).float()
         return losses.masked_fill(empty, 0.0), metrics
+
+
+def with_reference(rows: Rows, reference: nn.Module, collator: PreferenceCollator, args: PreferenceConfig) -> Rows:
+    """Add `ref_logprobs` and `ref_response_logprobs`, `[chosen, rejected]`, to every row."""
+    was_training = reference.training
+    reference.eval()
+
+    def columns(batch: dict[str, Tensor]) -> Rows:
+        logits = model_logits(reference, batch)
+        kept = summed_logprobs(logits, batch, "loss_mask").tolist()
+        whole = summed_logprobs(logits, batch, "response_mask").tolist()
+        return [{"ref_logprobs": a, "ref_response_logprobs": b} for a, b in zip(kept, whole, strict=True)]
+
+    rows = map_batches(columns, rows, collator, args, "reference log-probabilities")
+    reference.train(was_training)
+    return rows
 
 
 def summed_logprobs(logits: Tensor, batch: dict[str, Tensor], mask: str) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from trainer_helpers import (
     QUICK,
-    StopAt,
+    assert_resumes_to_the_same_bits,
     assert_same_bits,
     pairs,
     tiny_lm,
@@ -291,24 +291,14 @@ def test_normalizer_takes_evenly_spaced_pairs(tmp_path: Path, tokenizer: Any) ->
 
 
 def test_interrupted_run_resumes_to_the_same_weights_and_normalizer(tmp_path: Path, tokenizer: Any) -> None:
-    options = {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
-    options["entropy_threshold"] = threshold_in_the_middle(tokenizer)
-    whole = make_trainer(tmp_path / "whole", tokenizer, **options)
-    start = weights(whole)
-    whole.train()
-    whole.save_model()
-    assert any(not torch.equal(start[name], value) for name, value in weights(whole).items())
-
-    interrupted = make_trainer(tmp_path / "cut", tokenizer, **options)
-    interrupted.add_callback(StopAt(5))
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.train()
-    resumed = make_trainer(tmp_path / "cut", tokenizer, **options)
-    resumed.train(resume_from_checkpoint=True)
-    resumed.save_model()
-    assert resumed.state.global_step == whole.state.global_step == 6
-    assert_same_bits(weights(whole), weights(resumed))
-    assert load_segmenter(tmp_path / "cut") == load_segmenter(tmp_path / "whole")
+    threshold = threshold_in_the_middle(tokenizer)
+    assert_resumes_to_the_same_bits(
+        lambda directory, **options: make_trainer(directory, tokenizer, entropy_threshold=threshold, **options),
+        tmp_path,
+    )
+    last = load_segmenter(tmp_path / "whole" / "checkpoint-6")
+    assert load_segmenter(tmp_path / "cut" / "checkpoint-6") == last
+    assert load_segmenter(tmp_path / "cut" / "checkpoint-2") != last
 
 
 def test_saving_more_often_trains_the_same_model(tmp_path: Path, tokenizer: Any) -> None:

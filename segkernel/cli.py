@@ -16,6 +16,9 @@ METHODS = {
     "dpo": "segkernel.trainers.dpo",
     "asr-dpo": "segkernel.trainers.segment_dpo",
     "aligndistil": "segkernel.trainers.aligndistil",
+    "ppo": "segkernel.trainers.ppo",
+    "asr-ppo": "segkernel.trainers.asr_ppo",
+    "r3hf-ppo": "segkernel.trainers.r3hf_ppo",
 }
 
 

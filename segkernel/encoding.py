@@ -7,6 +7,7 @@ tokenizer would merge across it. A response ends with the tokenizer's EOS.
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "encode_prompts",
     "encode_texts",
     "pad_token_id",
+    "token_texts",
 ]
 
 logger = logging.getLogger(__name__)
@@ -158,6 +160,12 @@ def encode_texts(
     if not rows_of_ids:
         raise ValueError("texts: expected at least 2 tokens, got none to train on")
     return rows_of_ids
+
+
+def token_texts(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What each token adds to the text so far; a token's text on its own may lose its leading space."""
+    texts = [str(tokenizer.decode(ids[:count])) for count in range(len(ids) + 1)]
+    return [text[len(before) :] for before, text in pairwise(texts)]
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int:

@@ -1,9 +1,10 @@
 """Losses of the trainers, as pure functions of log-probabilities and scores."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bradley_terry_loss", "dpo_loss"]
+__all__ = ["bradley_terry_loss", "dpo_loss", "ppo_policy_loss", "ppo_value_loss"]
 
 
 def dpo_loss(
@@ -78,6 +79,70 @@ def bradley_terry_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor
     """
     _check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
     return -F.logsigmoid(chosen_scores - rejected_scores)
+
+
+def ppo_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_range: float = 0.2
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped policy loss, one value per token (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
+
+    `-min(ratio * A, clip(ratio, 1 - clip_range, 1 + clip_range) * A)` with `ratio = exp(logprobs - old_logprobs)`.
+
+    Args:
+        logprobs: any shape, log-probabilities of the sampled tokens under the policy; carries the gradient.
+        old_logprobs: the same under the policy that sampled them.
+        advantages: of the same shape.
+        clip_range: how far the ratio may move before its gradient stops; positive.
+
+    Returns:
+        `(losses, clipped)`, of that shape: `clipped` is true where the clipped term is the smaller one.
+
+    Raises:
+        ValueError: `clip_range` is not positive, or the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> losses, clipped = ppo_policy_loss(torch.tensor([0.4055, 0.0]), torch.zeros(2), torch.tensor([2.0, 2.0]))
+        >>> losses  # ratios 1.5, clipped at 1.2, and 1
+        tensor([-2.4000, -2.0000])
+        >>> clipped
+        tensor([ True, False])
+    """
+    if not clip_range > 0:
+        raise ValueError(f"clip_range: expected a positive number, got {clip_range}")
+    _check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    ratio = (logprobs - old_logprobs).exp()
+    free, held = ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages
+    return -torch.minimum(free, held), (held < free).detach()
+
+
+def ppo_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip_range: float = 0.2) -> Tensor:
+    """PPO's clipped value loss, one value per token: half the squared error, the larger of two.
+
+    `max((V - R)^2, (clip(V, V_old - clip_range, V_old + clip_range) - R)^2) / 2`, as in the PPO of arXiv 2501.02790.
+
+    Args:
+        values: any shape, the value model's estimates; carries the gradient.
+        old_values: its estimates when the tokens were sampled.
+        returns: what they are held to.
+        clip_range: how far an estimate may move from its old value before its gradient stops; positive.
+
+    Returns:
+        Losses of that shape.
+
+    Raises:
+        ValueError: `clip_range` is not positive, or the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> ppo_value_loss(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1.0]), clip_range=0.25)
+        tensor([0.2812])
+    """
+    if not clip_range > 0:
+        raise ValueError(f"clip_range: expected a positive number, got {clip_range}")
+    _check_same_shape(values=values, old_values=old_values, returns=returns)
+    held = torch.maximum(torch.minimum(values, old_values + clip_range), old_values - clip_range)
+    return torch.maximum((values - returns).square(), (held - returns).square()) / 2
 
 
 def _check_same_shape(**tensors: Tensor) -> None:

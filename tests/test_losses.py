@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from segkernel.losses import bradley_terry_loss, dpo_loss
+from segkernel.losses import bradley_terry_loss, dpo_loss, ppo_policy_loss, ppo_value_loss
 
 
 def test_dpo_loss_literals() -> None:
@@ -57,3 +57,34 @@ def test_losses_refuse_shapes_that_would_broadcast() -> None:
         bradley_terry_loss(torch.zeros(2), torch.zeros(2, 1))
     with pytest.raises(ValueError, match=r"ref_rejected_logprobs: .*\[2\], got \[1\]"):
         dpo_loss(torch.zeros(2), torch.zeros(2), torch.zeros(2), torch.zeros(1))
+
+
+def test_ppo_policy_loss_literals() -> None:
+    # Ratio 1.5 (clipped at 1.2 for a gain, free for a loss), ratio 0.5 (free for a gain, clipped at 0.8 for a loss).
+    logprobs = torch.tensor([1.5, 1.5, 0.5, 0.5]).log()
+    advantages = torch.tensor([2.0, -2.0, 2.0, -2.0])
+    losses, clipped = ppo_policy_loss(logprobs, torch.zeros(4), advantages, clip_range=0.2)
+    torch.testing.assert_close(losses, torch.tensor([-2.4, 3.0, -1.0, 1.6]))
+    assert clipped.tolist() == [True, False, False, True]
+
+
+def test_ppo_policy_loss_stops_where_it_is_clipped() -> None:
+    logprobs = torch.tensor([1.5, 1.1]).log().requires_grad_()
+    ppo_policy_loss(logprobs, torch.zeros(2), torch.ones(2))[0].sum().backward()
+    # d/dlogprob of -ratio * A is -ratio.
+    torch.testing.assert_close(logprobs.grad, torch.tensor([0.0, -1.1]))
+
+
+def test_ppo_value_loss_literals() -> None:
+    # Held at old + 0.2 = 0.2: (0.2 - 1)^2 / 2 is the larger; within the range the plain error.
+    values, old, returns = torch.tensor([0.9, 0.1, -3.0]), torch.zeros(3), torch.tensor([1.0, 0.5, 1.0])
+    torch.testing.assert_close(ppo_value_loss(values, old, returns, clip_range=0.2), torch.tensor([0.32, 0.08, 8.0]))
+
+
+def test_ppo_losses_check_their_arguments() -> None:
+    zero = torch.zeros(2)
+    for loss in (ppo_policy_loss, ppo_value_loss):
+        with pytest.raises(ValueError, match="clip_range: expected a positive number, got 0"):
+            loss(zero, zero, zero, clip_range=0.0)
+        with pytest.raises(ValueError, match=r"expected the shape of .*, \[2\], got \[3\]"):
+            loss(zero, zero, torch.zeros(3))

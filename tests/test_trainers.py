@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trainer_helpers import (
     tiny_tokenizer,
     weights,
 )
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from segkernel.data import SIDES
 from segkernel.trainers import (
@@ -167,7 +168,28 @@ def test_batch_without_a_kept_token_has_zero_loss_and_gradient(tmp_path: Path, t
     assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in trainer.model.parameters() if p.grad is not None)
     logs: dict[str, float] = {"loss": 0.0}
     trainer.log(logs)
-    assert (logs["empty_pairs"], logs["empty_batches"], logs["kept_chosen"]) == (1.0, 1.0, 0.0)
+    assert (logs["empty_pairs"], logs["kept_chosen"]) == (1.0, 0.0)
+
+
+def test_a_step_without_a_kept_token_is_skipped_and_counted(tmp_path: Path, tokenizer: Any) -> None:
+    options = {**QUICK, "per_device_train_batch_size": 1, "num_train_epochs": 1, "weight_decay": 0.1}
+    trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **options), pairs(6), None, tokenizer)
+    for row in trainer.train_dataset[::2]:
+        row |= {f"{side}_mask": [False] * len(row[f"{side}_ids"]) for side in SIDES}
+    for row in trainer.train_dataset[1::2]:
+        row |= {f"{side}_mask": [True] * len(row[f"{side}_ids"]) for side in SIDES}
+    history = [weights(trainer)]
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            history.append(weights(trainer))
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in pairwise(history)]
+    # Momentum and weight decay of the other steps move nothing here.
+    assert moved == [log["skipped_steps"] == 0 for log in trainer.state.log_history if "skipped_steps" in log]
+    assert sorted(moved) == [False] * 3 + [True] * 3
 
 
 def test_nothing_to_train_on_is_an_error_before_training(tmp_path: Path, tokenizer: Any) -> None:

@@ -7,6 +7,9 @@
 | `segment-reward` | `segment_reward.py` | a reward model of segments, cut by a language model's entropy |
 | `dpo` | `dpo.py` | a policy by DPO on whole responses: the baseline |
 | `asr-dpo` | `segment_dpo.py` | a policy by DPO on the segments that earned the reward |
+| `ppo` | `ppo.py` | a policy by PPO on the reward of whole responses: the baseline |
+| `asr-ppo` | `asr_ppo.py` | a policy by PPO on the segments that earned the reward |
+| `r3hf-ppo` | `r3hf_ppo.py` | a policy by PPO on rewards redistributed over the tokens |
 | `aligndistil` | `aligndistil.py` | a policy by distillation, token by token, beyond a DPO model |
 """
 
@@ -16,19 +19,28 @@ except ImportError as error:
     raise ImportError("segkernel's trainers need transformers: pip install 'segkernel[train]'") from error
 
 from segkernel.trainers.aligndistil import AlignDistilConfig, AlignDistilTrainer
+from segkernel.trainers.asr_ppo import ASRPPOConfig, ASRPPOTrainer
 from segkernel.trainers.dpo import DPOConfig, DPOTrainer
+from segkernel.trainers.ppo import PPOConfig, PPOTrainer
 from segkernel.trainers.pretrain import PretrainConfig, PretrainTrainer
+from segkernel.trainers.r3hf_ppo import R3HFPPOConfig, R3HFPPOTrainer
 from segkernel.trainers.reward import RewardConfig, RewardTrainer
 from segkernel.trainers.segment_dpo import SegmentDPOConfig, SegmentDPOTrainer
 from segkernel.trainers.segment_reward import SegmentRewardConfig, SegmentRewardTrainer
 
 __all__ = [
+    "ASRPPOConfig",
+    "ASRPPOTrainer",
     "AlignDistilConfig",
     "AlignDistilTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "PPOConfig",
+    "PPOTrainer",
     "PretrainConfig",
     "PretrainTrainer",
+    "R3HFPPOConfig",
+    "R3HFPPOTrainer",
     "RewardConfig",
     "RewardTrainer",
     "SegmentDPOConfig",

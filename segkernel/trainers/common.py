@@ -2,7 +2,6 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,11 +62,9 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
             train_dataset=train,
             eval_dataset=held_out,
             processing_class=processing_class,
-            compute_metrics=self._mean_metrics,
+            compute_metrics=self.mean_metrics,
             **kwargs,
         )
-        self._since_last_log: dict[str, list[Tensor]] = defaultdict(list)
-        self._metric_names: list[str] = []
 
     @abstractmethod
     def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -82,8 +79,8 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
     ) -> Any:
         losses, metrics = self.pair_losses(model, inputs)
         if model.training:
-            for name, values in metrics.items():
-                self._since_last_log[name].append(values.detach().float().mean())
+            self.record(metrics)
+            self.record_kept(inputs["loss_mask"].sum())
         loss = losses.mean()
         return (loss, metrics) if return_outputs else loss
 
@@ -96,28 +93,14 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         with torch.no_grad():
             losses, metrics = self.pair_losses(model, self._prepare_inputs(inputs))
-        # Pair by pair, the loss as well: the Trainer's own mean of batches counts the pairs that are repeated to fill
-        # up the last batch of a distributed run.
-        metrics = {"loss": losses, **metrics}
-        self._metric_names = list(metrics)
-        table = torch.stack([values.float() for values in metrics.values()], dim=1)  # [B, metrics]
-        return losses.mean(), table, torch.zeros(len(table), device=table.device)
+        return self.predicted({"loss": losses, **metrics})
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if self._since_last_log and "loss" in logs:
-            means = torch.stack([torch.stack(values).mean() for values in self._since_last_log.values()])
-            means = self.accelerator.reduce(means, reduction="mean")
-            logs.update(zip(self._since_last_log, means.tolist(), strict=True))
-            self._since_last_log.clear()
-        super().log(logs, *args, **kwargs)
-
-    def _mean_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+    def mean_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         table = np.asarray(prediction.predictions)
-        metrics = dict(zip(self._metric_names, table.mean(axis=0).tolist(), strict=True))
-        correct = int(table[:, self._metric_names.index(self.accuracy_metric)].sum())
-        low, high = accuracy_interval(correct, len(table))
         name = self.accuracy_metric
-        return {**metrics, f"{name}_low": low, f"{name}_high": high, "pairs": len(table)}
+        correct = int(table[:, self._metric_names.index(name)].sum())
+        low, high = accuracy_interval(correct, len(table))
+        return {**super().mean_metrics(prediction), f"{name}_low": low, f"{name}_high": high, "pairs": len(table)}
 
 
 def accuracy_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:

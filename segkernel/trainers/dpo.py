@@ -84,7 +84,6 @@ class DPOTrainer(PreferenceTrainer):
             "kept_chosen": share[:, 0],
             "kept_rejected": share[:, 1],
             "empty_pairs": empty.float(),
-            "empty_batches": empty.all().float().expand(len(empty)),
         }
         if not model.training:
             # The same question put to whole responses, so that methods with different masks can be compared.

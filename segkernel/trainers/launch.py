@@ -73,10 +73,12 @@ def prepare_texts(method: str, config: SegkernelConfig, data: TextArguments, sta
     return _inputs(config, start, record, train, held_out, texts)
 
 
-def prepare_prompts(method: str, config: SegkernelConfig, data: PromptArguments, start: ModelArguments) -> Inputs:
-    """The same for prompts."""
+def prepare_prompts(
+    method: str, config: SegkernelConfig, data: PromptArguments, start: ModelArguments, *, reward_source: str
+) -> Inputs:
+    """The same for prompts; `reward_source` goes into the record of the run."""
     _required("prompts", data.prompts)
-    record = _claim_run(method, config, data.prompts, start)
+    record = _claim_run(method, config, data.prompts, start, rewards=reward_source)
     rows = read_prompts(data.prompts, separator=data.separator)
     train, held_out = split_by_prompt(rows, data.eval_fraction, seed=data.split_seed)
     return _inputs(config, start, record, train, held_out, (row["prompt"] for row in train))
@@ -89,10 +91,12 @@ def _required(name: str, value: str) -> None:
         raise FileNotFoundError(f"{name}: there is no file {value!r}")
 
 
-def _claim_run(method: str, config: SegkernelConfig, data_file: str, start: ModelArguments) -> dict[str, str | None]:
+def _claim_run(
+    method: str, config: SegkernelConfig, data_file: str, start: ModelArguments, **more: str
+) -> dict[str, str | None]:
     """Everything that could mix two runs is refused here, before any work."""
     config.resume_from_checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
-    record = run_record(method, data_file, start.model)
+    record = {**run_record(method, data_file, start.model), **more}
     checkpoint = None if config.resume_from_checkpoint is None else Path(config.resume_from_checkpoint).resolve()
     # A checkpoint of another directory starts a run here, so here there must be none.
     check_run_directory(

@@ -76,7 +76,7 @@ def check_record(output_dir: str | Path, record: dict[str, str | None]) -> None:
     if not path.is_file():
         return
     before = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("method", "data_sha256", "model"):
+    for name in record.keys() - {"data"}:
         if before.get(name) != record[name]:
             raise ValueError(
                 f"resume_from_checkpoint: the run in {str(output_dir)!r} had {name}={before.get(name)!r}, "

@@ -5,15 +5,60 @@ rows of their own in what is returned.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.models import load_scoring_model
+from segkernel.trainers.calculations import CalculationScorer
 from segkernel.trainers.common import model_logits
 
 # Scores of every prefix, `[B, T]`, read at the response's tokens and at the last token of the prompt.
 PrefixScorer = Callable[[dict[str, Tensor]], Tensor]
+
+
+@dataclass
+class RewardArguments:
+    """Where the rewards of sampled responses come from."""
+
+    _argument_group_name = "rewards"
+
+    reward_model: str | None = field(
+        default=None, metadata={"help": "Directory of a reward model made with `segkernel train --method reward`."}
+    )
+    check_calculations: bool = field(
+        default=False,
+        metadata={
+            "help": "In place of a reward model: +1 for every right calculation that a response annotates as in "
+            "`<<48/2=24>>`, -1 for every wrong one."
+        },
+    )
+
+    def source(self) -> str:
+        """What the rewards come from, for the record of the run.
+
+        Raises:
+            ValueError: there is no source, or there are two.
+        """
+        if self.check_calculations == (self.reward_model is not None):
+            raise ValueError(
+                "reward_model: expected none beside --check_calculations"
+                if self.check_calculations
+                else "reward_model: expected a directory (or --check_calculations), got none"
+            )
+        return self.reward_model or "calculations"
+
+
+def load_reward_source(
+    arguments: RewardArguments, tokenizer: PreTrainedTokenizerBase, dtype: str
+) -> PreTrainedModel | PrefixScorer:
+    """The reward model, refused when its tokens are not the policy's, or the checker of calculations."""
+    if arguments.reward_model is None:
+        return CalculationScorer(tokenizer)
+    return load_scoring_model(arguments.reward_model, tokenizer, dtype)
 
 
 class RewardModelScorer:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.data import SIDES
-from segkernel.encoding import PreferenceCollator
+from segkernel.encoding import PreferenceCollator, token_texts
 from segkernel.report import Example, example_from_segments
 from segkernel.segments import Segments
 from segkernel.trainers.common import PreferenceConfig, Rows, map_batches
@@ -180,7 +179,7 @@ def report_examples(rows: Rows, thresholds: Thresholds, tokenizer: PreTrainedTok
                 example_from_segments(
                     prompt,
                     side,
-                    _token_texts(row[f"{side}_ids"], tokenizer),
+                    token_texts(row[f"{side}_ids"], tokenizer),
                     rewards,
                     segments,
                     baseline=thresholds.baseline,
@@ -189,9 +188,3 @@ def report_examples(rows: Rows, thresholds: Thresholds, tokenizer: PreTrainedTok
                 )
             )
     return examples
-
-
-def _token_texts(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What each token adds to the text so far; a token's text on its own may lose its leading space."""
-    texts = [str(tokenizer.decode(ids[:count])) for count in range(len(ids) + 1)]
-    return [text[len(before) :] for before, text in pairwise(texts)]

@@ -1,0 +1,86 @@
+"""PPO on the segments that earned the response's reward: Adaptive Segment-level Reward (arXiv 2411.00809).
+
+Rewards and values are those of `PPOTrainer`; the policy loss reads the tokens of those segments alone whose sign
+agrees with the sign of the response's reward against a baseline.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from segkernel.trainers.ppo import PPOConfig, PPOTrainer, build_ppo
+from segkernel.trainers.rollouts import Batch
+from segkernel.trainers.scoring import prompt_scores, token_rewards
+from segkernel.trainers.segmenting import SegmentOptions, Thresholds
+
+
+@dataclass
+class ASRPPOConfig(SegmentOptions, PPOConfig):
+    """Settings of `ASRPPOTrainer`. The thresholds are placed anew on the token rewards of every rollout."""
+
+    output_dir: str = field(default="runs/asr-ppo", metadata={"help": "Where checkpoints, models and report go."})
+    sequence_baseline: str = field(
+        default="mean",
+        metadata={
+            "help": "What a response's reward is held against for its sign, which the paper leaves open: the `mean` "
+            "of its rollout, the reward model's score of its `prompt`, or a number."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        SegmentOptions.__post_init__(self)
+        PPOConfig.__post_init__(self)
+        if self.token_rewards == "column":
+            raise ValueError("token_rewards: expected `difference` or `prefix`: sampled responses have no column")
+        self.sequence_baseline = str(self.sequence_baseline)
+        if self.sequence_baseline not in ("mean", "prompt"):
+            try:
+                float(self.sequence_baseline)
+            except ValueError:
+                raise ValueError(
+                    f"sequence_baseline: expected `mean`, `prompt` or a number, got {self.sequence_baseline!r}"
+                ) from None
+
+
+class ASRPPOTrainer(PPOTrainer):
+    """PPO whose policy loss sees the segments that agree with their response's reward.
+
+    `token_credit`, where the truth is known, maps a batch to +1, 0, -1 per token, `[B, T]`: the share of tokens that
+    the mask treats as it says is logged as `rollout/mask_agreement`.
+    """
+
+    args: ASRPPOConfig
+
+    def __init__(self, *args: Any, token_credit: Callable[[Batch], Tensor] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.token_credit = token_credit
+
+    def policy_mask(self, batch: Batch) -> Tensor:
+        mask = batch["response_mask"]
+        rewards = token_rewards(batch["scores"], batch, self.args.token_rewards)
+        thresholds = Thresholds.fit(gather_object(rewards[mask].tolist()), self.args)
+        signs = (batch["sequence_rewards"] - self.sequence_baseline(batch)).sign()
+        segments = thresholds.segment(rewards, mask, signs)
+        assert segments.mask is not None  # since signs were given
+        self.record({"rollout/segments": segments.counts})
+        if self.token_credit is not None:
+            credit = self.token_credit(batch)
+            agrees = segments.mask == (credit == signs[:, None])
+            self.record({"rollout/mask_agreement": self.token_mean(agrees.float(), mask)})
+        return segments.mask
+
+    def sequence_baseline(self, batch: Batch) -> Tensor | float:
+        """What the rewards of responses are held against, `[B]` or one number."""
+        if self.args.sequence_baseline == "mean":
+            return self.token_mean(batch["sequence_rewards"], batch["finite"])
+        if self.args.sequence_baseline == "prompt":
+            return prompt_scores(batch["scores"], batch)
+        return float(self.args.sequence_baseline)
+
+
+def build(argv: Sequence[str]) -> ASRPPOTrainer:
+    """The trainer of `segkernel train --method asr-ppo`."""
+    return build_ppo("asr-ppo", argv, ASRPPOConfig, ASRPPOTrainer)

@@ -67,6 +67,17 @@ class SegkernelTrainer(Trainer):
         """Take note of how many tokens this batch trains on: an optimizer step over none at all is skipped."""
         self._kept_tokens.append(tokens.detach())
 
+    def token_mean(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Mean of the values under a mask over the batches of all processes; 0 where no token is.
+
+        In a loss: the mean of the processes' gradients of this is the gradient of the mean over all tokens.
+        """
+        count = self.accelerator.reduce(mask.sum(), reduction="sum").clamp(min=1)
+        total = torch.where(mask, values, 0.0).sum()
+        if not total.requires_grad:
+            return self.accelerator.reduce(total, reduction="sum") / count
+        return total * self.accelerator.num_processes / count
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self._metrics and "loss" in logs:
             means = torch.stack([torch.stack(values).mean() for values in self._metrics.values()])

@@ -29,6 +29,7 @@ from segkernel.trainers.scoring import (
     PrefixScorer,
     RewardArguments,
     RewardModelScorer,
+    finite_responses,
     last_position,
     load_reward_source,
 )
@@ -178,8 +179,7 @@ class PPOTrainer(RolloutTrainer):
         self.model.train(was_training)
         mask = batch["response_mask"]
         ended = torch.tensor([r[-1] == self.eos_token_id for r in responses], device=mask.device)
-        # Scores are read in the response and at the token before it.
-        finite = (batch["scores"].isfinite() | ~(mask | mask.roll(-1, dims=1))).all(dim=1)
+        finite = finite_responses(batch["scores"], batch)
         if not self.accelerator.reduce(finite.sum(), reduction="sum"):
             raise FloatingPointError("reward_model: expected finite scores, got NaN or infinity for a whole rollout")
         last, penalty = last_position(mask)[:, None], self.args.missing_eos_penalty * (~ended[:, None]).float()
@@ -227,17 +227,6 @@ class PPOTrainer(RolloutTrainer):
             "ended": batch["ended"].float(),
             "nonfinite_rewards": (~batch["finite"]).float(),
         }
-
-    def token_mean(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Mean of the values under a mask over the batches of all processes; 0 where no token is.
-
-        In a loss: the mean of the processes' gradients of this is the gradient of the mean over all tokens.
-        """
-        count = self.accelerator.reduce(mask.sum(), reduction="sum").clamp(min=1)
-        total = torch.where(mask, values, 0.0).sum()
-        if not total.requires_grad:
-            return self.accelerator.reduce(total, reduction="sum") / count
-        return total * self.accelerator.num_processes / count
 
     # --- updates -----------------------------------------------------------------------------------------------------
 

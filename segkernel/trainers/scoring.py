@@ -97,6 +97,12 @@ def token_rewards(scores: Tensor, batch: dict[str, Tensor], kind: str) -> Tensor
     return segkernel.redistribute(scores, mask, initial=prompt_scores(scores, batch))
 
 
+def finite_responses(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Whether every score that is read of a response is a number, `[B]`: those in it and that of its prompt."""
+    mask = batch["response_mask"].flatten(0, -2)
+    return (scores.isfinite() | ~(mask | mask.roll(-1, dims=1))).all(dim=1)
+
+
 def last_position(mask: Tensor) -> Tensor:
     """Position of each row's last valid token, `[B]`; the last of all in a row without one."""
     return mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)

@@ -11,7 +11,8 @@ from typing import Any
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from segkernel.trainers.ppo import PPOConfig, PPOTrainer, build_ppo
+from segkernel.trainers.launch import build_from_prompts
+from segkernel.trainers.ppo import PPOConfig, PPOTrainer
 from segkernel.trainers.rollouts import Batch
 from segkernel.trainers.scoring import prompt_scores, token_rewards
 from segkernel.trainers.segmenting import SegmentOptions, Thresholds
@@ -83,4 +84,4 @@ class ASRPPOTrainer(PPOTrainer):
 
 def build(argv: Sequence[str]) -> ASRPPOTrainer:
     """The trainer of `segkernel train --method asr-ppo`."""
-    return build_ppo("asr-ppo", argv, ASRPPOConfig, ASRPPOTrainer)
+    return build_from_prompts("asr-ppo", argv, ASRPPOConfig, ASRPPOTrainer)

@@ -1,6 +1,6 @@
 """From a command line to a trainer's inputs, and from a trainer to a finished run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from segkernel.data import (
     read_texts,
     split_by_prompt,
 )
-from segkernel.models import ModelArguments, load_tokenizer
+from segkernel.models import ModelArguments, load_causal_lm, load_tokenizer
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
 from segkernel.trainers.run_directory import (
     check_record,
@@ -26,6 +26,7 @@ from segkernel.trainers.run_directory import (
     run_record,
     write_record,
 )
+from segkernel.trainers.scoring import RewardArguments, load_reward_source
 
 
 @dataclass
@@ -82,6 +83,17 @@ def prepare_prompts(
     rows = read_prompts(data.prompts, separator=data.separator)
     train, held_out = split_by_prompt(rows, data.eval_fraction, seed=data.split_seed)
     return _inputs(config, start, record, train, held_out, (row["prompt"] for row in train))
+
+
+def build_from_prompts(method: str, argv: Sequence[str], config_type: type, trainer_type: Callable[..., Any]) -> Any:
+    """The trainer of a method on prompts whose rewards come from a reward model or from checked calculations."""
+    config, rewards, data, start = parse_arguments(
+        method, argv, config_type, RewardArguments, PromptArguments, ModelArguments
+    )
+    prompts = prepare_prompts(method, config, data, start, reward_source=rewards.source())
+    source = load_reward_source(rewards, prompts.tokenizer, start.dtype)
+    model = load_causal_lm(start, prompts.tokenizer)
+    return trainer_type(model, config, prompts.train, prompts.held_out, prompts.tokenizer, reward_model=source)
 
 
 def _required(name: str, value: str) -> None:

@@ -16,23 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.data import PromptArguments
 from segkernel.encoding import ResponseCollator, encode_prompts, pad_token_id
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
-from segkernel.models import ModelArguments, load_causal_lm
 from segkernel.trainers.actor_critic import ActorCritic, value_model_like
 from segkernel.trainers.common import model_logits
-from segkernel.trainers.launch import parse_arguments, prepare_prompts
+from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.rollouts import Batch, RolloutConfig, RolloutTrainer, rows_of
 from segkernel.trainers.sampling import sample_responses
-from segkernel.trainers.scoring import (
-    PrefixScorer,
-    RewardArguments,
-    RewardModelScorer,
-    finite_responses,
-    last_position,
-    load_reward_source,
-)
+from segkernel.trainers.scoring import PrefixScorer, RewardModelScorer, finite_responses, last_position
 
 
 @dataclass
@@ -287,15 +278,4 @@ def _inputs(batch: Batch) -> Batch:
 
 def build(argv: Sequence[str]) -> PPOTrainer:
     """The trainer of `segkernel train --method ppo`."""
-    return build_ppo("ppo", argv, PPOConfig, PPOTrainer)
-
-
-def build_ppo(method: str, argv: Sequence[str], config_type: type[PPOConfig], trainer_type: type[PPOTrainer]) -> Any:
-    """The trainer of a PPO method whose rewards come from a reward model or from checked calculations."""
-    config, rewards, data, start = parse_arguments(
-        method, argv, config_type, RewardArguments, PromptArguments, ModelArguments
-    )
-    prompts = prepare_prompts(method, config, data, start, reward_source=rewards.source())
-    source = load_reward_source(rewards, prompts.tokenizer, start.dtype)
-    model = load_causal_lm(start, prompts.tokenizer)
-    return trainer_type(model, config, prompts.train, prompts.held_out, prompts.tokenizer, reward_model=source)
+    return build_from_prompts("ppo", argv, PPOConfig, PPOTrainer)

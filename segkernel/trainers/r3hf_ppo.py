@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 import segkernel
-from segkernel.trainers.ppo import PPOConfig, PPOTrainer, build_ppo
+from segkernel.trainers.launch import build_from_prompts
+from segkernel.trainers.ppo import PPOConfig, PPOTrainer
 from segkernel.trainers.rollouts import Batch
 from segkernel.trainers.scoring import prompt_scores
 
@@ -48,4 +49,4 @@ class R3HFPPOTrainer(PPOTrainer):
 
 def build(argv: Sequence[str]) -> R3HFPPOTrainer:
     """The trainer of `segkernel train --method r3hf-ppo`."""
-    return build_ppo("r3hf-ppo", argv, R3HFPPOConfig, R3HFPPOTrainer)
+    return build_from_prompts("r3hf-ppo", argv, R3HFPPOConfig, R3HFPPOTrainer)

@@ -100,7 +100,8 @@ class PPOTrainer(RolloutTrainer):
         self.scorer = (
             RewardModelScorer(reward_model, args.device) if isinstance(reward_model, nn.Module) else reward_model
         )
-        self.response_collator = ResponseCollator(pad_token_id(processing_class))
+        side = "right" if processing_class is None else processing_class.padding_side
+        self.response_collator = ResponseCollator(pad_token_id(processing_class), side)
         self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
 
     # --- what makes a method -----------------------------------------------------------------------------------------
@@ -231,12 +232,12 @@ class PPOTrainer(RolloutTrainer):
         logits, values = model(**_inputs(inputs))
         mask, response = inputs["policy_mask"], inputs["response_mask"]
         logprobs, _ = self.logprobs(logits, inputs, "policy_mask")
-        # A ratio of 1 where the policy loss does not look.
-        old_logprobs = torch.where(mask, inputs["logprobs"], 0.0)
-        losses, clipped = ppo_policy_loss(logprobs, old_logprobs, inputs["advantages"], clip_range=self.args.clip_range)
-        value_losses = ppo_value_loss(
-            F.pad(values[:, :-1], (1, 0)), inputs["values"], inputs["returns"], clip_range=self.args.value_clip_range
-        )
+        # Where a loss does not look, what it is given is 0: no gradient can come of it.
+        old_logprobs, advantages = (torch.where(mask, inputs[name], 0.0) for name in ("logprobs", "advantages"))
+        old_values, returns = (torch.where(response, inputs[name], 0.0) for name in ("values", "returns"))
+        values = torch.where(response, F.pad(values[:, :-1], (1, 0)), 0.0)
+        losses, clipped = ppo_policy_loss(logprobs, old_logprobs, advantages, clip_range=self.args.clip_range)
+        value_losses = ppo_value_loss(values, old_values, returns, clip_range=self.args.value_clip_range)
         policy_loss, value_loss = self.token_mean(losses, mask), self.token_mean(value_losses, response)
         self.record_kept(mask.sum())
         self.record(

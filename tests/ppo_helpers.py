@@ -1,0 +1,67 @@
+"""PPO's quantities for one response at a time, in plain floats: what the batched trainers are held to."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+Ids = Sequence[int]
+
+
+def logprobs_alone(model: nn.Module, prompt: Ids, response: Ids, temperature: float = 1.0) -> list[float]:
+    """log pi(y_t | x, y_<t) of every response token."""
+    rows = _outputs(model, prompt, response)
+    found = []
+    for t, token in enumerate(response):
+        z = [x / temperature for x in rows[len(prompt) - 1 + t]]
+        found.append(z[token] - math.log(sum(math.exp(x - max(z)) for x in z)) - max(z))
+    return found
+
+
+def entropies_alone(model: nn.Module, prompt: Ids, response: Ids) -> list[float]:
+    """Entropy of the distribution that each response token was drawn from."""
+    found = []
+    for z in _outputs(model, prompt, response)[len(prompt) - 1 : -1]:
+        total = sum(math.exp(x - max(z)) for x in z)
+        p = [math.exp(x - max(z)) / total for x in z]
+        found.append(-sum(q * math.log(q) for q in p if q > 0))
+    return found
+
+
+def scores_alone(model: nn.Module, prompt: Ids, response: Ids) -> list[float]:
+    """s_0, the score of the prompt, to s_T, the score of the whole."""
+    return [row[0] for row in _outputs(model, prompt, response)[len(prompt) - 1 :]]
+
+
+def gae_by_hand(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+    """A_t = sum_k (gamma lam)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t, V_{T+1} = 0."""
+    count = len(rewards)
+    after = [*values[1:], 0.0]
+    deltas = [rewards[t] + gamma * after[t] - values[t] for t in range(count)]
+    return [sum((gamma * lam) ** k * deltas[t + k] for k in range(count - t)) for t in range(count)]
+
+
+def whitened(rows: list[list[float]]) -> list[list[float]]:
+    flat = [value for row in rows for value in row]
+    mean = sum(flat) / len(flat)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in flat) / len(flat))
+    return [[(value - mean) / (deviation + 1e-8) for value in row] for row in rows]
+
+
+def in_response(values: torch.Tensor, batch: dict[str, torch.Tensor], responses: Sequence[Ids]) -> list[list[float]]:
+    """The values of each row's response tokens, `batch["response_mask"]` or not; elsewhere there must be 0."""
+    rows = []
+    for row, response in enumerate(responses):
+        end = int(batch["attention_mask"][row].nonzero()[-1]) + 1
+        rows.append(values[row, end - len(response) : end].tolist())
+        outside = values[row].clone()
+        outside[end - len(response) : end] = 0
+        assert not outside.any()
+    return rows
+
+
+@torch.no_grad()
+def _outputs(model: Any, prompt: Ids, response: Ids) -> list[list[float]]:
+    return model.eval()(torch.tensor([[*prompt, *response]])).logits[0].double().tolist()

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import segkernel
-from segkernel.trainers.common import model_logits
 
 logger = logging.getLogger(__name__)
 
@@ -110,17 +109,18 @@ def check_segmentation(entropy_threshold: float, min_length: int) -> None:
         raise ValueError(f"min_length: expected at least 1, got {min_length}")
 
 
-def token_entropy(reference: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def token_entropy(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Entropy of the distribution that each response token came from, in nats: `[rows, T]`, 0 at other tokens.
 
-    `batch` is one of `ResponseCollator`, or one of `PreferenceCollator`, whose sides become rows of their own.
+    `logits` is the reference model's, `[rows, T, V]`, of a batch of `ResponseCollator`, or of `PreferenceCollator`,
+    whose sides are rows of their own.
 
     Raises:
         ValueError: an entropy is not finite.
     """
     labels, mask = (batch[name].flatten(0, -2)[:, 1:] for name in ("input_ids", "response_mask"))
     # The logits at t - 1, read in place, are of the distribution that token t came from.
-    _, entropy = segkernel.token_logprobs(model_logits(reference, batch)[:, :-1], labels, mask, entropy=True)
+    _, entropy = segkernel.token_logprobs(logits[:, :-1], labels, mask, entropy=True)
     if not entropy.isfinite().all():
         raise ValueError("ref_model: expected finite logits, got NaN or infinity at a response token")
     return F.pad(entropy, (1, 0))

@@ -85,15 +85,27 @@ def prepare_prompts(
     return _inputs(config, start, record, train, held_out, (row["prompt"] for row in train))
 
 
-def build_from_prompts(method: str, argv: Sequence[str], config_type: type, trainer_type: Callable[..., Any]) -> Any:
-    """The trainer of a method on prompts whose rewards come from a reward model or from checked calculations."""
+def build_from_prompts(
+    method: str,
+    argv: Sequence[str],
+    config_type: type,
+    trainer_type: Callable[..., Any],
+    trainer_options: Callable[[RewardArguments], dict[str, Any]] = lambda rewards: {},
+) -> Any:
+    """The trainer of a method on prompts whose rewards come from a reward model or from checked calculations.
+
+    `trainer_options` gives what the trainer takes besides, before any work.
+    """
     config, rewards, data, start = parse_arguments(
         method, argv, config_type, RewardArguments, PromptArguments, ModelArguments
     )
-    prompts = prepare_prompts(method, config, data, start, reward_source=rewards.source())
+    reward_source, options = rewards.source(), trainer_options(rewards)
+    prompts = prepare_prompts(method, config, data, start, reward_source=reward_source)
     source = load_reward_source(rewards, prompts.tokenizer, start.dtype)
     model = load_causal_lm(start, prompts.tokenizer)
-    return trainer_type(model, config, prompts.train, prompts.held_out, prompts.tokenizer, reward_model=source)
+    return trainer_type(
+        model, config, prompts.train, prompts.held_out, prompts.tokenizer, reward_model=source, **options
+    )
 
 
 def _required(name: str, value: str) -> None:

@@ -185,16 +185,15 @@ class PPOTrainer(RolloutTrainer):
         with self.compute_loss_context_manager():
             logits, values = self.model(**_inputs(batch))
             logprobs, entropy = self.logprobs(logits, batch, "response_mask", entropy=True)
-            ref_logprobs, _ = self.logprobs(model_logits(self.reference, batch), batch, "response_mask")
+            reference = self.read_reference(batch)
             scores = self.scorer(batch)
         values = F.pad(values[:, :-1], (1, 0))
-        return {
-            "logprobs": logprobs,
-            "entropy": entropy,
-            "ref_logprobs": ref_logprobs,
-            "values": values,
-            "scores": scores,
-        }
+        return {"logprobs": logprobs, "entropy": entropy, "values": values, "scores": scores, **reference}
+
+    def read_reference(self, batch: Batch) -> Batch:
+        """What the reference model says of one part of a batch, `[B, T]` each: at least `ref_logprobs`."""
+        logprobs, _ = self.logprobs(model_logits(self.reference, batch), batch, "response_mask")
+        return {"ref_logprobs": logprobs}
 
     def logprobs(self, logits: Tensor, batch: Batch, mask: str, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probabilities and, when asked for, entropies of the tokens under a mask of the batch, each `[B, T]`."""

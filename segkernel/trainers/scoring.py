@@ -27,7 +27,11 @@ class RewardArguments:
     _argument_group_name = "rewards"
 
     reward_model: str | None = field(
-        default=None, metadata={"help": "Directory of a reward model made with `segkernel train --method reward`."}
+        default=None,
+        metadata={
+            "help": "Directory of a reward model made with `segkernel train --method reward` (`segment-reward` for "
+            "`segment-ppo` and `token-ppo`)."
+        },
     )
     check_calculations: bool = field(
         default=False,

@@ -20,7 +20,7 @@ import segkernel
 from segkernel.data import PreferenceArguments
 from segkernel.losses import bradley_terry_loss
 from segkernel.models import ModelArguments, load_causal_lm, load_reward_model
-from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer, Rows, map_batches
+from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer, Rows, map_batches, model_logits
 from segkernel.trainers.entropy_segments import Segmenter, check_segmentation, rewards_at_segment_ends, token_entropy
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
 from segkernel.trainers.scoring import prefix_scores
@@ -89,7 +89,7 @@ class SegmentRewardTrainer(PreferenceTrainer):
 
         def columns(batch: dict[str, Tensor]) -> Rows:
             mask = batch["response_mask"].flatten(0, 1)
-            entropy = token_entropy(reference, batch)
+            entropy = token_entropy(model_logits(reference, batch), batch)
             ids, counts = segkernel.segment_by_entropy(
                 entropy, mask, threshold=self.args.entropy_threshold, min_length=self.args.min_length
             )

@@ -15,6 +15,8 @@ METHODS = {
     "segment-reward": "segkernel.trainers.segment_reward",
     "dpo": "segkernel.trainers.dpo",
     "asr-dpo": "segkernel.trainers.segment_dpo",
+    "rft": "segkernel.trainers.rft",
+    "asr-rft": "segkernel.trainers.segment_rft",
     "aligndistil": "segkernel.trainers.aligndistil",
     "ppo": "segkernel.trainers.ppo",
     "asr-ppo": "segkernel.trainers.asr_ppo",

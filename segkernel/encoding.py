@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # Columns with one value per response token (`chosen_mask`, ...), and what fills the other positions.
 PER_TOKEN = {"mask": False, "token_rewards": 0.0, "segment_ids": -1}
+# Columns with one value per sampled response.
+PER_RESPONSE = ("reward", "samples_reward", "segments")
 # Columns with one value per side, `[chosen, rejected]`; `row` has one per pair.
 PER_PAIR = ("segments", "ref_logprobs", "ref_response_logprobs", "row")
 
@@ -243,7 +245,8 @@ class ResponseCollator:
 
     Gives `[B, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens), `response_mask`
     (bool), `loss_mask` (bool; the rows' `mask`, one value per response token, or all response tokens where the rows
-    have none) and, where the rows have it, `token_rewards` (float32).
+    have none) and, where the rows have it, `token_rewards` (float32); and `[B]` for every column with one value per
+    response.
     """
 
     pad_token_id: int = 0
@@ -265,7 +268,7 @@ class ResponseCollator:
             response_mask[index, response] = True
             for name, values in per_token.items():
                 values[index, response] = torch.tensor(row[name], dtype=values.dtype)
-        return {
+        batch = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0),
@@ -273,6 +276,7 @@ class ResponseCollator:
             "loss_mask": per_token.pop("mask", response_mask),
             **per_token,
         }
+        return batch | {name: torch.tensor([row[name] for row in rows]) for name in PER_RESPONSE if name in rows[0]}
 
 
 def _pair_of_ids(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, where: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@
 | `ppo` | `ppo.py` | a policy by PPO on the reward of whole responses: the baseline |
 | `asr-ppo` | `asr_ppo.py` | a policy by PPO on the segments that earned the reward |
 | `r3hf-ppo` | `r3hf_ppo.py` | a policy by PPO on rewards redistributed over the tokens |
+| `rft` | `rft.py` | a policy on the best of its own responses: the baseline |
+| `asr-rft` | `segment_rft.py` | a policy on those of their segments that earned the reward |
 | `aligndistil` | `aligndistil.py` | a policy by distillation, token by token, beyond a DPO model |
 """
 
@@ -25,8 +27,10 @@ from segkernel.trainers.ppo import PPOConfig, PPOTrainer
 from segkernel.trainers.pretrain import PretrainConfig, PretrainTrainer
 from segkernel.trainers.r3hf_ppo import R3HFPPOConfig, R3HFPPOTrainer
 from segkernel.trainers.reward import RewardConfig, RewardTrainer
+from segkernel.trainers.rft import RFTConfig, RFTTrainer
 from segkernel.trainers.segment_dpo import SegmentDPOConfig, SegmentDPOTrainer
 from segkernel.trainers.segment_reward import SegmentRewardConfig, SegmentRewardTrainer
+from segkernel.trainers.segment_rft import SegmentRFTConfig, SegmentRFTTrainer
 
 __all__ = [
     "ASRPPOConfig",
@@ -41,10 +45,14 @@ __all__ = [
     "PretrainTrainer",
     "R3HFPPOConfig",
     "R3HFPPOTrainer",
+    "RFTConfig",
+    "RFTTrainer",
     "RewardConfig",
     "RewardTrainer",
     "SegmentDPOConfig",
     "SegmentDPOTrainer",
+    "SegmentRFTConfig",
+    "SegmentRFTTrainer",
     "SegmentRewardConfig",
     "SegmentRewardTrainer",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from segkernel.encoding import PreferenceCollator, encode_preferences, pad_token_id
+from segkernel.encoding import PreferenceCollator, ResponseCollator, encode_preferences, pad_token_id
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
 
 Rows = list[dict[str, Any]]
@@ -145,15 +145,17 @@ def model_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def map_batches(
     columns: Callable[[dict[str, Tensor]], Rows],
     rows: Rows,
-    collator: PreferenceCollator,
-    args: PreferenceConfig,
+    collator: PreferenceCollator | ResponseCollator,
+    args: SegkernelConfig,
     description: str,
 ) -> Rows:
-    """Add to every row the columns that a frozen model gives for it, in batches, without gradients.
+    """Add to every row, a pair or a response, the columns that a frozen model gives for it, in batches, without
+    gradients.
 
     Rows of like length go together, and the processes of a distributed run share the batches.
     """
-    lengths = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    responses = [name for name in ("chosen_ids", "rejected_ids", "response_ids") if name in rows[0]]
+    lengths = [len(row["prompt_ids"]) + max(len(row[name]) for name in responses) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
     size = args.per_device_eval_batch_size
     batches = [order[first : first + size] for first in range(0, len(order), size)]

@@ -171,20 +171,29 @@ def report_examples(rows: Rows, thresholds: Thresholds, tokenizer: PreTrainedTok
     """The two responses of every pair with token rewards, cut into segments, for `segkernel.report`."""
     examples = []
     for row in rows:
-        prompt = str(tokenizer.decode(row["prompt_ids"], skip_special_tokens=True))
         for side, sign in zip(SIDES, SEQUENCE_SIGNS, strict=True):
-            rewards = row[f"{side}_token_rewards"]
-            segments = thresholds.segment(torch.tensor([rewards]), None, torch.tensor([sign]))
-            examples.append(
-                example_from_segments(
-                    prompt,
-                    side,
-                    token_texts(row[f"{side}_ids"], tokenizer),
-                    rewards,
-                    segments,
-                    baseline=thresholds.baseline,
-                    delta=thresholds.delta,
-                    pivot_threshold=thresholds.pivot_threshold,
-                )
-            )
+            response = (row["prompt_ids"], row[f"{side}_ids"], row[f"{side}_token_rewards"])
+            examples.append(report_example(side, *response, sign, thresholds, tokenizer))
     return examples
+
+
+def report_example(
+    label: str,
+    prompt_ids: list[int],
+    response_ids: list[int],
+    token_rewards: list[float],
+    sign: int,
+    thresholds: Thresholds,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Example:
+    """One response with token rewards, cut into segments, for `segkernel.report`."""
+    return example_from_segments(
+        str(tokenizer.decode(prompt_ids, skip_special_tokens=True)),
+        label,
+        token_texts(response_ids, tokenizer),
+        token_rewards,
+        thresholds.segment(torch.tensor([token_rewards]), None, torch.tensor([sign])),
+        baseline=thresholds.baseline,
+        delta=thresholds.delta,
+        pivot_threshold=thresholds.pivot_threshold,
+    )

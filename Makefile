@@ -16,7 +16,7 @@ EMULATED_TESTS := $(filter-out tests/test_numpy.py,$(OP_TESTS)) tests/test_bad_i
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
-.PHONY: run test test-emulated lint format sanitize sanitize-emulated bench gpu-check wheels wheel-check clean
+.PHONY: run test test-emulated lint format sanitize sanitize-emulated experiment bench gpu-check wheels wheel-check clean
 
 run: $(READY)
 	$(BIN)/python -m segkernel.demo
@@ -53,6 +53,10 @@ sanitize: $(READY)
 sanitize-emulated: $(READY)
 	library=$$($(BIN)/python -m tests.cuda_emulation.build --sanitize) && SEGKERNEL_LIBRARY=$$library \
 	$(WITH_SANITIZERS) $(BIN)/python -m pytest -q -n auto -m "not compiles" $(EMULATED_TESTS)
+
+# What each method buys, on all cores; goes on where it was stopped. QUICK=1 takes minutes and leaves the results be.
+experiment: $(READY)
+	$(BIN)/python -m benchmarks.experiments $(if $(QUICK),--quick)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.report

@@ -37,7 +37,27 @@ def test_the_verifier_grades_every_part_in_its_place():
 
 
 def test_a_wrong_part_costs_what_a_right_one_earns():
-    assert [score(right) for right in ((), (True,), (True, False), (False, False, True))] == [0, 1, 0, -1]
+    countries = ("Peru", "Iran", "Latvia")
+    assert [score(countries, right) for right in ((), (True,), (True, False), (False, False, True))] == [0, 1, 0, -1]
+
+
+def test_the_starred_part_outweighs_all_others():
+    countries = ("Peru", "*Iran", "Latvia")
+    assert prompt_text(countries) == "Peru, *Iran, Latvia? "
+    assert grade(countries, "Lima; Tehran; Vilnius; ") == (True, True, False)
+    assert score(countries, (False, True, False)) == 1  # -1 + 3 - 1
+    assert score(countries, (True, False, True)) == -1
+    assert score(countries, (True,)) == 1  # cut off before the starred part
+    starred = [draw_countries(random.Random(seed), 3, key=True) for seed in range(50)]
+    assert all([country.startswith("*") for country in countries].count(True) == 1 for countries in starred)
+    assert {next(i for i, country in enumerate(row) if country.startswith("*")) for row in starred} == {0, 1, 2}
+
+
+def test_the_star_is_a_token_of_its_own():
+    tokenizer = make_tokenizer(key=True)
+    ids = tokenizer("Peru, *Iran? ")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["Peru", ", ", "*", "Iran", "? "]
+    assert tokenizer.decode(ids) == "Peru, *Iran? "
 
 
 def test_credit_belongs_to_the_part_a_token_is_in():
@@ -148,4 +168,5 @@ def test_the_preferences_are_what_the_verifier_says(quick_runs):
     assert len(lines) > 50
     for row in map(json.loads, lines):
         countries = row["prompt"].removesuffix("? ").split(", ")
-        assert score(grade(countries, row["chosen"])) > score(grade(countries, row["rejected"]))
+        chosen, rejected = (score(countries, grade(countries, row[side])) for side in ("chosen", "rejected"))
+        assert chosen > rejected

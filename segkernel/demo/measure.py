@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -29,42 +30,70 @@ class Answered:
     total: int
 
 
+def grade_greedy_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[tuple[str, ...]]
+) -> list[tuple[bool, ...] | None]:
+    """Whether each part of each greedy answer is right; `None` for a malformed answer."""
+    answers = generate(model, tokenizer, questions, sample=False, description="greedy answers")
+    return [
+        grade(question, "".join(answer)) if is_well_formed(answer, len(question)) else None
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+
+
 def answer_questions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Answered:
     rng = random.Random(f"questions {settings.seed}")
-    questions = [draw_countries(rng, settings.parts) for _ in range(settings.held_out_prompts)]
-    answers = generate(model, tokenizer, questions, sample=False, description="greedy answers")
-    graded = [
-        grade(q, "".join(a)) if is_well_formed(a, settings.parts) else (False,) * settings.parts
-        for q, a in zip(questions, answers, strict=True)
-    ]
+    questions = [draw_countries(rng, settings.parts, key=settings.key) for _ in range(settings.held_out_prompts)]
+    graded = [row or (False,) * settings.parts for row in grade_greedy_answers(model, tokenizer, questions)]
     parts = [right for row in graded for right in row]
     return Answered(sum(parts) / len(parts), sum(all(row) for row in graded), len(questions))
 
 
-def mask_agreement(policies: Policies, pairs: Sequence[int]) -> tuple[float, float, float]:
-    """Over the held-out pairs of these numbers: share of tokens trained on, and agreement with the true credit of
-    that mask, and of DPO's (every token). A token should be trained on where its credit has its response's sign."""
-    rows = policies.segment_trainer.eval_dataset
-    assert rows is not None  # since the trainer was given some
-    kept = agree = everything = total = 0
-    for index in pairs:
-        row = rows[index]
+class TrainedResponse(NamedTuple):
+    """A response as a trainer saw it: its loss mask, the true credit of its tokens, and the sign of its verdict."""
+
+    mask: Sequence[bool]
+    credit: Sequence[int]
+    sign: int
+
+
+def responses_of_pairs(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], pairs: Sequence[Pair]
+) -> list[TrainedResponse]:
+    """Both sides of every pair, under the masks of the trainer's rows, or whole where these have none."""
+    responses = []
+    for row, pair in zip(rows, pairs, strict=True):
         for side, sign in zip(SIDES, (1, -1), strict=True):
-            tokens = policies.tokenizer.convert_ids_to_tokens(row[f"{side}_ids"])
-            credit = token_credit(tokens, policies.held_out[index].right(side))
-            for mask, true in zip(row[f"{side}_mask"], credit, strict=True):
-                kept += mask
-                agree += mask == (true == sign)
-                everything += true == sign
-                total += 1
+            tokens = tokenizer.convert_ids_to_tokens(row[f"{side}_ids"])
+            mask = row.get(f"{side}_mask", [True] * len(tokens))
+            responses.append(TrainedResponse(mask, token_credit(tokens, pair.right(side)), sign))
+    return responses
+
+
+def mask_agreement(responses: Iterable[TrainedResponse]) -> tuple[float, float, float]:
+    """Share of tokens trained on, and agreement with the true credit of that mask, and of training on every token.
+
+    A token should be trained on where its credit has the sign of its response's verdict.
+
+    Example:
+        >>> mask_agreement([TrainedResponse([True, True, False, False], [1, -1, -1, -1], +1)])
+        (0.5, 0.75, 0.25)
+    """
+    kept = agree = everything = total = 0
+    for mask, credit, sign in responses:
+        for trained, true in zip(mask, credit, strict=True):
+            kept += trained
+            agree += trained == (true == sign)
+            everything += true == sign
+            total += 1
     return kept / total, agree / total, everything / total
 
 
 @torch.no_grad()
-def part_logprobs(
+def response_logprobs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]
-) -> list[list[float]]:
-    """Log-probability of every part of every pair, chosen answer first."""
+) -> list[list[list[float]]]:
+    """Log-probability of every token of every pair's two answers, the chosen one's first."""
     model.eval()
     prompts = [tokenizer(prompt_text(pair.countries))["input_ids"] for pair in pairs for _ in SIDES]
     answers = [tokenizer(text)["input_ids"] for pair in pairs for text in (pair.chosen, pair.rejected)]
@@ -73,12 +102,19 @@ def part_logprobs(
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     logits = model(input_ids=ids, attention_mask=mask).logits
     logprobs = segkernel.token_logprobs(logits[:, :-1], ids[:, 1:], mask[:, 1:])
-    # Cities sit at every other token of an answer.
     found = [
-        row[len(prompt) - 1 : len(prompt) - 1 + len(answer) : 2].tolist()
+        row[len(prompt) - 1 : len(prompt) - 1 + len(answer)].tolist()
         for row, prompt, answer in zip(logprobs, prompts, answers, strict=True)
     ]
-    return [chosen + rejected for chosen, rejected in zip(found[::2], found[1::2], strict=True)]
+    return [list(both) for both in zip(found[::2], found[1::2], strict=True)]
+
+
+def part_logprobs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]
+) -> list[list[float]]:
+    """Log-probability of every part of every pair, chosen answer first."""
+    # Cities sit at every other token of an answer.
+    return [chosen[::2] + rejected[::2] for chosen, rejected in response_logprobs(model, tokenizer, pairs)]
 
 
 def moved_right(before: list[list[float]], after: list[list[float]], pairs: Sequence[Pair]) -> float:
@@ -115,7 +151,10 @@ def measure(policies: Policies, settings: Settings) -> list[dict[str, str]]:
             [policies.held_out[index] for index in numbers],
             [[values[index] for index in numbers] for values in logprobs],
         )
-        share, masked, unmasked = mask_agreement(policies, numbers)
+        held_out_rows = policies.segment_trainer.eval_dataset
+        assert held_out_rows is not None  # since the trainer was given some
+        responses = responses_of_pairs(policies.tokenizer, [held_out_rows[index] for index in numbers], pairs)
+        share, masked, unmasked = mask_agreement(responses)
         rows += [
             _row(f"{name} ({len(numbers)}): tokens trained on", "", _percent(1.0), _percent(share)),
             _row(f"{name}: tokens treated as their true credit says", "", _percent(unmasked), _percent(masked)),

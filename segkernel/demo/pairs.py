@@ -76,7 +76,14 @@ def is_well_formed(answer: Sequence[str], parts: int) -> bool:
 
 
 def sample_pairs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: int, *, parts: int, seed: int, description: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: int,
+    *,
+    parts: int,
+    seed: int,
+    description: str,
+    key: bool = False,
 ) -> list[Pair]:
     """Sample two answers per prompt, each under a token limit of its own, and let the verifier prefer one.
 
@@ -85,17 +92,15 @@ def sample_pairs(
     """
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    questions = [draw_countries(rng, parts) for _ in range(prompts)]
+    questions = [draw_countries(rng, parts, key=key) for _ in range(prompts)]
     answers = generate(model, tokenizer, [q for q in questions for _ in range(2)], sample=True, description=description)
     pairs = []
     for index, countries in enumerate(questions):
         both = answers[2 * index : 2 * index + 2]
         if not all(is_well_formed(answer, parts) for answer in both):
             continue
-        better, worse = sorted(
-            ("".join(answer[: rng.randint(1, 2 * parts)]) for answer in both),
-            key=lambda text: -score(grade(countries, text)),
-        )
-        if score(grade(countries, better)) > score(grade(countries, worse)):
-            pairs.append(Pair(countries, better, worse))
+        texts = ["".join(answer[: rng.randint(1, 2 * parts)]) for answer in both]
+        scores = [score(countries, grade(countries, text)) for text in texts]
+        if scores[0] != scores[1]:
+            pairs.append(Pair(countries, *(texts if scores[0] > scores[1] else reversed(texts))))
     return pairs

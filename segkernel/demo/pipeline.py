@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from segkernel.demo.pairs import Pair, sample_pairs
-from segkernel.demo.task import draw_countries, make_tokenizer, noisy_answer, prompt_text
+from segkernel.demo.task import MISTAKES, draw_countries, make_tokenizer, noisy_answer, prompt_text
 from segkernel.models import ModelArguments, load_reward_model
 from segkernel.trainers import (
     DPOConfig,
@@ -41,11 +41,14 @@ class Settings:
 
     seed: int = 0
     parts: int = 4
+    key: bool = False
+    mistakes: tuple[float, ...] = MISTAKES
     hidden_size: int = 64
     start_steps: int = 120
     prompts: int = 8000
     held_out_prompts: int = 1000
     reward_steps: int = 400
+    reward_batch_size: int = 128
     policy_steps: int = 100
     learning_rate: float = 1e-3
     beta: float = 0.3
@@ -98,10 +101,10 @@ def run_stages(folder: Path, settings: Settings) -> Policies:
     write_preferences(folder / "preferences.jsonl", train)
     rows, held_out_rows = ([pair.row(tokenizer) for pair in pairs] for pairs in (train, held_out))
     say(f"3/4  reward model: Bradley-Terry on {len(rows)} preferences between whole answers")
-    reward = train_reward_model(folder, settings, tokenizer, rows, held_out_rows)
+    reward = train_reward_model(folder / "reward", folder / "start", settings, tokenizer, rows, held_out_rows)
     say(f"4/4  DPO, then segment-masked DPO, from the same start on the same {len(rows)} pairs")
     options = policy_options(settings)
-    dpo, segment_dpo = clone(folder), clone(folder)
+    dpo, segment_dpo = clone(folder / "start"), clone(folder / "start")
     dpo_trainer = DPOTrainer(dpo, DPOConfig(output_dir=str(folder / "dpo"), **options), rows, held_out_rows, tokenizer)
     train_quietly(dpo_trainer)
     segment_trainer = SegmentDPOTrainer(
@@ -136,12 +139,12 @@ def train_start(output_dir: Path, settings: Settings, tokenizer: PreTrainedToken
         pad_token_id=tokenizer.pad_token_id,
     )
     rng = random.Random(settings.seed)
-    questions = [draw_countries(rng, settings.parts) for _ in range(128 * settings.start_steps)]
-    rows = [{"prompt": prompt_text(q), "completion": noisy_answer(rng, q)} for q in questions]
+    questions = [draw_countries(rng, settings.parts, key=settings.key) for _ in range(128 * settings.start_steps)]
+    rows = [{"prompt": prompt_text(q), "completion": noisy_answer(rng, q, settings.mistakes)} for q in questions]
     # Prompt, answer and EOS have the same number of tokens in every row: one answer per block.
     arguments = PretrainConfig(
         output_dir=str(output_dir),
-        max_length=4 * settings.parts + 1,
+        max_length=4 * settings.parts + settings.key + 1,
         **trainer_options(settings, steps=settings.start_steps, batch_size=128, learning_rate=4e-3),
     )
     model = LlamaForCausalLM(config)
@@ -150,7 +153,8 @@ def train_start(output_dir: Path, settings: Settings, tokenizer: PreTrainedToken
 
 
 def train_reward_model(
-    folder: Path,
+    output_dir: Path,
+    start: Path,
     settings: Settings,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[dict[str, Any]],
@@ -158,11 +162,11 @@ def train_reward_model(
 ) -> RewardTrainer:
     """The reward model knows nothing but which of two whole answers was preferred."""
     set_seed(settings.seed)
-    model = load_reward_model(ModelArguments(model=str(folder / "start")), tokenizer)
-    arguments = RewardConfig(
-        output_dir=str(folder / "reward"),
-        **trainer_options(settings, steps=settings.reward_steps, batch_size=128, learning_rate=2e-3),
+    model = load_reward_model(ModelArguments(model=str(start)), tokenizer)
+    options = trainer_options(
+        settings, steps=settings.reward_steps, batch_size=settings.reward_batch_size, learning_rate=2e-3
     )
+    arguments = RewardConfig(output_dir=str(output_dir), **options)
     trainer = RewardTrainer(model, arguments, rows, held_out, tokenizer)
     train_quietly(trainer)
     return trainer
@@ -202,8 +206,8 @@ def train_quietly(trainer: Trainer) -> None:
 
 
 def clone(folder: Path) -> PreTrainedModel:
-    """The start model, afresh."""
-    return AutoModelForCausalLM.from_pretrained(folder / "start", dtype=torch.float32)
+    """The model that was saved there, afresh."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def write_preferences(path: Path, pairs: list[Pair]) -> None:

@@ -58,10 +58,26 @@ CAPITALS = {
 }
 
 SEPARATOR, QUESTION, END = ", ", "? ", "; "
+KEY = "*"  # marks the country of a prompt that counts for more than all the others
+MISTAKES = (0.1, 0.3, 0.5, 0.7)
 
 
-def draw_countries(rng: random.Random, parts: int) -> tuple[str, ...]:
-    return tuple(rng.sample(sorted(CAPITALS), parts))
+def draw_countries(rng: random.Random, parts: int, *, key: bool = False) -> tuple[str, ...]:
+    """Distinct countries; with `key`, one of them is starred."""
+    countries = rng.sample(sorted(CAPITALS), parts)
+    if key:
+        starred = rng.randrange(parts)
+        countries[starred] = KEY + countries[starred]
+    return tuple(countries)
+
+
+def capital_and_mistake(country: str) -> tuple[str, str]:
+    """
+    Example:
+        >>> capital_and_mistake("*Peru")
+        ('Lima', 'Cusco')
+    """
+    return CAPITALS[country.removeprefix(KEY)]
 
 
 def prompt_text(countries: Sequence[str]) -> str:
@@ -82,13 +98,15 @@ def answer_text(cities: Sequence[str]) -> str:
     return "".join(city + END for city in cities)
 
 
-def noisy_answer(rng: random.Random, countries: Sequence[str]) -> str:
+def noisy_answer(rng: random.Random, countries: Sequence[str], mistakes: Sequence[float] = MISTAKES) -> str:
     """What the start model learns from: texts that get some countries wrong rarely, others mostly.
 
-    The countries in alphabetical order take turns with 10, 30, 50 and 70 % of mistakes.
+    The countries in alphabetical order take turns with these shares of mistakes.
     """
-    rates = {country: 0.1 + 0.2 * (index % 4) for index, country in enumerate(sorted(CAPITALS))}
-    return answer_text([CAPITALS[country][rng.random() < rates[country]] for country in countries])
+    rates = {country: mistakes[index % len(mistakes)] for index, country in enumerate(sorted(CAPITALS))}
+    return answer_text(
+        [capital_and_mistake(country)[rng.random() < rates[country.removeprefix(KEY)]] for country in countries]
+    )
 
 
 def grade(countries: Sequence[str], text: str) -> tuple[bool, ...]:
@@ -99,17 +117,22 @@ def grade(countries: Sequence[str], text: str) -> tuple[bool, ...]:
         ((True, False), (True,))
     """
     given = [part for part in text.split(END) if part]
-    return tuple(part == CAPITALS[country][0] for country, part in zip(countries, given, strict=False))
+    return tuple(part == capital_and_mistake(country)[0] for country, part in zip(countries, given, strict=False))
 
 
-def score(right: Sequence[bool]) -> int:
+def score(countries: Sequence[str], right: Sequence[bool]) -> int:
     """What the judge prefers answers by: a right part earns as much as a wrong one costs.
 
+    The part of a starred country weighs more than all the others together.
+
     Example:
-        >>> score([True, True, False])
+        >>> score(["Peru", "Iran", "Latvia"], [True, True, False])
         1
+        >>> score(["Peru", "Iran", "*Latvia"], [True, True, False])
+        -1
     """
-    return sum(1 if part else -1 for part in right)
+    weights = (len(countries) if country.startswith(KEY) else 1 for country in countries)
+    return sum(weight if part else -weight for weight, part in zip(weights, right, strict=False))
 
 
 def token_credit(tokens: Sequence[str], right: Sequence[bool]) -> list[int]:
@@ -126,16 +149,16 @@ def token_credit(tokens: Sequence[str], right: Sequence[bool]) -> list[int]:
     return credit
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per name and per separator; decoding gives the text back as it was."""
+def make_tokenizer(*, key: bool = False) -> PreTrainedTokenizerFast:
+    """One token per name and per separator, with `key` one for the star; decoding gives the text back as it was."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     names = sorted({*CAPITALS, *(city for cities in CAPITALS.values() for city in cities)})
-    vocabulary = [PAD, EOS, UNKNOWN, SEPARATOR, QUESTION, END, *names]
+    vocabulary = [PAD, EOS, UNKNOWN, SEPARATOR, QUESTION, END, *names, *([KEY] if key else [])]
     tokenizer = Tokenizer(
         models.WordLevel({token: number for number, token in enumerate(vocabulary)}, unk_token=UNKNOWN)
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[A-Za-z]+|[^A-Za-z]+"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[A-Za-z]+|\*|[^A-Za-z*]+"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN, clean_up_tokenization_spaces=False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +28,7 @@ def write_report(
     examples: Iterable[Example] = (),
     summary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     description: str = "",
+    images: Iterable[tuple[str, str | Path]] = (),
     filename: str = "report.html",
 ) -> Path:
     """Write a self-contained HTML report: a summary table, the curves of the run or runs, and examples.
@@ -38,6 +40,7 @@ def write_report(
         examples: responses to show; neighbours with the same prompt share a card.
         summary: name -> value, or a table as rows of one mapping each (columns as in the first row).
         description: a paragraph under the heading; a blank line starts another.
+        images: titles and PNG files, which become part of the page.
         filename: the file's name in `output_dir`.
 
     Returns:
@@ -58,6 +61,7 @@ def write_report(
         paragraphs=[text.strip() for text in description.split("\n\n") if text.strip()],
         table=_table(summary),
         charts=[(name, Markup(curve_chart(name, curves, list(runs)))) for name, curves in collect_curves(runs).items()],
+        images=[(name, b64encode(Path(file).read_bytes()).decode()) for name, file in images],
         cards=cards,
         trace=lambda example: Markup(reward_trace(example)),
     )

@@ -1,0 +1,71 @@
+"""What a finished experiment leaves: results as JSON, plots, a report, and for a full run the README's table."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.experiments.plots import write_plots
+from benchmarks.experiments.settings import Settings
+from benchmarks.experiments.tables import markdown, method_rows
+from benchmarks.experiments.workspace import write_whole
+from benchmarks.readme import replace_between
+from benchmarks.report import machine
+from segkernel.report import write_report
+
+MARKS = ("<!-- experiment:begin -->", "<!-- experiment:end -->")
+LEGEND = (
+    "Greedy answers to {questions} held-out questions: parts that are right, in percent; mean over {seeds} and 95 % "
+    "t-interval. ↑ and ↓: the paired difference to the baseline, seed by seed, is clear of 0. The columns say where a "
+    "policy's pairs and the rewards come from: all pairs; adversarial pairs (their preference contradicts more than "
+    "half of their parts) with a reward model of all pairs; adversarial pairs alone. A token should be trained on when "
+    "its true credit has the sign of its response's verdict."
+)
+
+
+def with_circumstances(
+    results: dict[str, Any], settings: Settings, wall_seconds: float, processes: int
+) -> dict[str, Any]:
+    versions = {name: metadata.version(name) for name in ("transformers", "accelerate")}
+    return {
+        "machine": {**machine(), **versions, "cores": str(os.cpu_count())},
+        "settings": asdict(settings),
+        "wall_seconds": wall_seconds,
+        "processes": processes,
+        **results,
+    }
+
+
+def write_results(results: dict[str, Any], json_file: Path, folder: Path) -> Path:
+    """Write the JSON file, and into `folder` the plots and the report; returns the report."""
+    write_whole(json_file, json.dumps(results, indent=1) + "\n")
+    return write_report(
+        folder,
+        title="What each method buys",
+        summary=method_rows(results["methods"]),
+        description=legend(results) + "\n\n" + circumstances(results),
+        images=write_plots(results, folder),
+    )
+
+
+def write_readme(results: dict[str, Any], readme: Path) -> None:
+    table = markdown(method_rows(results["methods"]))
+    replace_between(readme, MARKS, "\n\n".join([circumstances(results), table, legend(results)]))
+
+
+def legend(results: dict[str, Any]) -> str:
+    seeds = len(results["settings"]["seeds"])
+    return LEGEND.format(questions=results["settings"]["questions"], seeds=f"{seeds} seeds" if seeds > 1 else "1 seed")
+
+
+def circumstances(results: dict[str, Any]) -> str:
+    here = results["machine"]
+    versions = ", ".join(f"{name} {here[name]}" for name in ("torch", "transformers", "segkernel") if name in here)
+    return (
+        f"{here['cpu']}, {here['cores']} cores; Python {here['python']}, {versions}; "
+        f"{results['wall_seconds'] / 60:.0f} minutes in {results['processes']} processes."
+    )

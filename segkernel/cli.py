@@ -20,6 +20,8 @@ METHODS = {
     "aligndistil": "segkernel.trainers.aligndistil",
     "ppo": "segkernel.trainers.ppo",
     "asr-ppo": "segkernel.trainers.asr_ppo",
+    "segment-ppo": "segkernel.trainers.segment_ppo",
+    "token-ppo": "segkernel.trainers.token_ppo",
     "r3hf-ppo": "segkernel.trainers.r3hf_ppo",
 }
 

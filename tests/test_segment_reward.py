@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from ppo_helpers import entropies_alone, scores_alone
+from segment_helpers import LLAMA3, PHI3, lively_reward_model, segment_ends_by_hand, threshold_amid, unsure_lm
 from torch import Tensor, nn
 from trainer_helpers import (
     QUICK,
@@ -28,10 +30,6 @@ from segkernel.data import SIDES
 from segkernel.trainers import RewardConfig, RewardTrainer, SegmentRewardConfig, SegmentRewardTrainer
 from segkernel.trainers.entropy_segments import Segmenter, load_segmenter
 
-# Published fits, arXiv 2501.02790: Phi-3-mini at an entropy of 1.75, Llama-3.1-8B at 2.0.
-PHI3 = {"mean": (0.7668, 0.4705), "std": (0.2569, 2.8339)}
-LLAMA3 = {"mean": (0.8345, 0.8798), "std": (0.4780, 3.7358)}
-
 # One-token responses among them, on either side and on both.
 ROWS = [
     {"prompt_ids": [5, 6, 9], "chosen_ids": [7, 8, 9, 10, 11, 7, 30], "rejected_ids": [12, 13, 14]},
@@ -44,21 +42,6 @@ ROWS = [
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return tiny_tokenizer()
-
-
-def unsure_lm(tokenizer: Any) -> nn.Module:
-    """A language model whose entropy differs from token to token."""
-    model = tiny_lm(tokenizer, seed=3)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(25)
-    return model.eval()
-
-
-def lively_reward_model(tokenizer: Any) -> nn.Module:
-    model = tiny_reward_model(tokenizer, seed=4)
-    with torch.no_grad():
-        model.score.weight.mul_(20)
-    return model.eval()
 
 
 def make_trainer(output_dir: Path, tokenizer: Any, rows: Any = None, **options: Any) -> SegmentRewardTrainer:
@@ -75,50 +58,24 @@ def make_trainer(output_dir: Path, tokenizer: Any, rows: Any = None, **options: 
 # --- the paper's equations, in plain floats --------------------------------------------------------------------------
 
 
-def plain_entropies(model: nn.Module, row: dict[str, Any], side: str) -> list[float]:
-    """Of the distribution each response token came from: of one sequence alone, without padding."""
-    ids = [*row["prompt_ids"], *row[f"{side}_ids"]]
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([ids])).logits[0].tolist()
-    entropies = []
-    for position in range(len(row["prompt_ids"]), len(ids)):
-        before = logits[position - 1]
-        top = max(before)
-        total = sum(math.exp(logit - top) for logit in before)
-        probabilities = [math.exp(logit - top) / total for logit in before]
-        entropies.append(-sum(p * math.log(p) for p in probabilities if p > 0))
-    return entropies
+def by_hand(function: Any, model: nn.Module, row: dict[str, Any], side: str) -> list[float]:
+    """`entropies_alone` or `scores_alone` of one side of a pair."""
+    return function(model, row["prompt_ids"], row[f"{side}_ids"])
 
 
-def plain_segment_ends(entropies: list[float], threshold: float, min_length: int) -> list[int]:
-    """Index of each segment's last token: the token before one of high entropy, and the response's last."""
-    ends, length = [], 0
-    for t in range(len(entropies)):
-        if t > 0 and entropies[t] > threshold and length >= min_length:
-            ends.append(t - 1)
-            length = 0
-        length += 1
-    return [*ends, len(entropies) - 1]
-
-
-def plain_segment_rewards(model: nn.Module, row: dict[str, Any], side: str, ends: list[int]) -> list[float]:
-    ids = [*row["prompt_ids"], *row[f"{side}_ids"]]
-    with torch.no_grad():
-        # Each from a sequence that stops there: the model cannot have seen what follows.
-        return [
-            model(input_ids=torch.tensor([ids[: len(row["prompt_ids"]) + end + 1]])).logits[0, -1, 0].item()
-            for end in ends
-        ]
+def segment_rewards_by_hand(
+    reference: nn.Module, model: nn.Module, row: dict[str, Any], side: str, threshold: float, min_length: int = 1
+) -> list[float]:
+    ends = segment_ends_by_hand(by_hand(entropies_alone, reference, row, side), threshold, min_length)
+    scores = by_hand(scores_alone, model, row, side)[1:]
+    return [scores[end] for end in ends]
 
 
 def threshold_in_the_middle(tokenizer: Any) -> float:
-    """Between two entropies of ROWS that are well apart, so that rounding does not decide."""
     model = unsure_lm(tokenizer)
-    found = sorted(value for row in ROWS for side in SIDES for value in plain_entropies(model, row, side))
-    middle = range(len(found) // 3, 2 * len(found) // 3)
-    index = max(middle, key=lambda i: found[i + 1] - found[i])
-    assert found[index + 1] - found[index] > 1e-3
-    return (found[index] + found[index + 1]) / 2
+    return threshold_amid(
+        [value for row in ROWS for side in SIDES for value in by_hand(entropies_alone, model, row, side)]
+    )
 
 
 @pytest.mark.parametrize("padding_side", ["right", "left"])
@@ -140,8 +97,7 @@ def test_scores_and_loss_in_plain_floats(
     for index, row in enumerate(ROWS):
         scores = []
         for side in SIDES:
-            ends = plain_segment_ends(plain_entropies(reference, row, side), threshold, min_length)
-            rewards = plain_segment_rewards(model, row, side, ends)
+            rewards = segment_rewards_by_hand(reference, model, row, side, threshold, min_length)
             scores.append(sum(rewards) / len(rewards))
             counts.append(len(rewards))
             assert metrics[f"segments/{side}"][index] == len(rewards)
@@ -245,11 +201,11 @@ def test_saved_normalizer_is_fitted_to_the_saved_models_rewards(tmp_path: Path, 
     assert load_segmenter(tmp_path / f"checkpoint-{trainer.state.global_step // 2}") != load_segmenter(tmp_path)
 
     reference, model = unsure_lm(tokenizer), type(trainer.model).from_pretrained(tmp_path).eval()
-    rewards = []
-    for row in trainer.train_dataset:
-        for side in SIDES:
-            ends = plain_segment_ends(plain_entropies(reference, row, side), threshold, min_length=2)
-            rewards.append(plain_segment_rewards(model, row, side, ends))
+    rewards = [
+        segment_rewards_by_hand(reference, model, row, side, threshold, min_length=2)
+        for row in trainer.train_dataset
+        for side in SIDES
+    ]
     counts = torch.tensor([len(row) for row in rewards])
     assert (counts > 1).sum() >= 4
     padded = torch.tensor([row + [math.nan] * (max(counts) - len(row)) for row in rewards])
@@ -265,11 +221,7 @@ def test_saved_normalizer_is_fitted_to_the_saved_models_rewards(tmp_path: Path, 
 def test_one_segment_per_response_has_one_mean_and_deviation(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer(tmp_path, tokenizer, entropy_threshold=math.inf)
     trainer.save_model()
-    rewards = [
-        plain_segment_rewards(trainer.model, row, side, [len(row[f"{side}_ids"]) - 1])[0]
-        for row in trainer.train_dataset
-        for side in SIDES
-    ]
+    rewards = [by_hand(scores_alone, trainer.model, row, side)[-1] for row in trainer.train_dataset for side in SIDES]
     saved = load_segmenter(tmp_path)
     assert saved.entropy_threshold == math.inf
     assert saved.mean == pytest.approx((0.0, statistics.mean(rewards)), rel=1e-4)
@@ -279,9 +231,7 @@ def test_one_segment_per_response_has_one_mean_and_deviation(tmp_path: Path, tok
 def test_normalizer_takes_evenly_spaced_pairs(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer(tmp_path, tokenizer, entropy_threshold=math.inf, normalizer_pairs=4)
     rewards = [
-        plain_segment_rewards(trainer.model, row, side, [len(row[f"{side}_ids"]) - 1])[0]
-        for row in trainer.train_dataset[::3]
-        for side in SIDES
+        by_hand(scores_alone, trainer.model, row, side)[-1] for row in trainer.train_dataset[::3] for side in SIDES
     ]
     assert len(rewards) == 8
     assert trainer.fit_segmenter().mean == pytest.approx((0.0, statistics.mean(rewards)), rel=1e-4)

@@ -9,6 +9,8 @@
 | `asr-dpo` | `segment_dpo.py` | a policy by DPO on the segments that earned the reward |
 | `ppo` | `ppo.py` | a policy by PPO on the reward of whole responses: the baseline |
 | `asr-ppo` | `asr_ppo.py` | a policy by PPO on the segments that earned the reward |
+| `segment-ppo` | `segment_ppo.py` | a policy by PPO on the rewards of segments, normalised by their position |
+| `token-ppo` | `token_ppo.py` | the same with every token for a segment |
 | `r3hf-ppo` | `r3hf_ppo.py` | a policy by PPO on rewards redistributed over the tokens |
 | `rft` | `rft.py` | a policy on the best of its own responses: the baseline |
 | `asr-rft` | `segment_rft.py` | a policy on those of their segments that earned the reward |
@@ -29,8 +31,10 @@ from segkernel.trainers.r3hf_ppo import R3HFPPOConfig, R3HFPPOTrainer
 from segkernel.trainers.reward import RewardConfig, RewardTrainer
 from segkernel.trainers.rft import RFTConfig, RFTTrainer
 from segkernel.trainers.segment_dpo import SegmentDPOConfig, SegmentDPOTrainer
+from segkernel.trainers.segment_ppo import SegmentPPOConfig, SegmentPPOTrainer
 from segkernel.trainers.segment_reward import SegmentRewardConfig, SegmentRewardTrainer
 from segkernel.trainers.segment_rft import SegmentRFTConfig, SegmentRFTTrainer
+from segkernel.trainers.token_ppo import TokenPPOConfig
 
 __all__ = [
     "ASRPPOConfig",
@@ -51,8 +55,11 @@ __all__ = [
     "RewardTrainer",
     "SegmentDPOConfig",
     "SegmentDPOTrainer",
+    "SegmentPPOConfig",
+    "SegmentPPOTrainer",
     "SegmentRFTConfig",
     "SegmentRFTTrainer",
     "SegmentRewardConfig",
     "SegmentRewardTrainer",
+    "TokenPPOConfig",
 ]

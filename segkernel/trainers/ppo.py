@@ -134,9 +134,9 @@ class PPOTrainer(RolloutTrainer):
         self.record(
             {
                 **{f"rollout/{name}": values for name, values in self.describe(batch).items()},
-                "rollout/kept": batch["policy_mask"].sum() / mask.sum().clamp(min=1),
-                "rollout/entropy": batch["entropy"].sum() / mask.sum().clamp(min=1),
-                "rollout/token_reward": rewards.sum() / mask.sum().clamp(min=1),
+                "rollout/kept": self.token_mean(batch["policy_mask"].float(), mask),
+                "rollout/entropy": self.token_mean(batch["entropy"], mask),
+                "rollout/token_reward": self.token_mean(rewards, mask),
             }
         )
         kept = ("input_ids", "attention_mask", "position_ids", "response_mask", "policy_mask", "logprobs", "values")

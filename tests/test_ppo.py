@@ -1,5 +1,6 @@
 """PPO and its variants against the papers' equations in plain floats, and what they do with bad input."""
 
+import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +20,11 @@ from trainer_helpers import (
     tiny_reward_model,
     tiny_tokenizer,
     weights,
+    write_files,
 )
 
+from segkernel import cli
+from segkernel.models import train_tokenizer
 from segkernel.trainers import ASRPPOConfig, ASRPPOTrainer, PPOConfig, PPOTrainer, R3HFPPOConfig, R3HFPPOTrainer
 from segkernel.trainers.calculations import CalculationScorer, check_calculations
 
@@ -415,3 +419,37 @@ def test_calculations_score_every_prefix_from_where_they_end() -> None:
     expected = [0.0 if "1=1>>" not in text else 1.0 if "2=3>>" not in text else 0.0 for text in texts]
     assert 1.0 in expected
     assert CalculationScorer(tokenizer)(batch)[0].tolist() == [0.0] * len(prompt) + expected + [0.0]
+
+
+@pytest.mark.parametrize("method", ["ppo", "asr-ppo", "r3hf-ppo"])
+def test_from_the_command_line(tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write_files(tmp_path)
+    options = "--use_cpu --disable_tqdm=True --max_new_tokens=6 --max_prompt_length=64 --per_device_train_batch_size=4"
+    start = ["--prompts", files["preferences"], "--model", files["lm"], *options.split()]
+    common = ["train", "--method", method, *start, "--output_dir", files["out"], "--num_train_epochs=2"]
+
+    assert cli.main(common) == 2
+    assert "reward_model: expected a directory (or --check_calculations), got none" in capsys.readouterr().err
+    assert cli.main([*common, "--reward_model", files["rm"], "--check_calculations"]) == 2
+    assert "reward_model: expected none beside --check_calculations" in capsys.readouterr().err
+    assert cli.main([*common, "--reward_model", files["rm"]]) == 0
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    assert any("eval_reward" in log for log in history)
+    assert (tmp_path / "out" / "report.html").is_file()
+    # Another source of rewards would be another run.
+    assert cli.main([*common, "--check_calculations", "--resume_from_checkpoint", "last"]) == 2
+    assert f"had rewards='{files['rm']}', this one has 'calculations'" in capsys.readouterr().err
+    # What was trained is a start like any other.
+    again = ["train", "--method", method, "--prompts", files["preferences"], "--model", files["out"], *options.split()]
+    out = str(tmp_path / "again")
+    assert cli.main([*again, "--check_calculations", "--output_dir", out, "--max_steps=1", "--eval_strategy=no"]) == 0
+
+
+def test_a_reward_model_of_another_vocabulary_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write_files(tmp_path)
+    other = train_tokenizer(["something else altogether"], vocab_size=270)
+    tiny_reward_model(other).save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    start = ["--prompts", files["preferences"], "--model", files["lm"], "--reward_model", str(tmp_path / "other")]
+    assert cli.main(["train", "--method=ppo", *start, "--use_cpu", "--output_dir", files["out"]]) == 2
+    assert "differs from the policy's" in capsys.readouterr().err

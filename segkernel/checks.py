@@ -70,6 +70,14 @@ def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> Non
         raise ValueError(f"{name}: expected on {other.device} like {other_name}, got {describe(value)}")
 
 
+def same_shape(**tensors: Tensor) -> None:
+    """All of the shape of the first: none may broadcast."""
+    (first, expected), *rest = ((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+    for name, shape in rest:
+        if shape != expected:
+            raise ValueError(f"{name}: expected the shape of {first}, {list(expected)}, got {list(shape)}")
+
+
 def tokens(
     name: str, value: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:

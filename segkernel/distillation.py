@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from segkernel import checks
-from segkernel.losses import _check_same_shape
 
 __all__ = ["adaptive_teacher", "aligndistil_loss", "distillation_loss"]
 
@@ -34,6 +33,7 @@ def adaptive_teacher(
 
     Example:
         >>> import torch
+        >>> from segkernel.distillation import adaptive_teacher
         >>> dpo, reverse = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> teacher, weights = adaptive_teacher(dpo, reverse, strength=2.0, floor=0.5)
         >>> weights  # TVD 0 and (e - 1) / (e + 1)
@@ -44,7 +44,7 @@ def adaptive_teacher(
     """
     checks.not_negative("strength", strength, None)
     checks.positive("floor", floor)
-    _check_same_shape(dpo_logits=dpo_logits, reverse_dpo_logits=reverse_dpo_logits)
+    checks.same_shape(dpo_logits=dpo_logits, reverse_dpo_logits=reverse_dpo_logits)
     dpo, reverse = (logits.to(checks.compute_dtype(logits)) for logits in (dpo_logits, reverse_dpo_logits))
     distance = 0.5 * (dpo.softmax(-1) - reverse.softmax(-1)).abs().sum(-1)
     weights = strength * distance + floor
@@ -69,10 +69,11 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from segkernel.distillation import distillation_loss
         >>> distillation_loss(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]))  # log((1 + e) / 2) - 1/2
         tensor([0.1201])
     """
-    _check_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
+    checks.same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
     student = student_logits.log_softmax(-1, dtype=checks.compute_dtype(student_logits))
     teacher = teacher_logits.log_softmax(-1, dtype=checks.compute_dtype(teacher_logits))
     # What the student excludes with -inf adds 0, also where the teacher does the same.
@@ -108,6 +109,7 @@ def aligndistil_loss(
 
     Example:
         >>> import torch
+        >>> from segkernel.distillation import aligndistil_loss
         >>> same = torch.tensor([[0.0, 1.0]])
         >>> aligndistil_loss(torch.zeros(1, 2), same, same, beta=0.1, floor=0.5)  # 0.1 / 0.5 * KL
         (tensor([0.0240]), tensor([0.5000]))

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkernel import checks
+
 __all__ = ["bradley_terry_loss", "dpo_loss", "ppo_policy_loss", "ppo_value_loss"]
 
 
@@ -36,6 +38,7 @@ def dpo_loss(
 
     Example:
         >>> import torch
+        >>> from segkernel.losses import dpo_loss
         >>> zero = torch.zeros(1)
         >>> losses, chosen, rejected = dpo_loss(torch.tensor([-1.0]), torch.tensor([-3.0]), zero, zero, beta=0.5)
         >>> losses  # log(1 + exp(-0.5 * 2))
@@ -45,7 +48,7 @@ def dpo_loss(
     """
     if not beta > 0:
         raise ValueError(f"beta: expected a positive number, got {beta}")
-    _check_same_shape(
+    checks.same_shape(
         policy_chosen_logprobs=policy_chosen_logprobs,
         policy_rejected_logprobs=policy_rejected_logprobs,
         ref_chosen_logprobs=ref_chosen_logprobs,
@@ -74,10 +77,11 @@ def bradley_terry_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor
 
     Example:
         >>> import torch
+        >>> from segkernel.losses import bradley_terry_loss
         >>> bradley_terry_loss(torch.tensor([2.0]), torch.tensor([1.0]))
         tensor([0.3133])
     """
-    _check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
+    checks.same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
     return -F.logsigmoid(chosen_scores - rejected_scores)
 
 
@@ -102,6 +106,7 @@ def ppo_policy_loss(
 
     Example:
         >>> import torch
+        >>> from segkernel.losses import ppo_policy_loss
         >>> losses, clipped = ppo_policy_loss(torch.tensor([0.4055, 0.0]), torch.zeros(2), torch.tensor([2.0, 2.0]))
         >>> losses  # ratios 1.5, clipped at 1.2, and 1
         tensor([-2.4000, -2.0000])
@@ -110,7 +115,7 @@ def ppo_policy_loss(
     """
     if not clip_range > 0:
         raise ValueError(f"clip_range: expected a positive number, got {clip_range}")
-    _check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    checks.same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     ratio = (logprobs - old_logprobs).exp()
     free, held = ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages
     return -torch.minimum(free, held), (held < free).detach()
@@ -135,18 +140,12 @@ def ppo_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip_
 
     Example:
         >>> import torch
+        >>> from segkernel.losses import ppo_value_loss
         >>> ppo_value_loss(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1.0]), clip_range=0.25)
         tensor([0.2812])
     """
     if not clip_range > 0:
         raise ValueError(f"clip_range: expected a positive number, got {clip_range}")
-    _check_same_shape(values=values, old_values=old_values, returns=returns)
+    checks.same_shape(values=values, old_values=old_values, returns=returns)
     held = torch.maximum(torch.minimum(values, old_values + clip_range), old_values - clip_range)
     return torch.maximum((values - returns).square(), (held - returns).square()) / 2
-
-
-def _check_same_shape(**tensors: Tensor) -> None:
-    (first, expected), *rest = ((name, tuple(tensor.shape)) for name, tensor in tensors.items())
-    for name, shape in rest:
-        if shape != expected:
-            raise ValueError(f"{name}: expected the shape of {first}, {list(expected)}, got {list(shape)}")

@@ -1,6 +1,5 @@
 """AlignDistil against the paper's equations in plain floats, and the reverse DPO model that it takes."""
 
-import doctest
 import math
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from trainer_helpers import (
 )
 from transformers import LlamaForCausalLM
 
-import segkernel.distillation
 from segkernel import cli
 from segkernel.data import SIDES
 from segkernel.distillation import adaptive_teacher, aligndistil_loss, distillation_loss
@@ -150,10 +148,6 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
         adaptive_teacher(torch.zeros(2, 3), torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"teacher_logits: .*\[2, 3\], got \[2, 1\]"):
         distillation_loss(torch.zeros(2, 3), torch.zeros(2, 1))
-
-
-def test_examples_in_the_docstrings_run() -> None:
-    assert doctest.testmod(segkernel.distillation) == (0, 10)
 
 
 # --- the trainer -----------------------------------------------------------------------------------------------------
@@ -329,6 +323,16 @@ def test_teachers_are_checked_before_any_work(tmp_path: Path, tokenizer: Any) ->
     config = AlignDistilConfig(str(tmp_path), on_policy=True, max_prompt_length=200, **QUICK)
     with pytest.raises(ValueError, match=r"max_prompt_length: .* made for 128 tokens, got 200"):
         AlignDistilTrainer(model, config, ROWS, None, tokenizer, dpo_model=other, reverse_dpo_model=other)
+
+
+@pytest.mark.parametrize("name", ["dpo_model", "reverse_dpo_model"])
+def test_a_diverged_teacher_is_refused(tmp_path: Path, tokenizer: Any, name: str) -> None:
+    teachers = {"dpo_model": tiny_lm(tokenizer, seed=2), "reverse_dpo_model": tiny_lm(tokenizer, seed=3)}
+    with torch.no_grad():
+        teachers[name].model.norm.weight[3] = math.nan
+    config = AlignDistilConfig(str(tmp_path), **QUICK)
+    with pytest.raises(ValueError, match=rf"^{name}: expected logits that are numbers, got NaN"):
+        AlignDistilTrainer(tiny_lm(tokenizer), config, ROWS, None, tokenizer, **teachers)
 
 
 def test_frozen_models_are_checked_when_read(tmp_path: Path, tokenizer: Any) -> None:

@@ -100,11 +100,22 @@ class AlignDistilTrainer(PreferenceTrainer):
         super().__init__(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
         teachers: tuple[nn.Module, nn.Module] = (dpo_model, reverse_dpo_model)
         self.teachers = [teacher.to(args.device).eval() for teacher in teachers]
+        self.check_logits()
         if args.on_policy:
             self.train_dataset = numbered_prompts(self.train_dataset, processing_class, args.max_prompt_length)
         if self.eval_dataset is not None:
             reference = model if ref_model is None else ref_model.to(args.device)
             self.eval_dataset = with_reference(self.eval_dataset, reference, self.data_collator, args)
+
+    def check_logits(self) -> None:
+        """Refuse a teacher that has diverged: its NaN would end up in the policy's weights."""
+        batch = side(self.data_collator(self.train_dataset[:1]), 0)
+        batch = {name: values.to(self.args.device) for name, values in batch.items()}
+        for name, teacher in zip(TEACHERS, self.teachers, strict=True):
+            with torch.no_grad():
+                logits = model_logits(teacher, batch)[batch["response_mask"]]
+            if logits.isnan().any():
+                raise ValueError(f"{name}: expected logits that are numbers, got NaN for the first response")
 
     def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         if not model.training:

@@ -12,9 +12,9 @@ pytest.importorskip("tabulate")
 from benchmarks.experiments import ablations
 from benchmarks.experiments.__main__ import run
 from benchmarks.experiments.measure import accuracies, credit, timing
-from benchmarks.experiments.methods import ASR_DPO, DPO, METHODS
+from benchmarks.experiments.methods import ASR_DPO, DPO
 from benchmarks.experiments.output import write_readme, write_results
-from benchmarks.experiments.registry import STEPS
+from benchmarks.experiments.registry import METHODS, STEPS
 from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.summary import Estimate, all_tasks, difference, estimate
 from benchmarks.experiments.tables import method_rows

@@ -10,12 +10,20 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from benchmarks.experiments.measure import credit, measure_policy, timing
-from benchmarks.experiments.tasks import Step, Task
+from benchmarks.experiments.tasks import Step, Task, task_of
 from benchmarks.experiments.workspace import Workspace
 from segkernel.demo.measure import TrainedResponse, responses_of_pairs
 from segkernel.demo.pipeline import train_quietly
 from segkernel.models import load_scoring_model
-from segkernel.trainers import DPOConfig, DPOTrainer, SegmentDPOConfig, SegmentDPOTrainer, segment_dpo
+from segkernel.trainers import (
+    AlignDistilConfig,
+    AlignDistilTrainer,
+    DPOConfig,
+    DPOTrainer,
+    SegmentDPOConfig,
+    SegmentDPOTrainer,
+    segment_dpo,
+)
 
 ASR_BASELINE, ASR_DELTA = "0", 0.5
 
@@ -92,6 +100,20 @@ def asr_dpo(work: Workspace, task: Task) -> Trained:
     return Trained(model, responses, segmenting.seconds)
 
 
+def aligndistil(work: Workspace, task: Task) -> Trained:
+    pairs = work.policy_pairs(task.pairs)
+    rows = [pair.row(work.tokenizer) for pair in pairs]
+    normal, reverse = (work.policy(task_of(step, work.seed, {"pairs": task.pairs})) for step in (DPO, REVERSE_DPO))
+    config = AlignDistilConfig(beta=work.settings.task.beta, **work.policy_options(task))
+    model = work.policy()
+    trainer = AlignDistilTrainer(
+        model, config, rows, processing_class=work.tokenizer, dpo_model=normal, reverse_dpo_model=reverse
+    )
+    train_quietly(trainer)
+    # It reads the chosen responses alone, whole.
+    return Trained(model, responses_of_pairs(work.tokenizer, rows, pairs)[::2])
+
+
 START = Method("no training", start, needs={"pairs": ""})
 DPO = Method("dpo", training(dpo), uses=("pairs",), needs={"pairs": ""}, learning_rate=1e-3)
 REVERSE_DPO = Method("reverse dpo", training(reverse_dpo), uses=("pairs",), needs={"pairs": ""}, learning_rate=1e-3)
@@ -103,5 +125,13 @@ ASR_DPO = Method(
     learning_rate=3e-4,
     baseline="dpo",
 )
+ALIGNDISTIL = Method(
+    "aligndistil",
+    training(aligndistil),
+    uses=("pairs",),
+    needs={"dpo": "pairs", "reverse dpo": "pairs"},
+    learning_rate=1e-3,
+    baseline="dpo",
+)
 
-METHODS = [START, DPO, ASR_DPO]
+PREFERENCE_METHODS = [START, DPO, ASR_DPO, ALIGNDISTIL]

@@ -33,13 +33,16 @@ class Settings:
     task: TaskSettings = TASK
     policy_pairs: int = 1000
     policy_batch_size: int = 32
+    ppo_steps: int = 120
+    rollout_epochs: int = 2
+    kl_coef: float = 0.05
     questions: int = 1000
     thin_sweeps: bool = False
 
     def quick(self) -> Settings:
         """Small enough to see everything work; too small for the comparison to mean anything."""
         task = replace(self.task, prompts=1500, held_out_prompts=400, start_steps=80, reward_steps=60, policy_steps=10)
-        return replace(self, seeds=(1, 2), task=task, policy_pairs=200, questions=100, thin_sweeps=True)
+        return replace(self, seeds=(1, 2), task=task, policy_pairs=200, ppo_steps=8, questions=100, thin_sweeps=True)
 
     def folder(self, output: Path) -> Path:
         """Runs of other settings work in other folders, so that no results mix; other seeds make no other run."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from benchmarks.experiments.ablations import sweeps
-from benchmarks.experiments.methods import METHODS, Method
-from benchmarks.experiments.registry import STEPS
+from benchmarks.experiments.methods import Method
+from benchmarks.experiments.registry import METHODS, STEPS
 from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.tasks import CONDITIONS, Task, task_of, with_needed
 from benchmarks.experiments.workspace import Workspace

@@ -1,0 +1,151 @@
+"""The methods that train on responses of the policy itself: rejection sampling and PPO, each with its variants."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from benchmarks.experiments.measure import timing
+from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, Method, Trained, training
+from benchmarks.experiments.tasks import Task
+from benchmarks.experiments.workspace import Workspace
+from segkernel.demo.measure import TrainedResponse
+from segkernel.demo.pairs import is_well_formed
+from segkernel.demo.pipeline import train_quietly
+from segkernel.demo.task import QUESTION, SEPARATOR, draw_countries, grade, prompt_text, token_credit
+from segkernel.models import load_scoring_model
+from segkernel.trainers import (
+    ASRPPOConfig,
+    ASRPPOTrainer,
+    PPOConfig,
+    PPOTrainer,
+    R3HFPPOConfig,
+    R3HFPPOTrainer,
+    RFTConfig,
+    RFTTrainer,
+    SegmentRFTConfig,
+    SegmentRFTTrainer,
+)
+
+ASR_OPTIONS = {"baseline": ASR_BASELINE, "delta": ASR_DELTA}
+
+
+def prompts(work: Workspace) -> list[dict[str, str]]:
+    rng = random.Random(f"prompts {work.seed}")
+    parts = work.settings.task.parts
+    return [{"prompt": prompt_text(draw_countries(rng, parts, key=True))} for _ in range(work.settings.policy_pairs)]
+
+
+def sampling_options(work: Workspace) -> dict[str, Any]:
+    """As long as a whole answer without its EOS, as in the pairs that the reward model knows."""
+    parts = work.settings.task.parts
+    return {"max_new_tokens": 2 * parts, "max_prompt_length": 2 * parts + 1}
+
+
+def rejection_sampling(trainer_type: type[RFTTrainer], config_type: type[RFTConfig], **options: Any) -> Callable:
+    def train(work: Workspace, task: Task) -> Trained:
+        model = work.policy()
+        config = config_type(samples=4, **options, **sampling_options(work), **work.policy_options(task))
+        scorer = load_scoring_model(str(work.reward_folder(task)), work.tokenizer)
+        with timing((trainer_type, "accept")) as accepting:
+            trainer = trainer_type(model, config, prompts(work), None, work.tokenizer, reward_model=scorer)
+        train_quietly(trainer)
+        responses = [
+            credited(work.tokenizer, row["prompt_ids"], row["response_ids"], row.get("mask"), 1)
+            for row in trainer.train_dataset
+        ]
+        return Trained(model, [found for found in responses if found], accepting.seconds)
+
+    return train
+
+
+def proximal(trainer_type: type[PPOTrainer], config_type: type[PPOConfig], **options: Any) -> Callable:
+    def train(work: Workspace, task: Task) -> Trained:
+        model = work.policy()
+        config = config_type(
+            kl_coef=work.settings.kl_coef,
+            rollout_epochs=work.settings.rollout_epochs,
+            **options,
+            **sampling_options(work),
+            **{**work.policy_options(task), "max_steps": work.settings.ppo_steps},
+        )
+        scorer = load_scoring_model(str(work.reward_folder(task)), work.tokenizer)
+        trainer = trainer_type(model, config, prompts(work), None, work.tokenizer, reward_model=scorer)
+        with timing((trainer, "token_rewards"), (trainer, "policy_mask")) as segmenting:
+            rollouts = observe_rollouts(trainer)
+            train_quietly(trainer)
+        responses = [found for rollout in rollouts for found in credited_rollout(work.tokenizer, rollout)]
+        return Trained(model, responses, segmenting.seconds)
+
+    return train
+
+
+def observe_rollouts(trainer: PPOTrainer) -> list[dict[str, Tensor]]:
+    """A list that grows by every rollout that the trainer makes, with the `policy_mask` it is trained under."""
+    rollouts: list[dict[str, Tensor]] = []
+    policy_mask: Any = trainer.policy_mask
+
+    def observed(batch: dict[str, Tensor]) -> Tensor:
+        mask = policy_mask(batch) & batch["response_mask"]
+        names = ("input_ids", "attention_mask", "response_mask", "sequence_rewards")
+        rollouts.append({**{name: batch[name] for name in names}, "policy_mask": mask})
+        return mask
+
+    trainer.policy_mask = observed  # type: ignore[method-assign]
+    return rollouts
+
+
+def credited_rollout(tokenizer: PreTrainedTokenizerBase, rollout: dict[str, Tensor]) -> list[TrainedResponse]:
+    """The well-formed responses of a rollout; the verdict on each is its reward against the rollout's mean."""
+    rewards = rollout["sequence_rewards"]
+    signs = (rewards - rewards.mean()).sign().int().tolist()
+    response = rollout["response_mask"].bool()
+    prompt = rollout["attention_mask"].bool() & ~response
+    found = [
+        credited(tokenizer, ids[p].tolist(), ids[r].tolist(), mask[r].tolist(), sign)
+        for ids, p, r, mask, sign in zip(
+            rollout["input_ids"], prompt, response, rollout["policy_mask"], signs, strict=True
+        )
+    ]
+    return [one for one in found if one]
+
+
+def credited(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: list[int],
+    response_ids: list[int],
+    mask: list[bool] | None,
+    sign: int,
+) -> TrainedResponse | None:
+    """A sampled response under its mask (`None`: whole); nothing for one whose parts the verifier can't tell apart."""
+    countries = str(tokenizer.decode(prompt_ids)).removesuffix(QUESTION).split(SEPARATOR)
+    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(response_ids)]
+    if not is_well_formed(tokens, len(countries)):
+        return None
+    credit = token_credit(tokens, grade(countries, "".join(tokens)))
+    return TrainedResponse([True] * len(tokens) if mask is None else mask, credit, sign)
+
+
+def online(name: str, train: Callable[[Workspace, Task], Trained], learning_rate: float, baseline: str) -> Method:
+    """Prompts are drawn anew, so only the rewards depend on the preference pairs."""
+    return Method(
+        name,
+        training(train),
+        uses=("rewards",),
+        needs={"reward": "rewards"},
+        learning_rate=learning_rate,
+        baseline=baseline,
+    )
+
+
+ROLLOUT_METHODS = [
+    online("rft", rejection_sampling(RFTTrainer, RFTConfig), 1e-3, "no training"),
+    online("asr-rft", rejection_sampling(SegmentRFTTrainer, SegmentRFTConfig, **ASR_OPTIONS), 1e-3, "rft"),
+    online("ppo", proximal(PPOTrainer, PPOConfig), 1e-3, "no training"),
+    online("asr-ppo", proximal(ASRPPOTrainer, ASRPPOConfig, **ASR_OPTIONS), 1e-3, "ppo"),
+    online("r3hf-ppo", proximal(R3HFPPOTrainer, R3HFPPOConfig), 1e-3, "ppo"),
+]

@@ -145,8 +145,8 @@ def test_a_stopwatch_stops_and_leaves_no_trace():
 @pytest.fixture(scope="module")
 def smallest():
     quick = Settings().quick()
-    task = replace(quick.task, prompts=400, held_out_prompts=200, reward_steps=4, policy_steps=2)
-    return replace(quick, seeds=(1,), task=task, policy_pairs=40, policy_batch_size=8, questions=20)
+    task = replace(quick.task, prompts=400, held_out_prompts=200, reward_steps=2, policy_steps=2)
+    return replace(quick, seeds=(1,), task=task, policy_pairs=40, policy_batch_size=8, ppo_steps=2, questions=20)
 
 
 @pytest.fixture(scope="module")

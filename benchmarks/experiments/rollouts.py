@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+import segkernel
 from benchmarks.experiments.measure import timing
 from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, Method, Trained, training
 from benchmarks.experiments.tasks import Task
@@ -27,10 +28,16 @@ from segkernel.trainers import (
     R3HFPPOTrainer,
     RFTConfig,
     RFTTrainer,
+    SegmentPPOConfig,
+    SegmentPPOTrainer,
     SegmentRFTConfig,
     SegmentRFTTrainer,
+    TokenPPOConfig,
 )
+from segkernel.trainers import segment_ppo as segment_ppo_module
+from segkernel.trainers.entropy_segments import Segmenter, load_segmenter
 
+Train = Callable[[Workspace, Task], Trained]
 ASR_OPTIONS = {"baseline": ASR_BASELINE, "delta": ASR_DELTA}
 
 
@@ -46,7 +53,7 @@ def sampling_options(work: Workspace) -> dict[str, Any]:
     return {"max_new_tokens": 2 * parts, "max_prompt_length": 2 * parts + 1}
 
 
-def rejection_sampling(trainer_type: type[RFTTrainer], config_type: type[RFTConfig], **options: Any) -> Callable:
+def rejection_sampling(trainer_type: type[RFTTrainer], config_type: type[RFTConfig], **options: Any) -> Train:
     def train(work: Workspace, task: Task) -> Trained:
         model = work.policy()
         config = config_type(samples=4, **options, **sampling_options(work), **work.policy_options(task))
@@ -63,25 +70,68 @@ def rejection_sampling(trainer_type: type[RFTTrainer], config_type: type[RFTConf
     return train
 
 
-def proximal(trainer_type: type[PPOTrainer], config_type: type[PPOConfig], **options: Any) -> Callable:
+def proximal(trainer_type: type[PPOTrainer], config_type: type[PPOConfig], **options: Any) -> Train:
     def train(work: Workspace, task: Task) -> Trained:
-        model = work.policy()
-        config = config_type(
-            kl_coef=work.settings.kl_coef,
-            rollout_epochs=work.settings.rollout_epochs,
-            **options,
-            **sampling_options(work),
-            **{**work.policy_options(task), "max_steps": work.settings.ppo_steps},
-        )
-        scorer = load_scoring_model(str(work.reward_folder(task)), work.tokenizer)
-        trainer = trainer_type(model, config, prompts(work), None, work.tokenizer, reward_model=scorer)
-        with timing((trainer, "token_rewards"), (trainer, "policy_mask")) as segmenting:
-            rollouts = observe_rollouts(trainer)
-            train_quietly(trainer)
-        responses = [found for rollout in rollouts for found in credited_rollout(work.tokenizer, rollout)]
-        return Trained(model, responses, segmenting.seconds)
+        trainer, model = ppo_trainer(work, task, trainer_type, config_type(**options, **ppo_options(work, task)))
+        return train_ppo(work, trainer, model, (trainer, "token_rewards"), (trainer, "policy_mask"))
 
     return train
+
+
+def segment_ppo(kind: str, config_type: type[SegmentPPOConfig]) -> Train:
+    def train(work: Workspace, task: Task) -> Trained:
+        segmenter = load_segmenter(work.reward_folder(task, kind))
+        config = config_type(**ppo_options(work, task))
+        trainer, model = ppo_trainer(work, task, SegmentPPOTrainer, config, kind=kind, segmenter=segmenter)
+        return train_ppo(
+            work,
+            trainer,
+            model,
+            (segment_ppo_module, "token_entropy"),
+            (segment_ppo_module, "rewards_at_segment_ends"),
+            (segkernel, "segment_by_entropy"),
+            (Segmenter, "normalize"),
+            (trainer, "token_rewards"),
+        )
+
+    return train
+
+
+def ppo_options(work: Workspace, task: Task) -> dict[str, Any]:
+    settings = work.settings
+    return {
+        **work.policy_options(task),
+        **sampling_options(work),
+        "max_steps": settings.ppo_steps,
+        "rollout_epochs": settings.rollout_epochs,
+        "kl_coef": settings.kl_coef,
+    }
+
+
+def ppo_trainer(
+    work: Workspace,
+    task: Task,
+    trainer_type: type[PPOTrainer],
+    config: PPOConfig,
+    *,
+    kind: str = "reward",
+    **options: Any,
+) -> tuple[PPOTrainer, PreTrainedModel]:
+    """A trainer with the reward model of this kind, and the policy that it trains."""
+    model = work.policy()
+    scorer = load_scoring_model(str(work.reward_folder(task, kind)), work.tokenizer)
+    return trainer_type(model, config, prompts(work), None, work.tokenizer, reward_model=scorer, **options), model
+
+
+def train_ppo(
+    work: Workspace, trainer: PPOTrainer, model: PreTrainedModel, *making_segments: tuple[Any, str]
+) -> Trained:
+    """Train, and time the functions that make segments and what comes of them."""
+    with timing(*making_segments) as segmenting:
+        rollouts = observe_rollouts(trainer)
+        train_quietly(trainer)
+    responses = [found for rollout in rollouts for found in credited_rollout(work.tokenizer, rollout)]
+    return Trained(model, responses, segmenting.seconds)
 
 
 def observe_rollouts(trainer: PPOTrainer) -> list[dict[str, Tensor]]:
@@ -130,13 +180,13 @@ def credited(
     return TrainedResponse([True] * len(tokens) if mask is None else mask, credit, sign)
 
 
-def online(name: str, train: Callable[[Workspace, Task], Trained], learning_rate: float, baseline: str) -> Method:
+def online(name: str, train: Train, learning_rate: float, baseline: str, kind: str = "reward") -> Method:
     """Prompts are drawn anew, so only the rewards depend on the preference pairs."""
     return Method(
         name,
         training(train),
         uses=("rewards",),
-        needs={"reward": "rewards"},
+        needs={"pairs": "", kind: "rewards"},
         learning_rate=learning_rate,
         baseline=baseline,
     )
@@ -148,4 +198,6 @@ ROLLOUT_METHODS = [
     online("ppo", proximal(PPOTrainer, PPOConfig), 1e-3, "no training"),
     online("asr-ppo", proximal(ASRPPOTrainer, ASRPPOConfig, **ASR_OPTIONS), 1e-3, "ppo"),
     online("r3hf-ppo", proximal(R3HFPPOTrainer, R3HFPPOConfig), 1e-3, "ppo"),
+    online("segment-ppo", segment_ppo("segment reward", SegmentPPOConfig), 1e-3, "ppo", "segment reward"),
+    online("token-ppo", segment_ppo("token reward", TokenPPOConfig), 1e-3, "ppo", "token reward"),
 ]

@@ -41,8 +41,9 @@ class Workspace:
     def model_folder(self, task: Task) -> Path:
         return self.folder / task.name
 
-    def reward_folder(self, task: Task) -> Path:
-        return self.model_folder(Task(self.seed, "reward", pairs=task.rewards))
+    def reward_folder(self, task: Task, kind: str = "reward") -> Path:
+        """Where the reward model is that this task's rewards come from."""
+        return self.model_folder(Task(self.seed, kind, pairs=task.rewards))
 
     def policy(self, task: Task | None = None) -> PreTrainedModel:
         """The policy that a task has trained, or the start model."""

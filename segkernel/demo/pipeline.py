@@ -34,6 +34,8 @@ from segkernel.trainers import (
     SegmentDPOTrainer,
 )
 
+REWARD_LEARNING_RATE = 2e-3
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -164,7 +166,7 @@ def train_reward_model(
     set_seed(settings.seed)
     model = load_reward_model(ModelArguments(model=str(start)), tokenizer)
     options = trainer_options(
-        settings, steps=settings.reward_steps, batch_size=settings.reward_batch_size, learning_rate=2e-3
+        settings, steps=settings.reward_steps, batch_size=settings.reward_batch_size, learning_rate=REWARD_LEARNING_RATE
     )
     arguments = RewardConfig(output_dir=str(output_dir), **options)
     trainer = RewardTrainer(model, arguments, rows, held_out, tokenizer)

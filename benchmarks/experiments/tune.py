@@ -1,0 +1,45 @@
+"""`python -m benchmarks.experiments.tune`: how the learning rates of the methods were chosen.
+
+Every method at every rate of a grid, on all pairs, from a seed that is not among the experiment's. The best share of
+right parts wins; each method is given the chance that its baseline is given.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.experiments.registry import METHODS
+from benchmarks.experiments.schedule import run_tasks
+from benchmarks.experiments.settings import Settings
+from benchmarks.experiments.tables import markdown
+from benchmarks.experiments.tasks import CONDITIONS, task_of
+from benchmarks.experiments.workspace import Workspace
+
+SEED = 100
+GRID = (1e-4, 3e-4, 1e-3, 3e-3)
+
+
+def main() -> None:
+    settings = Settings()
+    root = settings.folder(Path("runs/experiment"))
+    tasks = {
+        (method.name, rate): replace(task_of(method, SEED, CONDITIONS["all"]), learning_rate=rate)
+        for method in METHODS
+        if method.learning_rate
+        for rate in GRID
+    }
+    run_tasks(list(tasks.values()), settings, root, os.cpu_count() or 1)
+    work = Workspace(root, settings, SEED)
+    right = {key: f"{100 * work.finished(task)['parts_right']:.1f}" for key, task in tasks.items()}
+    rows = [
+        {"method": method.name, **{f"{rate:g}": right[method.name, rate] for rate in GRID}}
+        for method in METHODS
+        if method.learning_rate
+    ]
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

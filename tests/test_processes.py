@@ -21,6 +21,8 @@ METHODS = {
     "asr-dpo": ("--max_length=64",),
     # Minibatches of a rollout that is sampled by both processes.
     "asr-ppo": ("--max_new_tokens=8", "--max_prompt_length=64", "--minibatches=2", "--rollout_epochs=2"),
+    # Samples that the processes share out before training.
+    "asr-rft": ("--max_new_tokens=8", "--max_prompt_length=64", "--samples=3"),
 }
 
 
@@ -30,7 +32,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 def arguments(files: dict[str, str], output_dir: Path, *options: str, method: str = "asr-dpo") -> list[str]:
-    data = "--prompts" if method.endswith("ppo") else "--preferences"
+    data = "--preferences" if method == "asr-dpo" else "--prompts"
     start = (data, files["preferences"], "--model", files["lm"], "--reward_model", files["rm"], "--eval_fraction=0.15")
     return ["train", "--method", method, *COMMON, *METHODS[method], *start, "--output_dir", str(output_dir), *options]
 

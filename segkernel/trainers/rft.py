@@ -170,7 +170,7 @@ class RFTTrainer(SegkernelTrainer):
             {
                 "reward/samples": inputs["samples_reward"],
                 "reward/accepted": inputs["reward"],
-                "kept": mask.sum() / inputs["response_mask"].sum(),
+                "kept": self.token_mean(inputs["loss_mask"].float(), inputs["response_mask"]),
                 "entropy": self.token_mean(entropy.detach(), mask),
             }
         )

@@ -18,7 +18,7 @@ from benchmarks.experiments.registry import METHODS, STEPS
 from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.summary import Estimate, all_tasks, difference, estimate
 from benchmarks.experiments.tables import method_rows
-from benchmarks.experiments.tasks import CONDITIONS, Task, needed_by, task_of, with_needed
+from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS, Task, needed_by, task_of, with_needed
 from benchmarks.experiments.workspace import Workspace, is_adversarial
 from segkernel.demo.measure import TrainedResponse, responses_of_pairs
 from segkernel.demo.pairs import Pair
@@ -170,20 +170,20 @@ def test_the_smallest_run_has_every_number(finished, smallest):
         baseline = next(
             e["per_seed"]
             for e in results["methods"]
-            if e["method"] == entry["baseline"] and e["condition"] in (entry["condition"], "all")
+            if e["method"] == entry["baseline"] and e["condition"] in (entry["condition"], ALL_PAIRS)
         )
-        if entry["condition"] == "all":
+        if entry["condition"] == ALL_PAIRS:
             expected = entry["per_seed"]["parts_right"][0] - baseline["parts_right"][0]
             assert entry["against_baseline"]["parts_right"]["mean"] == pytest.approx(expected)
     of = {(entry["method"], entry["condition"]): entry["per_seed"] for entry in results["methods"]}
-    assert of["dpo", "all"]["tokens_trained"] == [1.0]
-    assert of["dpo", "all"]["mask_agreement"] == of["dpo", "all"]["agreement_of_everything"]
+    assert of["dpo", ALL_PAIRS]["tokens_trained"] == [1.0]
+    assert of["dpo", ALL_PAIRS]["mask_agreement"] == of["dpo", ALL_PAIRS]["agreement_of_everything"]
     # Most parts of an adversarial pair, and so most of its tokens, contradict its preference.
-    assert of["dpo", "adversarial pairs"]["mask_agreement"][0] < 0.5 < of["dpo", "all"]["mask_agreement"][0]
-    assert 0 < of["asr-dpo", "all"]["tokens_trained"][0] < 1
-    assert 0 < of["asr-dpo", "all"]["segmenting"][0] < 1
-    assert "tokens_trained" not in of["no training", "all"]
-    assert [point["label"] for point in results["sweeps"] if point["condition"] == "all"] == ["0", "0.5", "4"]
+    assert of["dpo", "adversarial pairs"]["mask_agreement"][0] < 0.5 < of["dpo", ALL_PAIRS]["mask_agreement"][0]
+    assert 0 < of["asr-dpo", ALL_PAIRS]["tokens_trained"][0] < 1
+    assert 0 < of["asr-dpo", ALL_PAIRS]["segmenting"][0] < 1
+    assert "tokens_trained" not in of["no training", ALL_PAIRS]
+    assert [point["label"] for point in results["sweeps"] if point["condition"] == ALL_PAIRS] == ["0", "0.5", "4"]
 
 
 def test_the_pairs_of_the_run_are_what_the_judge_says(finished, smallest):
@@ -214,7 +214,7 @@ def test_results_become_files_and_a_table(finished, tmp_path):
     assert "old" not in text
     for row in method_rows(results["methods"]):
         assert f"| {row['method']} " in text
-        assert row["all"] in text
+        assert row[ALL_PAIRS] in text
 
 
 def test_a_killed_run_goes_on_where_it_was(finished, smallest):
@@ -222,7 +222,7 @@ def test_a_killed_run_goes_on_where_it_was(finished, smallest):
     work = Workspace(folder, smallest, 1)
     stored = {path: path.stat().st_mtime_ns for path in work.folder.glob("results/*.json")}
     assert {path.stem for path in stored} == {task.name for task in with_needed(all_tasks(smallest), STEPS)}
-    killed = task_of(DPO, 1, CONDITIONS["all"])
+    killed = task_of(DPO, 1, CONDITIONS[ALL_PAIRS])
     # Killed after its model was saved, before its result was.
     (work.folder / "results" / f"{killed.name}.json").unlink()
     again = run(smallest, folder, processes=1)

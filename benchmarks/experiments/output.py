@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.experiments.plots import write_plots
 from benchmarks.experiments.settings import Settings
+from benchmarks.experiments.summary import estimate
 from benchmarks.experiments.tables import markdown, method_rows
 from benchmarks.experiments.workspace import write_whole
 from benchmarks.readme import replace_between
@@ -47,19 +48,32 @@ def write_results(results: dict[str, Any], json_file: Path, folder: Path) -> Pat
         folder,
         title="What each method buys",
         summary=method_rows(results["methods"]),
-        description=legend(results) + "\n\n" + circumstances(results),
+        description="\n\n".join([legend(results), reward_models(results), circumstances(results)]),
         images=write_plots(results, folder),
     )
 
 
 def write_readme(results: dict[str, Any], readme: Path) -> None:
     table = markdown(method_rows(results["methods"]))
-    replace_between(readme, MARKS, "\n\n".join([circumstances(results), table, legend(results)]))
+    replace_between(
+        readme, MARKS, "\n\n".join([circumstances(results), table, legend(results), reward_models(results)])
+    )
 
 
 def legend(results: dict[str, Any]) -> str:
     seeds = len(results["settings"]["seeds"])
     return LEGEND.format(questions=results["settings"]["questions"], seeds=f"{seeds} seeds" if seeds > 1 else "1 seed")
+
+
+def reward_models(results: dict[str, Any]) -> str:
+    """How well the reward models rank held-out pairs: those of all pairs, and those of adversarial pairs alone."""
+    accuracies: dict[str, list[str]] = {}
+    for name, per_seed in results["stages"].items():
+        if "accuracy" in next(iter(per_seed.values())):
+            kind, _, source = name.partition(" pairs=")
+            mean = estimate([one["accuracy"] for one in per_seed.values()]).mean
+            accuracies.setdefault(f"{kind} model", []).append(f"{100 * mean:.1f} % ({source})")
+    return "Held-out pairs ranked right: " + "; ".join(f"{k}, {' and '.join(v)}" for k, v in accuracies.items()) + "."
 
 
 def circumstances(results: dict[str, Any]) -> str:

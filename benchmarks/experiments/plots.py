@@ -6,88 +6,110 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.experiments.tasks import CONDITIONS
 
 COLOURS = dict(zip(CONDITIONS, ("#2456a6", "#c2560a", "#14805e"), strict=True))
-GREY = "#7b8494"
+MARKERS, LINES = ("o", "s"), ("-", ":")
+UNITS = dict.fromkeys(("delta", "baseline", "pivots alone", "noise"), "in standard deviations of the token rewards")
+SIZES: dict[str, Any] = {"capsize": 3, "markersize": 4}
 
 
 def write_plots(results: Mapping[str, Any], folder: Path) -> list[tuple[str, Path]]:
     """Write every plot as a PNG; returns titles and files."""
     folder.mkdir(parents=True, exist_ok=True)
-    references = {entry["method"]: entry for entry in results["methods"] if entry["condition"] == "all"}
     plots = [("Parts of held-out answers that are right", methods_plot(results["methods"]), "methods")]
-    for sweep in dict.fromkeys(entry["sweep"] for entry in results["sweeps"]):
-        points = [entry for entry in results["sweeps"] if entry["sweep"] == sweep]
-        plots.append((f"asr-dpo: {sweep}", sweep_plot(points, references), sweep))
+    by_subject: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in results["sweeps"]:
+        by_subject.setdefault(subject_and_series(entry["sweep"])[0], []).append(entry)
+    for subject, entries in by_subject.items():
+        plots.append((f"asr-dpo: {subject}", sweep_plot(entries, results["methods"]), subject))
     written = []
     for title, figure, name in plots:
-        path = folder / f"{file_name(name)}.png"
-        figure.savefig(path, dpi=120, metadata={"Software": None})
+        path = folder / f"{name.replace(' ', '-')}.png"
+        figure.savefig(path, dpi=110, metadata={"Software": None})
         written.append((title, path))
     return written
 
 
-def file_name(name: str) -> str:
-    """
+def subject_and_series(sweep: str) -> tuple[str, str]:
+    """Sweeps of one subject share a plot.
+
     Example:
-        >>> file_name("delta, Schmitt trigger")
-        'delta-schmitt-trigger'
+        >>> subject_and_series("delta, Schmitt trigger"), subject_and_series("noise")
+        (('delta', 'Schmitt trigger'), ('noise', ''))
     """
-    return name.lower().replace(",", "").replace(" ", "-")
+    subject, _, series = sweep.partition(", ")
+    return subject, series
 
 
 def methods_plot(entries: Sequence[Mapping[str, Any]]) -> Figure:
     methods = list(dict.fromkeys(entry["method"] for entry in entries))
-    figure = Figure(figsize=(8, 1.2 + 0.45 * len(methods)), layout="constrained")
+    figure = Figure(figsize=(8, 1.4 + 0.42 * len(methods)), layout="constrained")
     axes = figure.subplots()
     for offset, condition in zip((-0.2, 0, 0.2), CONDITIONS, strict=True):
         found = [entry for entry in entries if entry["condition"] == condition]
+        means, widths = percentages(found)
         places = [methods.index(entry["method"]) + offset for entry in found]
-        draw(axes, places, found, condition, horizontal=True)
+        axes.errorbar(means, places, xerr=widths, color=COLOURS[condition], fmt="o", **SIZES, label=condition)
     axes.set_yticks(range(len(methods)), methods)
     axes.invert_yaxis()
+    axes.set_xlim(0, 100)
     axes.set_xlabel("parts right, %")
     axes.grid(axis="x", linewidth=0.5, alpha=0.5)
-    axes.legend(title="trained on", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     return figure
 
 
-def sweep_plot(entries: Sequence[Mapping[str, Any]], references: Mapping[str, Mapping[str, Any]]) -> Figure:
+def sweep_plot(entries: Sequence[Mapping[str, Any]], methods: Sequence[Mapping[str, Any]]) -> Figure:
+    """One line per condition and series; dashed, what dpo comes to in the same condition."""
     labels = list(dict.fromkeys(entry["label"] for entry in entries))
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    ordered = all(map(is_number, labels))
+    if ordered:
+        labels.sort(key=float)
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
-    for condition in dict.fromkeys(entry["condition"] for entry in entries):
-        found = [entry for entry in entries if entry["condition"] == condition]
-        draw(axes, [labels.index(entry["label"]) for entry in found], found, condition, line=True)
-    for name, dash in (("dpo", "--"), ("no training", ":")):
-        level = 100 * references[name]["mean"]["parts_right"]["mean"]
-        axes.axhline(level, color=GREY, linestyle=dash, linewidth=1, label=f"{name}, all")
-    axes.set_xticks(range(len(labels)), labels)
+    lines: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        lines.setdefault((entry["condition"], subject_and_series(entry["sweep"])[1]), []).append(entry)
+    series = list(dict.fromkeys(name for _, name in lines))
+    for (condition, name), found in lines.items():
+        means, widths = percentages(found)
+        places = [labels.index(entry["label"]) + 0.06 * series.index(name) for entry in found]
+        axes.errorbar(
+            places,
+            means,
+            yerr=widths,
+            color=COLOURS[condition],
+            marker=MARKERS[series.index(name)],
+            linestyle=LINES[series.index(name)] if ordered else "none",
+            **SIZES,
+            label=", ".join(filter(None, [condition, name])),
+        )
+    for entry in methods:
+        if entry["method"] == "dpo" and entry["condition"] in {condition for condition, _ in lines}:
+            level, condition = 100 * entry["mean"]["parts_right"]["mean"], entry["condition"]
+            axes.axhline(level, color=COLOURS[condition], linestyle="--", linewidth=1, label=f"{condition}, dpo")
+    axes.set_xticks(range(len(labels)), labels, fontsize=8)
+    subject = subject_and_series(entries[0]["sweep"])[0]
+    axes.set_xlabel(", ".join(filter(None, [subject, UNITS.get(subject)])))
+    axes.set_ylim(0, 100)
     axes.set_ylabel("parts right, %")
     axes.grid(axis="y", linewidth=0.5, alpha=0.5)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 
-def draw(
-    axes: Axes,
-    places: Sequence[float],
-    entries: Sequence[Mapping[str, Any]],
-    condition: str,
-    *,
-    horizontal: bool = False,
-    line: bool = False,
-) -> None:
-    """Means with their intervals, in percent."""
-    means = [100 * entry["mean"]["parts_right"]["mean"] for entry in entries]
-    widths = [100 * (entry["mean"]["parts_right"]["half_width"] or 0.0) for entry in entries]
-    where: dict[str, Any] = (
-        {"x": means, "y": places, "xerr": widths} if horizontal else {"x": places, "y": means, "yerr": widths}
-    )
-    axes.errorbar(
-        **where, color=COLOURS[condition], fmt="o-" if line else "o", capsize=3, markersize=4, label=condition
-    )
+def percentages(entries: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Means and half the widths of their intervals."""
+    found = [entry["mean"]["parts_right"] for entry in entries]
+    return [100 * one["mean"] for one in found], [100 * (one["half_width"] or 0.0) for one in found]
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -13,10 +13,10 @@ from benchmarks.experiments.ablations import sweeps
 from benchmarks.experiments.methods import Method
 from benchmarks.experiments.registry import METHODS, STEPS
 from benchmarks.experiments.settings import Settings
-from benchmarks.experiments.tasks import CONDITIONS, Task, task_of, with_needed
+from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS, Task, task_of, with_needed
 from benchmarks.experiments.workspace import Workspace
 
-SWEPT_CONDITIONS = ("all", "adversarial pairs")
+SWEPT_CONDITIONS = (ALL_PAIRS, "adversarial pairs")
 
 
 class Estimate(NamedTuple):
@@ -80,7 +80,7 @@ def summarise(settings: Settings, root: Path) -> dict[str, Any]:
             describe(workspaces, method, condition)
             for method in METHODS
             for condition in CONDITIONS
-            if condition == "all" or set(method.uses) & changed_sources(condition)
+            if condition == ALL_PAIRS or set(method.uses) & changed_sources(condition)
         ],
         "sweeps": [
             {"sweep": sweep, "label": label, **describe(workspaces, method, condition)}
@@ -103,13 +103,13 @@ def stages(settings: Settings, root: Path) -> dict[str, dict[str, Any]]:
 
 
 def changed_sources(condition: str) -> set[str]:
-    """The sources in which a condition differs from `all`: a method that uses none of them has no run of its own.
+    """The sources in which a condition differs from `all pairs`: a method that uses none of them has no run of its own.
 
     Example:
         >>> changed_sources("adversarial pairs")
         {'pairs'}
     """
-    return {name for name, source in CONDITIONS[condition].items() if source != CONDITIONS["all"][name]}
+    return {name for name, source in CONDITIONS[condition].items() if source != CONDITIONS[ALL_PAIRS][name]}
 
 
 def describe(workspaces: Sequence[Workspace], method: Method, condition: str) -> dict[str, Any]:

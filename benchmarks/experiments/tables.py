@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.experiments.summary import Estimate
-from benchmarks.experiments.tasks import CONDITIONS
+from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
@@ -22,7 +22,7 @@ def method_rows(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             {"method": entry["method"], "baseline": entry["baseline"], **dict.fromkeys(CONDITIONS, "")},
         )
         row[entry["condition"]] = compared(entry, "parts_right")
-        if entry["condition"] == "all":
+        if entry["condition"] == ALL_PAIRS:
             row |= {
                 "tokens trained on": percent(entry, "tokens_trained"),
                 "mask agrees with true credit": percent(entry, "mask_agreement"),
@@ -42,7 +42,7 @@ def sweep_rows(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         row[entry["condition"]] = (
             compared(entry, "parts_right") if "," in entry["method"] else percent(entry, "parts_right")
         )
-        if entry["condition"] == "all":
+        if entry["condition"] == ALL_PAIRS:
             row |= {
                 "tokens trained on": percent(entry, "tokens_trained"),
                 "mask agrees with true credit": percent(entry, "mask_agreement"),

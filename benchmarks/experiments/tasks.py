@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 # Where a policy's preference pairs and its rewards come from. A method that uses only one of the two has the same run
 # in every condition that agrees on it.
+ALL_PAIRS = "all pairs"
 CONDITIONS = {
-    "all": {"pairs": "all", "rewards": "all"},
+    ALL_PAIRS: {"pairs": "all", "rewards": "all"},
     "adversarial pairs": {"pairs": "adversarial", "rewards": "all"},
     "adversarial pairs and rewards": {"pairs": "adversarial", "rewards": "adversarial"},
 }

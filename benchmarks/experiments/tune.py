@@ -14,7 +14,7 @@ from benchmarks.experiments.registry import METHODS
 from benchmarks.experiments.schedule import run_tasks
 from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.tables import markdown
-from benchmarks.experiments.tasks import CONDITIONS, task_of
+from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS, task_of
 from benchmarks.experiments.workspace import Workspace
 
 SEED = 100
@@ -23,9 +23,9 @@ GRID = (1e-4, 3e-4, 1e-3, 3e-3)
 
 def main() -> None:
     settings = Settings()
-    root = settings.folder(Path("runs/experiment"))
+    root = settings.folder(Path("runs/experiment")) / "tuning"
     tasks = {
-        (method.name, rate): replace(task_of(method, SEED, CONDITIONS["all"]), learning_rate=rate)
+        (method.name, rate): replace(task_of(method, SEED, CONDITIONS[ALL_PAIRS]), learning_rate=rate)
         for method in METHODS
         if method.learning_rate
         for rate in GRID

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,29 +49,46 @@ def environment(directory: Path) -> dict[str, str]:
     }
 
 
+LAUNCHERS = {
+    # `--multi_gpu` starts its processes by torchrun, on a CPU as well; accelerate's CPU launcher needs MPI.
+    "ddp": (
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
+        *("-m", "segkernel"),
+    ),
+    "fsdp": (
+        *("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        str(Path(__file__).with_name("fsdp_on_cpu.py")),
+    ),
+}
+
+
 def history(output_dir: Path) -> list[dict[str, float]]:
     state: dict[str, Any] = json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))
     return state["log_history"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_make_the_run_of_one(files: dict[str, str], tmp_path: Path, method: str) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    # 3 held-out rows, two at a time: the last batch of two processes is filled up with rows that count once.
-    options = ("--num_train_epochs=2", "--per_device_eval_batch_size=2")
-    # `--multi_gpu` starts its processes by torchrun, on a CPU as well; accelerate's CPU launcher needs MPI.
-    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0", "-m")
-    command = arguments(files, two, *options, "--per_device_train_batch_size=2", method=method)
+def run_in_two(launcher: str, directory: Path, *command: str) -> str:
     done = subprocess.run(
-        [sys.executable, *launch, "segkernel", *command],
-        env=environment(tmp_path),
+        [sys.executable, "-m", *LAUNCHERS[launcher], *command],
+        env=environment(directory),
         capture_output=True,
         text=True,
         check=False,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("report: ") == 1
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("method", "launcher"), [*((method, "ddp") for method in METHODS), ("asr-dpo", "fsdp"), ("asr-ppo", "fsdp")]
+)
+def test_two_processes_make_the_run_of_one(files: dict[str, str], tmp_path: Path, method: str, launcher: str) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    # 3 held-out rows, two at a time: the last batch of two processes is filled up with rows that count once.
+    options = ("--num_train_epochs=2", "--per_device_eval_batch_size=2")
+    command = arguments(files, two, *options, "--per_device_train_batch_size=2", method=method)
+    assert run_in_two(launcher, tmp_path, *command).count("report: ") == 1
     assert len(list(two.glob("checkpoint-*/rng_state_1.pth"))) == 2
     assert cli.main(arguments(files, one, *options, "--per_device_train_batch_size=4", method=method)) == 0
 
@@ -83,6 +101,22 @@ def test_two_processes_make_the_run_of_one(files: dict[str, str], tmp_path: Path
     assert any((single[name] - start[name]).abs().max() > 1e-3 for name in single)
     for name, weight in single.items():
         torch.testing.assert_close(double[name], weight, rtol=0, atol=1e-5)
+
+
+def test_sharded_run_resumes_in_the_middle_of_a_rollout(files: dict[str, str], tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = ("--num_train_epochs=2", "--per_device_train_batch_size=2", "--save_strategy=steps", "--save_steps=6")
+    run_in_two("fsdp", tmp_path, *arguments(files, whole, *options, method="asr-ppo"))
+    # The run as it was when it had saved its sixth step, the second of a rollout's four.
+    shutil.copytree(whole / "checkpoint-6", cut / "checkpoint-6")
+    shutil.copy(whole / "run.json", cut)
+    resume = arguments(files, cut, *options, "--resume_from_checkpoint=last", method="asr-ppo")
+    run_in_two("fsdp", tmp_path, *resume)
+    assert history(cut)[-1]["step"] == 16
+    for name in ("model.safetensors", "value/model.safetensors"):
+        finished, resumed = (load_file(path / name) for path in (whole, cut))
+        assert finished.keys() == resumed.keys()
+        assert all(torch.equal(finished[key], resumed[key]) for key in finished)
 
 
 def test_killed_run_resumes_to_the_same_weights(files: dict[str, str], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
@@ -20,10 +21,20 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy = policy
         self.value = value
+        # The layers that FSDP shards one by one.
+        self._no_split_modules = sorted({*(policy._no_split_modules or ()), *(value._no_split_modules or ())})
 
     def forward(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[B, T, V]`, those at `t` of token `t + 1`, and the values `[B, T]` of the prefixes up to `t`."""
         return model_logits(self.policy, batch), model_logits(self.value, batch)[..., 0].float()
+
+    def generate(self, **options: Any) -> Any:
+        """The policy's."""
+        return self.policy.generate(**options)  # type: ignore[operator]  # typed as a tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         self.policy.gradient_checkpointing_enable(**options)

@@ -39,6 +39,8 @@ class SegkernelTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
+            raise ValueError("fsdp_version: expected 2 (`accelerate launch --fsdp_version 2`), got 1")
         # So that the Trainer divides the loss by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)

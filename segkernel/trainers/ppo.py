@@ -144,7 +144,7 @@ class PPOTrainer(RolloutTrainer):
 
     def sample(self, prompts: list[list[int]], keys: list[tuple[int, ...]] | None) -> list[list[int]]:
         return sample_responses(
-            self.accelerator.unwrap_model(self.model_wrapped).policy,
+            self.accelerator.unwrap_model(self.model_wrapped),
             prompts,
             keys,
             self.args,
@@ -269,7 +269,10 @@ class PPOTrainer(RolloutTrainer):
             self.processing_class.save_pretrained(directory)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.accelerator.unwrap_model(self.model).load_pretrained(resume_from_checkpoint)
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.accelerator.unwrap_model(self.model).load_pretrained(resume_from_checkpoint)
 
 
 def _inputs(batch: Batch) -> Batch:

@@ -136,7 +136,9 @@ class RolloutState:
             raise FileNotFoundError(
                 f"resume_from_checkpoint: expected {path.name} in {str(checkpoint)!r}; resume with as many processes"
             )
-        return cls(**torch.load(path, map_location=device, weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        rollout = {name: values.to(device) for name, values in state["rollout"].items()}
+        return cls(state["minibatches_seen"], rollout)
 
 
 def _path(checkpoint: str | Path, process: int) -> Path:

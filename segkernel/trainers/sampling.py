@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
@@ -76,7 +77,7 @@ def uniform_numbers(keys: Sequence[Sequence[int]], steps: int) -> Tensor:
 
 @torch.no_grad()
 def sample_responses(
-    model: PreTrainedModel,
+    model: nn.Module,
     prompts: Sequence[Sequence[int]],
     keys: Sequence[Sequence[int]] | None,
     options: SamplingOptions,
@@ -89,7 +90,7 @@ def sample_responses(
     """Sample one response per prompt.
 
     Args:
-        model: the policy, on the device to sample on.
+        model: the policy, on the device to sample on; it may be sharded by FSDP2.
         prompts: token ids, none empty.
         keys: non-negative integers per prompt that its random numbers are made from; `None` decodes greedily.
         options: length and temperature.
@@ -103,7 +104,10 @@ def sample_responses(
     """
     was_training = model.training
     model.eval()
-    generator: Any = model  # transformers types `generate` as a tensor
+    generator: Any = model  # has a device, and `generate`, which transformers types as a tensor
+    sharded = isinstance(model, FSDPModule)
+    if sharded:
+        register_fsdp_forward_method(model, "generate")
     # Everything that a checkpoint's own generation_config may have set, and that would leave the policy's distribution.
     config = GenerationConfig(
         max_new_tokens=options.max_new_tokens,
@@ -114,7 +118,7 @@ def sample_responses(
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
     )
-    uniforms = None if keys is None else uniform_numbers(keys, options.max_new_tokens).to(model.device)
+    uniforms = None if keys is None else uniform_numbers(keys, options.max_new_tokens).to(generator.device)
     # Prompts of like length share a batch.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
@@ -127,10 +131,12 @@ def sample_responses(
         if uniforms is not None:
             processors.append(InverseTransform(uniforms[batch], options.temperature))
         output = generator.generate(
-            input_ids=input_ids.to(model.device),
-            attention_mask=attention_mask.to(model.device),
+            input_ids=input_ids.to(generator.device),
+            attention_mask=attention_mask.to(generator.device),
             generation_config=config,
             logits_processor=processors,
+            # Where the weights are sharded every process takes part in every step, whether its rows have ended or not.
+            synced_gpus=sharded,
         )
         for index, ids in zip(batch, output[:, length:].tolist(), strict=True):
             responses[index] = ids[: ids.index(eos_token_id) + 1] if eos_token_id in ids else ids

@@ -122,7 +122,7 @@ def implicit_rewards(work: Workspace, task: Task) -> Trained:
     for row, new, old in zip(rows, trained, start, strict=True):
         for index, side in enumerate(SIDES):
             row[f"{side}_token_rewards"] = [a - b for a, b in zip(new[index], old[index], strict=True)]
-    return train_on(work, task, rows)
+    return train_on(work, task, rows, baseline="mean")
 
 
 def cut(work: Workspace, task: Task, *, segments: Callable[[Sequence[str]], list[int]]) -> Trained:

@@ -43,7 +43,7 @@ def with_circumstances(
 
 def write_results(results: dict[str, Any], json_file: Path, folder: Path) -> Path:
     """Write the JSON file, and into `folder` the plots and the report; returns the report."""
-    write_whole(json_file, json.dumps(results, indent=1) + "\n")
+    write_whole(json_file, one_entry_per_line(results))
     return write_report(
         folder,
         title="What each method buys",
@@ -51,6 +51,29 @@ def write_results(results: dict[str, Any], json_file: Path, folder: Path) -> Pat
         description="\n\n".join([legend(results), reward_models(results), circumstances(results)]),
         images=write_plots(results, folder),
     )
+
+
+def one_entry_per_line(results: dict[str, Any]) -> str:
+    """JSON that a line-wise comparison of two runs can be read in.
+
+    Example:
+        >>> print(one_entry_per_line({"machine": {"cores": "2"}, "methods": [{"a": 1}, {"a": 2}]}))
+        {
+        "machine": {"cores": "2"},
+        "methods": [
+        {"a": 1},
+        {"a": 2}
+        ]
+        }
+        <BLANKLINE>
+    """
+
+    def text(value: Any) -> str:
+        if isinstance(value, list):
+            return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+        return json.dumps(value)
+
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {text(value)}" for name, value in results.items()) + "\n}\n"
 
 
 def write_readme(results: dict[str, Any], readme: Path) -> None:

@@ -195,9 +195,9 @@ def online(name: str, train: Train, learning_rate: float, baseline: str, kind: s
 ROLLOUT_METHODS = [
     online("rft", rejection_sampling(RFTTrainer, RFTConfig), 1e-3, "no training"),
     online("asr-rft", rejection_sampling(SegmentRFTTrainer, SegmentRFTConfig, **ASR_OPTIONS), 1e-3, "rft"),
-    online("ppo", proximal(PPOTrainer, PPOConfig), 1e-3, "no training"),
-    online("asr-ppo", proximal(ASRPPOTrainer, ASRPPOConfig, **ASR_OPTIONS), 1e-3, "ppo"),
-    online("r3hf-ppo", proximal(R3HFPPOTrainer, R3HFPPOConfig), 1e-3, "ppo"),
-    online("segment-ppo", segment_ppo("segment reward", SegmentPPOConfig), 1e-3, "ppo", "segment reward"),
-    online("token-ppo", segment_ppo("token reward", TokenPPOConfig), 1e-3, "ppo", "token reward"),
+    online("ppo", proximal(PPOTrainer, PPOConfig), 3e-4, "no training"),
+    online("asr-ppo", proximal(ASRPPOTrainer, ASRPPOConfig, **ASR_OPTIONS), 3e-4, "ppo"),
+    online("r3hf-ppo", proximal(R3HFPPOTrainer, R3HFPPOConfig), 3e-4, "ppo"),
+    online("segment-ppo", segment_ppo("segment reward", SegmentPPOConfig), 3e-4, "ppo", "segment reward"),
+    online("token-ppo", segment_ppo("token reward", TokenPPOConfig), 3e-4, "ppo", "token reward"),
 ]

@@ -24,7 +24,7 @@ TASK = TaskSettings(
 
 @dataclass(frozen=True)
 class Settings:
-    """The same steps, batches and data for every method; learning rates are in `methods.py`.
+    """The same steps, batches and data for every method; learning rates are each method's own.
 
     With more steps than these the baselines come near every part right, and little is left to compare.
     """

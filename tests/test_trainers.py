@@ -199,6 +199,15 @@ def test_nothing_to_train_on_is_an_error_before_training(tmp_path: Path, tokeniz
         SegmentDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
 
 
+def test_a_reward_model_that_returns_nan_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    scorer = tiny_reward_model(tokenizer)
+    scorer.score.weight.data.fill_(math.nan)
+    with pytest.raises(ValueError, match="reward_model: expected finite scores, got NaN or infinity"):
+        SegmentDPOTrainer(
+            tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK), pairs(4), None, tokenizer, reward_model=scorer
+        )
+
+
 def test_keeping_every_token_is_plain_dpo_to_the_bit(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=1.0, rejected=-1.0)
     plain = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path / "a"), **QUICK), rows, None, tokenizer)

@@ -208,7 +208,7 @@ def build(argv: Sequence[str]) -> AlignDistilTrainer:
     for name in TEACHERS:
         if getattr(config, name) is None:
             raise ValueError(f"{name}: expected a directory, got none (--{name} DIR)")
-    pairs = prepare_pairs("aligndistil", config, data, start)
+    pairs = prepare_pairs("aligndistil", config, data, start, **{name: getattr(config, name) for name in TEACHERS})
     teachers = {name: load_frozen_lm(name, getattr(config, name), pairs.tokenizer, start.dtype) for name in TEACHERS}
     model = load_causal_lm(start, pairs.tokenizer)
     return AlignDistilTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, **teachers)

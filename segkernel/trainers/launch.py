@@ -51,10 +51,14 @@ def prepare_pairs(
     start: ModelArguments,
     *,
     reward_columns: tuple[str | None, str | None] = (None, None),
+    **sources: str,
 ) -> Inputs:
-    """Claim the output directory, read the pairs, hold some out, and get the tokenizer."""
+    """Claim the output directory, read the pairs, hold some out, and get the tokenizer.
+
+    `sources`, what else a method learns from, goes into the record of the run.
+    """
     _required("preferences", data.preferences)
-    record = _claim_run(method, config, data.preferences, start)
+    record = _claim_run(method, config, data.preferences, start, **sources)
     chosen, rejected = reward_columns
     rows = read_preferences(
         data.preferences, separator=data.separator, chosen_rewards=chosen, rejected_rewards=rejected
@@ -75,11 +79,11 @@ def prepare_texts(method: str, config: SegkernelConfig, data: TextArguments, sta
 
 
 def prepare_prompts(
-    method: str, config: SegkernelConfig, data: PromptArguments, start: ModelArguments, *, reward_source: str
+    method: str, config: SegkernelConfig, data: PromptArguments, start: ModelArguments, **sources: str
 ) -> Inputs:
-    """The same for prompts; `reward_source` goes into the record of the run."""
+    """The same for prompts."""
     _required("prompts", data.prompts)
-    record = _claim_run(method, config, data.prompts, start, rewards=reward_source)
+    record = _claim_run(method, config, data.prompts, start, **sources)
     rows = read_prompts(data.prompts, separator=data.separator)
     train, held_out = split_by_prompt(rows, data.eval_fraction, seed=data.split_seed)
     return _inputs(config, start, record, train, held_out, (row["prompt"] for row in train))
@@ -100,7 +104,7 @@ def build_from_prompts(
         method, argv, config_type, RewardArguments, PromptArguments, ModelArguments
     )
     reward_source, options = rewards.source(), trainer_options(rewards)
-    prompts = prepare_prompts(method, config, data, start, reward_source=reward_source)
+    prompts = prepare_prompts(method, config, data, start, rewards=reward_source)
     source = load_reward_source(rewards, prompts.tokenizer, start.dtype)
     model = load_causal_lm(start, prompts.tokenizer)
     return trainer_type(
@@ -116,11 +120,11 @@ def _required(name: str, value: str) -> None:
 
 
 def _claim_run(
-    method: str, config: SegkernelConfig, data_file: str, start: ModelArguments, **more: str
+    method: str, config: SegkernelConfig, data_file: str, start: ModelArguments, **sources: str
 ) -> dict[str, str | None]:
     """Everything that could mix two runs is refused here, before any work."""
     config.resume_from_checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
-    record = {**run_record(method, data_file, start.model), **more}
+    record = {**run_record(method, data_file, start.model), **sources}
     checkpoint = None if config.resume_from_checkpoint is None else Path(config.resume_from_checkpoint).resolve()
     # A checkpoint of another directory starts a run here, so here there must be none.
     check_run_directory(

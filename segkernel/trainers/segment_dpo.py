@@ -127,7 +127,8 @@ def build(argv: Sequence[str]) -> SegmentDPOTrainer:
     if not from_column and config.reward_model is None:
         raise ValueError("reward_model: expected a directory (or --token_rewards column), got none")
     columns = (config.chosen_rewards_column, config.rejected_rewards_column) if from_column else (None, None)
-    pairs = prepare_pairs("asr-dpo", config, data, start, reward_columns=columns)
+    source = config.reward_model or "column"
+    pairs = prepare_pairs("asr-dpo", config, data, start, reward_columns=columns, rewards=source)
     scorer = None if from_column else load_scoring_model(config.reward_model, pairs.tokenizer, start.dtype)
     model = load_causal_lm(start, pairs.tokenizer)
     return SegmentDPOTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, reward_model=scorer)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_helpers import gae_by_hand, in_response, logprobs_alone, scores_alone, whitened
+from plain_floats import gae_by_hand, in_response, logprobs_alone, schmitt, scores_alone, whitened
 from torch import Tensor
 from trainer_helpers import (
     QUICK,
@@ -160,14 +160,6 @@ def test_the_loss_of_a_minibatch_against_the_equations(tmp_path: Path, tokenizer
     assert loss.item() == pytest.approx(mean(policy) + 0.4 * mean(value), rel=1e-4)
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in trainer.model.parameters())
-
-
-def schmitt(rewards: list[float], low: float, high: float, *, hold: bool) -> list[int]:
-    state, states = 0, []
-    for reward in rewards:
-        state = 1 if reward > high else -1 if reward < low else state if hold else 0
-        states.append(state)
-    return states
 
 
 @pytest.mark.parametrize("hold", [True, False])

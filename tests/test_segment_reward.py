@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_helpers import entropies_alone, scores_alone
+from plain_floats import entropies_alone, scores_alone
 from segment_helpers import LLAMA3, PHI3, lively_reward_model, segment_ends_by_hand, threshold_amid, unsure_lm
 from torch import Tensor, nn
 from trainer_helpers import (

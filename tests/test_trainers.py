@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_floats import logprobs_alone, schmitt, scores_alone
 from torch import Tensor, nn
 from trainer_helpers import (
     QUICK,
@@ -127,6 +129,50 @@ def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer
     # The side without a token has a log-ratio of 0, not NaN.
     assert metrics["rewards/chosen"][1] == 0.0
     assert losses.isfinite().all()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ["difference", "prefix"])
+@pytest.mark.parametrize("delta", [0.0, 0.6, 50.0])
+def test_segment_dpo_against_its_equations_in_plain_floats(tmp_path: Path, side: str, kind: str, delta: float) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = side
+    rows = [  # the second pair has a response of one token, nothing but the EOS
+        {"prompt_ids": [5, 6, 7], "chosen_ids": [8, 9, 10, 11, 1], "rejected_ids": [12, 13, 1]},
+        {"prompt_ids": [14], "chosen_ids": [1], "rejected_ids": [15, 16, 17, 1]},
+    ]
+    options = {"token_rewards": kind, "delta": delta, "threshold_unit": "reward", "baseline": 0.05, "beta": 0.3}
+    policy, reference, scorer = tiny_lm(tokenizer, 1), tiny_lm(tokenizer, 2), tiny_reward_model(tokenizer, 3)
+    scorer.score.weight.data *= 20
+    config = SegmentDPOConfig(str(tmp_path), **options, **QUICK)
+    make = partial(SegmentDPOTrainer, policy, config, rows, None, tokenizer)
+    if delta == 50.0:  # all neutral
+        with pytest.raises(ValueError, match="nothing to train on"):
+            make(ref_model=reference, reward_model=scorer)
+        return
+    trainer = make(ref_model=reference, reward_model=scorer)
+    policy.eval()
+    with torch.no_grad():
+        losses, _ = trainer.pair_losses(policy, trainer.data_collator(trainer.train_dataset))
+
+    kept = 0
+    for row, loss in zip(rows, losses.tolist(), strict=True):
+        rewards = []
+        for name, sign in (("chosen", 1), ("rejected", -1)):
+            prompt, response = row["prompt_ids"], row[f"{name}_ids"]
+            scores = scores_alone(scorer, prompt, response)
+            token_rewards = scores[1:] if kind == "prefix" else [b - a for a, b in pairwise(scores)]
+            states = schmitt(token_rewards, 0.05 - delta, 0.05 + delta)
+            policy_logprobs = logprobs_alone(policy, prompt, response)
+            ref_logprobs = logprobs_alone(reference, prompt, response)
+            mask = [state == sign for state in states]
+            kept += sum(mask)
+            ratio = sum(p - q for p, q, m in zip(policy_logprobs, ref_logprobs, mask, strict=True) if m)
+            rewards.append(0.3 * ratio)
+        # -log sigmoid(r_w - r_l); a pair without a token trains nothing.
+        empty = rewards == [0.0, 0.0]
+        assert loss == pytest.approx(0.0 if empty else math.log1p(math.exp(rewards[1] - rewards[0])), rel=1e-4)
+    assert 0 < kept < 13
 
 
 def test_masked_and_padded_tokens_have_no_gradient(tmp_path: Path, tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""PPO's quantities for one response at a time, in plain floats: what the batched trainers are held to."""
+"""Quantities of one response at a time, in plain floats: what the batched trainers are held to."""
 
 import math
 from collections.abc import Sequence
@@ -41,6 +41,15 @@ def gae_by_hand(rewards: list[float], values: list[float], gamma: float, lam: fl
     after = [*values[1:], 0.0]
     deltas = [rewards[t] + gamma * after[t] - values[t] for t in range(count)]
     return [sum((gamma * lam) ** k * deltas[t + k] for k in range(count - t)) for t in range(count)]
+
+
+def schmitt(rewards: list[float], low: float, high: float, *, hold: bool = True) -> list[int]:
+    """The trigger's state at every token, neutral before the first."""
+    state, states = 0, []
+    for reward in rewards:
+        state = 1 if reward > high else -1 if reward < low else state if hold else 0
+        states.append(state)
+    return states
 
 
 def whitened(rows: list[list[float]]) -> list[list[float]]:

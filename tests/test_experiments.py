@@ -204,6 +204,8 @@ def test_results_become_files_and_a_table(finished, tmp_path):
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == ["methods.png", "noise.png", "report.html"]
     html = report.read_text()
+    runs = {(entry["method"], entry["condition"]) for entry in results["methods"] + results["sweeps"]}
+    assert html.count('<th scope="row">') == len(runs)
     assert html.count("data:image/png;base64,") == 2
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- experiment:begin -->\nold\n<!-- experiment:end -->\nafter\n")

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.experiments.plots import write_plots
 from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.summary import estimate
-from benchmarks.experiments.tables import markdown, method_rows
+from benchmarks.experiments.tables import detailed_rows, markdown, method_rows
 from benchmarks.experiments.workspace import write_whole
 from benchmarks.readme import replace_between
 from benchmarks.report import machine
@@ -47,7 +47,7 @@ def write_results(results: dict[str, Any], json_file: Path, folder: Path) -> Pat
     return write_report(
         folder,
         title="What each method buys",
-        summary=method_rows(results["methods"]),
+        summary=detailed_rows(results["methods"] + results["sweeps"]),
         description="\n\n".join([legend(results), reward_models(results), circumstances(results)]),
         images=write_plots(results, folder),
     )

@@ -26,6 +26,7 @@ def method_rows(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             row |= {
                 "tokens trained on": percent(entry, "tokens_trained"),
                 "mask agrees with true credit": percent(entry, "mask_agreement"),
+                "adversarial parts moved right": percent(entry, "moved_right"),
                 "time for segments": percent(entry, "segmenting"),
             }
     if rows:
@@ -48,6 +49,34 @@ def sweep_rows(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "mask agrees with true credit": percent(entry, "mask_agreement"),
             }
     return list(rows.values())
+
+
+DETAILS = {
+    "parts right": "parts_right",
+    "answers all right": "all_right",
+    "starred parts right": "key_right",
+    "answers malformed": "malformed",
+    "adversarial parts moved right": "moved_right",
+    "tokens trained on": "tokens_trained",
+    "mask agrees with true credit": "mask_agreement",
+    "as would all tokens": "agreement_of_everything",
+    "time for segments": "segmenting",
+}
+
+
+def detailed_rows(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One row per method and condition, with everything that was measured."""
+    by_run = {(entry["method"], entry["condition"]): entry for entry in entries}
+    return [
+        {
+            "method": method,
+            "trained on": condition,
+            "against": entry["baseline"],
+            "difference": percent({"mean": entry["against_baseline"]}, "parts_right"),
+            **{heading: percent(entry, measure) for heading, measure in DETAILS.items()},
+        }
+        for (method, condition), entry in by_run.items()
+    ]
 
 
 def percent(entry: Mapping[str, Any], measure: str) -> str:

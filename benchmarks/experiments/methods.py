@@ -26,7 +26,9 @@ from segkernel.trainers import (
     DPOTrainer,
     SegmentDPOConfig,
     SegmentDPOTrainer,
-    segment_dpo,
+)
+from segkernel.trainers import (
+    asr_dpo as asr_dpo_module,
 )
 
 ASR_BASELINE, ASR_DELTA = "0", 0.5
@@ -91,7 +93,7 @@ def asr_dpo(work: Workspace, task: Task) -> Trained:
     options: dict[str, Any] = {"beta": work.settings.task.beta, "baseline": ASR_BASELINE, "delta": ASR_DELTA}
     model = work.policy()
     scorer = load_scoring_model(str(work.reward_folder(task)), work.tokenizer)
-    with timing((segment_dpo, "with_token_rewards"), (segment_dpo, "with_masks")) as segmenting:
+    with timing((asr_dpo_module, "with_token_rewards"), (asr_dpo_module, "with_masks")) as segmenting:
         trainer = SegmentDPOTrainer(
             model,
             SegmentDPOConfig(**options, **work.policy_options(task)),

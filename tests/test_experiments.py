@@ -1,8 +1,13 @@
 """The controlled experiment: its judge, measures and statistics by hand, and the whole of it at its smallest."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +145,28 @@ def test_a_stopwatch_stops_and_leaves_no_trace():
         Owner.work()
     assert 0 < once < watch.seconds
     assert Owner.work is original
+
+
+def test_no_worker_outlives_a_killed_run(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.experiments", "--quick", "--output", str(tmp_path), "--processes", "1"]
+    root = Path(__file__).parent.parent
+    run = subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    try:
+        wait_until(lambda: len(children.read_text().split()) == 2)  # a worker, and Python's own resource tracker
+        workers = [Path("/proc", child) for child in children.read_text().split()]
+    finally:
+        run.kill()
+        run.wait()
+    wait_until(lambda: not any(worker.exists() for worker in workers))
+
+
+def wait_until(happened, seconds=120):
+    """Generous, since the processes import torch first."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
+import threading
 import time
 import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from benchmarks.experiments.registry import STEPS
 from benchmarks.experiments.settings import Settings
@@ -52,7 +56,7 @@ def _run_waiting(waiting: list[Task], done: set[Task], settings: Settings, root:
     context = multiprocessing.get_context("spawn")
     with (
         tqdm(total=len(waiting), desc="experiment", unit="task") as progress,
-        ProcessPoolExecutor(processes, mp_context=context, initializer=_quiet) as pool,
+        ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool,
     ):
         while waiting or running:
             ready = [task for task in waiting if done.issuperset(needed_by(task, STEPS))]
@@ -76,15 +80,19 @@ def run_task(task: Task, settings: Settings, root: Path) -> None:
     work.store(task, STEPS[task.step].run(work, task))
 
 
-def _quiet() -> None:
-    import logging
-
-    import torch
-    from transformers.utils import logging as transformers_logging
-
+def _start_worker() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     # The Trainer prints its last line of metrics even without a progress bar.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _end_with_parent() -> None:
+    """A pool's idle workers would wait forever for the next task of a run that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # since this is a worker
+    parent.join()
+    os._exit(1)

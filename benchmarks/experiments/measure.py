@@ -51,14 +51,17 @@ def timing(*functions: tuple[Any, str]) -> Iterator[Stopwatch]:
 
 
 def measure_policy(work: Workspace, model: PreTrainedModel) -> dict[str, float]:
-    """Greedy answers to held-out questions, and what happened to the parts of held-out adversarial pairs."""
-    rng = random.Random(f"questions {work.seed}")
-    parts = work.settings.task.parts
-    questions = [draw_countries(rng, parts, key=True) for _ in range(work.settings.questions)]
-    answers = grade_greedy_answers(model, work.tokenizer, questions)
+    """A trained policy's answers, and which way it moved the parts of held-out adversarial pairs."""
     pairs = work.adversarial_held_out()
     before, after = (part_logprobs(policy, work.tokenizer, pairs) for policy in (work.policy(), model))
-    return {**accuracies(questions, answers), "moved_right": moved_right(before, after, pairs)}
+    return {**measure_answers(work, model), "moved_right": moved_right(before, after, pairs)}
+
+
+def measure_answers(work: Workspace, model: PreTrainedModel) -> dict[str, float]:
+    """Greedy answers to held-out questions."""
+    rng = random.Random(f"questions {work.seed}")
+    questions = [draw_countries(rng, work.settings.task.parts, key=True) for _ in range(work.settings.questions)]
+    return accuracies(questions, grade_greedy_answers(model, work.tokenizer, questions))
 
 
 def accuracies(questions: Sequence[tuple[str, ...]], answers: Sequence[tuple[bool, ...] | None]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from benchmarks.experiments.measure import credit, measure_policy, timing
+from benchmarks.experiments.measure import credit, measure_answers, measure_policy, timing
 from benchmarks.experiments.tasks import Step, Task, task_of
 from benchmarks.experiments.workspace import Workspace
 from segkernel.demo.measure import TrainedResponse, responses_of_pairs
@@ -68,7 +68,7 @@ def training(train: Callable[[Workspace, Task], Trained]) -> Callable[[Workspace
 
 
 def start(work: Workspace, task: Task) -> dict[str, Any]:
-    return measure_policy(work, work.policy())
+    return measure_answers(work, work.policy())
 
 
 def dpo(work: Workspace, task: Task) -> Trained:

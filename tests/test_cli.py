@@ -222,3 +222,36 @@ def test_run_directory(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-9")) == str(tmp_path / "checkpoint-9")
     # A directory without a record cannot be compared, and is not refused.
     check_record(tmp_path / "none", run_record("dpo", tmp_path / "run.json", None))
+
+
+def test_rewards_that_a_dpo_policy_implies(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--preferences", files["preferences"], "--num_train_epochs=1")
+    policy, out = str(tmp_path / "policy"), str(tmp_path / "out")
+    assert run("--method=dpo", *common, "--model", files["lm"], "--output_dir", policy, "--learning_rate=1e-3") == 0
+    rewards = ("--reward_policy", policy, "--output_dir", out)
+    start = ("--method=asr-dpo", *common, *rewards)
+    assert "model: expected the model that --reward_policy was trained from, got none" in refused(
+        capsys, *start, "--tokenizer", policy
+    )
+    start = (*start, "--model", files["lm"])
+    assert f"expected one source of rewards, got {files['rm']} and policy {policy}" in refused(
+        capsys, *start, "--reward_model", files["rm"]
+    )
+    assert f"expected no other source beside `column`, got policy {policy}" in refused(
+        capsys, *start, "--token_rewards=column"
+    )
+    assert run(*start) == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["rewards"] == f"policy {policy}"
+    assert "reward_policy: expected a causal language model" in refused(
+        capsys,
+        "--method=asr-dpo",
+        *common,
+        "--model",
+        files["lm"],
+        "--reward_policy",
+        files["rm"],
+        "--output_dir",
+        out + "2",
+    )

@@ -421,9 +421,9 @@ def test_from_the_command_line(tmp_path: Path, method: str, capsys: pytest.Captu
     common = ["train", "--method", method, *start, "--output_dir", files["out"], "--num_train_epochs=2"]
 
     assert cli.main(common) == 2
-    assert "reward_model: expected a directory (or --check_calculations), got none" in capsys.readouterr().err
+    assert "reward_model: expected a directory (or --reward_policy DIR, or" in capsys.readouterr().err
     assert cli.main([*common, "--reward_model", files["rm"], "--check_calculations"]) == 2
-    assert "reward_model: expected none beside --check_calculations" in capsys.readouterr().err
+    assert f"expected one source of rewards, got {files['rm']} and calculations" in capsys.readouterr().err
     assert cli.main([*common, "--reward_model", files["rm"]]) == 0
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     assert any("eval_reward" in log for log in history)

@@ -393,7 +393,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for method in ("rft", "asr-rft"):
         out = ("--output_dir", str(tmp_path / method))
         assert cli.main(["train", "--method", method, *data, *out]) == 2
-        assert "reward_model: expected a directory (or --check_calculations), got none" in capsys.readouterr().err
+        assert "reward_model: expected a directory (or --reward_policy DIR, or" in capsys.readouterr().err
         assert cli.main(["train", "--method", method, *data, *out, "--reward_model", files["rm"]]) == 0
         assert "eval_reward" in capsys.readouterr().out
     # No calculation, no reward: every sample is as good as the other, and no segment is positive.

@@ -33,6 +33,7 @@ from segkernel.trainers import (
     SegmentDPOTrainer,
 )
 from segkernel.trainers.common import accuracy_interval
+from segkernel.trainers.scoring import ImplicitRewardScorer
 from segkernel.trainers.segmenting import Thresholds, report_examples
 
 
@@ -297,6 +298,27 @@ def test_token_rewards_are_read_at_every_prefix(tmp_path: Path, tokenizer: Any, 
             scores = torch.stack(score)
             expected = scores[1:] if kind == "prefix" else scores.diff()
             torch.testing.assert_close(torch.tensor(row[f"{side}_token_rewards"]), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_dpo_policy_implies_a_reward_per_token(tmp_path: Path, side: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = side
+    policy, reference = tiny_lm(tokenizer, seed=3), tiny_lm(tokenizer, seed=4)
+    scorer = ImplicitRewardScorer(policy, reference, beta=0.3)
+    rows = [
+        {"prompt_ids": [5, 6, 7], "chosen_ids": [8, 9, 1], "rejected_ids": [1]},
+        {"prompt_ids": [14], "chosen_ids": [15, 1], "rejected_ids": [16, 17, 18, 1]},
+    ]
+    trainer = SegmentDPOTrainer(
+        tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK), rows, None, tokenizer, reward_model=scorer
+    )
+    for row, source in zip(trainer.train_dataset, rows, strict=True):
+        for name in SIDES:
+            # r_t = beta (log pi - log pi_ref)
+            ours, theirs = (logprobs_alone(m, source["prompt_ids"], source[f"{name}_ids"]) for m in (policy, reference))
+            expected = [0.3 * (a - b) for a, b in zip(ours, theirs, strict=True)]
+            assert row[f"{name}_token_rewards"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_reward_trainer_learns_and_reports_its_interval(tmp_path: Path, tokenizer: Any) -> None:

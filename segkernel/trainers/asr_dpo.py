@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from segkernel.data import PreferenceArguments
-from segkernel.models import ModelArguments, load_causal_lm, load_scoring_model
+from segkernel.models import ModelArguments, load_causal_lm
 from segkernel.trainers.common import Rows, encode_splits, preference_collator
 from segkernel.trainers.dpo import DPOConfig, DPOTrainer
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
+from segkernel.trainers.scoring import PrefixScorer, RewardArguments, load_reward_source
 from segkernel.trainers.segmenting import SegmentOptions, Thresholds, report_examples, with_masks, with_token_rewards
 
 logger = logging.getLogger(__name__)
@@ -28,10 +29,6 @@ class SegmentDPOConfig(SegmentOptions, DPOConfig):
     """Settings of `SegmentDPOTrainer`."""
 
     output_dir: str = field(default="runs/asr-dpo", metadata={"help": "Where checkpoints, model and report go."})
-    reward_model: str | None = field(
-        default=None,
-        metadata={"help": "Directory of a reward model made with `segkernel train --method reward`."},
-    )
     chosen_rewards_column: str = field(
         default="chosen_token_rewards",
         metadata={"help": "With --token_rewards column: a list of numbers, one per token of the chosen response."},
@@ -50,8 +47,9 @@ class SegmentDPOConfig(SegmentOptions, DPOConfig):
 class SegmentDPOTrainer(DPOTrainer):
     """DPO on the segments of each response that earned its preference.
 
-    Token rewards are made with `reward_model` (one output per token, of the policy's tokenizer), or read from the rows
-    when `args.token_rewards == "column"`. `thresholds` holds the trigger's settings in the rewards' own unit.
+    Token rewards are made with `reward_model` (one output per token, of the policy's tokenizer, or any function from a
+    batch to scores of every prefix), or read from the rows when `args.token_rewards == "column"`. `thresholds` holds
+    the trigger's settings in the rewards' own unit.
     """
 
     args: SegmentDPOConfig
@@ -64,7 +62,7 @@ class SegmentDPOTrainer(DPOTrainer):
         eval_dataset: Iterable[Mapping[str, Any]] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
-        reward_model: nn.Module | None = None,
+        reward_model: nn.Module | PrefixScorer | None = None,
         **kwargs: Any,
     ) -> None:
         if (reward_model is None) != (args.token_rewards == "column"):
@@ -122,13 +120,15 @@ def _log_kept(rows: Rows, thresholds: Thresholds) -> None:
 
 def build(argv: Sequence[str]) -> SegmentDPOTrainer:
     """The trainer of `segkernel train --method asr-dpo`."""
-    config, data, start = parse_arguments("asr-dpo", argv, SegmentDPOConfig, PreferenceArguments, ModelArguments)
+    config, rewards, data, start = parse_arguments(
+        "asr-dpo", argv, SegmentDPOConfig, RewardArguments, PreferenceArguments, ModelArguments
+    )
     from_column = config.token_rewards == "column"
-    if not from_column and config.reward_model is None:
-        raise ValueError("reward_model: expected a directory (or --token_rewards column), got none")
+    if from_column and rewards.given():
+        raise ValueError(f"token_rewards: expected no other source beside `column`, got {rewards.given()[0]}")
+    source = "column" if from_column else rewards.source()
     columns = (config.chosen_rewards_column, config.rejected_rewards_column) if from_column else (None, None)
-    source = config.reward_model or "column"
     pairs = prepare_pairs("asr-dpo", config, data, start, reward_columns=columns, rewards=source)
-    scorer = None if from_column else load_scoring_model(config.reward_model, pairs.tokenizer, start.dtype)
+    scorer = None if from_column else load_reward_source(rewards, pairs.tokenizer, start)
     model = load_causal_lm(start, pairs.tokenizer)
     return SegmentDPOTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, reward_model=scorer)

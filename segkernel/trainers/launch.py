@@ -105,7 +105,7 @@ def build_from_prompts(
     )
     reward_source, options = rewards.source(), trainer_options(rewards)
     prompts = prepare_prompts(method, config, data, start, rewards=reward_source)
-    source = load_reward_source(rewards, prompts.tokenizer, start.dtype)
+    source = load_reward_source(rewards, prompts.tokenizer, start)
     model = load_causal_lm(start, prompts.tokenizer)
     return trainer_type(
         model, config, prompts.train, prompts.held_out, prompts.tokenizer, reward_model=source, **options

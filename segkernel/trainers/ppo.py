@@ -23,7 +23,7 @@ from segkernel.trainers.common import model_logits
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.rollouts import Batch, RolloutConfig, RolloutTrainer, rows_of
 from segkernel.trainers.sampling import sample_responses
-from segkernel.trainers.scoring import PrefixScorer, RewardModelScorer, finite_responses, last_position
+from segkernel.trainers.scoring import PrefixScorer, finite_responses, last_position, prefix_scorer
 
 
 @dataclass
@@ -97,9 +97,7 @@ class PPOTrainer(RolloutTrainer):
             **kwargs,
         )
         self.reference = reference.to(args.device).eval().requires_grad_(False)
-        self.scorer = (
-            RewardModelScorer(reward_model, args.device) if isinstance(reward_model, nn.Module) else reward_model
-        )
+        self.scorer = prefix_scorer(reward_model, args.device)
         side = "right" if processing_class is None else processing_class.padding_side
         self.response_collator = ResponseCollator(pad_token_id(processing_class), side)
         self.eos_token_id = None if processing_class is None else processing_class.eos_token_id

@@ -23,7 +23,7 @@ from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
 from segkernel.trainers.common import Rows, map_batches, model_logits
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.sampling import SamplingOptions, sample_responses
-from segkernel.trainers.scoring import PrefixScorer, RewardModelScorer, finite_responses, sequence_scores
+from segkernel.trainers.scoring import PrefixScorer, finite_responses, prefix_scorer, sequence_scores
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,7 @@ class RFTTrainer(SegkernelTrainer):
             compute_metrics=self.mean_metrics,
             **kwargs,
         )
-        self.scorer = (
-            RewardModelScorer(reward_model, args.device) if isinstance(reward_model, nn.Module) else reward_model
-        )
+        self.scorer = prefix_scorer(reward_model, args.device)
         side = "right" if processing_class is None else processing_class.padding_side
         self.response_collator = ResponseCollator(pad_token_id(processing_class), side)
         self.eos_token_id = None if processing_class is None else processing_class.eos_token_id

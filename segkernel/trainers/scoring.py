@@ -6,13 +6,14 @@ rows of their own in what is returned.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.models import load_scoring_model
+from segkernel.models import ModelArguments, load_frozen_lm, load_scoring_model
 from segkernel.trainers.calculations import CalculationScorer
 from segkernel.trainers.common import model_logits
 
@@ -22,7 +23,7 @@ PrefixScorer = Callable[[dict[str, Tensor]], Tensor]
 
 @dataclass
 class RewardArguments:
-    """Where the rewards of sampled responses come from."""
+    """Where the rewards of responses come from."""
 
     _argument_group_name = "rewards"
 
@@ -33,6 +34,14 @@ class RewardArguments:
             "`segment-ppo` and `token-ppo`)."
         },
     )
+    reward_policy: str | None = field(
+        default=None,
+        metadata={
+            "help": "In place of a reward model: directory of a policy made with `segkernel train --method dpo`, for "
+            "the reward that it implies against its reference, --model."
+        },
+    )
+    reward_policy_beta: float = field(default=0.1, metadata={"help": "The beta that --reward_policy was trained with."})
     check_calculations: bool = field(
         default=False,
         metadata={
@@ -41,38 +50,77 @@ class RewardArguments:
         },
     )
 
+    def given(self) -> list[str]:
+        """What the rewards come from: one source, or none, or too many."""
+        model = [self.reward_model] if self.reward_model else []
+        policy = [f"policy {self.reward_policy}"] if self.reward_policy else []
+        return [*model, *policy, *(["calculations"] if self.check_calculations else [])]
+
     def source(self) -> str:
-        """What the rewards come from, for the record of the run.
+        """The one source, for the record of the run.
 
         Raises:
-            ValueError: there is no source, or there are two.
+            ValueError: there is none, or there are several.
         """
-        if self.check_calculations == (self.reward_model is not None):
+        given = self.given()
+        if not given:
             raise ValueError(
-                "reward_model: expected none beside --check_calculations"
-                if self.check_calculations
-                else "reward_model: expected a directory (or --check_calculations), got none"
+                "reward_model: expected a directory (or --reward_policy DIR, or --check_calculations), got none"
             )
-        return self.reward_model or "calculations"
+        if len(given) > 1:
+            raise ValueError(f"reward_model: expected one source of rewards, got {' and '.join(given)}")
+        return given[0]
 
 
 def load_reward_source(
-    arguments: RewardArguments, tokenizer: PreTrainedTokenizerBase, dtype: str
+    arguments: RewardArguments, tokenizer: PreTrainedTokenizerBase, start: ModelArguments
 ) -> PreTrainedModel | PrefixScorer:
-    """The reward model, refused when its tokens are not the policy's, or the checker of calculations."""
-    if arguments.reward_model is None:
+    """What scores the prefixes of responses; a model is refused when its tokens are not the policy's."""
+    if arguments.reward_model is not None:
+        return load_scoring_model(arguments.reward_model, tokenizer, start.dtype)
+    if arguments.reward_policy is None:
         return CalculationScorer(tokenizer)
-    return load_scoring_model(arguments.reward_model, tokenizer, dtype)
+    if start.model is None:
+        raise ValueError("model: expected the model that --reward_policy was trained from, got none (--model DIR)")
+    policy = load_frozen_lm("reward_policy", arguments.reward_policy, tokenizer, start.dtype)
+    reference = load_frozen_lm("model", start.model, tokenizer, start.dtype)
+    return ImplicitRewardScorer(policy, reference, beta=arguments.reward_policy_beta)
+
+
+def prefix_scorer(reward_model: nn.Module | PrefixScorer, device: torch.device) -> PrefixScorer:
+    """A reward model as a function from batches to scores of every prefix; such a function as it is."""
+    return RewardModelScorer(reward_model, device) if isinstance(reward_model, nn.Module) else reward_model
 
 
 class RewardModelScorer:
     """Reads a frozen reward model (`segkernel train --method reward`) at every token."""
 
-    def __init__(self, model: nn.Module, device: Any) -> None:
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
         return prefix_scores(self.model, batch)
+
+
+class ImplicitRewardScorer:
+    """The reward that a policy trained by DPO implies against its reference.
+
+    A token's is `beta * (log pi - log pi_ref)` (Rafailov et al. 2024, arXiv 2404.12358), a prefix's their sum so far.
+    """
+
+    def __init__(self, policy: nn.Module, reference: nn.Module, *, beta: float = 0.1) -> None:
+        if not beta > 0:
+            raise ValueError(f"reward_policy_beta: expected a positive number, got {beta}")
+        self.policy, self.reference = (model.eval().requires_grad_(False) for model in (policy, reference))
+        self.beta = beta
+
+    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+        labels, mask = (batch[name].flatten(0, -2)[:, 1:] for name in ("input_ids", "response_mask"))
+        policy, reference = (
+            segkernel.token_logprobs(model_logits(model.to(labels.device), batch)[:, :-1], labels, mask)
+            for model in (self.policy, self.reference)
+        )
+        return F.pad(self.beta * (policy - reference).cumsum(1), (1, 0))
 
 
 def prefix_scores(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

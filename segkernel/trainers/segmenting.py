@@ -14,7 +14,7 @@ from segkernel.encoding import PreferenceCollator, token_texts
 from segkernel.report import Example, example_from_segments
 from segkernel.segments import Segments
 from segkernel.trainers.common import PreferenceConfig, Rows, map_batches
-from segkernel.trainers.scoring import prefix_scores, token_rewards
+from segkernel.trainers.scoring import PrefixScorer, prefix_scorer, token_rewards
 
 SEQUENCE_SIGNS = (1, -1)  # of SIDES: chosen, rejected
 
@@ -130,14 +130,18 @@ class Thresholds:
 
 
 def with_token_rewards(
-    rows: Rows, model: nn.Module, kind: str, collator: PreferenceCollator, args: PreferenceConfig
+    rows: Rows,
+    reward_model: nn.Module | PrefixScorer,
+    kind: str,
+    collator: PreferenceCollator,
+    args: PreferenceConfig,
 ) -> Rows:
-    """Add `chosen_token_rewards` and `rejected_token_rewards` to encoded rows, by a reward model."""
-    model = model.to(args.device).eval()
+    """Add `chosen_token_rewards` and `rejected_token_rewards` to encoded rows, by what scores their prefixes."""
+    scorer = prefix_scorer(reward_model, args.device)
 
     def columns(batch: dict[str, Tensor]) -> Rows:
         mask = batch["response_mask"]
-        rewards = token_rewards(prefix_scores(model, batch), batch, kind).view_as(mask)
+        rewards = token_rewards(scorer(batch), batch, kind).view_as(mask)
         finite = (rewards.isfinite() | ~mask).all()
         if not finite:
             raise ValueError("reward_model: expected finite scores, got NaN or infinity for a response of the data")

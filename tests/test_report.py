@@ -13,7 +13,8 @@ pytest.importorskip("matplotlib")
 
 from segkernel.reference import segment
 from segkernel.report import Example, example_from_segments, write_report
-from segkernel.report.charts import Curve, collect_curves, curve_chart
+from segkernel.report.charts import Curve, collect_curves, curve_chart, reward_trace
+from segkernel.report.example import visible_text
 from segkernel.report.page import token_columns
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -246,3 +247,10 @@ def test_inspect_says_what_is_missing(argv, message):
 
     with pytest.raises(ValueError, match=message):
         main(argv)
+
+
+def test_control_characters_of_sampled_text_are_shown_as_signs() -> None:
+    assert visible_text("a\x0e\x00b\n\tc\u3000é") == "a��b↵\tc\u3000é"
+    example = Example("p", "accepted", ["\x02x", "$"], [1.0, 0.5], [0, 0], [1], [True, True])
+    assert token_columns(example)[0]["text"] == "�x"
+    assert "\x02" not in reward_trace(example)

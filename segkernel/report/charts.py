@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from segkernel.report.example import Example
+from segkernel.report.example import Example, visible_text
 
 # matplotlib writes these colours; the SVG then gets the CSS variable instead. Each stands for itself only here.
 INK, GRID, GREEN, RED, GREY = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -188,7 +188,7 @@ def _kept_stretches(example: Example, start: int, end: int) -> list[tuple[int, i
 
 def _label(token: str) -> str:
     # `$` would open mathematics.
-    shown = token.replace("\n", "↵").replace("$", r"\$").strip()
+    shown = visible_text(token).replace("$", r"\$").strip()
     return shown if len(shown) <= 8 else shown[:7] + "…"
 
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from segkernel.report.charts import collect_curves, curve_chart, reward_trace
-from segkernel.report.example import Example
+from segkernel.report.example import Example, visible_text
 
 SIGNS = {1: "+", -1: "\N{MINUS SIGN}", 0: "0"}
 
@@ -130,7 +130,7 @@ def token_columns(example: Example) -> list[dict[str, Any]]:
         edges = sorted((level(base), level(reward))) if known else (0.0, 0.0)
         columns.append(
             {
-                "text": token.replace("\n", "↵") or "∅",
+                "text": visible_text(token) or "∅",
                 "breaks_before": token.startswith("\n"),
                 "breaks_after": "\n" in token and not token.startswith("\n"),
                 "classes": " ".join(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from plain_floats import gae_by_hand, in_response, logprobs_alone, schmitt, scores_alone, whitened
+from safetensors.torch import load_file
 from torch import Tensor
 from trainer_helpers import (
     QUICK,
@@ -22,6 +23,7 @@ from trainer_helpers import (
     weights,
     write_files,
 )
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 from segkernel import cli
 from segkernel.models import train_tokenizer
@@ -261,6 +263,37 @@ def test_resume_in_the_middle_of_a_rollout(tmp_path: Path, tokenizer: Any, confi
     # What is saved is a policy as any other, and its value model beside it.
     assert (tmp_path / "whole" / "checkpoint-6" / "config.json").is_file()
     assert (tmp_path / "whole" / "checkpoint-6" / "value" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("architecture", [(GPT2Config, GPT2LMHeadModel), (Qwen2Config, Qwen2ForCausalLM)])
+def test_value_models_of_other_architectures_start_at_zero(tmp_path: Path, tokenizer: Any, architecture: Any) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
+    config_type, model_type = architecture
+    policy = model_type(config_type(vocab_size=len(tokenizer), num_key_value_heads=2, **sizes))
+    config = PPOConfig(str(tmp_path), **{**ROLLOUT, "max_steps": 2})
+    trainer = PPOTrainer(policy, config, prompts(), None, tokenizer, reward_model=low_tokens)
+    value = trainer.model.value
+    assert torch.equal(value.get_input_embeddings().weight, policy.get_input_embeddings().weight)
+    assert not value(torch.tensor([[5, 6, 7]])).logits.any()
+    before = weights(trainer)
+    trainer.train()
+    moved = {name.split(".")[0] for name, tensor in weights(trainer).items() if not torch.equal(tensor, before[name])}
+    assert moved == {"policy", "value"}
+
+
+def test_the_best_model_is_loaded_at_the_end(tmp_path: Path, tokenizer: Any) -> None:
+    options = {"load_best_model_at_end": True, "metric_for_best_model": "kl", "greater_is_better": False}
+    options |= {"save_strategy": "epoch", "eval_strategy": "epoch", "num_train_epochs": 3, "learning_rate": 1e-3}
+    config = PPOConfig(str(tmp_path), **{**ROLLOUT, **options, "rollout_epochs": 2})
+    trainer = PPOTrainer(tiny_lm(tokenizer), config, prompts(8), prompts(4), tokenizer, reward_model=low_tokens)
+    trainer.train()
+    evaluated = [log["eval_kl"] for log in trainer.state.log_history if "eval_kl" in log]
+    best = evaluated.index(min(evaluated))
+    assert best < 2
+    checkpoint = tmp_path / f"checkpoint-{4 * (best + 1)}"
+    for model, folder in ((trainer.model.policy, checkpoint), (trainer.model.value, checkpoint / "value")):
+        saved = load_file(folder / "model.safetensors")
+        assert all(torch.equal(model.state_dict()[name], value) for name, value in saved.items())
 
 
 def test_the_rollouts_of_a_run_differ_and_its_minibatches_share_one_out(tmp_path: Path, tokenizer: Any) -> None:

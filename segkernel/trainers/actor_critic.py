@@ -64,6 +64,8 @@ def value_model_like(policy: PreTrainedModel) -> PreTrainedModel:
     config.num_labels, config.classifier_dropout = 1, 0.0
     value: Any = AutoModelForTokenClassification.from_config(config)
     value.base_model.load_state_dict(policy.base_model.state_dict())
-    for parameter in value.get_submodule("score").parameters():
-        nn.init.zeros_(parameter)
+    body = set(value.base_model.parameters())
+    for parameter in value.parameters():
+        if parameter not in body:  # the head, whatever this architecture calls it
+            nn.init.zeros_(parameter)
     return value.to(device=policy.device, dtype=policy.dtype)

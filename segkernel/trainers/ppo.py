@@ -272,6 +272,10 @@ class PPOTrainer(RolloutTrainer):
         else:
             self.accelerator.unwrap_model(self.model).load_pretrained(resume_from_checkpoint)
 
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None  # since one was evaluated
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
 
 def _inputs(batch: Batch) -> Batch:
     return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}

@@ -24,3 +24,11 @@ def test_operators_are_listed():
 
     operators = set(segkernel.__all__) - {"Segments", "debug"}
     assert operators == set(re.findall(r"`(\w+)`", README.split("## The operators")[1].split("## ")[0])) & operators
+
+
+def test_methods_are_listed():
+    from segkernel.cli import METHODS
+
+    rows = re.findall(r"^\| (`.*?) \|", README.split("## The methods")[1].split("\n## ")[0], re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)}
+    assert listed - {"--method"} == set(METHODS)

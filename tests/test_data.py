@@ -9,8 +9,9 @@ import pytest
 import torch
 from trainer_helpers import pairs, tiny_lm, tiny_tokenizer, write_jsonl
 
+from segkernel.collators import PreferenceCollator, ResponseCollator
 from segkernel.data import read_preferences, read_prompts, read_texts, split_by_prompt
-from segkernel.encoding import PreferenceCollator, ResponseCollator, encode_preferences, encode_prompts, encode_texts
+from segkernel.encoding import encode_preferences, encode_prompts, encode_texts
 from segkernel.trainers.common import model_logits
 
 ROW = {"prompt": "p", "chosen": "good", "rejected": "bad"}

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.collators import ResponseCollator
 from segkernel.data import PreferenceArguments
 from segkernel.distillation import aligndistil_loss, distillation_loss
-from segkernel.encoding import ResponseCollator, encode_prompts
+from segkernel.encoding import encode_prompts
 from segkernel.models import ModelArguments, load_causal_lm, load_frozen_lm
 from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer, Rows, model_logits
 from segkernel.trainers.dpo import summed_logprobs, with_reference

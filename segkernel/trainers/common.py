@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from segkernel.encoding import PreferenceCollator, ResponseCollator, encode_preferences, pad_token_id
+from segkernel.collators import PreferenceCollator, ResponseCollator
+from segkernel.encoding import encode_preferences, pad_token_id
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
 
 Rows = list[dict[str, Any]]

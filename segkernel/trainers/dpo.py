@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.collators import PreferenceCollator
 from segkernel.data import PreferenceArguments
-from segkernel.encoding import PreferenceCollator
 from segkernel.losses import dpo_loss
 from segkernel.models import ModelArguments, load_causal_lm
 from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer, Rows, map_batches, model_logits

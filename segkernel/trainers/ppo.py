@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.encoding import ResponseCollator, encode_prompts, pad_token_id
+from segkernel.collators import ResponseCollator
+from segkernel.encoding import encode_prompts, pad_token_id
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
 from segkernel.trainers.actor_critic import ActorCritic, value_model_like
 from segkernel.trainers.common import model_logits

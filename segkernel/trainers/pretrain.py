@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.collators import TextCollator
 from segkernel.data import TextArguments
-from segkernel.encoding import TextCollator, encode_texts, pad_token_id
+from segkernel.encoding import encode_texts, pad_token_id
 from segkernel.models import ModelArguments, load_causal_lm
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
 from segkernel.trainers.launch import parse_arguments, prepare_texts

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.encoding import ResponseCollator, encode_prompts, pad_token_id
+from segkernel.collators import ResponseCollator
+from segkernel.encoding import encode_prompts, pad_token_id
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
 from segkernel.trainers.common import Rows, map_batches, model_logits
 from segkernel.trainers.launch import build_from_prompts

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.collators import PreferenceCollator
 from segkernel.data import SIDES
-from segkernel.encoding import PreferenceCollator, token_texts
+from segkernel.encoding import token_texts
 from segkernel.report import Example, example_from_segments
 from segkernel.segments import Segments
 from segkernel.trainers.common import PreferenceConfig, Rows, map_batches

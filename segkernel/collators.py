@@ -13,9 +13,9 @@ __all__ = ["PreferenceCollator", "ResponseCollator", "TextCollator"]
 # Columns with one value per response token (`chosen_mask`, ...), and what fills the other positions.
 PER_TOKEN = {"mask": False, "token_rewards": 0.0, "segment_ids": -1}
 # Columns with one value per sampled response.
-PER_RESPONSE = ("reward", "samples_reward", "segments")
+PER_RESPONSE = ("reward", "samples_reward", "segments", "mask_agreement")
 # Columns with one value per side, `[chosen, rejected]`; `row` has one per pair.
-PER_PAIR = ("segments", "ref_logprobs", "ref_response_logprobs", "row")
+PER_PAIR = ("segments", "mask_agreement", "ref_logprobs", "ref_response_logprobs", "row")
 
 
 @dataclass

@@ -255,6 +255,29 @@ def test_likelihood_of_the_positive_segments(tmp_path: Path, padding: str, token
     assert 0 < logs["entropy"] < math.log(len(tokenizer))
 
 
+def test_mask_agreement_is_logged_where_the_truth_is_known(tmp_path: Path, tokenizer: Any) -> None:
+    config = SegmentRFTConfig(str(tmp_path), **{**SETTINGS, **LITERAL, "token_rewards": "difference"})
+    trainer = SegmentRFTTrainer(
+        policy(tokenizer),
+        config,
+        PROMPTS,
+        None,
+        tokenizer,
+        reward_model=worth_of_prefixes,
+        token_credit=lambda batch: torch.where(batch["input_ids"] % 2 == 0, 1, -1),
+    )
+    shares = []
+    for row in trainer.train_dataset:
+        treated = [kept == (token % 2 == 0) for kept, token in zip(row["mask"], row["response_ids"], strict=True)]
+        shares.append(sum(treated) / len(treated))
+        assert row["mask_agreement"] == pytest.approx(shares[-1])
+    assert len(set(shares)) > 1
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, trainer.collate(trainer.train_dataset))
+    trainer.log(logs := {"loss": 0.0})
+    assert logs["mask_agreement"] == pytest.approx(sum(shares) / len(shares))
+
+
 def test_without_a_pivot_a_response_is_one_segment(tmp_path: Path, tokenizer: Any) -> None:
     options = {"pivot_threshold": 100.0, "baseline": "0", "threshold_unit": "reward", "keep": 4}
     trainer = make_trainer("asr-rft", tmp_path, tokenizer, **options)

@@ -102,8 +102,19 @@ def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer
     ]
     options = {"token_rewards": "column", "baseline": 0.0, "delta": 1.0, "threshold_unit": "reward"}
     policy, reference = tiny_lm(tokenizer, seed=1), tiny_lm(tokenizer, seed=2)
+
+    def credit(batch: dict[str, Tensor]) -> Tensor:
+        """Right are the tokens below 10."""
+        return torch.where(batch["input_ids"].flatten(0, -2) < 10, 1, -1)
+
     trainer = SegmentDPOTrainer(
-        policy, SegmentDPOConfig(str(tmp_path), **options, **QUICK), rows, rows, tokenizer, ref_model=reference
+        policy,
+        SegmentDPOConfig(str(tmp_path), **options, **QUICK),
+        rows,
+        rows,
+        tokenizer,
+        ref_model=reference,
+        token_credit=credit,
     )
     first, second = trainer.train_dataset
     assert first["chosen_mask"] == [True, True, False, False, True]
@@ -112,6 +123,10 @@ def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer
     # A reward on the threshold stays neutral; the state before the first token is neutral too.
     assert (second["chosen_mask"], second["rejected_mask"]) == ([False], [False, True])
     assert second["segments"] == [1, 2]
+    # Chosen 7 8 9 | 10 11: kept 1 1 0 0 1, to keep 1 1 1 0 0. Rejected 12 13 14: kept 0 1 1, to keep all.
+    assert first["mask_agreement"] == pytest.approx([3 / 5, 2 / 3])
+    # 7 is right and not kept; of 8 and 9, both right, the second is kept.
+    assert second["mask_agreement"] == pytest.approx([0.0, 0.5])
 
     policy.eval()
     reference.eval()
@@ -127,6 +142,7 @@ def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer
     assert metrics["kept_chosen"].tolist() == pytest.approx([0.6, 0.0])
     assert metrics["kept_rejected"].tolist() == pytest.approx([2 / 3, 0.5])
     assert metrics["segments/chosen"].tolist() == [3.0, 1.0]
+    assert metrics["mask_agreement"].tolist() == pytest.approx([(3 / 5 + 2 / 3) / 2, 0.25])
     # The side without a token has a log-ratio of 0, not NaN.
     assert metrics["rewards/chosen"][1] == 0.0
     assert losses.isfinite().all()

@@ -19,7 +19,14 @@ from segkernel.trainers.common import Rows, encode_splits, preference_collator
 from segkernel.trainers.dpo import DPOConfig, DPOTrainer
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
 from segkernel.trainers.scoring import PrefixScorer, RewardArguments, load_reward_source
-from segkernel.trainers.segmenting import SegmentOptions, Thresholds, report_examples, with_masks, with_token_rewards
+from segkernel.trainers.segmenting import (
+    SegmentOptions,
+    Thresholds,
+    TokenCredit,
+    report_examples,
+    with_masks,
+    with_token_rewards,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +56,8 @@ class SegmentDPOTrainer(DPOTrainer):
 
     Token rewards are made with `reward_model` (one output per token, of the policy's tokenizer, or any function from a
     batch to scores of every prefix), or read from the rows when `args.token_rewards == "column"`. `thresholds` holds
-    the trigger's settings in the rewards' own unit.
+    the trigger's settings in the rewards' own unit. Where the truth is known, `token_credit` gives it per token, and
+    `mask_agreement` is logged: the share of tokens that the mask treats as it says.
     """
 
     args: SegmentDPOConfig
@@ -63,6 +71,7 @@ class SegmentDPOTrainer(DPOTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
         reward_model: nn.Module | PrefixScorer | None = None,
+        token_credit: TokenCredit | None = None,
         **kwargs: Any,
     ) -> None:
         if (reward_model is None) != (args.token_rewards == "column"):
@@ -84,9 +93,9 @@ class SegmentDPOTrainer(DPOTrainer):
 
         train = rewarded(train, "train_dataset")
         self.thresholds = Thresholds.of_pairs(train, args)
-        train = with_masks(train, self.thresholds, collator, args)
+        train = with_masks(train, self.thresholds, collator, args, token_credit)
         if held_out is not None:
-            held_out = with_masks(rewarded(held_out, "eval_dataset"), self.thresholds, collator, args)
+            held_out = with_masks(rewarded(held_out, "eval_dataset"), self.thresholds, collator, args, token_credit)
         _log_kept(train, self.thresholds)
         super().__init__(model, args, train, held_out, processing_class, **kwargs)
 
@@ -99,7 +108,10 @@ class SegmentDPOTrainer(DPOTrainer):
     def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         losses, metrics = super().pair_losses(model, batch)
         chosen, rejected = batch["segments"].float().unbind(1)
-        return losses, {**metrics, "segments/chosen": chosen, "segments/rejected": rejected}
+        metrics |= {"segments/chosen": chosen, "segments/rejected": rejected}
+        if "mask_agreement" in batch:
+            metrics["mask_agreement"] = batch["mask_agreement"].mean(1)
+        return losses, metrics
 
 
 def _log_kept(rows: Rows, thresholds: Thresholds) -> None:

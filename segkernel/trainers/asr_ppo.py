@@ -4,7 +4,7 @@ Rewards and values are those of `PPOTrainer`; the policy loss reads the tokens o
 agrees with the sign of the response's reward against a baseline.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.ppo import PPOConfig, PPOTrainer
 from segkernel.trainers.rollouts import Batch
 from segkernel.trainers.scoring import prompt_scores, token_rewards
-from segkernel.trainers.segmenting import SegmentOptions, Thresholds
+from segkernel.trainers.segmenting import SegmentOptions, Thresholds, TokenCredit
 
 
 @dataclass
@@ -49,13 +49,13 @@ class ASRPPOConfig(SegmentOptions, PPOConfig):
 class ASRPPOTrainer(PPOTrainer):
     """PPO whose policy loss sees the segments that agree with their response's reward.
 
-    `token_credit`, where the truth is known, maps a batch to +1, 0, -1 per token, `[B, T]`: the share of tokens that
-    the mask treats as it says is logged as `rollout/mask_agreement`.
+    Where the truth is known, `token_credit` gives it per token, and `rollout/mask_agreement` is logged: the share of
+    tokens that the mask treats as it says.
     """
 
     args: ASRPPOConfig
 
-    def __init__(self, *args: Any, token_credit: Callable[[Batch], Tensor] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, token_credit: TokenCredit | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.token_credit = token_credit
 
@@ -68,8 +68,7 @@ class ASRPPOTrainer(PPOTrainer):
         assert segments.mask is not None  # since signs were given
         self.record({"rollout/segments": segments.counts})
         if self.token_credit is not None:
-            credit = self.token_credit(batch)
-            agrees = segments.mask == (credit == signs[:, None])
+            agrees = segments.mask == (self.token_credit(batch) == signs[:, None])
             self.record({"rollout/mask_agreement": self.token_mean(agrees.float(), mask)})
         return segments.mask
 

@@ -17,7 +17,7 @@ from segkernel.trainers.common import Rows, map_batches
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.rft import RFTConfig, RFTTrainer
 from segkernel.trainers.scoring import token_rewards
-from segkernel.trainers.segmenting import SegmentOptions, Thresholds, report_example
+from segkernel.trainers.segmenting import SegmentOptions, Thresholds, TokenCredit, mask_agreement, report_example
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,15 @@ class SegmentRFTConfig(SegmentOptions, RFTConfig):
 class SegmentRFTTrainer(RFTTrainer):
     """Rejection sampling whose likelihood sees the positive segments of the accepted responses.
 
-    `thresholds` holds the trigger's settings in the rewards' own unit.
+    `thresholds` holds the trigger's settings in the rewards' own unit. Where the truth is known, `token_credit` gives
+    it per token, and `mask_agreement` is logged: the share of tokens that the mask treats as it says.
     """
 
     args: SegmentRFTConfig
+
+    def __init__(self, *args: Any, token_credit: TokenCredit | None = None, **kwargs: Any) -> None:
+        self.token_credit = token_credit
+        super().__init__(*args, **kwargs)
 
     def columns(self, scores: Tensor, batch: dict[str, Tensor]) -> Rows:
         rewards = token_rewards(scores, batch, self.args.token_rewards).cpu()
@@ -74,10 +79,14 @@ class SegmentRFTTrainer(RFTTrainer):
         segments = self.thresholds.segment(batch["token_rewards"], mask, signs)
         assert segments.mask is not None  # since signs were given
         kept = [k[m].tolist() for k, m in zip(segments.mask.cpu(), mask.cpu(), strict=True)]
-        return [{"mask": k, "segments": count} for k, count in zip(kept, segments.counts.tolist(), strict=True)]
+        rows: Rows = [{"mask": k, "segments": count} for k, count in zip(kept, segments.counts.tolist(), strict=True)]
+        if self.token_credit is None:
+            return rows
+        agreement = mask_agreement(segments.mask, self.token_credit(batch), signs, mask).tolist()
+        return [{**row, "mask_agreement": share} for row, share in zip(rows, agreement, strict=True)]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        self.record({"segments": inputs["segments"]})
+        self.record({name: inputs[name] for name in ("segments", "mask_agreement") if name in inputs})
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def report_examples(self) -> list[Any]:

@@ -1,6 +1,6 @@
 """Token rewards and the segments they make: from a reward model's scores to a loss mask."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,9 @@ from segkernel.trainers.common import PreferenceConfig, Rows, map_batches
 from segkernel.trainers.scoring import PrefixScorer, prefix_scorer, token_rewards
 
 SEQUENCE_SIGNS = (1, -1)  # of SIDES: chosen, rejected
+
+# Where the truth is known: +1, 0, -1 for every token of a batch, `[B, T]`; the sides of a pair are rows of their own.
+TokenCredit = Callable[[dict[str, Tensor]], Tensor]
 
 
 @dataclass
@@ -154,8 +157,27 @@ def with_token_rewards(
     return map_batches(columns, rows, collator, args, "token rewards")
 
 
-def with_masks(rows: Rows, thresholds: Thresholds, collator: PreferenceCollator, args: PreferenceConfig) -> Rows:
-    """Add `chosen_mask`, `rejected_mask` (which response tokens to train on) and `segments` (how many) to rows."""
+def mask_agreement(kept: Tensor, credit: Tensor, signs: Tensor, mask: Tensor) -> Tensor:
+    """Share of each row's valid tokens, `[B]`, that are kept just when their true credit has the row's sign.
+
+    Example:
+        >>> kept, credit = torch.tensor([[True, True, False]]), torch.tensor([[1, -1, -1]])
+        >>> mask_agreement(kept, credit, torch.tensor([1]), torch.tensor([[True, True, True]]))
+        tensor([0.6667])
+    """
+    agrees = (kept == (credit == signs[:, None])) & mask
+    return agrees.sum(1) / mask.sum(1).clamp(min=1)
+
+
+def with_masks(
+    rows: Rows,
+    thresholds: Thresholds,
+    collator: PreferenceCollator,
+    args: PreferenceConfig,
+    token_credit: TokenCredit | None = None,
+) -> Rows:
+    """Add `chosen_mask`, `rejected_mask` (which response tokens to train on) and `segments` (how many) to rows; and,
+    where the tokens' true credit is known, `mask_agreement`."""
 
     def columns(batch: dict[str, Tensor]) -> Rows:
         rewards, mask = batch["token_rewards"].flatten(0, 1), batch["response_mask"].flatten(0, 1)
@@ -164,10 +186,14 @@ def with_masks(rows: Rows, thresholds: Thresholds, collator: PreferenceCollator,
         assert segments.mask is not None  # since signs were given
         kept = segments.mask.cpu().view(-1, 2, mask.shape[1])
         counts = segments.counts.view(-1, 2).tolist()
-        return [
+        found: Rows = [
             {"chosen_mask": k[0][m[0]].tolist(), "rejected_mask": k[1][m[1]].tolist(), "segments": count}
             for k, m, count in zip(kept, batch["response_mask"].cpu(), counts, strict=True)
         ]
+        if token_credit is None:
+            return found
+        agreement = mask_agreement(segments.mask, token_credit(batch), signs, mask).view(-1, 2).tolist()
+        return [{**row, "mask_agreement": shares} for row, shares in zip(found, agreement, strict=True)]
 
     return map_batches(columns, rows, collator, args, "segments")
 

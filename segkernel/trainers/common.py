@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from segkernel.collators import PreferenceCollator, ResponseCollator
-from segkernel.encoding import encode_preferences, pad_token_id
+from segkernel.encoding import encode_preferences, encode_prompts, pad_token_id
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
 
 Rows = list[dict[str, Any]]
@@ -126,6 +126,24 @@ def encode_splits(
     if eval_dataset is None:
         return train, None
     return train, encode_preferences(eval_dataset, tokenizer, max_length=max_length, name="eval_dataset", at_least=1)
+
+
+def encode_prompt_splits(
+    train_dataset: Iterable[Mapping[str, Any]],
+    eval_dataset: Iterable[Mapping[str, Any]] | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
+) -> tuple[Rows, Rows | None]:
+    """The same for prompts."""
+    train = encode_prompts(train_dataset, tokenizer, max_length=max_length, name="train_dataset")
+    if eval_dataset is None:
+        return train, None
+    return train, encode_prompts(eval_dataset, tokenizer, max_length=max_length, name="eval_dataset")
+
+
+def response_collator(tokenizer: PreTrainedTokenizerBase | None) -> ResponseCollator:
+    side = "right" if tokenizer is None else tokenizer.padding_side
+    return ResponseCollator(pad_token_id=pad_token_id(tokenizer), padding_side=side)
 
 
 def preference_collator(tokenizer: PreTrainedTokenizerBase | None) -> PreferenceCollator:

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.collators import ResponseCollator
-from segkernel.encoding import encode_prompts, pad_token_id
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
 from segkernel.trainers.actor_critic import ActorCritic, value_model_like
-from segkernel.trainers.common import model_logits
+from segkernel.trainers.common import encode_prompt_splits, model_logits, response_collator
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.rollouts import Batch, RolloutConfig, RolloutTrainer, rows_of
 from segkernel.trainers.sampling import sample_responses
@@ -76,11 +74,7 @@ class PPOTrainer(RolloutTrainer):
         **kwargs: Any,
     ) -> None:
         args.check_context(model)
-        length = args.max_prompt_length
-        train = encode_prompts(train_dataset, processing_class, max_length=length, name="train_dataset")
-        held_out = None
-        if eval_dataset is not None:
-            held_out = encode_prompts(eval_dataset, processing_class, max_length=length, name="eval_dataset")
+        train, held_out = encode_prompt_splits(train_dataset, eval_dataset, processing_class, args.max_prompt_length)
         if value_model is None:
             if isinstance(reward_model, PreTrainedModel):
                 value_model = copy.deepcopy(reward_model)
@@ -99,8 +93,7 @@ class PPOTrainer(RolloutTrainer):
         )
         self.reference = reference.to(args.device).eval().requires_grad_(False)
         self.scorer = prefix_scorer(reward_model, args.device)
-        side = "right" if processing_class is None else processing_class.padding_side
-        self.response_collator = ResponseCollator(pad_token_id(processing_class), side)
+        self.response_collator = response_collator(processing_class)
         self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
 
     # --- what makes a method -----------------------------------------------------------------------------------------

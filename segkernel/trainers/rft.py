@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.collators import ResponseCollator
-from segkernel.encoding import encode_prompts, pad_token_id
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
-from segkernel.trainers.common import Rows, map_batches, model_logits
+from segkernel.trainers.common import Rows, encode_prompt_splits, map_batches, model_logits, response_collator
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.sampling import SamplingOptions, sample_responses
 from segkernel.trainers.scoring import PrefixScorer, finite_responses, prefix_scorer, sequence_scores
@@ -70,11 +68,7 @@ class RFTTrainer(SegkernelTrainer):
         **kwargs: Any,
     ) -> None:
         args.check_context(model)
-        length = args.max_prompt_length
-        prompts = encode_prompts(train_dataset, processing_class, max_length=length, name="train_dataset")
-        held_out = None
-        if eval_dataset is not None:
-            held_out = encode_prompts(eval_dataset, processing_class, max_length=length, name="eval_dataset")
+        prompts, held_out = encode_prompt_splits(train_dataset, eval_dataset, processing_class, args.max_prompt_length)
         super().__init__(
             model=model,
             args=args,
@@ -86,8 +80,7 @@ class RFTTrainer(SegkernelTrainer):
             **kwargs,
         )
         self.scorer = prefix_scorer(reward_model, args.device)
-        side = "right" if processing_class is None else processing_class.padding_side
-        self.response_collator = ResponseCollator(pad_token_id(processing_class), side)
+        self.response_collator = response_collator(processing_class)
         self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
         samples = map_batches(self.score, self.sample_prompts(prompts), self.response_collator, args, "rewards")
         self.log_samples(samples)

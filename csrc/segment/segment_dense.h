@@ -17,7 +17,7 @@ struct SegmentDenseKernels {
 };
 
 #if defined(__x86_64__)
-extern const SegmentDenseKernels kSegmentDenseAvx512;
+extern const SegmentDenseKernels kSegmentDenseAvx512Vbmi2;
 #endif
 
 }  // namespace segkernel

@@ -15,10 +15,10 @@ namespace segkernel {
 template <class T>
 SegmentDense<T> segment_dense_kernel() {
 #if defined(__x86_64__)
-  if (chosen_isa() == Isa::avx512) {
-    if constexpr (std::is_same_v<T, float>) return kSegmentDenseAvx512.of_float;
-    if constexpr (std::is_same_v<T, bfloat16>) return kSegmentDenseAvx512.of_bfloat16;
-    if constexpr (std::is_same_v<T, float16>) return kSegmentDenseAvx512.of_float16;
+  if (chosen_isa_compresses_bytes()) {
+    if constexpr (std::is_same_v<T, float>) return kSegmentDenseAvx512Vbmi2.of_float;
+    if constexpr (std::is_same_v<T, bfloat16>) return kSegmentDenseAvx512Vbmi2.of_bfloat16;
+    if constexpr (std::is_same_v<T, float16>) return kSegmentDenseAvx512Vbmi2.of_float16;
   }
 #endif
   return nullptr;

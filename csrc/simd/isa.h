@@ -36,4 +36,15 @@ inline Isa chosen_isa() {
   return chosen;
 }
 
+// Whether the AVX-512 in use compresses and permutes bytes, too: Ice Lake, Zen 4 and later.
+inline bool chosen_isa_compresses_bytes() {
+#if defined(__x86_64__)
+  static const bool compresses = chosen_isa() == Isa::avx512 && __builtin_cpu_supports("avx512vbmi") &&
+                                 __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq");
+  return compresses;
+#else
+  return false;
+#endif
+}
+
 }  // namespace segkernel

@@ -1,0 +1,444 @@
+// Blocks of 64 tokens, up to 16 of them (a chunk) at a time. Comparisons become bits, on which the trigger is integer
+// arithmetic; what belongs to a segment is compressed out at its last token. Sums are a segmented scan of three levels:
+// inside groups of four tokens, inside groups of four groups, and across the sixteen lanes.
+//
+// Each step is a loop of its own over the chunk's blocks: a step's chain of dependent instructions is long, and only
+// short loops leave the processor enough independent ones to look at.
+//
+// `schmitt_step`, `starts_segment`, `fold` and `keeps` of segment.h, in the language of bits: the tests hold both
+// against the same reference, and their ids, signs and masks against each other bit for bit.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "../simd/inline.h"
+#include "segment_dense.h"
+
+namespace segkernel {
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kBlock = 64;   // tokens: as many as a mask register has bits
+constexpr int kBlocks = 16;  // of a chunk: its scratch memory stays in the first-level cache
+constexpr int kFours = 4;    // a block's vectors of 16 lanes; and the tokens, or groups, that one level adds up
+
+// A table of a vector's size, from what it holds at each place.
+template <class T, int n, class Of>
+struct alignas(64) Table {
+  std::array<T, n> at{};
+
+  constexpr explicit Table(Of of) {
+    for (int i = 0; i < n; ++i) at[static_cast<size_t>(i)] = static_cast<T>(of(i));
+  }
+  __m512i load() const { return _mm512_load_si512(at.data()); }
+};
+
+template <class Of>
+constexpr auto lanes_table(Of of) {
+  return Table<int32_t, kLanes, Of>(of);
+}
+template <class Of>
+constexpr auto bytes_table(Of of) {
+  return Table<uint8_t, kBlock, Of>(of);
+}
+
+// For two-source permutations, in which lane 16 is the first of the second source.
+constexpr auto kEven = lanes_table([](int i) { return 2 * i; });
+constexpr auto kOdd = lanes_table([](int i) { return 2 * i + 1; });
+constexpr auto kZipLow = lanes_table([](int i) { return i / 2 + kLanes * (i % 2); });
+constexpr auto kZipHigh = lanes_table([](int i) { return kLanes / 2 + i / 2 + kLanes * (i % 2); });
+
+// Of 32 bits, those up to this lane's, for the lower and the upper half.
+constexpr auto kUpToLow = lanes_table([](int i) { return (uint64_t{2} << i) - 1; });
+constexpr auto kUpToHigh = lanes_table([](int i) { return (uint64_t{2} << (kLanes + i)) - 1; });
+
+// Where token t of a block is after `by_fours`, as an index into its four vectors; and back, plus one.
+constexpr auto kPlace = bytes_table([](int t) { return t / kFours + kLanes * (t % kFours); });
+constexpr auto kTokensUpTo = bytes_table([](int place) { return kFours * (place % kLanes) + place / kLanes + 1; });
+constexpr auto kByteBefore = bytes_table([](int i) { return i - 1; });
+
+template <class Body>
+SK_INLINE void for_vectors(const Body& body) {
+  body.template operator()<0>();
+  body.template operator()<1>();
+  body.template operator()<2>();
+  body.template operator()<3>();
+}
+
+inline __m512 load(const float* values) { return _mm512_loadu_ps(values); }
+inline __m512 load(const bfloat16* values) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+inline __m512 load(const float16* values) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
+}
+
+// Lane i of the result is lane i - d of `values`; the first d lanes are the last of `before`.
+template <int d>
+inline __m512 shift_up(__m512 values, __m512 before) {
+  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(values), _mm512_castps_si512(before), kLanes - d));
+}
+
+inline __m512 last_lane(__m512 values) { return _mm512_permutexvar_ps(_mm512_set1_epi32(kLanes - 1), values); }
+
+// 64 values, transposed: lane i of vector j becomes the 4 i + j-th, and back.
+SK_INLINE void by_fours(__m512 (&v)[kFours]) {
+  const __m512i even = kEven.load();
+  const __m512i odd = kOdd.load();
+  const __m512 even01 = _mm512_permutex2var_ps(v[0], even, v[1]);
+  const __m512 odd01 = _mm512_permutex2var_ps(v[0], odd, v[1]);
+  const __m512 even23 = _mm512_permutex2var_ps(v[2], even, v[3]);
+  const __m512 odd23 = _mm512_permutex2var_ps(v[2], odd, v[3]);
+  v[0] = _mm512_permutex2var_ps(even01, even, even23);
+  v[1] = _mm512_permutex2var_ps(odd01, even, odd23);
+  v[2] = _mm512_permutex2var_ps(even01, odd, even23);
+  v[3] = _mm512_permutex2var_ps(odd01, odd, odd23);
+}
+
+SK_INLINE void from_fours(__m512 (&v)[kFours]) {
+  const __m512i low = kZipLow.load();
+  const __m512i high = kZipHigh.load();
+  const __m512 low02 = _mm512_permutex2var_ps(v[0], low, v[2]);
+  const __m512 low13 = _mm512_permutex2var_ps(v[1], low, v[3]);
+  const __m512 high02 = _mm512_permutex2var_ps(v[0], high, v[2]);
+  const __m512 high13 = _mm512_permutex2var_ps(v[1], high, v[3]);
+  v[0] = _mm512_permutex2var_ps(low02, low, low13);
+  v[1] = _mm512_permutex2var_ps(low02, high, low13);
+  v[2] = _mm512_permutex2var_ps(high02, low, high13);
+  v[3] = _mm512_permutex2var_ps(high02, high, high13);
+}
+
+// The sums inside each four of values as `by_fours` leaves them, given which values go on with the sum before them.
+// `through[j]`: the fours whose values up to the j-th do so, back into the four before.
+struct Fours {
+  __mmask16 through[kFours];
+
+  SK_INLINE Fours(__m512 (&v)[kFours], uint64_t goes_on) {
+    const auto of_each_four = [&](int j) {
+      return static_cast<__mmask16>(_pext_u64(goes_on, uint64_t{0x1111111111111111} << j));
+    };
+    through[0] = of_each_four(0);
+    for (int j = 1; j < kFours; ++j) {
+      const __mmask16 joined = of_each_four(j);
+      v[j] = _mm512_mask_add_ps(v[j], joined, v[j], v[j - 1]);
+      through[j] = through[j - 1] & joined;
+    }
+  }
+};
+
+// Tokens at which a state holds: set there, or carried there through `held` tokens from a set one or from `carried`.
+// A run of held tokens has its mark, if any, in its lowest bit, so that one addition ripples through the whole run.
+inline uint64_t hold_through(uint64_t set, uint64_t held, uint64_t carried) {
+  const uint64_t marks = (set << 1) | carried;
+  const uint64_t reached = (((marks & held) + held) ^ held) | marks;
+  return set | (reached & held);
+}
+
+// A bit per token.
+struct alignas(8) Bits {
+  __mmask16 of[kFours];
+
+  uint64_t all() const { return std::bit_cast<uint64_t>(*this); }
+};
+
+// What the steps leave for those after them, per block.
+struct Chunk {
+  Bits pivots[kBlocks], above[kBlocks], below[kBlocks];
+  uint64_t starts[kBlocks];
+  // Of the segments that end in the block, or are open at its end: the place of the last token, and the block's tokens
+  // in it.
+  alignas(64) uint8_t places[kBlocks][kBlock];
+  alignas(64) uint8_t tokens[kBlocks][kBlock];
+  // Sums by fours; the fours that go on with the sum before them, up to each of their tokens; and that sum.
+  alignas(64) float sums[kBlocks][kFours][kLanes];
+  Bits through[kBlocks];
+  alignas(64) float sums_before[kBlocks][kLanes];
+};
+
+// Where a chunk's outputs go: per token from its first on, per segment from the first that starts in it. As many of
+// each as the chunk has tokens may be written, before the ones that count are known; and the segment open before it.
+struct Target {
+  int32_t* ids;
+  bool* mask;
+  int32_t* lengths;
+  float* rewards;
+  int8_t* signs;
+};
+
+template <class T>
+class DenseRow {
+ public:
+  DenseRow(bool mean, const SegmentRule<float>& rule)
+      : mean_(mean), rule_(rule), positive_(rule.initial > 0), negative_(rule.initial < 0) {}
+
+  int32_t count() const { return count_; }
+
+  // `live`: which bits of the last block are tokens. Those after them must be zeros.
+  void add(const T* rewards, int blocks, uint64_t live, const Target& to) {
+    const int32_t earlier = count_;
+    compare(rewards, blocks);
+    find_starts(blocks, live, to);
+    number_tokens(blocks, earlier, to);
+    add_inside_fours(rewards, blocks);
+    add_across_fours(blocks);
+    write_segments(blocks, to);
+  }
+
+ private:
+  void compare(const T* rewards, int blocks) {
+    const __m512 threshold = _mm512_set1_ps(rule_.pivot_threshold);
+    const __m512 low = _mm512_set1_ps(rule_.low);
+    const __m512 high = _mm512_set1_ps(rule_.high);
+    __m512 previous = last_reward_;
+    for (int block = 0; block < blocks; ++block) {
+      for_vectors([&]<int v>() SK_INLINE_LAMBDA {
+        const __m512 values = load(rewards + kBlock * block + kLanes * v);
+        const __m512 change = _mm512_abs_ps(_mm512_sub_ps(values, shift_up<1>(values, previous)));
+        _store_mask16(&chunk_.pivots[block].of[v], _mm512_cmp_ps_mask(change, threshold, _CMP_GT_OQ));
+        _store_mask16(&chunk_.above[block].of[v], _mm512_cmp_ps_mask(values, high, _CMP_GT_OQ));
+        _store_mask16(&chunk_.below[block].of[v], _mm512_cmp_ps_mask(values, low, _CMP_LT_OQ));
+        previous = values;
+      });
+    }
+    last_reward_ = previous;
+  }
+
+  // Also writes what the bits settle: signs and mask, where the trigger makes them.
+  void find_starts(int blocks, uint64_t live, const Target& to) {
+    const auto all_if = [](bool condition) { return condition ? ~uint64_t{0} : 0; };
+    const uint64_t holds = all_if(rule_.hold);
+    const uint64_t keeps_positive = all_if(rule_.sequence_sign > 0);
+    const uint64_t keeps_negative = all_if(rule_.sequence_sign < 0);
+    const uint64_t keeps_neutral = all_if(rule_.keep_neutral);
+    const bool trigger = rule_.use_trigger;
+    const bool write_mask = rule_.want_mask && trigger;
+    uint64_t was_positive = positive_;
+    uint64_t was_negative = negative_;
+    uint64_t first = count_ == 0;
+    int64_t started = 0;
+    for (int block = 0; block < blocks; ++block) {
+      const uint64_t tokens = block == blocks - 1 ? live : ~uint64_t{0};
+      const uint64_t above = chunk_.above[block].all();
+      const uint64_t below = chunk_.below[block].all();
+      const uint64_t held = ~(above | below) & holds;
+      const uint64_t positive = hold_through(above, held, was_positive);
+      const uint64_t negative = hold_through(below, held, was_negative);
+      const uint64_t changed =
+          (positive ^ ((positive << 1) | was_positive)) | (negative ^ ((negative << 1) | was_negative));
+      const uint64_t starts = (chunk_.pivots[block].all() | changed | first) & tokens;
+      if (write_mask) {
+        const uint64_t kept =
+            (positive & keeps_positive) | (negative & keeps_negative) | (~(positive | negative) & keeps_neutral);
+        _mm512_storeu_si512(to.mask + kBlock * block, _mm512_maskz_set1_epi8(kept, 1));
+      }
+      if (trigger) {
+        const __m512i ones = _mm512_maskz_set1_epi8(_pext_u64(positive, starts), 1);
+        _mm512_storeu_si512(to.signs + started, _mm512_mask_set1_epi8(ones, _pext_u64(negative, starts), -1));
+      }
+      const uint64_t ends = (starts >> 1) | (tokens ^ (tokens >> 1));
+      const __m512i places = _mm512_maskz_compress_epi8(ends, kPlace.load());
+      const __m512i up_to = _mm512_permutexvar_epi8(places, kTokensUpTo.load());
+      const __m512i before = _mm512_maskz_permutexvar_epi8(~uint64_t{1}, kByteBefore.load(), up_to);
+      _mm512_store_si512(chunk_.places[block], places);
+      _mm512_store_si512(chunk_.tokens[block], _mm512_sub_epi8(up_to, before));
+      chunk_.starts[block] = starts;
+      started += std::popcount(starts);
+      was_positive = positive >> (kBlock - 1);
+      was_negative = negative >> (kBlock - 1);
+      first = 0;
+    }
+    positive_ = was_positive;
+    negative_ = was_negative;
+    count_ += static_cast<int32_t>(started);
+  }
+
+  // A token's id is the number of starts up to it, less one.
+  void number_tokens(int blocks, int32_t earlier, const Target& to) const {
+    const __m512i up_to_low = kUpToLow.load();
+    const __m512i up_to_high = kUpToHigh.load();
+    int32_t last_id = earlier - 1;
+    for (int block = 0; block < blocks; ++block) {
+      for (int half = 0; half < 2; ++half) {
+        const auto starts = static_cast<uint32_t>(chunk_.starts[block] >> (kBlock / 2 * half));
+        const __m512i all = _mm512_set1_epi32(static_cast<int32_t>(starts));
+        const __m512i before = _mm512_set1_epi32(last_id);
+        const __m512i low = _mm512_popcnt_epi32(_mm512_and_si512(all, up_to_low));
+        const __m512i high = _mm512_popcnt_epi32(_mm512_and_si512(all, up_to_high));
+        int32_t* ids = to.ids + kBlock * block + kBlock / 2 * half;
+        _mm512_storeu_si512(ids, _mm512_add_epi32(before, low));
+        _mm512_storeu_si512(ids + kLanes, _mm512_add_epi32(before, high));
+        last_id += std::popcount(starts);
+      }
+    }
+  }
+
+  void add_inside_fours(const T* rewards, int blocks) {
+    for (int block = 0; block < blocks; ++block) {
+      __m512 sums[kFours];
+      for_vectors([&]<int v>() SK_INLINE_LAMBDA { sums[v] = load(rewards + kBlock * block + kLanes * v); });
+      by_fours(sums);
+      const Fours fours(sums, ~chunk_.starts[block]);
+      for_vectors([&]<int v>() SK_INLINE_LAMBDA {
+        _mm512_store_ps(chunk_.sums[block][v], sums[v]);
+        chunk_.through[block].of[v] = fours.through[v];
+      });
+    }
+  }
+
+  // What each four of a block's tokens goes on with. Four blocks have 64 such, which are added up in the same way.
+  void add_across_fours(int blocks) {
+    const __m512 zero = _mm512_setzero_ps();
+    for (int block = blocks; block % kFours != 0; ++block) {  // blocks of nothing let the open segment's sum through
+      _mm512_store_ps(chunk_.sums[block][kFours - 1], zero);
+      chunk_.through[block].of[kFours - 1] = 0xffff;
+    }
+    for (int block = 0; block < blocks; block += kFours) {
+      __m512 sums[kFours];
+      uint64_t goes_on = 0;
+      for_vectors([&]<int v>() SK_INLINE_LAMBDA {
+        sums[v] = _mm512_load_ps(chunk_.sums[block + v][kFours - 1]);
+        goes_on |= uint64_t{chunk_.through[block + v].of[kFours - 1]} << (kLanes * v);
+      });
+      by_fours(sums);
+      const Fours fours(sums, goes_on);
+
+      const uint32_t whole = fours.through[kFours - 1];
+      const uint32_t by1 = whole & ~1u;
+      const uint32_t by2 = by1 & (by1 << 1);
+      const uint32_t by4 = by2 & (by2 << 2);
+      const uint32_t by8 = by4 & (by4 << 4);
+      __m512 lanes = sums[kFours - 1];
+      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(by1), lanes, shift_up<1>(lanes, zero));
+      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(by2), lanes, shift_up<2>(lanes, zero));
+      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(by4), lanes, shift_up<4>(lanes, zero));
+      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(by8), lanes, shift_up<8>(lanes, zero));
+      const uint32_t from_earlier_blocks = whole & ~(whole + 1);
+      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(from_earlier_blocks), lanes, open_sum_);
+
+      const __m512 before = shift_up<1>(lanes, open_sum_);
+      for (int j = kFours - 1; j > 0; --j) {
+        sums[j] = _mm512_mask_add_ps(sums[j - 1], fours.through[j - 1], sums[j - 1], before);
+      }
+      sums[0] = before;
+      open_sum_ = last_lane(lanes);
+      from_fours(sums);
+      for_vectors([&]<int v>() SK_INLINE_LAMBDA { _mm512_store_ps(chunk_.sums_before[block + v], sums[v]); });
+    }
+  }
+
+  // A segment that goes on in the next block is written for now, and written over there.
+  void write_segments(int blocks, const Target& to) {
+    const __m512 baseline = _mm512_set1_ps(rule_.baseline);
+    const __m512i in_second_half = _mm512_set1_epi32(2 * kLanes);
+    int64_t started = 0;
+    for (int block = 0; block < blocks; ++block) {
+      const uint64_t starts = chunk_.starts[block];
+      const int starting = std::popcount(starts);
+      const int goes_on = (starts & 1) == 0;
+      __m512 sums[kFours];
+      const __m512 before = _mm512_load_ps(chunk_.sums_before[block]);
+      for_vectors([&]<int v>() SK_INLINE_LAMBDA {
+        sums[v] = _mm512_load_ps(chunk_.sums[block][v]);
+        sums[v] = _mm512_mask_add_ps(sums[v], chunk_.through[block].of[v], sums[v], before);
+      });
+      __m512i earlier_tokens = _mm512_zextsi128_si512(_mm_cvtsi32_si128(goes_on ? open_tokens_ : 0));
+      for (int k = 0; k < starting + goes_on; k += kLanes) {
+        const auto widen_bytes = [k](const uint8_t* bytes) {
+          return _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes + k)));
+        };
+        const __m512i places = widen_bytes(chunk_.places[block]);
+        const __m512i lengths = _mm512_add_epi32(widen_bytes(chunk_.tokens[block]), earlier_tokens);
+        earlier_tokens = _mm512_setzero_si512();
+        const __m512 first_half = _mm512_permutex2var_ps(sums[0], places, sums[1]);
+        const __m512 second_half = _mm512_permutex2var_ps(sums[2], places, sums[3]);
+        __m512 rewards = _mm512_mask_mov_ps(first_half, _mm512_test_epi32_mask(places, in_second_half), second_half);
+        if (mean_) rewards = _mm512_div_ps(rewards, _mm512_cvtepi32_ps(lengths));
+        const int64_t segment = started - goes_on + k;
+        _mm512_storeu_si512(to.lengths + segment, lengths);
+        _mm512_storeu_ps(to.rewards + segment, rewards);
+        if (rule_.use_trigger) continue;
+        const __m128i ones = _mm_maskz_set1_epi8(_mm512_cmp_ps_mask(rewards, baseline, _CMP_GT_OQ), 1);
+        const __m128i signs = _mm_mask_set1_epi8(ones, _mm512_cmp_ps_mask(rewards, baseline, _CMP_LT_OQ), -1);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to.signs + segment), signs);
+      }
+      started += starting;
+      open_tokens_ = starting == 0 ? open_tokens_ + kBlock : std::countl_zero(starts) + 1;
+    }
+  }
+
+  const bool mean_;
+  const SegmentRule<float>& rule_;
+  // Of the tokens so far: the trigger's state, the segments, the last reward; and what the open segment has.
+  uint64_t positive_, negative_;
+  int32_t count_ = 0;
+  int32_t open_tokens_ = 0;
+  __m512 last_reward_ = _mm512_setzero_ps();  // in the last lane
+  __m512 open_sum_ = _mm512_setzero_ps();     // in every lane
+  Chunk chunk_;
+};
+
+// The tokens of a last block that is not whole are worked out beside the row's outputs.
+template <class T>
+class Remainder {
+ public:
+  // `open`: whether a segment is, before the first token. It may go on, and so has a place ahead of the others.
+  Remainder(const Target& to, bool open) : open_(open) {
+    if (!open) return;
+    lengths_[0] = to.lengths[-1];
+    segment_rewards_[0] = to.rewards[-1];
+    signs_[0] = to.signs[-1];
+  }
+
+  void add(const T* rewards, int64_t tokens, DenseRow<T>& row, const Target& to) {
+    std::copy_n(rewards, tokens, rewards_);
+    const int32_t earlier = row.count();
+    row.add(rewards_, 1, (uint64_t{1} << tokens) - 1,
+            {ids_, mask_, lengths_ + 1, segment_rewards_ + 1, signs_ + 1});
+    std::copy_n(ids_, tokens, to.ids);
+    if (to.mask != nullptr) std::copy_n(mask_, tokens, to.mask);
+    const int64_t segments = open_ + row.count() - earlier;
+    std::copy_n(lengths_ + 1 - open_, segments, to.lengths - open_);
+    std::copy_n(segment_rewards_ + 1 - open_, segments, to.rewards - open_);
+    std::copy_n(signs_ + 1 - open_, segments, to.signs - open_);
+  }
+
+ private:
+  T rewards_[kBlock]{};
+  int32_t ids_[kBlock];
+  bool mask_[kBlock];
+  int32_t lengths_[1 + kBlock];
+  float segment_rewards_[1 + kBlock];
+  int8_t signs_[1 + kBlock];
+  int64_t open_;
+};
+
+template <class T>
+int32_t segment_dense(bool mean, const T* rewards, int64_t length, const SegmentRule<float>& rule,
+                      const SegmentRowOut& out) {
+  DenseRow<T> row(mean, rule);
+  const auto target = [&](int64_t t) -> Target {
+    const int64_t k = row.count();
+    return {out.ids + t, out.mask == nullptr ? nullptr : out.mask + t, out.lengths + k, out.rewards + k, out.signs + k};
+  };
+  const int64_t whole = length / kBlock;
+  for (int64_t block = 0; block < whole; block += kBlocks) {
+    const auto blocks = static_cast<int>(std::min<int64_t>(whole - block, kBlocks));
+    row.add(rewards + kBlock * block, blocks, ~uint64_t{0}, target(kBlock * block));
+  }
+  if (length > kBlock * whole) {
+    const Target to = target(kBlock * whole);
+    Remainder<T>(to, row.count() > 0).add(rewards + kBlock * whole, length - kBlock * whole, row, to);
+  }
+  return row.count();
+}
+
+}  // namespace
+
+extern const SegmentDenseKernels kSegmentDenseAvx512Vbmi2 = {&segment_dense<float>, &segment_dense<bfloat16>,
+                                                             &segment_dense<float16>};
+
+}  // namespace segkernel

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -24,20 +26,21 @@ SegmentDense<T> segment_dense_kernel() {
   return nullptr;
 }
 
-// The span of the row's valid positions; `dense` when there is no hole in it.
+// The span of the row's valid positions, when there is no hole in it.
 struct ValidSpan {
   int64_t begin, end;
-  bool dense;
 };
 
-inline ValidSpan valid_span(const bool* mask, int64_t length) {
-  if (mask == nullptr) return {0, length, true};
-  const int64_t begin = std::find(mask, mask + length, true) - mask;
-  int64_t end = length;
-  while (end > begin && !mask[end - 1]) --end;
-  int64_t valid = 0;
-  for (int64_t t = begin; t < end; ++t) valid += mask[t];
-  return {begin, end, valid == end - begin};
+inline std::optional<ValidSpan> span_without_holes(const bool* mask, int64_t length) {
+  if (mask == nullptr || length == 0) return ValidSpan{0, length};
+  const auto find = [&](int valid, int64_t from) {
+    const void* found = std::memchr(mask + from, valid, static_cast<size_t>(length - from));
+    return found == nullptr ? length : static_cast<const bool*>(found) - mask;
+  };
+  const int64_t begin = find(1, 0);
+  const int64_t end = find(0, begin);
+  if (find(1, end) < length) return std::nullopt;
+  return ValidSpan{begin, end};
 }
 
 template <class T, class C = compute_t<T>>
@@ -68,18 +71,19 @@ int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int
   if constexpr (std::is_same_v<C, float>) {
     const auto dense = segment_dense_kernel<T>();
     const bool adds = reduce == Reduce::mean || reduce == Reduce::sum;
-    const ValidSpan span = dense != nullptr && adds ? valid_span(mask, length) : ValidSpan{};
-    if (span.dense) {
-      std::fill(out.ids, out.ids + span.begin, -1);
-      std::fill(out.ids + span.end, out.ids + length, -1);
+    const auto span = dense != nullptr && adds ? span_without_holes(mask, length) : std::nullopt;
+    if (span.has_value()) {
+      const auto [begin, end] = *span;
+      std::fill(out.ids, out.ids + begin, -1);
+      std::fill(out.ids + end, out.ids + length, -1);
       SegmentRowOut from_begin = out;
-      from_begin.ids += span.begin;
+      from_begin.ids += begin;
       if (rule.want_mask) {
-        std::fill(out.mask, out.mask + span.begin, false);
-        std::fill(out.mask + span.end, out.mask + length, false);
-        from_begin.mask += span.begin;
+        std::fill(out.mask, out.mask + begin, false);
+        std::fill(out.mask + end, out.mask + length, false);
+        from_begin.mask += begin;
       }
-      count = dense(reduce == Reduce::mean, rewards + span.begin, span.end - span.begin, rule, from_begin);
+      count = dense(reduce == Reduce::mean, rewards + begin, end - begin, rule, from_begin);
       if (rule.use_trigger) return count;
     }
   }

@@ -12,9 +12,8 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       " int initial, Tensor? row_initial, bool hold, Tensor? cu_seqlens) -> Tensor");
   library.def(
       "segment(Tensor rewards, Tensor? mask, float? pivot_threshold, Tensor? row_pivot_threshold,"
-      " float baseline, Tensor? row_baseline, float? delta, Tensor? row_delta, bool hold,"
-      " int initial, Tensor? row_initial, int reduce, float? sequence_sign, Tensor? row_sequence_sign,"
-      " bool keep_neutral, Tensor? cu_seqlens, SymInt? max_segments)"
+      " float baseline, Tensor? row_baseline, float? delta, Tensor? row_delta, Tensor? row_initial, int options,"
+      " float? sequence_sign, Tensor? row_sequence_sign, Tensor? cu_seqlens, SymInt? max_segments)"
       " -> (Tensor ids, Tensor counts, Tensor lengths, Tensor rewards, Tensor signs, Tensor mask)");
   library.def(
       "segment_by_entropy(Tensor entropy, Tensor? mask, float threshold, Tensor? row_threshold, int min_length,"

@@ -143,14 +143,14 @@ def row_count(value: Tensor, cu_seqlens: Tensor | None) -> int:
 def per_row(
     name: str,
     value: float | Tensor,
-    like: Tensor,
-    rows: int,
+    tokens: Tensor,
+    cu_seqlens: Tensor | None,
     *,
     dtype: torch.dtype | None = None,
 ) -> tuple[float, Tensor | None]:
-    """A parameter that is a number or a `[B]` tensor, as the operators' pair `(number, rows)`.
+    """A parameter of rows of tokens, a number or a `[B]` tensor, as the operators' pair `(number, rows)`.
 
-    The tensor is converted to `dtype`, by default the type that `like` is computed in.
+    The tensor is converted to `dtype`, by default the type that `tokens` are computed in.
     """
     if type(value) is float or type(value) is int:  # the usual case first: asking a tensor's class costs more
         return value, None
@@ -160,21 +160,27 @@ def per_row(
         return value, None
     if value.dtype.is_complex:
         raise TypeError(f"{name}: expected a real number or a [B] tensor, got {describe(value)}")
+    rows = row_count(tokens, cu_seqlens)
     if value.dim() == 0:
         value = value.expand(rows)
     if value.shape != (rows,):
         raise ValueError(f"{name}: expected a number or a tensor [{rows}], one per row, got {describe(value)}")
-    same_device(name, value, "the values", like)
-    return 0.0, value.to(dtype or compute_dtype(like)).contiguous()
+    same_device(name, value, "the values", tokens)
+    return 0.0, value.to(dtype or compute_dtype(tokens)).contiguous()
 
 
 def optional_per_row(
-    name: str, value: float | Tensor | None, like: Tensor, rows: int, *, dtype: torch.dtype | None = None
+    name: str,
+    value: float | Tensor | None,
+    tokens: Tensor,
+    cu_seqlens: Tensor | None,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> tuple[float | None, Tensor | None]:
     """Like `per_row`, for a parameter that may be absent: then both are None."""
     if value is None or type(value) is float or type(value) is int:
         return value, None
-    number, row_value = per_row(name, value, like, rows, dtype=dtype)
+    number, row_value = per_row(name, value, tokens, cu_seqlens, dtype=dtype)
     return (None if row_value is not None else number), row_value
 
 
@@ -218,22 +224,24 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def states(name: str, value: int | Tensor, like: Tensor, rows: int) -> tuple[int, Tensor | None]:
+def states(
+    name: str, value: int | Tensor, tokens: Tensor, cu_seqlens: Tensor | None
+) -> tuple[int, Tensor | None]:
     """A trigger state in {-1, 0, +1}, one number or `[B]`, as the operators' pair."""
-    if isinstance(value, Tensor):
-        tensor(name, value, INTEGERS, "integer")
-        # Clamped first: 256 must not pass as 0.
-        _, row_value = per_row(name, value.to(torch.int64).clamp(-128, 127), like, rows, dtype=torch.int8)
-        if row_value is not None and checks_values():
-            for state in row_value.tolist():
-                if state not in (-1, 0, 1):
-                    raise ValueError(f"{name}: expected -1, 0 or +1, got {state}")
-        return 0, row_value
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected -1, 0 or +1, or an integer tensor [B], got {describe(value)}")
-    if value not in (-1, 0, 1):
+    if isinstance(value, int) and not isinstance(value, bool):
+        if -1 <= value <= 1:
+            return value, None
         raise ValueError(f"{name}: expected -1, 0 or +1, got {value!r}")
-    return value, None
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected -1, 0 or +1, or an integer tensor [B], got {describe(value)}")
+    tensor(name, value, INTEGERS, "integer")
+    # Clamped first: 256 must not pass as 0.
+    _, row_value = per_row(name, value.to(torch.int64).clamp(-128, 127), tokens, cu_seqlens, dtype=torch.int8)
+    if row_value is not None and checks_values():
+        for state in row_value.tolist():
+            if state not in (-1, 0, 1):
+                raise ValueError(f"{name}: expected -1, 0 or +1, got {state}")
+    return 0, row_value
 
 
 def integer(name: str, value: int, *, at_least: int) -> None:

@@ -16,10 +16,10 @@ template <class Backend>
 SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask, std::optional<double> pivot_threshold,
                                const OptionalTensor& row_pivot_threshold, double baseline,
                                const OptionalTensor& row_baseline, std::optional<double> delta,
-                               const OptionalTensor& row_delta, bool hold, int64_t initial,
-                               const OptionalTensor& row_initial, int64_t reduce, std::optional<double> sequence_sign,
-                               const OptionalTensor& row_sequence_sign, bool keep_neutral,
-                               const OptionalTensor& cu_seqlens, std::optional<int64_t> max_segments) {
+                               const OptionalTensor& row_delta, const OptionalTensor& row_initial,
+                               int64_t packed_options, std::optional<double> sequence_sign,
+                               const OptionalTensor& row_sequence_sign, const OptionalTensor& cu_seqlens,
+                               std::optional<int64_t> max_segments) {
   const Backend backend("rewards", rewards);
   const RowsOf rows = backend.rows("rewards", rewards, cu_seqlens);
   const int64_t tokens = rewards.numel();
@@ -28,7 +28,8 @@ SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask
   const bool want_mask = sequence_sign.has_value() || row_sequence_sign.has_value();
   const int64_t kept_segments = packed ? 0 : max_segments.value_or(rows->length);
   check(kept_segments >= 0, "max_segments", "expected >= 0, got ", kept_segments);
-  check(reduce >= 0 && reduce <= static_cast<int64_t>(Reduce::min), "reduce", "unknown code ", reduce);
+  const SegmentOptions options(packed_options);
+  check(options.reduce <= Reduce::min, "options", "unknown reduction in ", packed_options);
 
   const auto per_segment = [&]<class E>(E) {
     return packed ? empty<E>({tokens}, backend) : empty<E>({rows->count, kept_segments}, backend);
@@ -61,13 +62,13 @@ SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask
         .use_trigger = delta.has_value() || row_delta.has_value(),
         .deltas = one_per_row(C{}, "delta", delta.value_or(0), row_delta),
         .baselines = one_per_row(C{}, "baseline", baseline, row_baseline),
-        .initials = one_per_row(int8_t{}, "initial", static_cast<double>(initial), row_initial),
-        .hold = hold,
+        .initials = one_per_row(int8_t{}, "initial", options.initial, row_initial),
+        .hold = options.hold,
         .want_mask = want_mask,
         .sequence_signs = one_per_row(double{}, "sequence_sign", sequence_sign.value_or(0), row_sequence_sign),
-        .keep_neutral = keep_neutral,
+        .keep_neutral = options.keep_neutral,
     };
-    backend.run(static_cast<Reduce>(reduce), data<T>("rewards", rewards, tokens, backend), valid, *rows, rules, out);
+    backend.run(options.reduce, data<T>("rewards", rewards, tokens, backend), valid, *rows, rules, out);
   });
   return {ids, counts, lengths, segment_rewards, signs, loss_mask};
 }

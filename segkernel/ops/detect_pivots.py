@@ -40,8 +40,7 @@ def detect_pivots(
         tensor([[ True, False,  True, False]])
     """
     rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
-    rows = checks.row_count(rewards, cu_seqlens)
-    value, row_value = checks.per_row("threshold", threshold, rewards, rows)
+    value, row_value = checks.per_row("threshold", threshold, rewards, cu_seqlens)
     checks.not_negative("threshold", value, row_value)
     return ops.detect_pivots.default(rewards, mask, value, row_value, cu_seqlens)
 

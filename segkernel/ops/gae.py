@@ -54,9 +54,8 @@ def gae(
     if values.dtype != rewards.dtype:
         dtype = torch.promote_types(values.dtype, rewards.dtype)
         rewards, values = rewards.to(dtype), values.to(dtype)
-    rows = checks.row_count(rewards, cu_seqlens)
-    gamma_value, row_gamma = checks.per_row("gamma", gamma, rewards, rows)
-    lam_value, row_lam = checks.per_row("lam", lam, rewards, rows)
+    gamma_value, row_gamma = checks.per_row("gamma", gamma, rewards, cu_seqlens)
+    lam_value, row_lam = checks.per_row("lam", lam, rewards, cu_seqlens)
     return ops.gae.default(rewards, values.contiguous(), mask, gamma_value, row_gamma, lam_value, row_lam, cu_seqlens)
 
 

@@ -46,11 +46,10 @@ def hysteresis(
         tensor([[ 0,  1,  1, -1, -1]], dtype=torch.int8)
     """
     rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
-    rows = checks.row_count(rewards, cu_seqlens)
-    low_value, row_low = checks.per_row("low", low, rewards, rows)
-    high_value, row_high = checks.per_row("high", high, rewards, rows)
+    low_value, row_low = checks.per_row("low", low, rewards, cu_seqlens)
+    high_value, row_high = checks.per_row("high", high, rewards, cu_seqlens)
     checks.ordered(low_value, row_low, high_value, row_high)
-    initial_value, row_initial = checks.states("initial", initial, rewards, rows)
+    initial_value, row_initial = checks.states("initial", initial, rewards, cu_seqlens)
     return ops.hysteresis.default(
         rewards,
         mask,

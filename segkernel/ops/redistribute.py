@@ -46,12 +46,11 @@ def redistribute(
         tensor([[ 0.2500,  0.2500, -0.5000]])
     """
     prefix_scores, mask, cu_seqlens = checks.tokens("prefix_scores", prefix_scores, mask, cu_seqlens)
-    rows = checks.row_count(prefix_scores, cu_seqlens)
-    initial_value, row_initial = checks.per_row("initial", initial, prefix_scores, rows)
-    mix_value, row_mix = checks.per_row("mix", mix, prefix_scores, rows)
+    initial_value, row_initial = checks.per_row("initial", initial, prefix_scores, cu_seqlens)
+    mix_value, row_mix = checks.per_row("mix", mix, prefix_scores, cu_seqlens)
     if sequence_rewards is not None:
         checks.tensor("sequence_rewards", sequence_rewards, checks.FLOATS | checks.INTEGERS, "real")
-        _, sequence_rewards = checks.per_row("sequence_rewards", sequence_rewards, prefix_scores, rows)
+        _, sequence_rewards = checks.per_row("sequence_rewards", sequence_rewards, prefix_scores, cu_seqlens)
     return ops.redistribute.default(
         prefix_scores, mask, initial_value, row_initial, sequence_rewards, mix_value, row_mix, cu_seqlens
     )

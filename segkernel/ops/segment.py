@@ -7,7 +7,7 @@ from torch import Tensor
 
 from segkernel import checks
 from segkernel._library import ops
-from segkernel.codes import REDUCE, SEGMENT_REDUCTIONS
+from segkernel.codes import SEGMENT_REDUCTIONS, segment_options
 from segkernel.segments import Segments
 
 _segment = ops.segment.default
@@ -72,14 +72,13 @@ def segment(
         tensor([[ True,  True,  True, False, False]])
     """
     rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
-    rows = checks.row_count(rewards, cu_seqlens)
     if pivot_threshold is None and delta is None:
         raise ValueError("segment: expected pivot_threshold, delta or both, got neither")
-    pivot_value, row_pivot = checks.optional_per_row("pivot_threshold", pivot_threshold, rewards, rows)
-    delta_value, row_delta = checks.optional_per_row("delta", delta, rewards, rows)
-    baseline_value, row_baseline = checks.per_row("baseline", baseline, rewards, rows)
-    initial_value, row_initial = checks.states("initial", initial, rewards, rows)
-    sign_value, row_sign = checks.optional_per_row("sequence_sign", sequence_sign, rewards, rows, dtype=torch.float64)
+    pivot_value, row_pivot = checks.optional_per_row("pivot_threshold", pivot_threshold, rewards, cu_seqlens)
+    delta_value, row_delta = checks.optional_per_row("delta", delta, rewards, cu_seqlens)
+    baseline_value, row_baseline = checks.per_row("baseline", baseline, rewards, cu_seqlens)
+    initial_value, row_initial = checks.states("initial", initial, rewards, cu_seqlens)
+    sign_value, row_sign = checks.optional_per_row("sequence_sign", sequence_sign, rewards, cu_seqlens, dtype=torch.float64)
     checks.not_negative("pivot_threshold", pivot_value, row_pivot)
     checks.not_negative("delta", delta_value, row_delta)
     checks.one_of("reduce", reduce, SEGMENT_REDUCTIONS)
@@ -96,13 +95,10 @@ def segment(
         row_baseline,
         delta_value,
         row_delta,
-        hold,
-        initial_value,
         row_initial,
-        REDUCE[reduce],
+        segment_options(reduce, hold, keep_neutral, initial_value),
         sign_value,
         row_sign,
-        keep_neutral,
         cu_seqlens,
         max_segments or None,
     )
@@ -119,13 +115,10 @@ def _(
     row_baseline: Tensor | None,
     delta: float | None,
     row_delta: Tensor | None,
-    hold: bool,
-    initial: int,
     row_initial: Tensor | None,
-    reduce: int,
+    options: int,
     sequence_sign: float | None,
     row_sequence_sign: Tensor | None,
-    keep_neutral: bool,
     cu_seqlens: Tensor | None,
     max_segments: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

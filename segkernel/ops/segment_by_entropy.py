@@ -48,7 +48,7 @@ def segment_by_entropy(
         tensor([3], dtype=torch.int32)
     """
     entropy, mask, cu_seqlens = checks.tokens("entropy", entropy, mask, cu_seqlens)
-    value, row_value = checks.per_row("threshold", threshold, entropy, checks.row_count(entropy, cu_seqlens))
+    value, row_value = checks.per_row("threshold", threshold, entropy, cu_seqlens)
     checks.integer("min_length", min_length, at_least=1)
     return ops.segment_by_entropy.default(entropy, mask, value, row_value, min_length, cu_seqlens)
 

@@ -15,6 +15,11 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       " float baseline, Tensor? row_baseline, float? delta, Tensor? row_delta, Tensor? row_initial, int options,"
       " float? sequence_sign, Tensor? row_sequence_sign, Tensor? cu_seqlens, SymInt? max_segments)"
       " -> (Tensor ids, Tensor counts, Tensor lengths, Tensor rewards, Tensor signs, Tensor mask)");
+  // The same with numbers for all rows but the sign, and as many segments as tokens: what a call costs is arguments.
+  library.def(
+      "segment.numbers(Tensor rewards, Tensor? mask, float? pivot_threshold, float baseline, float? delta, int options,"
+      " float? sequence_sign, Tensor? row_sequence_sign, Tensor? cu_seqlens)"
+      " -> (Tensor ids, Tensor counts, Tensor lengths, Tensor rewards, Tensor signs, Tensor mask)");
   library.def(
       "segment_by_entropy(Tensor entropy, Tensor? mask, float threshold, Tensor? row_threshold, int min_length,"
       " Tensor? cu_seqlens) -> (Tensor ids, Tensor counts)");

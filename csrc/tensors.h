@@ -12,6 +12,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "checks.h"
 #include "floats.h"
@@ -82,7 +83,7 @@ PerRow<T> per_row(const char* argument, double value, const OptionalTensor& rows
 
 // Allocates, uninitialised, without a trip through the dispatcher.
 template <class T>
-Tensor empty(std::initializer_list<int64_t> sizes, const Device& device = {}) {
+AtenTensorHandle empty_handle(std::initializer_list<int64_t> sizes, const Device& device) {
   const auto rank = static_cast<int64_t>(sizes.size());
   int64_t strides[4];
   int64_t stride = 1;
@@ -93,13 +94,43 @@ Tensor empty(std::initializer_list<int64_t> sizes, const Device& device = {}) {
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.begin(), strides, static_cast<int32_t>(dtype_of<T>),
                                                   device.type, device.index, &handle));
-  return Tensor(handle);
+  return handle;
+}
+
+template <class T>
+Tensor empty(std::initializer_list<int64_t> sizes, const Device& device = {}) {
+  return Tensor(empty_handle<T>(sizes, device));
 }
 
 template <class T>
 T* mutable_data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
+
+// A new tensor on its way out. A boxed kernel returns handles that its caller then owns: this one gives its own away,
+// where a `Tensor` would make a second and delete the first.
+template <class T>
+class Output {
+ public:
+  Output(std::initializer_list<int64_t> sizes, const Device& device) : handle_(empty_handle<T>(sizes, device)) {}
+  Output(Output&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Output(const Output&) = delete;
+  Output& operator=(const Output&) = delete;
+  ~Output() {
+    if (handle_ != nullptr) aoti_torch_delete_tensor_object(handle_);
+  }
+
+  T* data() const {
+    void* data;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(handle_, &data));
+    return static_cast<T*>(data);
+  }
+
+  StableIValue give_away() { return reinterpret_cast<StableIValue>(std::exchange(handle_, nullptr)); }
+
+ private:
+  AtenTensorHandle handle_;
+};
 
 // The rows of a padded [B, T] tensor or, with cu_seqlens, of a packed [N] one.
 class RowsOf {

@@ -32,25 +32,31 @@ torch.ops.load_library(str(_PATH))
 class Operator:
     """An operator under a torch (2.15 is one) that makes a RuntimeError of every error thrown in C++ but IndexError."""
 
-    def __init__(self, overload: Callable[..., Any]) -> None:
-        self.overload = overload
+    def __init__(self, overloads: Any) -> None:
+        self.overloads = overloads
 
-    def default(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return self.overload(*arguments)
-        try:
-            return self.overload(*arguments)
-        except RuntimeError as error:
-            if type(error) is RuntimeError and re.match(r"\w+: expected ", str(error)):
-                raise ValueError(str(error)) from None  # what it was before torch
-            raise
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        overload = getattr(self.overloads, name)
+
+        def call(*arguments: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return overload(*arguments)
+            try:
+                return overload(*arguments)
+            except RuntimeError as error:
+                if type(error) is RuntimeError and re.match(r"\w+: expected ", str(error)):
+                    raise ValueError(str(error)) from None  # what it was before torch
+                raise
+
+        setattr(self, name, call)
+        return call
 
 
 class Operators:
     """`torch.ops.segkernel` with the errors that the operators document."""
 
     def __getattr__(self, name: str) -> Operator:
-        operator = Operator(getattr(torch.ops.segkernel, name).default)
+        operator = Operator(getattr(torch.ops.segkernel, name))
         setattr(self, name, operator)
         return operator
 

@@ -224,9 +224,7 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def states(
-    name: str, value: int | Tensor, tokens: Tensor, cu_seqlens: Tensor | None
-) -> tuple[int, Tensor | None]:
+def states(name: str, value: int | Tensor, tokens: Tensor, cu_seqlens: Tensor | None) -> tuple[int, Tensor | None]:
     """A trigger state in {-1, 0, +1}, one number or `[B]`, as the operators' pair."""
     if isinstance(value, int) and not isinstance(value, bool):
         if -1 <= value <= 1:

@@ -132,6 +132,18 @@ def _segment_options(B: int) -> dict[str, Any]:
     }
 
 
+def _segment_numbers(B: int) -> dict[str, Any]:
+    """What takes the operator for numbers; only the sign may be one per row."""
+    return {
+        "pivot_threshold": 1.25,
+        "delta": 0.5,
+        "baseline": 0.25,
+        "initial": -1,
+        "sequence_sign": torch.linspace(-1.0, 1.0, B),
+        "reduce": "mean",
+    }
+
+
 SCAN_OPS = (
     ScanOp("detect_pivots", ("rewards",), lambda B: {"threshold": torch.linspace(0.0, 2.0, B)}),
     ScanOp(
@@ -144,6 +156,7 @@ SCAN_OPS = (
         },
     ),
     ScanOp("segment", ("rewards",), _segment_options),
+    ScanOp("segment", ("rewards",), _segment_numbers),
     ScanOp(
         "segment_by_entropy",
         ("entropy",),

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_torch_makes_no_runtime_errors_of_our_value_errors() -> None:
             raise RuntimeError(message)
         return "returned"
 
-    operator = Operator(overload)
+    operator = Operator(SimpleNamespace(default=overload))
     assert operator.default("") == "returned"
     with pytest.raises(ValueError, match=r"^low: expected low <= high, got 1$"):
         operator.default("low: expected low <= high, got 1")

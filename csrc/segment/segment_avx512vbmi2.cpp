@@ -139,10 +139,14 @@ inline uint64_t hold_through(uint64_t set, uint64_t held, uint64_t carried) {
 }
 
 // A bit per token.
-struct alignas(8) Bits {
+struct Bits {
   __mmask16 of[kFours];
 
-  uint64_t all() const { return std::bit_cast<uint64_t>(*this); }
+  uint64_t all() const {
+    uint64_t bits;
+    std::memcpy(&bits, of, sizeof(bits));
+    return bits;
+  }
 };
 
 // What the steps leave for those after them, per block.
@@ -396,8 +400,7 @@ class Remainder {
   void add(const T* rewards, int64_t tokens, DenseRow<T>& row, const Target& to) {
     std::copy_n(rewards, tokens, rewards_);
     const int32_t earlier = row.count();
-    row.add(rewards_, 1, (uint64_t{1} << tokens) - 1,
-            {ids_, mask_, lengths_ + 1, segment_rewards_ + 1, signs_ + 1});
+    row.add(rewards_, 1, (uint64_t{1} << tokens) - 1, {ids_, mask_, lengths_ + 1, segment_rewards_ + 1, signs_ + 1});
     std::copy_n(ids_, tokens, to.ids);
     if (to.mask != nullptr) std::copy_n(mask_, tokens, to.mask);
     const int64_t segments = open_ + row.count() - earlier;

@@ -29,4 +29,5 @@ struct SegmentOnCpu : Device {
 
 STABLE_TORCH_LIBRARY_IMPL(segkernel, CPU, library) {
   library.impl("segment", TORCH_BOX(&segkernel::segment_tensors<segkernel::SegmentOnCpu>));
+  library.impl("segment.numbers", TORCH_BOX(&segkernel::segment_tensors_by_numbers<segkernel::SegmentOnCpu>));
 }

@@ -267,4 +267,5 @@ class SegmentOnCuda : public DeviceScope {
 
 STABLE_TORCH_LIBRARY_IMPL(segkernel, SK_CUDA_KEY, library) {
   library.impl("segment", TORCH_BOX(&segkernel::segment_tensors<segkernel::SegmentOnCuda>));
+  library.impl("segment.numbers", TORCH_BOX(&segkernel::segment_tensors_by_numbers<segkernel::SegmentOnCuda>));
 }

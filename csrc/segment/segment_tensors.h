@@ -8,7 +8,7 @@
 
 namespace segkernel {
 
-using SegmentTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using SegmentTensors = std::tuple<StableIValue, StableIValue, StableIValue, StableIValue, StableIValue, StableIValue>;
 
 // `Backend(argument, tensor)` is a `Device` with two functions: `rows` makes a `RowsOf`, `run` does the work.
 // `pivot_threshold`, `delta` and `sequence_sign` are absent when neither the number nor the rows are given.
@@ -28,24 +28,29 @@ SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask
   const bool want_mask = sequence_sign.has_value() || row_sequence_sign.has_value();
   const int64_t kept_segments = packed ? 0 : max_segments.value_or(rows->length);
   check(kept_segments >= 0, "max_segments", "expected >= 0, got ", kept_segments);
+  check_not_negative("pivot_threshold", PerRow<double>{pivot_threshold.value_or(0), nullptr}, 1);
+  check_not_negative("delta", PerRow<double>{delta.value_or(0), nullptr}, 1);
   const SegmentOptions options(packed_options);
   check(options.reduce <= Reduce::min, "options", "unknown reduction in ", packed_options);
 
-  const auto per_segment = [&]<class E>(E) {
-    return packed ? empty<E>({tokens}, backend) : empty<E>({rows->count, kept_segments}, backend);
+  const auto per_token = [&]<class E>(E) {
+    return packed ? Output<E>({tokens}, backend) : Output<E>({rows->count, rows->length}, backend);
   };
-  Tensor ids = rows.template empty_tokens<int32_t>();
-  Tensor counts = empty<int32_t>({rows->count}, backend);
-  Tensor lengths = per_segment(int32_t{});
-  Tensor segment_rewards = per_segment(float{});
-  Tensor signs = per_segment(int8_t{});
-  Tensor loss_mask = want_mask ? rows.template empty_tokens<bool>() : empty<bool>({0}, backend);
-  const SegmentOut out{.ids = mutable_data<int32_t>(ids),
-                       .counts = mutable_data<int32_t>(counts),
-                       .lengths = mutable_data<int32_t>(lengths),
-                       .rewards = mutable_data<float>(segment_rewards),
-                       .signs = mutable_data<int8_t>(signs),
-                       .mask = want_mask ? mutable_data<bool>(loss_mask) : nullptr,
+  const auto per_segment = [&]<class E>(E) {
+    return packed ? Output<E>({tokens}, backend) : Output<E>({rows->count, kept_segments}, backend);
+  };
+  auto ids = per_token(int32_t{});
+  auto counts = Output<int32_t>({rows->count}, backend);
+  auto lengths = per_segment(int32_t{});
+  auto segment_rewards = per_segment(float{});
+  auto signs = per_segment(int8_t{});
+  auto loss_mask = want_mask ? per_token(bool{}) : Output<bool>({0}, backend);
+  const SegmentOut out{.ids = ids.data(),
+                       .counts = counts.data(),
+                       .lengths = lengths.data(),
+                       .rewards = segment_rewards.data(),
+                       .signs = signs.data(),
+                       .mask = want_mask ? loss_mask.data() : nullptr,
                        .packed = packed,
                        .capacity = kept_segments};
 
@@ -70,7 +75,18 @@ SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask
     };
     backend.run(options.reduce, data<T>("rewards", rewards, tokens, backend), valid, *rows, rules, out);
   });
-  return {ids, counts, lengths, segment_rewards, signs, loss_mask};
+  return {ids.give_away(),   counts.give_away(),   lengths.give_away(), segment_rewards.give_away(),
+          signs.give_away(), loss_mask.give_away()};
+}
+
+template <class Backend>
+SegmentTensors segment_tensors_by_numbers(const Tensor& rewards, const OptionalTensor& mask,
+                                          std::optional<double> pivot_threshold, double baseline,
+                                          std::optional<double> delta, int64_t packed_options,
+                                          std::optional<double> sequence_sign, const OptionalTensor& row_sequence_sign,
+                                          const OptionalTensor& cu_seqlens) {
+  return segment_tensors<Backend>(rewards, mask, pivot_threshold, {}, baseline, {}, delta, {}, {}, packed_options,
+                                  sequence_sign, row_sequence_sign, cu_seqlens, {});
 }
 
 }  // namespace segkernel

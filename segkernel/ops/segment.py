@@ -11,6 +11,7 @@ from segkernel.codes import SEGMENT_REDUCTIONS, segment_options
 from segkernel.segments import Segments
 
 _segment = ops.segment.default
+_segment_by_numbers = ops.segment.numbers
 
 
 def segment(
@@ -78,31 +79,57 @@ def segment(
     delta_value, row_delta = checks.optional_per_row("delta", delta, rewards, cu_seqlens)
     baseline_value, row_baseline = checks.per_row("baseline", baseline, rewards, cu_seqlens)
     initial_value, row_initial = checks.states("initial", initial, rewards, cu_seqlens)
-    sign_value, row_sign = checks.optional_per_row("sequence_sign", sequence_sign, rewards, cu_seqlens, dtype=torch.float64)
-    checks.not_negative("pivot_threshold", pivot_value, row_pivot)
-    checks.not_negative("delta", delta_value, row_delta)
+    sign_value, row_sign = checks.optional_per_row(
+        "sequence_sign", sequence_sign, rewards, cu_seqlens, dtype=torch.float64
+    )
     checks.one_of("reduce", reduce, SEGMENT_REDUCTIONS)
     if max_segments is not None:
         if cu_seqlens is not None:
             raise ValueError("max_segments: expected None with cu_seqlens (packed segments sit at their row's offset)")
         checks.integer("max_segments", max_segments, at_least=0)
-    ids, counts, lengths, segment_rewards, signs, loss_mask = _segment(
-        rewards,
-        mask,
-        pivot_value,
-        row_pivot,
-        baseline_value,
-        row_baseline,
-        delta_value,
-        row_delta,
-        row_initial,
-        segment_options(reduce, hold, keep_neutral, initial_value),
-        sign_value,
-        row_sign,
-        cu_seqlens,
-        max_segments or None,
+    options = segment_options(reduce, hold, keep_neutral, initial_value)
+    if row_pivot is row_baseline is row_delta is row_initial is None and not max_segments:
+        outputs = _segment_by_numbers(
+            rewards, mask, pivot_value, baseline_value, delta_value, options, sign_value, row_sign, cu_seqlens
+        )
+    else:
+        checks.not_negative("pivot_threshold", None, row_pivot)
+        checks.not_negative("delta", None, row_delta)
+        outputs = _segment(
+            rewards,
+            mask,
+            pivot_value,
+            row_pivot,
+            baseline_value,
+            row_baseline,
+            delta_value,
+            row_delta,
+            row_initial,
+            options,
+            sign_value,
+            row_sign,
+            cu_seqlens,
+            max_segments or None,
+        )
+    segments = Segments(*outputs)
+    return segments if sequence_sign is not None else segments._replace(mask=None)
+
+
+def _empty_outputs(
+    rewards: Tensor, cu_seqlens: Tensor | None, max_segments: int | None, has_mask: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = checks.row_count(rewards, cu_seqlens)
+    per_segment = rewards.shape
+    if cu_seqlens is None and max_segments is not None:
+        per_segment = torch.Size((rows, max_segments))
+    return (
+        torch.empty_like(rewards, dtype=torch.int32),
+        rewards.new_empty((rows,), dtype=torch.int32),
+        rewards.new_empty(per_segment, dtype=torch.int32),
+        rewards.new_empty(per_segment, dtype=torch.float32),
+        rewards.new_empty(per_segment, dtype=torch.int8),
+        rewards.new_empty(rewards.shape if has_mask else (0,), dtype=torch.bool),
     )
-    return Segments(ids, counts, lengths, segment_rewards, signs, None if sequence_sign is None else loss_mask)
 
 
 @torch.library.register_fake("segkernel::segment")
@@ -122,16 +149,20 @@ def _(
     cu_seqlens: Tensor | None,
     max_segments: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = checks.row_count(rewards, cu_seqlens)
-    per_segment = rewards.shape
-    if cu_seqlens is None and max_segments is not None:
-        per_segment = torch.Size((rows, max_segments))
     has_mask = sequence_sign is not None or row_sequence_sign is not None
-    return (
-        torch.empty_like(rewards, dtype=torch.int32),
-        rewards.new_empty((rows,), dtype=torch.int32),
-        rewards.new_empty(per_segment, dtype=torch.int32),
-        rewards.new_empty(per_segment, dtype=torch.float32),
-        rewards.new_empty(per_segment, dtype=torch.int8),
-        rewards.new_empty(rewards.shape if has_mask else (0,), dtype=torch.bool),
-    )
+    return _empty_outputs(rewards, cu_seqlens, max_segments, has_mask)
+
+
+@torch.library.register_fake("segkernel::segment.numbers")
+def _(
+    rewards: Tensor,
+    mask: Tensor | None,
+    pivot_threshold: float | None,
+    baseline: float,
+    delta: float | None,
+    options: int,
+    sequence_sign: float | None,
+    row_sequence_sign: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _empty_outputs(rewards, cu_seqlens, None, sequence_sign is not None or row_sequence_sign is not None)

@@ -2,11 +2,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
-#include <optional>
 #include <type_traits>
 #include <vector>
 
+#include "../row_span.h"
 #include "../simd/isa.h"
 #include "segment_dense.h"
 #include "segment_row.h"
@@ -24,23 +23,6 @@ SegmentDense<T> segment_dense_kernel() {
   }
 #endif
   return nullptr;
-}
-
-// The span of the row's valid positions, when there is no hole in it.
-struct ValidSpan {
-  int64_t begin, end;
-};
-
-inline std::optional<ValidSpan> span_without_holes(const bool* mask, int64_t length) {
-  if (mask == nullptr || length == 0) return ValidSpan{0, length};
-  const auto find = [&](int valid, int64_t from) {
-    const void* found = std::memchr(mask + from, valid, static_cast<size_t>(length - from));
-    return found == nullptr ? length : static_cast<const bool*>(found) - mask;
-  };
-  const int64_t begin = find(1, 0);
-  const int64_t end = find(0, begin);
-  if (find(1, end) < length) return std::nullopt;
-  return ValidSpan{begin, end};
 }
 
 template <class T, class C = compute_t<T>>

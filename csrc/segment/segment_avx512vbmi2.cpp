@@ -13,8 +13,10 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <memory>
 
 #include "../simd/inline.h"
+#include "../simd/valid_avx512vbmi2.h"
 #include "segment_dense.h"
 
 namespace segkernel {
@@ -420,8 +422,8 @@ class Remainder {
 };
 
 template <class T>
-int32_t segment_dense(bool mean, const T* rewards, int64_t length, const SegmentRule<float>& rule,
-                      const SegmentRowOut& out) {
+int32_t segment_without_holes(bool mean, const T* rewards, int64_t length, const SegmentRule<float>& rule,
+                              const SegmentRowOut& out) {
   DenseRow<T> row(mean, rule);
   const auto target = [&](int64_t t) -> Target {
     const int64_t k = row.count();
@@ -437,6 +439,17 @@ int32_t segment_dense(bool mean, const T* rewards, int64_t length, const Segment
     Remainder<T>(to, row.count() > 0).add(rewards + kBlock * whole, length - kBlock * whole, row, to);
   }
   return row.count();
+}
+
+template <class T>
+int32_t segment_dense(bool mean, const T* rewards, const bool* mask, int64_t length, const SegmentRule<float>& rule,
+                      const SegmentRowOut& out) {
+  if (mask == nullptr) return segment_without_holes(mean, rewards, length, rule, out);
+  const std::unique_ptr<T[]> valid_rewards(new T[static_cast<size_t>(length)]);
+  const int64_t tokens = move_together(rewards, mask, length, valid_rewards.get());
+  const int32_t count = segment_without_holes(mean, valid_rewards.get(), tokens, rule, out);
+  move_back(mask, length, tokens, out.ids, rule.use_trigger ? out.mask : nullptr);
+  return count;
 }
 
 }  // namespace

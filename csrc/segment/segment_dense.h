@@ -1,4 +1,4 @@
-// `segment` along a row without holes, vectorised: sums and means of float32, bfloat16 and float16 rewards.
+// `segment` along a row, vectorised: sums and means of float32, bfloat16 and float16 rewards.
 #pragma once
 
 #include "segment_row.h"
@@ -7,8 +7,8 @@ namespace segkernel {
 
 // As `segment_row` for kSum or kMean. Writes the mask only when there is a trigger: otherwise signs come later.
 template <class T>
-using SegmentDense = int32_t (*)(bool mean, const T* rewards, int64_t length, const SegmentRule<float>& rule,
-                                 const SegmentRowOut& out);
+using SegmentDense = int32_t (*)(bool mean, const T* rewards, const bool* mask, int64_t length,
+                                 const SegmentRule<float>& rule, const SegmentRowOut& out);
 
 struct SegmentDenseKernels {
   SegmentDense<float> of_float;

@@ -46,26 +46,33 @@ int32_t segment_one_by_one(Reduce reduce, const T* rewards, const bool* mask, in
   }
 }
 
+// Padding before and after the valid tokens is not the loop's business.
+template <class T>
+int32_t segment_densely(SegmentDense<T> dense, bool mean, const T* rewards, const bool* mask, int64_t length,
+                        const SegmentRule<float>& rule, const SegmentRowOut& out) {
+  const auto span = span_without_holes(mask, length);
+  if (!span.has_value()) return dense(mean, rewards, mask, length, rule, out);
+  const auto [begin, end] = *span;
+  SegmentRowOut from_begin = out;
+  from_begin.ids += begin;
+  std::fill(out.ids, out.ids + begin, -1);
+  std::fill(out.ids + end, out.ids + length, -1);
+  if (rule.want_mask) {
+    from_begin.mask += begin;
+    std::fill(out.mask, out.mask + begin, false);
+    std::fill(out.mask + end, out.mask + length, false);
+  }
+  return dense(mean, rewards + begin, nullptr, end - begin, rule, from_begin);
+}
+
 template <class T, class C = compute_t<T>>
 int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule,
                           SegmentRowOut out) {
   int32_t count = -1;
+  const bool adds = reduce == Reduce::mean || reduce == Reduce::sum;
   if constexpr (std::is_same_v<C, float>) {
-    const auto dense = segment_dense_kernel<T>();
-    const bool adds = reduce == Reduce::mean || reduce == Reduce::sum;
-    const auto span = dense != nullptr && adds ? span_without_holes(mask, length) : std::nullopt;
-    if (span.has_value()) {
-      const auto [begin, end] = *span;
-      std::fill(out.ids, out.ids + begin, -1);
-      std::fill(out.ids + end, out.ids + length, -1);
-      SegmentRowOut from_begin = out;
-      from_begin.ids += begin;
-      if (rule.want_mask) {
-        std::fill(out.mask, out.mask + begin, false);
-        std::fill(out.mask + end, out.mask + length, false);
-        from_begin.mask += begin;
-      }
-      count = dense(reduce == Reduce::mean, rewards + begin, end - begin, rule, from_begin);
+    if (const auto dense = segment_dense_kernel<T>(); dense != nullptr && adds) {
+      count = segment_densely(dense, reduce == Reduce::mean, rewards, mask, length, rule, out);
       if (rule.use_trigger) return count;
     }
   }

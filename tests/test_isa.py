@@ -22,7 +22,7 @@ def results() -> dict[str, tuple[torch.Tensor, ...]]:
         for T in LENGTHS:
             batch = random_batch(T)
             rewards = batch.poison(random_scores(*batch.mask.shape, dtype=dtype))
-            for reduce in ("mean", "sum"):
+            for reduce in ("mean", "sum", "last", "max", "min"):
                 for name, options in {
                     "trigger": {"delta": 0.5, "initial": -1, "sequence_sign": -1, "keep_neutral": True},
                     "dead zone": {"delta": 0.5, "hold": False, "sequence_sign": 1},

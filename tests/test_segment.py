@@ -190,6 +190,7 @@ def test_rows_without_holes(T, reduce):
     rewards[3, torch.rand(T) < 0.1] = NAN
     rewards[4, torch.rand(T) < 0.1] = INF
     rewards[4, torch.rand(T) < 0.1] = -INF
+    rewards[5] = -1 - rewards[5].abs()  # one state
     for options in (
         {"pivot_threshold": 1.0, "baseline": 0.25, "sequence_sign": 1.0},
         {"delta": 0.5, "initial": torch.tensor([-1, 0, 1] * 2), "sequence_sign": -1.0},

@@ -1,6 +1,6 @@
 // Blocks of 64 tokens, up to 16 of them (a chunk) at a time. Comparisons become bits, on which the trigger is integer
-// arithmetic; what belongs to a segment is compressed out at its last token. Sums are a segmented scan of three levels:
-// inside groups of four tokens, inside groups of four groups, and across the sixteen lanes.
+// arithmetic; what belongs to a segment is compressed out at its last token. Sums, maxima and minima are a segmented
+// scan of three levels: inside groups of four tokens, inside groups of four groups, and across the sixteen lanes.
 //
 // Each step is a loop of its own over the chunk's blocks: a step's chain of dependent instructions is long, and only
 // short loops leave the processor enough independent ones to look at.
@@ -13,11 +13,12 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <limits>
 #include <memory>
 
 #include "../simd/inline.h"
 #include "../simd/valid_avx512vbmi2.h"
-#include "segment_dense.h"
+#include "segment_vectorised.h"
 
 namespace segkernel {
 namespace {
@@ -114,8 +115,29 @@ SK_INLINE void from_fours(__m512 (&v)[kFours]) {
   v[3] = _mm512_permutex2var_ps(high02, high, high13);
 }
 
+// `fold` where the later value is `joined` to the earlier one; elsewhere the later value. What is meant by "sums"
+// below.
+template <Reduce kFold>
+SK_INLINE __m512 fold_joined(__m512 later, __mmask16 joined, __m512 earlier) {
+  if constexpr (kFold == Reduce::last) return later;
+  if constexpr (kFold == Reduce::sum) return _mm512_mask_add_ps(later, joined, later, earlier);
+  // Of a NaN and another, the instructions return the second operand: a later NaN comes through by itself.
+  const __mmask16 stays = _mm512_mask_cmp_ps_mask(joined, earlier, earlier, _CMP_UNORD_Q);
+  if constexpr (kFold == Reduce::max) later = _mm512_mask_max_ps(later, joined, earlier, later);
+  if constexpr (kFold == Reduce::min) later = _mm512_mask_min_ps(later, joined, earlier, later);
+  return _mm512_mask_mov_ps(later, stays, earlier);
+}
+
+// What `fold` leaves any value as it is with.
+template <Reduce kFold>
+SK_INLINE __m512 nothing() {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  return _mm512_set1_ps(kFold == Reduce::max ? -kInfinity : kFold == Reduce::min ? kInfinity : 0.0f);
+}
+
 // The sums inside each four of values as `by_fours` leaves them, given which values go on with the sum before them.
 // `through[j]`: the fours whose values up to the j-th do so, back into the four before.
+template <Reduce kFold>
 struct Fours {
   __mmask16 through[kFours];
 
@@ -126,7 +148,7 @@ struct Fours {
     through[0] = of_each_four(0);
     for (int j = 1; j < kFours; ++j) {
       const __mmask16 joined = of_each_four(j);
-      v[j] = _mm512_mask_add_ps(v[j], joined, v[j], v[j - 1]);
+      v[j] = fold_joined<kFold>(v[j], joined, v[j - 1]);
       through[j] = through[j - 1] & joined;
     }
   }
@@ -175,7 +197,8 @@ struct Target {
   int8_t* signs;
 };
 
-template <class T>
+// Of a row without holes. A mean is a sum until it is written.
+template <class T, Reduce kFold>
 class DenseRow {
  public:
   DenseRow(bool mean, const SegmentRule<float>& rule)
@@ -287,7 +310,7 @@ class DenseRow {
       __m512 sums[kFours];
       for_vectors([&]<int v>() SK_INLINE_LAMBDA { sums[v] = load(rewards + kBlock * block + kLanes * v); });
       by_fours(sums);
-      const Fours fours(sums, ~chunk_.starts[block]);
+      const Fours<kFold> fours(sums, ~chunk_.starts[block]);
       for_vectors([&]<int v>() SK_INLINE_LAMBDA {
         _mm512_store_ps(chunk_.sums[block][v], sums[v]);
         chunk_.through[block].of[v] = fours.through[v];
@@ -299,7 +322,7 @@ class DenseRow {
   void add_across_fours(int blocks) {
     const __m512 zero = _mm512_setzero_ps();
     for (int block = blocks; block % kFours != 0; ++block) {  // blocks of nothing let the open segment's sum through
-      _mm512_store_ps(chunk_.sums[block][kFours - 1], zero);
+      _mm512_store_ps(chunk_.sums[block][kFours - 1], nothing<kFold>());
       chunk_.through[block].of[kFours - 1] = 0xffff;
     }
     for (int block = 0; block < blocks; block += kFours) {
@@ -310,7 +333,7 @@ class DenseRow {
         goes_on |= uint64_t{chunk_.through[block + v].of[kFours - 1]} << (kLanes * v);
       });
       by_fours(sums);
-      const Fours fours(sums, goes_on);
+      const Fours<kFold> fours(sums, goes_on);
 
       const uint32_t whole = fours.through[kFours - 1];
       const uint32_t by1 = whole & ~1u;
@@ -318,16 +341,16 @@ class DenseRow {
       const uint32_t by4 = by2 & (by2 << 2);
       const uint32_t by8 = by4 & (by4 << 4);
       __m512 lanes = sums[kFours - 1];
-      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(by1), lanes, shift_up<1>(lanes, zero));
-      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(by2), lanes, shift_up<2>(lanes, zero));
-      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(by4), lanes, shift_up<4>(lanes, zero));
-      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(by8), lanes, shift_up<8>(lanes, zero));
+      lanes = fold_joined<kFold>(lanes, static_cast<__mmask16>(by1), shift_up<1>(lanes, zero));
+      lanes = fold_joined<kFold>(lanes, static_cast<__mmask16>(by2), shift_up<2>(lanes, zero));
+      lanes = fold_joined<kFold>(lanes, static_cast<__mmask16>(by4), shift_up<4>(lanes, zero));
+      lanes = fold_joined<kFold>(lanes, static_cast<__mmask16>(by8), shift_up<8>(lanes, zero));
       const uint32_t from_earlier_blocks = whole & ~(whole + 1);
-      lanes = _mm512_mask_add_ps(lanes, static_cast<__mmask16>(from_earlier_blocks), lanes, open_sum_);
+      lanes = fold_joined<kFold>(lanes, static_cast<__mmask16>(from_earlier_blocks), open_sum_);
 
       const __m512 before = shift_up<1>(lanes, open_sum_);
       for (int j = kFours - 1; j > 0; --j) {
-        sums[j] = _mm512_mask_add_ps(sums[j - 1], fours.through[j - 1], sums[j - 1], before);
+        sums[j] = fold_joined<kFold>(sums[j - 1], fours.through[j - 1], before);
       }
       sums[0] = before;
       open_sum_ = last_lane(lanes);
@@ -349,7 +372,7 @@ class DenseRow {
       const __m512 before = _mm512_load_ps(chunk_.sums_before[block]);
       for_vectors([&]<int v>() SK_INLINE_LAMBDA {
         sums[v] = _mm512_load_ps(chunk_.sums[block][v]);
-        sums[v] = _mm512_mask_add_ps(sums[v], chunk_.through[block].of[v], sums[v], before);
+        sums[v] = fold_joined<kFold>(sums[v], chunk_.through[block].of[v], before);
       });
       __m512i earlier_tokens = _mm512_zextsi128_si512(_mm_cvtsi32_si128(goes_on ? open_tokens_ : 0));
       for (int k = 0; k < starting + goes_on; k += kLanes) {
@@ -388,7 +411,7 @@ class DenseRow {
 };
 
 // The tokens of a last block that is not whole are worked out beside the row's outputs.
-template <class T>
+template <class T, Reduce kFold>
 class Remainder {
  public:
   // `open`: whether a segment is, before the first token. It may go on, and so has a place ahead of the others.
@@ -399,7 +422,7 @@ class Remainder {
     signs_[0] = to.signs[-1];
   }
 
-  void add(const T* rewards, int64_t tokens, DenseRow<T>& row, const Target& to) {
+  void add(const T* rewards, int64_t tokens, DenseRow<T, kFold>& row, const Target& to) {
     std::copy_n(rewards, tokens, rewards_);
     const int32_t earlier = row.count();
     row.add(rewards_, 1, (uint64_t{1} << tokens) - 1, {ids_, mask_, lengths_ + 1, segment_rewards_ + 1, signs_ + 1});
@@ -421,10 +444,10 @@ class Remainder {
   int64_t open_;
 };
 
-template <class T>
+template <Reduce kFold, class T>
 int32_t segment_without_holes(bool mean, const T* rewards, int64_t length, const SegmentRule<float>& rule,
                               const SegmentRowOut& out) {
-  DenseRow<T> row(mean, rule);
+  DenseRow<T, kFold> row(mean, rule);
   const auto target = [&](int64_t t) -> Target {
     const int64_t k = row.count();
     return {out.ids + t, out.mask == nullptr ? nullptr : out.mask + t, out.lengths + k, out.rewards + k, out.signs + k};
@@ -436,25 +459,40 @@ int32_t segment_without_holes(bool mean, const T* rewards, int64_t length, const
   }
   if (length > kBlock * whole) {
     const Target to = target(kBlock * whole);
-    Remainder<T>(to, row.count() > 0).add(rewards + kBlock * whole, length - kBlock * whole, row, to);
+    Remainder<T, kFold>(to, row.count() > 0).add(rewards + kBlock * whole, length - kBlock * whole, row, to);
   }
   return row.count();
 }
 
 template <class T>
-int32_t segment_dense(bool mean, const T* rewards, const bool* mask, int64_t length, const SegmentRule<float>& rule,
-                      const SegmentRowOut& out) {
-  if (mask == nullptr) return segment_without_holes(mean, rewards, length, rule, out);
+int32_t segment_without_holes(Reduce reduce, const T* rewards, int64_t length, const SegmentRule<float>& rule,
+                              const SegmentRowOut& out) {
+  switch (reduce) {
+    case Reduce::last:
+      return segment_without_holes<Reduce::last>(false, rewards, length, rule, out);
+    case Reduce::max:
+      return segment_without_holes<Reduce::max>(false, rewards, length, rule, out);
+    case Reduce::min:
+      return segment_without_holes<Reduce::min>(false, rewards, length, rule, out);
+    default:
+      return segment_without_holes<Reduce::sum>(reduce == Reduce::mean, rewards, length, rule, out);
+  }
+}
+
+template <class T>
+int32_t segment_vectorised(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
+                           const SegmentRule<float>& rule, const SegmentRowOut& out) {
+  if (mask == nullptr) return segment_without_holes(reduce, rewards, length, rule, out);
   const std::unique_ptr<T[]> valid_rewards(new T[static_cast<size_t>(length)]);
   const int64_t tokens = move_together(rewards, mask, length, valid_rewards.get());
-  const int32_t count = segment_without_holes(mean, valid_rewards.get(), tokens, rule, out);
+  const int32_t count = segment_without_holes(reduce, valid_rewards.get(), tokens, rule, out);
   move_back(mask, length, tokens, out.ids, rule.use_trigger ? out.mask : nullptr);
   return count;
 }
 
 }  // namespace
 
-extern const SegmentDenseKernels kSegmentDenseAvx512Vbmi2 = {&segment_dense<float>, &segment_dense<bfloat16>,
-                                                             &segment_dense<float16>};
+extern const SegmentKernels kSegmentAvx512Vbmi2 = {&segment_vectorised<float>, &segment_vectorised<bfloat16>,
+                                                   &segment_vectorised<float16>};
 
 }  // namespace segkernel

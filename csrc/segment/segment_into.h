@@ -7,19 +7,19 @@
 
 #include "../row_span.h"
 #include "../simd/isa.h"
-#include "segment_dense.h"
 #include "segment_row.h"
+#include "segment_vectorised.h"
 
 namespace segkernel {
 
 // The vectorised loop for rows without holes, or null where this processor or element type has none.
 template <class T>
-SegmentDense<T> segment_dense_kernel() {
+SegmentVectorised<T> segment_vectorised_kernel() {
 #if defined(__x86_64__)
   if (chosen_isa_compresses_bytes()) {
-    if constexpr (std::is_same_v<T, float>) return kSegmentDenseAvx512Vbmi2.of_float;
-    if constexpr (std::is_same_v<T, bfloat16>) return kSegmentDenseAvx512Vbmi2.of_bfloat16;
-    if constexpr (std::is_same_v<T, float16>) return kSegmentDenseAvx512Vbmi2.of_float16;
+    if constexpr (std::is_same_v<T, float>) return kSegmentAvx512Vbmi2.of_float;
+    if constexpr (std::is_same_v<T, bfloat16>) return kSegmentAvx512Vbmi2.of_bfloat16;
+    if constexpr (std::is_same_v<T, float16>) return kSegmentAvx512Vbmi2.of_float16;
   }
 #endif
   return nullptr;
@@ -48,10 +48,10 @@ int32_t segment_one_by_one(Reduce reduce, const T* rewards, const bool* mask, in
 
 // Padding before and after the valid tokens is not the loop's business.
 template <class T>
-int32_t segment_densely(SegmentDense<T> dense, bool mean, const T* rewards, const bool* mask, int64_t length,
-                        const SegmentRule<float>& rule, const SegmentRowOut& out) {
+int32_t segment_vectorised(SegmentVectorised<T> kernel, Reduce reduce, const T* rewards, const bool* mask,
+                           int64_t length, const SegmentRule<float>& rule, const SegmentRowOut& out) {
   const auto span = span_without_holes(mask, length);
-  if (!span.has_value()) return dense(mean, rewards, mask, length, rule, out);
+  if (!span.has_value()) return kernel(reduce, rewards, mask, length, rule, out);
   const auto [begin, end] = *span;
   SegmentRowOut from_begin = out;
   from_begin.ids += begin;
@@ -62,17 +62,16 @@ int32_t segment_densely(SegmentDense<T> dense, bool mean, const T* rewards, cons
     std::fill(out.mask, out.mask + begin, false);
     std::fill(out.mask + end, out.mask + length, false);
   }
-  return dense(mean, rewards + begin, nullptr, end - begin, rule, from_begin);
+  return kernel(reduce, rewards + begin, nullptr, end - begin, rule, from_begin);
 }
 
 template <class T, class C = compute_t<T>>
 int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule,
                           SegmentRowOut out) {
   int32_t count = -1;
-  const bool adds = reduce == Reduce::mean || reduce == Reduce::sum;
   if constexpr (std::is_same_v<C, float>) {
-    if (const auto dense = segment_dense_kernel<T>(); dense != nullptr && adds) {
-      count = segment_densely(dense, reduce == Reduce::mean, rewards, mask, length, rule, out);
+    if (const auto kernel = segment_vectorised_kernel<T>(); kernel != nullptr) {
+      count = segment_vectorised(kernel, reduce, rewards, mask, length, rule, out);
       if (rule.use_trigger) return count;
     }
   }

@@ -10,49 +10,19 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstring>
-#include <limits>
 #include <memory>
 
 #include "../simd/inline.h"
 #include "../simd/valid_avx512vbmi2.h"
+#include "segment_fours_avx512vbmi2.h"
 #include "segment_vectorised.h"
 
 namespace segkernel {
 namespace {
 
-constexpr int kLanes = 16;
-constexpr int kBlock = 64;   // tokens: as many as a mask register has bits
 constexpr int kBlocks = 16;  // of a chunk: its scratch memory stays in the first-level cache
-constexpr int kFours = 4;    // a block's vectors of 16 lanes; and the tokens, or groups, that one level adds up
-
-// A table of a vector's size, from what it holds at each place.
-template <class T, int n, class Of>
-struct alignas(64) Table {
-  std::array<T, n> at{};
-
-  constexpr explicit Table(Of of) {
-    for (int i = 0; i < n; ++i) at[static_cast<size_t>(i)] = static_cast<T>(of(i));
-  }
-  __m512i load() const { return _mm512_load_si512(at.data()); }
-};
-
-template <class Of>
-constexpr auto lanes_table(Of of) {
-  return Table<int32_t, kLanes, Of>(of);
-}
-template <class Of>
-constexpr auto bytes_table(Of of) {
-  return Table<uint8_t, kBlock, Of>(of);
-}
-
-// For two-source permutations, in which lane 16 is the first of the second source.
-constexpr auto kEven = lanes_table([](int i) { return 2 * i; });
-constexpr auto kOdd = lanes_table([](int i) { return 2 * i + 1; });
-constexpr auto kZipLow = lanes_table([](int i) { return i / 2 + kLanes * (i % 2); });
-constexpr auto kZipHigh = lanes_table([](int i) { return kLanes / 2 + i / 2 + kLanes * (i % 2); });
 
 // Of 32 bits, those up to this lane's, for the lower and the upper half.
 constexpr auto kUpToLow = lanes_table([](int i) { return (uint64_t{2} << i) - 1; });
@@ -63,14 +33,6 @@ constexpr auto kPlace = bytes_table([](int t) { return t / kFours + kLanes * (t 
 constexpr auto kTokensUpTo = bytes_table([](int place) { return kFours * (place % kLanes) + place / kLanes + 1; });
 constexpr auto kByteBefore = bytes_table([](int i) { return i - 1; });
 
-template <class Body>
-SK_INLINE void for_vectors(const Body& body) {
-  body.template operator()<0>();
-  body.template operator()<1>();
-  body.template operator()<2>();
-  body.template operator()<3>();
-}
-
 inline __m512 load(const float* values) { return _mm512_loadu_ps(values); }
 inline __m512 load(const bfloat16* values) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
@@ -79,80 +41,6 @@ inline __m512 load(const bfloat16* values) {
 inline __m512 load(const float16* values) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
 }
-
-// Lane i of the result is lane i - d of `values`; the first d lanes are the last of `before`.
-template <int d>
-inline __m512 shift_up(__m512 values, __m512 before) {
-  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(values), _mm512_castps_si512(before), kLanes - d));
-}
-
-inline __m512 last_lane(__m512 values) { return _mm512_permutexvar_ps(_mm512_set1_epi32(kLanes - 1), values); }
-
-// 64 values, transposed: lane i of vector j becomes the 4 i + j-th, and back.
-SK_INLINE void by_fours(__m512 (&v)[kFours]) {
-  const __m512i even = kEven.load();
-  const __m512i odd = kOdd.load();
-  const __m512 even01 = _mm512_permutex2var_ps(v[0], even, v[1]);
-  const __m512 odd01 = _mm512_permutex2var_ps(v[0], odd, v[1]);
-  const __m512 even23 = _mm512_permutex2var_ps(v[2], even, v[3]);
-  const __m512 odd23 = _mm512_permutex2var_ps(v[2], odd, v[3]);
-  v[0] = _mm512_permutex2var_ps(even01, even, even23);
-  v[1] = _mm512_permutex2var_ps(odd01, even, odd23);
-  v[2] = _mm512_permutex2var_ps(even01, odd, even23);
-  v[3] = _mm512_permutex2var_ps(odd01, odd, odd23);
-}
-
-SK_INLINE void from_fours(__m512 (&v)[kFours]) {
-  const __m512i low = kZipLow.load();
-  const __m512i high = kZipHigh.load();
-  const __m512 low02 = _mm512_permutex2var_ps(v[0], low, v[2]);
-  const __m512 low13 = _mm512_permutex2var_ps(v[1], low, v[3]);
-  const __m512 high02 = _mm512_permutex2var_ps(v[0], high, v[2]);
-  const __m512 high13 = _mm512_permutex2var_ps(v[1], high, v[3]);
-  v[0] = _mm512_permutex2var_ps(low02, low, low13);
-  v[1] = _mm512_permutex2var_ps(low02, high, low13);
-  v[2] = _mm512_permutex2var_ps(high02, low, high13);
-  v[3] = _mm512_permutex2var_ps(high02, high, high13);
-}
-
-// `fold` where the later value is `joined` to the earlier one; elsewhere the later value. What is meant by "sums"
-// below.
-template <Reduce kFold>
-SK_INLINE __m512 fold_joined(__m512 later, __mmask16 joined, __m512 earlier) {
-  if constexpr (kFold == Reduce::last) return later;
-  if constexpr (kFold == Reduce::sum) return _mm512_mask_add_ps(later, joined, later, earlier);
-  // Of a NaN and another, the instructions return the second operand: a later NaN comes through by itself.
-  const __mmask16 stays = _mm512_mask_cmp_ps_mask(joined, earlier, earlier, _CMP_UNORD_Q);
-  if constexpr (kFold == Reduce::max) later = _mm512_mask_max_ps(later, joined, earlier, later);
-  if constexpr (kFold == Reduce::min) later = _mm512_mask_min_ps(later, joined, earlier, later);
-  return _mm512_mask_mov_ps(later, stays, earlier);
-}
-
-// What `fold` leaves any value as it is with.
-template <Reduce kFold>
-SK_INLINE __m512 nothing() {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  return _mm512_set1_ps(kFold == Reduce::max ? -kInfinity : kFold == Reduce::min ? kInfinity : 0.0f);
-}
-
-// The sums inside each four of values as `by_fours` leaves them, given which values go on with the sum before them.
-// `through[j]`: the fours whose values up to the j-th do so, back into the four before.
-template <Reduce kFold>
-struct Fours {
-  __mmask16 through[kFours];
-
-  SK_INLINE Fours(__m512 (&v)[kFours], uint64_t goes_on) {
-    const auto of_each_four = [&](int j) {
-      return static_cast<__mmask16>(_pext_u64(goes_on, uint64_t{0x1111111111111111} << j));
-    };
-    through[0] = of_each_four(0);
-    for (int j = 1; j < kFours; ++j) {
-      const __mmask16 joined = of_each_four(j);
-      v[j] = fold_joined<kFold>(v[j], joined, v[j - 1]);
-      through[j] = through[j - 1] & joined;
-    }
-  }
-};
 
 // Tokens at which a state holds: set there, or carried there through `held` tokens from a set one or from `carried`.
 // A run of held tokens has its mark, if any, in its lowest bit, so that one addition ripples through the whole run.

@@ -11,6 +11,23 @@ namespace segkernel {
 
 enum class Reduce : int { sum, mean, last, max, min };
 
+// Calls `body` with the reduction as its template argument.
+template <class Body>
+auto dispatch_reduce(Reduce reduce, const Body& body) {
+  switch (reduce) {
+    case Reduce::mean:
+      return body.template operator()<Reduce::mean>();
+    case Reduce::last:
+      return body.template operator()<Reduce::last>();
+    case Reduce::max:
+      return body.template operator()<Reduce::max>();
+    case Reduce::min:
+      return body.template operator()<Reduce::min>();
+    default:
+      return body.template operator()<Reduce::sum>();
+  }
+}
+
 // `segment_options` of segkernel/codes.py: numbers are what costs most in a call from Python, so these come as one.
 struct SegmentOptions {
   Reduce reduce;

@@ -355,16 +355,10 @@ int32_t segment_without_holes(bool mean, const T* rewards, int64_t length, const
 template <class T>
 int32_t segment_without_holes(Reduce reduce, const T* rewards, int64_t length, const SegmentRule<float>& rule,
                               const SegmentRowOut& out) {
-  switch (reduce) {
-    case Reduce::last:
-      return segment_without_holes<Reduce::last>(false, rewards, length, rule, out);
-    case Reduce::max:
-      return segment_without_holes<Reduce::max>(false, rewards, length, rule, out);
-    case Reduce::min:
-      return segment_without_holes<Reduce::min>(false, rewards, length, rule, out);
-    default:
-      return segment_without_holes<Reduce::sum>(reduce == Reduce::mean, rewards, length, rule, out);
-  }
+  return dispatch_reduce(reduce, [&]<Reduce kReduce>() {
+    constexpr bool kMean = kReduce == Reduce::mean;
+    return segment_without_holes<kMean ? Reduce::sum : kReduce>(kMean, rewards, length, rule, out);
+  });
 }
 
 template <class T>

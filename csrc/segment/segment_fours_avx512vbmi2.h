@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "../simd/inline.h"
 #include "segment.h"
@@ -59,31 +60,25 @@ SK_INLINE __m512 shift_up(__m512 values, __m512 before) {
 
 SK_INLINE __m512 last_lane(__m512 values) { return _mm512_permutexvar_ps(_mm512_set1_epi32(kLanes - 1), values); }
 
-// 64 values, transposed: lane i of vector j becomes the 4 i + j-th, and back.
-SK_INLINE void by_fours(__m512 (&v)[kFours]) {
-  const __m512i even = kEven.load();
-  const __m512i odd = kOdd.load();
-  const __m512 even01 = _mm512_permutex2var_ps(v[0], even, v[1]);
-  const __m512 odd01 = _mm512_permutex2var_ps(v[0], odd, v[1]);
-  const __m512 even23 = _mm512_permutex2var_ps(v[2], even, v[3]);
-  const __m512 odd23 = _mm512_permutex2var_ps(v[2], odd, v[3]);
-  v[0] = _mm512_permutex2var_ps(even01, even, even23);
-  v[1] = _mm512_permutex2var_ps(odd01, even, odd23);
-  v[2] = _mm512_permutex2var_ps(even01, odd, even23);
-  v[3] = _mm512_permutex2var_ps(odd01, odd, odd23);
+// Two rounds of two-source permutations, pairwise.
+SK_INLINE void permute_pairs(__m512 (&v)[kFours], __m512i first, __m512i second) {
+  const __m512 first01 = _mm512_permutex2var_ps(v[0], first, v[1]);
+  const __m512 second01 = _mm512_permutex2var_ps(v[0], second, v[1]);
+  const __m512 first23 = _mm512_permutex2var_ps(v[2], first, v[3]);
+  const __m512 second23 = _mm512_permutex2var_ps(v[2], second, v[3]);
+  v[0] = _mm512_permutex2var_ps(first01, first, first23);
+  v[1] = _mm512_permutex2var_ps(second01, first, second23);
+  v[2] = _mm512_permutex2var_ps(first01, second, first23);
+  v[3] = _mm512_permutex2var_ps(second01, second, second23);
 }
 
+// 64 values, transposed: lane i of vector j becomes the 4 i + j-th, and back.
+SK_INLINE void by_fours(__m512 (&v)[kFours]) { permute_pairs(v, kEven.load(), kOdd.load()); }
+
 SK_INLINE void from_fours(__m512 (&v)[kFours]) {
-  const __m512i low = kZipLow.load();
-  const __m512i high = kZipHigh.load();
-  const __m512 low02 = _mm512_permutex2var_ps(v[0], low, v[2]);
-  const __m512 low13 = _mm512_permutex2var_ps(v[1], low, v[3]);
-  const __m512 high02 = _mm512_permutex2var_ps(v[0], high, v[2]);
-  const __m512 high13 = _mm512_permutex2var_ps(v[1], high, v[3]);
-  v[0] = _mm512_permutex2var_ps(low02, low, low13);
-  v[1] = _mm512_permutex2var_ps(low02, high, low13);
-  v[2] = _mm512_permutex2var_ps(high02, low, high13);
-  v[3] = _mm512_permutex2var_ps(high02, high, high13);
+  std::swap(v[1], v[2]);
+  permute_pairs(v, kZipLow.load(), kZipHigh.load());
+  std::swap(v[1], v[2]);
 }
 
 // `fold` where the later value is `joined` to the earlier one; elsewhere the later value. Below it is called a sum.

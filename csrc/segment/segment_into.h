@@ -28,22 +28,10 @@ SegmentVectorised<T> segment_vectorised_kernel() {
 template <class T, class C = compute_t<T>>
 int32_t segment_one_by_one(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
                            const SegmentRule<C>& rule, SegmentRowOut out) {
-  const auto run = [&]<Reduce kReduce>() {
+  return dispatch_reduce(reduce, [&]<Reduce kReduce>() {
     return mask ? segment_row<kReduce, true>(rewards, mask, length, rule, out)
                 : segment_row<kReduce, false>(rewards, mask, length, rule, out);
-  };
-  switch (reduce) {
-    case Reduce::mean:
-      return run.template operator()<Reduce::mean>();
-    case Reduce::last:
-      return run.template operator()<Reduce::last>();
-    case Reduce::max:
-      return run.template operator()<Reduce::max>();
-    case Reduce::min:
-      return run.template operator()<Reduce::min>();
-    default:
-      return run.template operator()<Reduce::sum>();
-  }
+  });
 }
 
 // Padding before and after the valid tokens is not the loop's business.

@@ -23,28 +23,16 @@ Tensor segment_reduce_cpu(const Tensor& values, const Tensor& ids, int64_t segme
     for_each_row(rows->count, tokens + rows->count * segments, [&](int64_t b) {
       const Row row = (*rows)[b];
       std::vector<int32_t> counts(segments);
-      const auto run = [&]<Reduce kReduce>() {
-        segment_reduce_row<kReduce>(in + row.begin, id_in + row.begin, row.length, segments, counts.data(),
-                                    out + b * segments);
-      };
       if (reduce == kLogSumExp) {
         std::vector<LogSumExp<C>> states(segments);
         segment_logsumexp_row(in + row.begin, id_in + row.begin, row.length, segments, counts.data(), states.data(),
                               out + b * segments);
         return;
       }
-      switch (static_cast<Reduce>(reduce)) {
-        case Reduce::sum:
-          return run.template operator()<Reduce::sum>();
-        case Reduce::mean:
-          return run.template operator()<Reduce::mean>();
-        case Reduce::last:
-          return run.template operator()<Reduce::last>();
-        case Reduce::max:
-          return run.template operator()<Reduce::max>();
-        case Reduce::min:
-          return run.template operator()<Reduce::min>();
-      }
+      dispatch_reduce(static_cast<Reduce>(reduce), [&]<Reduce kReduce>() {
+        segment_reduce_row<kReduce>(in + row.begin, id_in + row.begin, row.length, segments, counts.data(),
+                                    out + b * segments);
+      });
     });
   });
   return reduced;

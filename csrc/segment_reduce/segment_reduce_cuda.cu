@@ -126,18 +126,8 @@ Tensor segment_reduce_cuda(const Tensor& values, const Tensor& ids, int64_t segm
              segments, mutable_data<C>(reduced));
     };
     if (reduce == kLogSumExp) return run.template operator()<LogSumming<C>>();
-    switch (static_cast<Reduce>(reduce)) {
-      case Reduce::sum:
-        return run.template operator()<Folding<Reduce::sum, C>>();
-      case Reduce::mean:
-        return run.template operator()<Folding<Reduce::mean, C>>();
-      case Reduce::last:
-        return run.template operator()<Folding<Reduce::last, C>>();
-      case Reduce::max:
-        return run.template operator()<Folding<Reduce::max, C>>();
-      case Reduce::min:
-        return run.template operator()<Folding<Reduce::min, C>>();
-    }
+    dispatch_reduce(static_cast<Reduce>(reduce),
+                    [&]<Reduce kReduce>() { run.template operator()<Folding<kReduce, C>>(); });
   });
   return reduced;
 }

@@ -2,20 +2,12 @@
 
 #include "dispatch.h"
 #include "logit_rows.h"
+#include "logprob_outputs.h"
 #include "make_transform.h"
 
 namespace segkernel {
 
-namespace {
-
-Tensor empty_like_rows(const Tensor& labels, ScalarType dtype) {
-  return torch::stable::new_empty(labels, labels.sizes(), dtype);
-}
-
-}  // namespace
-
-// logits [..., V], labels [...] -> logprobs [...], entropy [...] (or [0] when not asked for), and log sum exp [...] in
-// float64, which the gradient needs. `inplace_backward` concerns the registered derivative alone.
+// logits [..., V], labels [...] -> `LogprobOutputs`. `inplace_backward` concerns the registered derivative alone.
 std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, const Tensor& labels,
                                                       const OptionalTensor& mask, double logit_scale,
                                                       double temperature, std::optional<double> softcap,
@@ -24,18 +16,15 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, cons
   const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
   const ValidRows which(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
   const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
-  const ScalarType out_type = logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor logprobs = empty_like_rows(labels, out_type);
-  Tensor entropy = want_entropy ? empty_like_rows(labels, out_type) : torch::stable::new_empty(labels, {0}, out_type);
-  Tensor lse = empty_like_rows(labels, ScalarType::Double);
-  double* lse_out = mutable_data<double>(lse);
+  const LogprobOutputs outputs(logits, labels, want_entropy);
+  double* lse_out = mutable_data<double>(outputs.lse);
 
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const T* in = static_cast<const T*>(logits.const_data_ptr());
-    C* logprob_out = mutable_data<C>(logprobs);
-    C* entropy_out = want_entropy ? mutable_data<C>(entropy) : nullptr;
+    C* logprob_out = mutable_data<C>(outputs.logprobs);
+    C* entropy_out = want_entropy ? mutable_data<C>(outputs.entropy) : nullptr;
     const RowKernels<T>& kernels = row_kernels(T{});
     for (const int64_t row : which.masked) {
       logprob_out[row] = 0;
@@ -54,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, cons
       if (want_entropy) entropy_out[row] = static_cast<C>(entropy_of(sums));
     });
   });
-  return {logprobs, entropy, lse};
+  return {outputs.logprobs, outputs.entropy, outputs.lse};
 }
 
 namespace {

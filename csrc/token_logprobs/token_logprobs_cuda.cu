@@ -3,6 +3,7 @@
 
 #include "../cuda/device.h"
 #include "logit_rows.h"
+#include "logprob_outputs.h"
 #include "make_transform.h"
 #include "token_logprobs_block.h"
 
@@ -69,13 +70,9 @@ Batch<T> batch_of(const Tensor& logits, const LogitRows& rows, const Tensor& lab
           data<int64_t>("labels", labels, count, device), data<bool>("mask", mask, count, device)};
 }
 
-Tensor empty_like_rows(const Tensor& labels, ScalarType dtype) {
-  return torch::stable::new_empty(labels, labels.sizes(), dtype);
-}
-
 }  // namespace
 
-// Shapes and outputs as in token_logprobs_cpu, which also says what they are.
+// As token_logprobs_cpu.
 std::tuple<Tensor, Tensor, Tensor> token_logprobs_cuda(const Tensor& logits, const Tensor& labels,
                                                        const OptionalTensor& mask, double logit_scale,
                                                        double temperature, std::optional<double> softcap,
@@ -83,10 +80,7 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cuda(const Tensor& logits, con
   const DeviceScope device("logits", logits);
   const LogitRows rows(logits, device);
   const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
-  const ScalarType out_type = logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor logprobs = empty_like_rows(labels, out_type);
-  Tensor entropy = want_entropy ? empty_like_rows(labels, out_type) : torch::stable::new_empty(labels, {0}, out_type);
-  Tensor lse = empty_like_rows(labels, ScalarType::Double);
+  const LogprobOutputs outputs(logits, labels, want_entropy);
 
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
@@ -94,11 +88,11 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cuda(const Tensor& logits, con
     const Batch<T> batch = batch_of<T>(logits, rows, labels, mask, device);
     dispatch_bools(transform.capped, want_entropy, [&](auto capped, auto entropies) {
       launch("token_logprobs", token_logprobs_kernel<capped, entropies, T>, rows.positions.count, kLogitThreads,
-             device.stream(), batch, transform, mutable_data<C>(logprobs), mutable_data<C>(entropy),
-             mutable_data<double>(lse));
+             device.stream(), batch, transform, mutable_data<C>(outputs.logprobs), mutable_data<C>(outputs.entropy),
+             mutable_data<double>(outputs.lse));
     });
   });
-  return {logprobs, entropy, lse};
+  return {outputs.logprobs, outputs.entropy, outputs.lse};
 }
 
 namespace {

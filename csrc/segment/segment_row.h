@@ -1,9 +1,22 @@
 // `segment` along one row on the host: a single pass.
 #pragma once
 
+#include <type_traits>
+
 #include "segment_rules.h"
 
 namespace segkernel {
+
+// condition ? a : b without a branch, which floats otherwise become.
+template <class C>
+inline C select(bool condition, C a, C b) {
+  using Bits = std::conditional_t<sizeof(C) == sizeof(int64_t), int64_t, int32_t>;
+  using Values __attribute__((vector_size(16))) = C;
+  using Masks __attribute__((vector_size(16))) = Bits;
+  const Masks of_a = Masks{} - static_cast<Bits>(condition);
+  const auto selected = ((Masks)(Values{a}) & of_a) | ((Masks)(Values{b}) & ~of_a);
+  return ((Values)selected)[0];
+}
 
 // Returns the number of segments. Entries past it are left as they are.
 //
@@ -26,8 +39,8 @@ int32_t segment_row(const T* rewards, const bool* mask, int64_t length, const Se
     const int next = schmitt_step(state, reward, rule.low, rule.high, rule.hold);
     const bool starts = starts_segment(segment < 0, reward, previous, rule.pivot_threshold, next, state);
     segment += starts;
-    segment_length = starts ? 1 : segment_length + 1;
-    accumulated = starts ? reward : fold<kReduce>(accumulated, reward);
+    segment_length = (segment_length & -static_cast<int32_t>(!starts)) + 1;
+    accumulated = select(starts, reward, fold<kReduce>(accumulated, reward));
     state = next;
     previous = reward;
     const C reduced = finish<kReduce>(accumulated, segment_length);

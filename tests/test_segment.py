@@ -131,6 +131,11 @@ def test_fewer_segments_than_there_are():
     assert out.lengths.tolist() == [[2, 2, 2, 1, 0, 0, 0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("implementation", [segkernel.segment, reference.segment])
+def test_no_segments_at_most_means_all(implementation):
+    assert implementation(REWARDS, delta=0.5, max_segments=0).lengths.tolist() == [[2, 2, 2, 1, 0, 0, 0]]
+
+
 def test_packed_segments_sit_at_the_start_of_their_row():
     rewards = torch.tensor([1.0, 1.0, -1.0, 5.0, NAN, -1.0, -1.0, 1.0])
     mask = torch.tensor([1, 1, 1, 1, 0, 1, 1, 1])

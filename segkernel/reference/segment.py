@@ -51,7 +51,7 @@ def segment(
         ).flatten()
 
     if cu_seqlens is None:
-        S = rewards.shape[1] if max_segments is None else max_segments
+        S = max_segments or rewards.shape[1]
         slots = [(b * S, S) for b in range(B)]  # where a row's segments go, and how many of them
         segments_shape: tuple[int, ...] = (B, S)
     else:

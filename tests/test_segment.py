@@ -252,6 +252,19 @@ def test_long_rows_are_one_row(reduce, options):
         assert packed.counts.tolist() == [int(alone.counts) if length == T else min(length, 1) for length in lengths]
 
 
+@pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max", "min"])
+def test_segments_longer_than_most_rows(reduce):
+    """Whoever shares a row out finds nothing for a long while: no change of the state, then no segment either."""
+    T = 140_001
+    rewards = torch.zeros(T)
+    rewards[::1000] = 0.25
+    rewards[70_000:], rewards[139_000] = 0.5, -1.0
+    options = {"reduce": reduce, "delta": 0.25, "sequence_sign": 1.0, "initial": -1}
+    actual = segkernel.segment(rewards[None], **options)
+    assert actual.lengths[0, :4].tolist() == [70_000, 69_000, 1, 1_000]
+    assert_identical(actual, reference.segment(rewards[None], **options))
+
+
 def test_fewer_segments_than_a_long_row_has():
     rewards, mask = long_row(5000)
     every = segkernel.segment(rewards[None], mask[None], pivot_threshold=0.5, sequence_sign=1)

@@ -20,13 +20,21 @@ struct RowSlots {
     return rows.packed() ? rows[row].begin / kTile + row : row * tiles_of(rows.length);
   }
 
+  // Called by all lanes of a warp.
   __device__ int64_t row_of(int64_t slot) const {
-    if (!rows.packed()) return slot / tiles_of(rows.length);
+    if (!rows.packed()) {
+      const auto tiles = static_cast<uint32_t>(tiles_of(rows.length));
+      return tiles == 1 ? slot : static_cast<uint32_t>(slot) / tiles;
+    }
+    // The last row that begins at the slot or before, 32 candidates at a time.
     int64_t low = 0;
-    int64_t high = rows.count;
-    while (high - low > 1) {
-      const int64_t middle = (low + high) / 2;
-      (first_of(middle) <= slot ? low : high) = middle;
+    for (int64_t span = rows.count; span > 1;) {
+      const int64_t step = (span + kWarp - 1) / kWarp;
+      const int64_t candidate = low + lane_index() * step;
+      const bool begun = candidate < low + span && first_of(candidate) <= slot;
+      const int64_t chosen = last_lane(__ballot_sync(kAllLanes, begun));
+      low += chosen * step;
+      span = span - chosen * step < step ? span - chosen * step : step;
     }
     return low;
   }

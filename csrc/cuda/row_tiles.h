@@ -4,6 +4,8 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "warp.h"
 
@@ -14,37 +16,51 @@ constexpr int kThreads = 256;
 constexpr int kItems = 4;
 constexpr int kTile = kThreads * kItems;
 
-template <class T>
-struct alignas(kItems * sizeof(T)) Items {
-  T of[kItems];
+// As many bytes as one access moves of `kBytes`.
+template <size_t kBytes>
+using VectorOf = std::conditional_t<kBytes >= 16, uint4, std::conditional_t<kBytes == 8, uint2, unsigned>>;
+
+// Consecutive tokens.
+template <class T, int kCount = kItems>
+struct alignas(VectorOf<kCount * sizeof(T)>) Items {
+  using Vector = VectorOf<kCount * sizeof(T)>;
+  static_assert(kCount * sizeof(T) % sizeof(Vector) == 0);
+
+  T of[kCount];
 };
 
-template <class T>
-__device__ inline bool whole_and_aligned(const T* row, int64_t first, int64_t length) {
-  return first + kItems <= length && reinterpret_cast<uintptr_t>(row + first) % alignof(Items<T>) == 0;
+template <int kCount, class T, class Index>
+__device__ inline bool whole_and_aligned(const T* row, Index first, Index length) {
+  return first + kCount <= length && reinterpret_cast<uintptr_t>(row + first) % alignof(Items<T, kCount>) == 0;
 }
 
-// The thread's tokens, [first, first + kItems) of the row: in one access where the address allows. What lies past the
-// row is value-initialised, and not stored.
-template <class T>
-__device__ inline Items<T> load_items(const T* row, int64_t first, int64_t length) {
-  if (whole_and_aligned(row, first, length)) return *reinterpret_cast<const Items<T>*>(row + first);
-  Items<T> items{};
+// The thread's tokens, from `first` of the row on: in whole vectors where the address allows. What lies past the row is
+// value-initialised, and not stored.
+template <int kCount = kItems, class T, class Index>
+__device__ inline Items<T, kCount> load_items(const T* row, Index first, Index length) {
+  if (whole_and_aligned<kCount>(row, first, length)) return *reinterpret_cast<const Items<T, kCount>*>(row + first);
+  Items<T, kCount> items{};
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) {
+  for (int i = 0; i < kCount; ++i) {
     if (first + i < length) items.of[i] = row[first + i];
   }
   return items;
 }
 
-template <class T>
-__device__ inline void store_items(T* row, int64_t first, int64_t length, const Items<T>& items) {
-  if (whole_and_aligned(row, first, length)) {
-    *reinterpret_cast<Items<T>*>(row + first) = items;
+template <int kCount, class T, class Index>
+__device__ inline void store_items(T* row, Index first, Index length, const Items<T, kCount>& items) {
+  if (whole_and_aligned<kCount>(row, first, length)) {
+    using Vector = typename Items<T, kCount>::Vector;
+    Vector vectors[sizeof(items) / sizeof(Vector)];
+    memcpy(vectors, &items, sizeof(items));
+#pragma unroll
+    for (size_t i = 0; i < sizeof(items) / sizeof(Vector); ++i) {
+      __stwb(reinterpret_cast<Vector*>(row + first) + i, vectors[i]);
+    }
     return;
   }
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) {
+  for (int i = 0; i < kCount; ++i) {
     if (first + i < length) row[first + i] = items.of[i];
   }
 }

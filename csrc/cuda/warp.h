@@ -15,8 +15,8 @@ namespace segkernel {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-__device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % kWarp; }
-__device__ inline int warp_index() { return static_cast<int>(threadIdx.x) / kWarp; }
+__device__ inline int lane_index() { return static_cast<int>(threadIdx.x % kWarp); }
+__device__ inline int warp_index() { return static_cast<int>(threadIdx.x / kWarp); }
 
 // A value moved between lanes by `move`, 32 bits at a time.
 template <class T, class Move>
@@ -54,11 +54,19 @@ __device__ inline T warp_reduce(T value, const Op& op) {
   return value;
 }
 
-// Lane i gets op(value of lane 0, ..., value of lane i); `op(earlier, later)` need not commute.
-template <class T, class Op>
+// The lanes before this one, or before `lane`; and those up to this one.
+__device__ inline unsigned lanes_before(int lane) { return (1u << lane) - 1; }
+__device__ inline unsigned lanes_before() { return lanes_before(lane_index()); }
+__device__ inline unsigned lanes_through() { return 2u * lanes_before() + 1; }
+// -1 of none.
+__device__ inline int last_lane(unsigned lanes) { return kWarp - 1 - __clz(static_cast<int>(lanes)); }
+
+// Lane i gets op(value of lane 0, ..., value of lane i); `op(earlier, later)` need not commute. Of the first `kLanes`
+// lanes alone, when the others' results do not matter.
+template <int kLanes = kWarp, class T, class Op>
 __device__ inline T warp_inclusive_scan(T value, const Op& op) {
 #pragma unroll
-  for (int delta = 1; delta < kWarp; delta *= 2) {
+  for (int delta = 1; delta < kLanes; delta *= 2) {
     const T before = from_lane_before(value, delta);
     if (lane_index() >= delta) value = op(before, value);
   }
@@ -86,21 +94,29 @@ struct Scanned {
   T all;     // op over the values of all threads
 };
 
+// Of the warps' values, in shared memory.
+template <int kThreads, class T, class Op>
+__device__ inline Scanned<T> scan_warps(const T* of_warp, T identity, const Op& op) {
+  static_assert(kThreads % kWarp == 0 && kWarpsOf<kThreads> <= kWarp);
+  constexpr int kWarps = kWarpsOf<kThreads>;
+  const T totals = warp_inclusive_scan<kWarps>(lane_index() < kWarps ? of_warp[lane_index()] : identity, op);
+  const T before = from_lane(totals, warp_index() == 0 ? 0 : warp_index() - 1);
+  return {warp_index() == 0 ? identity : before, from_lane(totals, kWarps - 1)};
+}
+
 // `op(earlier, later)` need not commute.
 template <int kThreads, class T, class Op>
 __device__ inline Scanned<T> block_scan(T value, T identity, const Op& op) {
-  static_assert(kThreads % kWarp == 0 && kWarpsOf<kThreads> <= kWarp);
   __shared__ T of_warp[kWarpsOf<kThreads>];
   const T inclusive = warp_inclusive_scan(value, op);
   const T of_lane_before = from_lane_before(inclusive, 1);
   __syncthreads();  // whoever called before may still be reading
   if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;
   __syncthreads();
-  const T totals = warp_inclusive_scan(lane_index() < kWarpsOf<kThreads> ? of_warp[lane_index()] : identity, op);
-  const T of_warps_before = from_lane(totals, warp_index() == 0 ? 0 : warp_index() - 1);
+  const Scanned<T> warps = scan_warps<kThreads>(of_warp, identity, op);
   T before = lane_index() == 0 ? identity : of_lane_before;
-  if (warp_index() > 0) before = op(of_warps_before, before);
-  return {before, from_lane(totals, kWarpsOf<kThreads> - 1)};
+  if (warp_index() > 0) before = lane_index() == 0 ? warps.before : op(warps.before, before);
+  return {before, warps.all};
 }
 
 }  // namespace segkernel

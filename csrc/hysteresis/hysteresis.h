@@ -7,11 +7,20 @@
 
 namespace segkernel {
 
-// A NaN reward fails both comparisons, so it counts as "in between". Written without branches: which side of a
-// threshold a reward falls on is as good as random.
+// A NaN reward is neither, so it counts as "in between".
+template <class C>
+SK_HOST_DEVICE inline bool is_above(C reward, C high) {
+  return reward > high;
+}
+template <class C>
+SK_HOST_DEVICE inline bool is_below(C reward, C low) {
+  return reward < low;
+}
+
+// Written without branches: which side of a threshold a reward falls on is as good as random.
 template <class C>
 SK_HOST_DEVICE inline int schmitt_step(int state, C reward, C low, C high, bool hold) {
-  const int event = (reward > high) - (reward < low);
+  const int event = is_above(reward, high) - is_below(reward, low);
   return event | (state & -static_cast<int>(hold & (event == 0)));
 }
 

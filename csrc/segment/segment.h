@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "../detect_pivots/detect_pivots.h"
 #include "../floats.h"
@@ -59,6 +60,13 @@ SK_HOST_DEVICE inline C fold(C accumulated, C reward) {
   if constexpr (kReduce == Reduce::min)
     return accumulated < reward || accumulated != accumulated ? accumulated : reward;
   return accumulated + reward;
+}
+
+// Folding with it, before or after, changes nothing: x + -0 is x for every x, -0 included. What came last has none.
+template <Reduce kReduce, class C>
+SK_HOST_DEVICE inline C fold_identity() {
+  constexpr C kInfinity = std::numeric_limits<C>::infinity();
+  return kReduce == Reduce::max ? -kInfinity : kReduce == Reduce::min ? kInfinity : -C{0};
 }
 
 template <Reduce kReduce, class C>

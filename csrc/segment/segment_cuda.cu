@@ -1,14 +1,18 @@
-// `segment`. With many rows, a block per row reads its rewards once, carrying what is open from tile to tile. With few
-// and long ones, a block per tile: two passes find what comes before every tile, a third writes. Both associate sums in
-// the same way, so that the choice does not show in the results.
+// `segment`: a block per tile of a row reads its rewards once. What comes before a tile its block hears from the blocks of
+// the row's earlier tiles, all of which run at the same time. How it adds that up depends on nothing but where the row's
+// tokens are, and so do the bits of the sums.
 #include "../cuda/device.h"
+#include "../cuda/published.h"
 #include "../cuda/row_slots.h"
-#include "segment_scan.h"
 #include "segment_tensors.h"
+#include "segment_tokens.h"
 
 namespace segkernel {
 
 namespace {
+
+// So that an H100 has the tiles of a row of a million tokens all at once.
+constexpr int kBlocksPerMultiprocessor = 8;
 
 template <class T>
 struct SegmentInput {
@@ -18,19 +22,133 @@ struct SegmentInput {
   bool mean;
   int8_t* all_signs;  // one for every token, or null: with a mask but no trigger, for the mask
 
-  __device__ SegmentEnding ending(const Row& row) const {
-    return {mean, all_signs == nullptr ? nullptr : all_signs + row.begin};
+  __device__ int8_t* signs_of(const Row& row) const { return all_signs == nullptr ? nullptr : all_signs + row.begin; }
+};
+
+// A block's tile.
+struct Tile {
+  int64_t slot, row_index;
+  int32_t index, of_row;  // which of how many of its row's
+  Row row;
+
+  __device__ explicit Tile(const RowSlots& slots)
+      : slot(blockIdx.x), row_index(slots.row_of(slot)), row(slots.rows[row_index]) {
+    index = static_cast<int32_t>(slot - slots.first_of(row_index));
+    of_row = static_cast<int32_t>(RowSlots::tiles_of(row.length));
+  }
+  __device__ bool exists() const { return index < of_row; }
+  __device__ bool is_last() const { return index + 1 == of_row; }
+  __device__ int64_t first_slot() const { return slot - index; }
+  __device__ int64_t begin() const { return int64_t{index} * kTile; }
+  __device__ int length() const { return is_last() ? static_cast<int>(row.length - begin()) : kTile; }
+};
+
+// What a tile tells the later ones of its row. How many segments start in it stands apart: that all of them ask for,
+// the rest only the next as a rule.
+template <Reduce kReduce, class C>
+struct Told {
+  struct Last {
+    C folded;
+    int32_t length;
+    int32_t segments;
+  };
+
+  Published<Before<C>> before;
+  Published<int32_t> segments;
+  Published<Last> last;
+
+  static constexpr int64_t kWords = Published<Before<C>>::kWords + Published<int32_t>::kWords + Published<Last>::kWords;
+
+  Told(uint64_t* words, int64_t slots)
+      : before(words),
+        segments(words + slots * Published<Before<C>>::kWords),
+        last(words + slots * (Published<Before<C>>::kWords + Published<int32_t>::kWords)) {}
+
+  __device__ void publish(int64_t slot, const Open<kReduce, C>& open) const {
+    segments.publish(slot, open.segments);
+    last.publish(slot, {open.folded, open.length, open.segments});
+  }
+  __device__ Open<kReduce, C> open_of(int64_t slot) const {
+    const Last told = last.wait_for(slot);
+    return {told.segments, told.length, told.folded};
   }
 };
 
+// What comes before a tile, from the tiles before it: the nearest first, until they say it all.
 template <class C>
-__device__ Before<C> at_row_start(const SegmentRule<C>& rule) {
-  return {{}, rule.initial};
+__device__ Before<C> before_tile(const Tile& tile, const SegmentRule<C>& rule, const Published<Before<C>>& told) {
+  Before<C> known = Before<C>::nothing();
+  if (!rule.use_trigger) known.transition = static_cast<int16_t>(rule.initial);
+  for (int64_t end = tile.index; end > 0 && !(known.any && known.transition != kUnchanged); end -= kSegmentThreads) {
+    const int64_t index = end - kSegmentThreads + threadIdx.x;
+    const Before<C> mine = index >= 0 ? told.wait_for(tile.first_slot() + index) : Before<C>::nothing();
+    known = then_before(scan_before(mine).all, known);
+  }
+  return known;
+}
+
+// All tokens before a tile, from the tiles before it.
+template <Reduce kReduce, class C>
+__device__ Open<kReduce, C> open_before_tile(const Tile& tile, const Told<kReduce, C>& told) {
+  constexpr int kAtOnce = 4;
+  struct Starts {
+    int32_t count;
+    int64_t last;  // the last tile in which a segment starts, or -1
+  } mine{0, -1};
+  const int64_t previous = tile.slot - 1;
+  const Open<kReduce, C> of_previous = told.open_of(previous);  // where the open segment started, as a rule
+  for (int64_t slot = tile.first_slot() + threadIdx.x; slot < tile.slot; slot += kAtOnce * kSegmentThreads) {
+    int32_t starts[kAtOnce];
+    told.segments.wait_for(starts, slot, kSegmentThreads, tile.slot, 0);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      mine.count += starts[i];
+      if (starts[i] > 0) mine.last = slot + i * kSegmentThreads;
+    }
+  }
+  const Starts all = block_reduce<kSegmentThreads>(mine, Starts{0, -1}, [](const Starts& a, const Starts& b) {
+    return Starts{a.count + b.count, a.last > b.last ? a.last : b.last};
+  });
+  if (all.last < 0) return Open<kReduce, C>::nothing();
+  auto open = Open<kReduce, C>::nothing();
+  if (all.last == previous) {
+    open = of_previous;
+  } else {
+    for (int64_t slot = all.last + threadIdx.x; slot - threadIdx.x < tile.slot; slot += kSegmentThreads) {
+      const auto mine = slot < tile.slot ? told.open_of(slot) : Open<kReduce, C>::nothing();
+      const auto opens = block_scan<kSegmentThreads>(mine, Open<kReduce, C>::nothing(), then_open<kReduce, C>);
+      open = then_open(open, opens.all);
+    }
+  }
+  open.segments = all.count;
+  return open;
+}
+
+// Writes the segments that ended in a tile: `first` is the row's number of the first, of which `earlier` tokens lie
+// before the tile.
+template <class C>
+__device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t first, int32_t earlier, bool mean,
+                            const SegmentRule<C>& rule, const SegmentRowOut& out, int8_t* all_signs) {
+  const auto room = static_cast<int32_t>(out.capacity < INT32_MAX ? out.capacity : INT32_MAX);
+  for (int index = static_cast<int>(threadIdx.x); index < count; index += kSegmentThreads) {
+    const int32_t id = first + index;
+    if (id < 0) continue;  // nothing ends where the row's first segment starts
+    const auto [folded, end] = ended.segments[index];
+    const int before = index == 0 ? -earlier : static_cast<int>(ended.segments[index - 1].end >> 16);
+    const int32_t length = static_cast<int>(end >> 16) - before;
+    const C reduced = mean ? finish<Reduce::mean>(folded, length) : folded;
+    const int sign = rule.use_trigger ? ended.state_of(end) : sign_of(reduced - rule.baseline);
+    if (all_signs != nullptr) all_signs[id] = static_cast<int8_t>(sign);
+    if (id >= room) continue;
+    out.lengths[id] = length;
+    out.rewards[id] = static_cast<float>(reduced);
+    out.signs[id] = static_cast<int8_t>(sign);
+  }
 }
 
 // Zeros in a row's outputs from `first` to `last`.
 __device__ void clear_segments(const SegmentRowOut& out, int64_t first, int64_t last) {
-  for (int64_t k = first + threadIdx.x; k < last; k += kThreads) {
+  for (int64_t k = first + threadIdx.x; k < last; k += kSegmentThreads) {
     out.lengths[k] = 0;
     out.rewards[k] = 0;
     out.signs[k] = 0;
@@ -38,149 +156,42 @@ __device__ void clear_segments(const SegmentRowOut& out, int64_t first, int64_t 
 }
 
 template <Reduce kReduce, class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kThreads) segment_rows_kernel(SegmentInput<T> input, Rows rows, SegmentOut all) {
-  const int64_t b = blockIdx.x;
-  const Row row = rows[b];
-  const SegmentRule<C> rule = input.rules[b];
-  const SegmentRowOut out = all.row(b, row);
-  Before<C> before = at_row_start(rule);
-  Open<C> open = Open<C>::nothing();
-  for (int64_t tile = 0; tile < row.length; tile += kTile) {
-    const SegmentTokens<kReduce, T> tokens(input.rewards, input.mask, row, tile + threadIdx.x * kItems, rule);
-    const auto befores = block_scan<kThreads>(tokens.before(), Before<C>::nothing(), then_before<C>);
-    const Before<C> before_mine = then_before(before, befores.before);
-    const auto opens = block_scan<kThreads>(tokens.open(before_mine), Open<C>::nothing(), then_open<kReduce, C>);
-    tokens.write(before_mine, then_open<kReduce>(open, opens.before), out, input.ending(row));
-    before = then_before(before, befores.all);
-    open = then_open<kReduce>(open, opens.all);
-  }
-  if (threadIdx.x == 0) {
-    SegmentTokens<kReduce, T>::write_segment(open, before.transition, rule, out, input.ending(row));
-    all.counts[b] = open.segments;
-  }
-  clear_segments(out, open.segments, out.capacity);
-}
-
-// A block's tile, when blocks share out rows.
-struct Tile {
-  int64_t slot, row_index, index, first_slot;
-  Row row;
-
-  __device__ explicit Tile(const RowSlots& slots)
-      : slot(blockIdx.x),
-        row_index(slots.row_of(slot)),
-        first_slot(slots.first_of(row_index)),
-        row(slots.rows[row_index]) {
-    index = slot - first_slot;
-  }
-  __device__ int64_t begin() const { return index * kTile; }
-  __device__ bool exists() const { return index < RowSlots::tiles_of(row.length); }
-  __device__ bool is_last() const { return index + 1 == RowSlots::tiles_of(row.length); }
-};
-
-// Of each slot's tokens; and then of everything before them in the row, the initial state included.
-template <class C>
-struct TileStates {
-  Before<C>* of_tile;
-  Before<C>* before_tile;
-  Open<C>* open_of_tile;
-};
-
-template <class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kThreads)
-    segment_before_kernel(SegmentInput<T> input, RowSlots slots, TileStates<C> states) {
+__global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
+    segment_kernel(SegmentInput<T> input, RowSlots slots, Told<kReduce, C> told, SegmentOut all) {
   const Tile tile(slots);
   if (!tile.exists()) return;
   const SegmentRule<C> rule = input.rules[tile.row_index];
-  const SegmentTokens<Reduce::last, T> tokens(input.rewards, input.mask, tile.row, tile.begin() + threadIdx.x * kItems,
-                                              rule);
-  const auto befores = block_scan<kThreads>(tokens.before(), Before<C>::nothing(), then_before<C>);
-  if (threadIdx.x == 0) states.of_tile[tile.slot] = befores.all;
-}
+  const int64_t position = tile.row.begin + tile.begin();
+  SegmentTokens<kReduce, T> tokens(input.rewards + position, input.mask == nullptr ? nullptr : input.mask + position,
+                                   tile.length(), rule);
 
-// What comes before a tile, from the tiles before it: the nearest first, until they say it all.
-template <class C>
-__device__ Before<C> before_tile(const Tile& tile, const SegmentRule<C>& rule, const Before<C>* of_tile) {
-  Before<C> known = Before<C>::nothing();
-  for (int64_t end = tile.index; end > 0 && !(known.reward.any && known.transition != kUnchanged); end -= kThreads) {
-    const int64_t index = end - kThreads + threadIdx.x;
-    const Before<C> mine = index >= 0 ? of_tile[tile.first_slot + index] : Before<C>::nothing();
-    known = then_before(block_scan<kThreads>(mine, Before<C>::nothing(), then_before<C>).all, known);
+  const Scanned<Before<C>> befores = scan_before(tokens.before());
+  if (!tile.is_last() && threadIdx.x == 0) told.before.publish(tile.slot, befores.all);
+  Before<C> before{0, false, static_cast<int16_t>(rule.initial)};
+  if (tile.index > 0) before = then_before(before, before_tile(tile, rule, told.before));
+
+  const auto opens = scan_open(tokens.open(then_before(before, befores.before)), tokens.count());
+  if (!tile.is_last() && threadIdx.x == 0) told.publish(tile.slot, opens.all);
+  auto open = Open<kReduce, C>::nothing();
+  if (tile.index > 0) open = open_before_tile(tile, told);
+
+  __shared__ EndedSegments<C> ended;
+  const auto row = then_open(open, opens.all);
+  tokens.write(then_open(open, opens.before), open.segments, opens.tokens_before, all.ids + position,
+               rule.want_mask && rule.use_trigger ? all.mask + position : nullptr, ended);
+  if (tile.is_last() && threadIdx.x == kSegmentThreads - 1) {
+    tokens.end_row(row, open.segments, opens.tokens, ended);
+    all.counts[tile.row_index] = row.segments;
   }
-  return then_before(at_row_start(rule), known);
-}
-
-template <Reduce kReduce, class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kThreads)
-    segment_open_kernel(SegmentInput<T> input, RowSlots slots, TileStates<C> states) {
-  const Tile tile(slots);
-  if (!tile.exists()) return;
-  const SegmentRule<C> rule = input.rules[tile.row_index];
-  const SegmentTokens<kReduce, T> tokens(input.rewards, input.mask, tile.row, tile.begin() + threadIdx.x * kItems,
-                                         rule);
-  const Before<C> before = before_tile(tile, rule, states.of_tile);
-  const auto befores = block_scan<kThreads>(tokens.before(), Before<C>::nothing(), then_before<C>);
-  const Open<C> mine = tokens.open(then_before(before, befores.before));
-  const auto opens = block_scan<kThreads>(mine, Open<C>::nothing(), then_open<kReduce, C>);
-  if (threadIdx.x == 0) {
-    states.before_tile[tile.slot] = before;
-    states.open_of_tile[tile.slot] = opens.all;
-  }
-}
-
-struct SegmentCounts {
-  int32_t before_tile, of_row;
-  int64_t last_start;  // the last tile before this one in which a segment starts, or -1
-};
-
-template <class C>
-__device__ SegmentCounts count_segments(const Tile& tile, const Open<C>* open_of_tile) {
-  SegmentCounts counts{0, 0, -1};
-  for (int64_t index = threadIdx.x; index < RowSlots::tiles_of(tile.row.length); index += kThreads) {
-    const int32_t starts = open_of_tile[tile.first_slot + index].segments;
-    counts.of_row += starts;
-    if (index >= tile.index) continue;
-    counts.before_tile += starts;
-    if (starts > 0) counts.last_start = index;
-  }
-  return block_reduce<kThreads>(counts, SegmentCounts{0, 0, -1}, [](const SegmentCounts& a, const SegmentCounts& b) {
-    return SegmentCounts{a.before_tile + b.before_tile, a.of_row + b.of_row,
-                         a.last_start > b.last_start ? a.last_start : b.last_start};
-  });
-}
-
-template <Reduce kReduce, class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kThreads)
-    segment_write_kernel(SegmentInput<T> input, RowSlots slots, TileStates<C> states, SegmentOut all) {
-  const Tile tile(slots);
-  if (!tile.exists()) return;
-  const int64_t b = tile.row_index;
-  const SegmentRule<C> rule = input.rules[b];
-  const SegmentRowOut out = all.row(b, tile.row);
-  const SegmentTokens<kReduce, T> tokens(input.rewards, input.mask, tile.row, tile.begin() + threadIdx.x * kItems,
-                                         rule);
-  const SegmentCounts counts = count_segments(tile, states.open_of_tile);
-  // One tile after the other, as the block of a whole row adds them up.
-  Open<C> open = Open<C>::nothing();
-  for (int64_t index = counts.last_start; index >= 0 && index < tile.index; ++index) {
-    open = then_open<kReduce>(open, states.open_of_tile[tile.first_slot + index]);
-  }
-  open.segments = counts.before_tile;
-
-  const Before<C> before = states.before_tile[tile.slot];
-  const auto befores = block_scan<kThreads>(tokens.before(), Before<C>::nothing(), then_before<C>);
-  const Before<C> before_mine = then_before(before, befores.before);
-  const auto opens = block_scan<kThreads>(tokens.open(before_mine), Open<C>::nothing(), then_open<kReduce, C>);
-  tokens.write(before_mine, then_open<kReduce>(open, opens.before), out, input.ending(tile.row));
-  if (tile.is_last() && threadIdx.x == 0) {
-    SegmentTokens<kReduce, T>::write_segment(then_open<kReduce>(open, opens.all),
-                                             then_before(before, befores.all).transition, rule, out,
-                                             input.ending(tile.row));
-    all.counts[b] = counts.of_row;
-  }
-  const int64_t first = tile.begin() > counts.of_row ? tile.begin() : counts.of_row;
-  const int64_t last = tile.is_last() || tile.begin() + kTile > out.capacity ? out.capacity : tile.begin() + kTile;
-  clear_segments(out, first, last);
+  __syncthreads();
+  const SegmentRowOut out = all.row(tile.row_index, tile.row);
+  write_ended(ended, opens.all.segments + tile.is_last(), open.segments - 1, open.length, input.mean, rule, out,
+              input.signs_of(tile.row));
+  // A row of T tokens has at most T segments. What this tile's tokens leave of their share, the last places that may
+  // still have been taken before them, stays empty.
+  const int64_t last = tile.row.length - tile.begin() + open.segments;
+  clear_segments(out, last - tile.length() + opens.all.segments,
+                 tile.index == 0 || last > out.capacity ? out.capacity : last);
 }
 
 // Without a trigger, a segment's sign is known only when it ends: the mask follows from the signs.
@@ -190,9 +201,9 @@ __global__ void __launch_bounds__(kThreads) segment_mask_kernel(SegmentInput<T> 
   if (!tile.exists()) return;
   const SegmentRowOut out = all.row(tile.row_index, tile.row);
   const auto rule = input.rules[tile.row_index];
-  const int8_t* signs = input.ending(tile.row).all_signs;
+  const int8_t* signs = input.signs_of(tile.row);
   const int64_t first = tile.begin() + threadIdx.x * kItems;
-  const Items<int32_t> ids = load_items(out.ids, first, tile.row.length);
+  const auto ids = load_items(out.ids, first, tile.row.length);
   Items<bool> kept{};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
@@ -204,26 +215,17 @@ __global__ void __launch_bounds__(kThreads) segment_mask_kernel(SegmentInput<T> 
 
 template <Reduce kReduce, class T, class C = compute_t<T>>
 void launch_segment(const DeviceScope& device, const SegmentInput<T>& input, const Rows& rows, const SegmentOut& out) {
-  const cudaStream_t stream = device.stream();
-  const int64_t mean_length = rows.packed() && rows.count > 0 ? rows.length / rows.count : rows.length;
-  if (mean_length <= kTile || rows.count >= device.multiprocessors()) {
-    launch("segment", segment_rows_kernel<kReduce, T>, rows.count, kThreads, stream, input, rows, out);
-    return;
-  }
   const RowSlots slots{rows};
   const int64_t count = slots.count();
-  const auto room_for = [&]<class E>(E*& states) {
-    Tensor room = empty<int8_t>({count * static_cast<int64_t>(sizeof(E))}, device);
-    states = static_cast<E*>(room.mutable_data_ptr());
-    return room;
-  };
-  TileStates<C> states;
-  const Tensor of_tile = room_for(states.of_tile);
-  const Tensor before_tile = room_for(states.before_tile);
-  const Tensor open_of_tile = room_for(states.open_of_tile);
-  launch("segment", segment_before_kernel<T>, count, kThreads, stream, input, slots, states);
-  launch("segment", segment_open_kernel<kReduce, T>, count, kThreads, stream, input, slots, states);
-  launch("segment", segment_write_kernel<kReduce, T>, count, kThreads, stream, input, slots, states, out);
+  // A tile that is its whole row tells nobody.
+  const int64_t words = rows.length <= kTile ? 0 : count * Told<kReduce, C>::kWords;
+  const Tensor room = empty<int64_t>({words}, device);
+  auto* told = static_cast<uint64_t*>(room.mutable_data_ptr());
+  if (words > 0) {
+    check_cuda("segment", "cudaMemsetAsync", cudaMemsetAsync(told, 0, words * sizeof(uint64_t), device.stream()));
+  }
+  launch("segment", segment_kernel<kReduce, T>, count, kSegmentThreads, device.stream(), input, slots,
+         Told<kReduce, C>(told, count), out);
 }
 
 class SegmentOnCuda : public DeviceScope {

@@ -25,7 +25,7 @@ namespace {
 
 constexpr int kWarp = 32;
 
-enum class State { ready, at_barrier, at_warp_operation, exited };
+enum class State { ready, napping, at_barrier, at_warp_operation, exited };
 
 struct Thread {
   Fiber fiber;
@@ -60,14 +60,20 @@ bool same(const Where& a, const Where& b) {
 
 class Block {
  public:
-  void run(int count, void (*body)(void*), void* arguments);
+  void start(const uint3& index, int count, void (*body)(void*), void* arguments);
+  // Until every thread has exited or naps.
+  void go_on();
+  bool done() const { return exited_ == count_; }
+  std::string what_naps() const;
+  void nap(const Where& where) { wait(State::napping, "__nanosleep", where); }
   [[noreturn]] void fail(const std::string& message);
   int barrier(const char* what, bool predicate, const Where& where);
   uint64_t warp_operation(const char* what, unsigned mask, uint64_t given, int source, const Where& where);
-  Thread* current() const { return current_; }
   int index_of_current() const { return current_index_; }
 
  private:
+  uint3 index_;
+  SharedMemory shared_memory_;
   std::vector<std::unique_ptr<Thread>> threads_;  // of the largest block so far
   std::vector<int> warp_order_;
   std::vector<int> lane_order_;
@@ -93,16 +99,26 @@ class Block {
   void reorder(std::vector<int>& order);
 };
 
-// One launch at a time: the variables that a kernel sees, blockIdx and the like, are the block's.
+// One launch at a time: the variables that a kernel sees, blockIdx and the like, are those of the block that runs.
 std::mutex launching;
+Block* running = nullptr;
 
-Block& the_block() {
-  static Block& block = *new Block;  // never destroyed: fibers may still be in use by whoever ends the process
-  return block;
+struct Running {
+  explicit Running(Block* block) { running = block; }
+  ~Running() { running = nullptr; }
+};
+
+// Never destroyed: fibers may still be in use by whoever ends the process.
+std::vector<std::unique_ptr<Block>>& resident_blocks() {
+  static auto& blocks = *new std::vector<std::unique_ptr<Block>>;
+  const size_t count = SharedMemory::kTakesTurns ? 3 : 1;
+  while (blocks.size() < count) blocks.push_back(std::make_unique<Block>());
+  return blocks;
 }
 
-void Block::run(int count, void (*body)(void*), void* arguments) {
+void Block::start(const uint3& index, int count, void (*body)(void*), void* arguments) {
   while (static_cast<int>(threads_.size()) < count) threads_.push_back(std::make_unique<Thread>());
+  index_ = index;
   count_ = count;
   exited_ = at_barrier_ = at_barrier_with_predicate_ = 0;
   body_ = body;
@@ -118,21 +134,31 @@ void Block::run(int count, void (*body)(void*), void* arguments) {
     const unsigned linear = static_cast<unsigned>(i);
     thread.index = {linear % blockDim.x, linear / blockDim.x % blockDim.y, linear / blockDim.x / blockDim.y};
     thread.state = State::ready;
-    thread.fiber.start([] { the_block().run_thread(); });
+    thread.fiber.start([] { running->run_thread(); });
   }
-  poison_shared_memory();
-
+  shared_memory_.begin();
+  shared_memory_.put_away();
   // Every other block starts in the other order.
-  if (blockIdx.x % 2 == 1) {
+  if (index.x % 2 == 1) {
     reorder(warp_order_);
     reorder(lane_order_);
   }
-  while (exited_ < count_) {
-    bool progress = false;
-    for (const int warp : warp_order_) progress |= run_warp(warp);
-    if (!progress) throw std::runtime_error(nobody_can_go_on());
-    reorder(warp_order_);
+}
+
+void Block::go_on() {
+  const Running here(this);
+  blockIdx = index_;
+  shared_memory_.bring_back();
+  for (int i = 0; i < count_; ++i) {
+    if (threads_[i]->state == State::napping) threads_[i]->state = State::ready;
   }
+  for (bool progress = true; progress && !done();) {
+    progress = false;
+    for (const int warp : warp_order_) progress |= run_warp(warp);
+    if (progress) reorder(warp_order_);
+  }
+  if (!done() && what_naps().empty()) throw std::runtime_error(nobody_can_go_on());
+  shared_memory_.put_away();
 }
 
 // As far as the warp gets alone: to the next barrier, which leaves the others as far behind as they can be.
@@ -178,7 +204,7 @@ void Block::run_thread() {
 }
 
 void Block::fail(const std::string& message) {
-  error_ = "CUDA emulation: thread " + name_of(current_->index) + " of block " + name_of(blockIdx) + " " + message;
+  error_ = "CUDA emulation: thread " + name_of(current_->index) + " of block " + name_of(index_) + " " + message;
   current_->fiber.pause(/*for_good=*/true);
   __builtin_unreachable();
 }
@@ -262,9 +288,16 @@ std::string Block::describe(const Thread& thread) const {
   return name + " waits at " + thread.waits_at + " (" + place_of(thread.where) + ")";
 }
 
+std::string Block::what_naps() const {
+  for (int i = 0; i < count_; ++i) {
+    if (threads_[i]->state == State::napping) return describe(*threads_[i]) + " of block " + name_of(index_);
+  }
+  return "";
+}
+
 // A barrier says by itself what is wrong, so somebody waits for lanes that wait elsewhere.
 std::string Block::nobody_can_go_on() const {
-  std::string message = "CUDA emulation: no thread of block " + name_of(blockIdx) + " can go on: ";
+  std::string message = "CUDA emulation: no thread of block " + name_of(index_) + " can go on: ";
   for (int i = 0; i < count_; ++i) {
     if (threads_[i]->state != State::at_warp_operation) continue;
     const auto awaits = [&](const WarpOperation& operation) { return operation.arrived >> i % kWarp & 1; };
@@ -279,39 +312,56 @@ std::string Block::nobody_can_go_on() const {
 }  // namespace
 
 void run_grid(const Extent& grid, const Extent& block, void (*body)(void*), void* arguments) {
+  constexpr int kPatience = 1000;
   const std::lock_guard<std::mutex> lock(launching);
   gridDim = dim3(grid.x, grid.y, grid.z);
   blockDim = dim3(block.x, block.y, block.z);
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = {x, y, z};
-        the_block().run(static_cast<int>(block.x * block.y * block.z), body, arguments);
-      }
+  const uint64_t count = uint64_t{grid.x} * grid.y * grid.z;
+  std::vector<Block*> free;
+  for (const auto& resident : resident_blocks()) free.push_back(resident.get());
+  std::vector<Block*> active;  // in the order in which they started
+  uint64_t started = 0;
+  for (int rounds = 0; started < count || !active.empty(); ++rounds) {
+    for (; started < count && !free.empty(); ++started) {
+      active.push_back(free.back());
+      free.pop_back();
+      const uint3 index{static_cast<unsigned>(started % grid.x), static_cast<unsigned>(started / grid.x % grid.y),
+                        static_cast<unsigned>(started / grid.x / grid.y)};
+      active.back()->start(index, static_cast<int>(block.x * block.y * block.z), body, arguments);
+    }
+    std::for_each(active.rbegin(), active.rend(), [](Block* latest) { latest->go_on(); });
+    const auto ended = std::stable_partition(active.begin(), active.end(), [](Block* each) { return !each->done(); });
+    if (ended != active.end()) rounds = 0;
+    free.insert(free.end(), ended, active.end());
+    active.erase(ended, active.end());
+    if (rounds == kPatience) {
+      throw std::runtime_error("CUDA emulation: no block comes to its end: " + active.front()->what_naps());
     }
   }
 }
 
 void fail(const std::string& message) {
-  if (the_block().current() == nullptr) {
+  if (running == nullptr) {
     std::fprintf(stderr, "CUDA emulation: the host %s\n", message.c_str());
     std::abort();
   }
-  the_block().fail(message);
+  running->fail(message);
 }
 
 int block_barrier(const char* what, bool predicate, const Where& where) {
-  return the_block().barrier(what, predicate, where);
+  return running->barrier(what, predicate, where);
 }
 
-int lane_of_thread() { return the_block().index_of_current() % kWarp; }
+int lane_of_thread() { return running->index_of_current() % kWarp; }
+
+void nap(const Where& where) { running->nap(where); }
 
 uint64_t warp_exchange(const char* what, unsigned mask, uint64_t value, int source, const Where& where) {
-  return the_block().warp_operation(what, mask, value, source, where);
+  return running->warp_operation(what, mask, value, source, where);
 }
 
 unsigned warp_ballot(const char* what, unsigned mask, bool predicate, const Where& where) {
-  return static_cast<unsigned>(the_block().warp_operation(what, mask, predicate, -1, where));
+  return static_cast<unsigned>(running->warp_operation(what, mask, predicate, -1, where));
 }
 
 }  // namespace emulation

@@ -1,6 +1,7 @@
-// One block at a time: its threads as fibers, what they wait for, and what they must not do.
+// A few blocks at a time: their threads as fibers, what they wait for, and what they must not do.
 //
-// What CUDA leaves undefined is an error here: a barrier that some threads of the block never reach, a shuffle or
+// A later block gets ahead of the earlier ones as far as it can: to its end, or until all of its threads wait in
+// __nanosleep for what another block writes. What CUDA leaves undefined is an error here: a barrier that some threads of the block never reach, a shuffle or
 // ballot that a named lane never reaches or reaches elsewhere in the program, a shuffle from a lane that takes no part.
 #pragma once
 
@@ -26,6 +27,9 @@ std::string place_of(const Where& where);
 
 // Returns how many threads of the block came with `predicate`.
 int block_barrier(const char* what, bool predicate, const Where& where);
+
+// Lets others go on; an error when nobody can.
+void nap(const Where& where);
 
 int lane_of_thread();
 // Every lane of `mask` gives `value` and gets what lane `source` gave.

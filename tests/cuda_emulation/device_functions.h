@@ -28,7 +28,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Where where = emu
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
-inline void __nanosleep(unsigned) {}
+inline void __nanosleep(unsigned, emulation::Where where = emulation::Where::current()) { emulation::nap(where); }
 
 // --- Warp operations -------------------------------------------------------------------------------------------------
 

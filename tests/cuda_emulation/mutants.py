@@ -63,17 +63,23 @@ MUTANTS = (
         "  __syncthreads();  // whoever called before may still be reading\n"
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
-        ("segment", "hysteresis"),
-        ("test_segment.py",),
+        ("hysteresis",),
+        ("test_hysteresis.py",),
     ),
     Mutant(
         "barrier: a thread without a token leaves before it",
         "csrc/segment/segment_cuda.cu",
-        "    const auto befores = block_scan<kThreads>(tokens.before(), Before<C>::nothing(), then_before<C>);\n"
-        "    const Before<C> before_mine = then_before(before, befores.before);\n",
-        "    if (tile + threadIdx.x * kItems >= row.length) break;\n"
-        "    const auto befores = block_scan<kThreads>(tokens.before(), Before<C>::nothing(), then_before<C>);\n"
-        "    const Before<C> before_mine = then_before(before, befores.before);\n",
+        "  const Scanned<Before<C>> befores = scan_before(tokens.before());\n",
+        "  if (tokens.first() >= tile.length()) return;\n"
+        "  const Scanned<Before<C>> befores = scan_before(tokens.before());\n",
+        ("segment", "hysteresis"),
+        ("test_segment.py",),
+    ),
+    Mutant(
+        "handover: a block reads what an earlier one has not written yet",
+        "csrc/cuda/published.h",
+        "while (!complete(words[i])) {",
+        "while (false) {",
         ("segment", "hysteresis"),
         ("test_segment.py",),
     ),

@@ -10,7 +10,9 @@ namespace emulation {
 
 #if defined(__SANITIZE_ADDRESS__)
 
-void poison_shared_memory() {}
+void SharedMemory::begin() {}
+void SharedMemory::bring_back() {}
+void SharedMemory::put_away() {}
 
 #else
 
@@ -37,9 +39,8 @@ int find_range(dl_phdr_info* library, size_t, void* found) {
   return is_ours;
 }
 
-}  // namespace
-
-void poison_shared_memory() {
+// Of the calling thread.
+const Range& variables() {
   static Range range;
   static std::thread::id owner;
   if (owner != std::this_thread::get_id()) {
@@ -47,7 +48,16 @@ void poison_shared_memory() {
     in_the_range = 0;
     dl_iterate_phdr(&find_range, &range);
   }
-  memset(range.begin, 0xFF, range.size);
+  return range;
+}
+
+}  // namespace
+
+void SharedMemory::begin() { memset(variables().begin, 0xFF, variables().size); }
+void SharedMemory::bring_back() { memcpy(variables().begin, away_.data(), away_.size()); }
+void SharedMemory::put_away() {
+  const auto* bytes = static_cast<const unsigned char*>(variables().begin);
+  away_.assign(bytes, bytes + variables().size);
 }
 
 #endif

@@ -12,8 +12,27 @@
 #define __shared__ static thread_local
 #endif
 
+#include <cstddef>
+#include <vector>
+
 namespace emulation {
 
-void poison_shared_memory();
+// What one block has in it. Blocks that run at the same time take turns with the variables.
+class SharedMemory {
+ public:
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr bool kTakesTurns = false;
+#else
+  static constexpr bool kTakesTurns = true;
+#endif
+
+  // Makes the variables this block's, poisoned.
+  void begin();
+  void bring_back();
+  void put_away();
+
+ private:
+  std::vector<unsigned char> away_;
+};
 
 }  // namespace emulation

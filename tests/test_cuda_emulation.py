@@ -70,6 +70,22 @@ def test_shared_memory_of_every_block_starts_poisoned(run: Run) -> None:
     assert out[1].isnan().all()
 
 
+def test_blocks_wait_for_earlier_ones(run: Run) -> None:
+    out, sums = torch.empty(8, 64, dtype=torch.int64), torch.arange(8).cumsum(0)[:, None].expand(8, 64)
+    assert run("relay", 8, torch.zeros(16, dtype=torch.int64), out, -1, True) == ""
+    assert torch.equal(out, sums)
+    # A later block is ahead of an earlier one, so that what does not wait is too soon.
+    assert run("relay", 8, torch.zeros(16, dtype=torch.int64), out, -1, False) == ""
+    assert not torch.equal(out, sums)
+
+
+def test_blocks_that_wait_for_later_ones(run: Run) -> None:
+    """They come to an end where all blocks run at the same time, which is not for them to say."""
+    out = torch.empty(8, 64, dtype=torch.int64)
+    expected = r"no block comes to its end: thread \(0, 0, 0\) waits at __nanosleep \(published.h:\d+\) of block \(0, "
+    assert re.search(expected, run("relay", 8, torch.zeros(16, dtype=torch.int64), out, 1, True))
+
+
 def test_a_thread_that_leaves_before_a_barrier(run: Run) -> None:
     assert re.search(r"thread \(40, 0, 0\) of block \(0, 0, 0\) exits, .* __syncthreads", run("leave_before_barrier"))
 

@@ -9,8 +9,8 @@
 
 namespace segkernel {
 
-// A T of every slot. It travels 32 bits at a time, each in a 64-bit word with a tag, and such a word is read and written
-// whole: a word that has its tag has its bits, so nobody needs a fence.
+// A T of every slot. It travels 32 bits at a time, each in a 64-bit word with a tag, and such a word is read and
+// written whole: a word that has its tag has its bits, so nobody needs a fence.
 //
 // Whoever waits is of a later block than the one waited for. Blocks start in the order of their numbers, so a block
 // that is waited for runs or is done.

@@ -11,8 +11,9 @@ struct Held {
   Word now, before;
 };
 
-// A state that tokens of `set` enter, that those of `held` leave as it is, and all others leave. `carried`, 0 or 1: whether
-// it held before the first token. That is how carries run through an addition: set generates one, held hands it on.
+// A state that tokens of `set` enter, that those of `held` leave as it is, and all others leave. `carried`, 0 or 1:
+// whether it held before the first token. That is how carries run through an addition: set generates one, held hands it
+// on.
 template <class Word>
 SK_HOST_DEVICE inline Held<Word> hold_through(Word set, Word held, Word carried) {
   const Word through = set | held;

@@ -1,6 +1,6 @@
-// `segment`: a block per tile of a row reads its rewards once. What comes before a tile its block hears from the blocks of
-// the row's earlier tiles, all of which run at the same time. How it adds that up depends on nothing but where the row's
-// tokens are, and so do the bits of the sums.
+// `segment`: a block per tile of a row reads its rewards once. What comes before a tile its block hears from the blocks
+// of the row's earlier tiles, all of which run at the same time. How it adds that up depends on nothing but where the
+// row's tokens are, and so do the bits of the sums.
 #include "../cuda/device.h"
 #include "../cuda/published.h"
 #include "../cuda/row_slots.h"

@@ -6,7 +6,8 @@
 
 namespace segkernel {
 
-// What a block has in shared memory of the segments that end in its tile: each start ends one, and so does the row's end.
+// What a block has in shared memory of the segments that end in its tile: each start ends one, and so does the row's
+// end.
 template <class C>
 struct EndedSegments {
   struct alignas(2 * sizeof(C)) Ended {
@@ -133,9 +134,7 @@ class SegmentTokens {
   static __device__ unsigned bit(bool set, int i) { return set ? 1u << i : 0; }
   static __device__ bool is(unsigned bits, int i) { return (bits >> i & 1) != 0; }
   static __device__ int last_bit(unsigned bits) { return last_lane(bits); }
-  __device__ bool keeps(int state) const {
-    return segkernel::keeps(state, rule_.sequence_sign, rule_.keep_neutral);
-  }
+  __device__ bool keeps(int state) const { return segkernel::keeps(state, rule_.sequence_sign, rule_.keep_neutral); }
 
   // Folds one token after the other into `folded`; calls at(i) before each.
   template <class At>

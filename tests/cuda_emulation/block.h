@@ -1,8 +1,9 @@
 // A few blocks at a time: their threads as fibers, what they wait for, and what they must not do.
 //
 // A later block gets ahead of the earlier ones as far as it can: to its end, or until all of its threads wait in
-// __nanosleep for what another block writes. What CUDA leaves undefined is an error here: a barrier that some threads of the block never reach, a shuffle or
-// ballot that a named lane never reaches or reaches elsewhere in the program, a shuffle from a lane that takes no part.
+// __nanosleep for what another block writes. What CUDA leaves undefined is an error here: a barrier that some threads
+// of the block never reach, a shuffle or ballot that a named lane never reaches or reaches elsewhere in the program, a
+// shuffle from a lane that takes no part.
 #pragma once
 
 #include <cstdint>

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cuda/launch.h"
+#include "cuda/published.h"
 #include "cuda/warp.h"
 
 namespace {
@@ -48,6 +49,23 @@ __global__ void unwritten(float* out) {
   if (blockIdx.x == 0) shared[threadIdx.x] = 1;
   __syncthreads();
   out[blockIdx.x * kThreads + threadIdx.x] = shared[threadIdx.x];
+}
+
+// Every block adds its number to what another one says, the one before it or the one after it.
+__global__ void relay(uint64_t* words, int64_t* out, int to, bool waits) {
+  __shared__ int64_t number[kThreads];
+  number[threadIdx.x] = blockIdx.x;
+  __syncthreads();
+  const Published<int64_t> sums(words);
+  const int64_t other = static_cast<int64_t>(blockIdx.x) + to;
+  int64_t sum = 0;
+  if (other >= 0 && other < gridDim.x) {
+    if (waits) sum = sums.wait_for(other);
+    if (!waits) sum = static_cast<uint32_t>(words[2 * other]);
+  }
+  sum += number[(threadIdx.x + 1) % kThreads];
+  if (threadIdx.x == 0) sums.publish(blockIdx.x, sum);
+  out[blockIdx.x * kThreads + threadIdx.x] = sum;
 }
 
 __global__ void leave_before_barrier() {
@@ -132,6 +150,9 @@ EXPORT run_rotate(int64_t blocks, int threads, const float* in, float* out, int 
 }
 EXPORT run_two_rounds(float* out, bool with_barrier) { return run(1, kThreads, two_rounds, out, with_barrier); }
 EXPORT run_unwritten(float* out) { return run(2, kThreads, unwritten, out); }
+EXPORT run_relay(int64_t blocks, uint64_t* words, int64_t* out, int to, bool waits) {
+  return run(blocks, kThreads, relay, words, out, to, waits);
+}
 EXPORT run_leave_before_barrier() { return run(1, kThreads, leave_before_barrier); }
 EXPORT run_two_barriers() { return run(1, kThreads, two_barriers); }
 EXPORT run_leave_before_shuffle(float* out) { return run(1, kThreads, leave_before_shuffle, out); }

@@ -1,4 +1,4 @@
-"""From encoded rows to batches: what is padding, and where each token's columns go."""
+"""From encoded rows to batches and back: what is padding, and where each token's columns go."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +8,9 @@ from torch import Tensor
 
 from segkernel.data import SIDES
 
-__all__ = ["PreferenceCollator", "ResponseCollator", "TextCollator"]
+__all__ = ["PreferenceCollator", "ResponseCollator", "TextCollator", "columns_of_sides", "values_of_responses"]
 
-# Columns with one value per response token (`chosen_mask`, ...), and what fills the other positions.
+# Columns with one value per response token (`mask`; of a pair `chosen_mask`, ...), and what fills the other positions.
 PER_TOKEN = {"mask": False, "token_rewards": 0.0, "segment_ids": -1}
 # Columns with one value per sampled response.
 PER_RESPONSE = ("reward", "samples_reward", "segments", "mask_agreement")
@@ -36,56 +36,13 @@ class TextCollator:
 
 
 @dataclass
-class PreferenceCollator:
-    """Stacks encoded pairs; a pair is one row of the batch, its chosen side 0, its rejected side 1.
-
-    Gives `[B, 2, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens, so that
-    padding on either side gives a token the same position), `response_mask` (bool), and for every per-token column
-    of the rows `loss_mask` (bool; all response tokens where the rows have none), `token_rewards` (float32) or
-    `segment_ids` (int64; -1 outside of responses); and `[B, 2]` for every column with one value per side (`row`, the
-    pair's number: `[B]`).
-    """
-
-    pad_token_id: int = 0
-    padding_side: str = "right"
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        sides = [(index, number, side) for index in range(len(rows)) for number, side in enumerate(SIDES)]
-        length = max(len(rows[index]["prompt_ids"]) + len(rows[index][f"{side}_ids"]) for index, _, side in sides)
-        shape = (len(rows), 2, length)
-        input_ids = torch.full(shape, self.pad_token_id)
-        attention_mask = torch.zeros(shape, dtype=torch.int64)
-        response_mask = torch.zeros(shape, dtype=torch.bool)
-        per_token = {name: torch.full(shape, fill) for name, fill in PER_TOKEN.items() if f"chosen_{name}" in rows[0]}
-        for index, number, side in sides:
-            row = rows[index]
-            ids = [*row["prompt_ids"], *row[f"{side}_ids"]]
-            start = length - len(ids) if self.padding_side == "left" else 0
-            response = slice(start + len(row["prompt_ids"]), start + len(ids))
-            input_ids[index, number, start : start + len(ids)] = torch.tensor(ids)
-            attention_mask[index, number, start : start + len(ids)] = 1
-            response_mask[index, number, response] = True
-            for name, values in per_token.items():
-                values[index, number, response] = torch.tensor(row[f"{side}_{name}"], dtype=values.dtype)
-        batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0),
-            "response_mask": response_mask,
-            "loss_mask": per_token.pop("mask", response_mask),
-            **per_token,
-        }
-        batch |= {name: torch.tensor([row[name] for row in rows]) for name in PER_PAIR if name in rows[0]}
-        return batch
-
-
-@dataclass
 class ResponseCollator:
     """Stacks rows of `prompt_ids` and `response_ids`, one sequence each.
 
-    Gives `[B, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens), `response_mask`
-    (bool), `loss_mask` (bool; the rows' `mask`, one value per response token, or all response tokens where the rows
-    have none) and, where the rows have it, `token_rewards` (float32); and `[B]` for every column with one value per
+    Gives `[B, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens, so that padding on
+    either side gives a token the same position), `response_mask` (bool), `loss_mask` (bool; the rows' `mask`, one value
+    per response token, or all response tokens where the rows have none) and, where the rows have them, `token_rewards`
+    (float32) and `segment_ids` (int64; -1 outside of responses); and `[B]` for every column with one value per
     response.
     """
 
@@ -117,3 +74,51 @@ class ResponseCollator:
             **per_token,
         }
         return batch | {name: torch.tensor([row[name] for row in rows]) for name in PER_RESPONSE if name in rows[0]}
+
+
+@dataclass
+class PreferenceCollator:
+    """Stacks encoded pairs; a pair is one row of the batch, its chosen side 0, its rejected side 1.
+
+    Gives what `ResponseCollator` gives of the two responses, `[B, 2, T]`, and `[B, 2]` for every column with one value
+    per side (`row`, the pair's number: `[B]`).
+    """
+
+    pad_token_id: int = 0
+    padding_side: str = "right"
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        responses = [
+            {
+                "prompt_ids": row["prompt_ids"],
+                "response_ids": row[f"{side}_ids"],
+                **{name: row[f"{side}_{name}"] for name in PER_TOKEN if f"{side}_{name}" in row},
+            }
+            for row in rows
+            for side in SIDES
+        ]
+        batch = ResponseCollator(self.pad_token_id, self.padding_side)(responses)
+        batch = {name: values.unflatten(0, (len(rows), 2)) for name, values in batch.items()}
+        return batch | {name: torch.tensor([row[name] for row in rows]) for name in PER_PAIR if name in rows[0]}
+
+
+def values_of_responses(values: Tensor, response_mask: Tensor) -> list[list[Any]]:
+    """The values of every response's tokens, out of a batch `[B, T]`.
+
+    Example:
+        >>> values_of_responses(torch.tensor([[0, 7, 8], [0, 0, 9]]), torch.tensor([[0, 1, 1], [0, 0, 1]]).bool())
+        [[7, 8], [9]]
+    """
+    return [row[valid].tolist() for row, valid in zip(values.cpu(), response_mask.cpu(), strict=True)]
+
+
+def columns_of_sides(name: str, values: Tensor, response_mask: Tensor) -> list[dict[str, Any]]:
+    """The columns `chosen_<name>` and `rejected_<name>` of every pair, out of a batch's values `[2 * B, T]`.
+
+    `response_mask` is the batch's, `[B, 2, T]`.
+    """
+    found = values_of_responses(values, response_mask.flatten(0, 1))
+    return [
+        {f"{side}_{name}": of_side for side, of_side in zip(SIDES, both, strict=True)}
+        for both in zip(found[::2], found[1::2], strict=True)
+    ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from segkernel.collators import values_of_responses
 from segkernel.trainers.common import Rows, map_batches
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.rft import RFTConfig, RFTTrainer
@@ -50,8 +51,8 @@ class SegmentRFTTrainer(RFTTrainer):
         super().__init__(*args, **kwargs)
 
     def columns(self, scores: Tensor, batch: dict[str, Tensor]) -> Rows:
-        rewards = token_rewards(scores, batch, self.args.token_rewards).cpu()
-        of_tokens = [r[m].tolist() for r, m in zip(rewards, batch["response_mask"].cpu(), strict=True)]
+        rewards = token_rewards(scores, batch, self.args.token_rewards)
+        of_tokens = values_of_responses(rewards, batch["response_mask"])
         rows = super().columns(scores, batch)
         return [{**row, "token_rewards": values} for row, values in zip(rows, of_tokens, strict=True)]
 
@@ -78,7 +79,7 @@ class SegmentRFTTrainer(RFTTrainer):
         signs = torch.ones(len(mask), dtype=torch.int64, device=mask.device)
         segments = self.thresholds.segment(batch["token_rewards"], mask, signs)
         assert segments.mask is not None  # since signs were given
-        kept = [k[m].tolist() for k, m in zip(segments.mask.cpu(), mask.cpu(), strict=True)]
+        kept = values_of_responses(segments.mask, mask)
         rows: Rows = [{"mask": k, "segments": count} for k, count in zip(kept, segments.counts.tolist(), strict=True)]
         if self.token_credit is None:
             return rows

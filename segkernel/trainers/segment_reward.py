@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.collators import columns_of_sides
 from segkernel.data import PreferenceArguments
 from segkernel.losses import bradley_terry_loss
 from segkernel.models import ModelArguments, load_causal_lm, load_reward_model
@@ -93,15 +94,8 @@ class SegmentRewardTrainer(PreferenceTrainer):
             ids, counts = segkernel.segment_by_entropy(
                 entropy, mask, threshold=self.args.entropy_threshold, min_length=self.args.min_length
             )
-            return [
-                {"chosen_segment_ids": i[0][m[0]].tolist(), "rejected_segment_ids": i[1][m[1]].tolist(), "segments": n}
-                for i, m, n in zip(
-                    ids.view_as(batch["response_mask"]).cpu(),
-                    batch["response_mask"].cpu(),
-                    counts.view(-1, 2).tolist(),
-                    strict=True,
-                )
-            ]
+            found = columns_of_sides("segment_ids", ids, batch["response_mask"])
+            return [{**row, "segments": n} for row, n in zip(found, counts.view(-1, 2).tolist(), strict=True)]
 
         return map_batches(columns, rows, self.data_collator, self.args, "reference entropy")
 

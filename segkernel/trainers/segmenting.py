@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.collators import PreferenceCollator
+from segkernel.collators import PreferenceCollator, columns_of_sides
 from segkernel.data import SIDES
 from segkernel.encoding import token_texts
 from segkernel.report import Example, example_from_segments
@@ -144,15 +144,10 @@ def with_token_rewards(
     scorer = prefix_scorer(reward_model, args.device)
 
     def columns(batch: dict[str, Tensor]) -> Rows:
-        mask = batch["response_mask"]
-        rewards = token_rewards(scorer(batch), batch, kind).view_as(mask)
-        finite = (rewards.isfinite() | ~mask).all()
-        if not finite:
+        rewards = token_rewards(scorer(batch), batch, kind)
+        if not rewards[batch["response_mask"].flatten(0, 1)].isfinite().all():
             raise ValueError("reward_model: expected finite scores, got NaN or infinity for a response of the data")
-        return [
-            {"chosen_token_rewards": r[0][m[0]].tolist(), "rejected_token_rewards": r[1][m[1]].tolist()}
-            for r, m in zip(rewards.cpu(), mask.cpu(), strict=True)
-        ]
+        return columns_of_sides("token_rewards", rewards, batch["response_mask"])
 
     return map_batches(columns, rows, collator, args, "token rewards")
 
@@ -184,12 +179,9 @@ def with_masks(
         signs = torch.tensor(SEQUENCE_SIGNS, device=mask.device).repeat(len(mask) // 2)
         segments = thresholds.segment(rewards, mask, signs)
         assert segments.mask is not None  # since signs were given
-        kept = segments.mask.cpu().view(-1, 2, mask.shape[1])
+        masks = columns_of_sides("mask", segments.mask, batch["response_mask"])
         counts = segments.counts.view(-1, 2).tolist()
-        found: Rows = [
-            {"chosen_mask": k[0][m[0]].tolist(), "rejected_mask": k[1][m[1]].tolist(), "segments": count}
-            for k, m, count in zip(kept, batch["response_mask"].cpu(), counts, strict=True)
-        ]
+        found: Rows = [{**row, "segments": count} for row, count in zip(masks, counts, strict=True)]
         if token_credit is None:
             return found
         agreement = mask_agreement(segments.mask, token_credit(batch), signs, mask).view(-1, 2).tolist()

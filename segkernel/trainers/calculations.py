@@ -30,7 +30,7 @@ def check_calculations(text: str) -> list[tuple[int, bool]]:
 
     Example:
         >>> check_calculations("48/2 = <<48/2=24>>24, then <<24+1=26>>26, <<50/60=0.83>>0.83")
-        [(18, True), (36, False), (56, True)]
+        [(18, True), (38, False), (56, True)]
     """
     return [(match.end(), _is_right(match[1], match[2].strip())) for match in ANNOTATION.finditer(text)]
 

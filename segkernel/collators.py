@@ -1,14 +1,22 @@
 """From encoded rows to batches and back: what is padding, and where each token's columns go."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from segkernel.data import SIDES
 
-__all__ = ["PreferenceCollator", "ResponseCollator", "TextCollator", "columns_of_sides", "values_of_responses"]
+__all__ = [
+    "PreferenceCollator",
+    "ResponseCollator",
+    "TextCollator",
+    "columns_of_sides",
+    "pad_token_id",
+    "values_of_responses",
+]
 
 # Columns with one value per response token (`mask`; of a pair `chosen_mask`, ...), and what fills the other positions.
 PER_TOKEN = {"mask": False, "token_rewards": 0.0, "segment_ids": -1}
@@ -16,6 +24,16 @@ PER_TOKEN = {"mask": False, "token_rewards": 0.0, "segment_ids": -1}
 PER_RESPONSE = ("reward", "samples_reward", "segments", "mask_agreement")
 # Columns with one value per side, `[chosen, rejected]`; `row` has one per pair.
 PER_PAIR = ("segments", "mask_agreement", "ref_logprobs", "ref_response_logprobs", "row")
+
+Collator = TypeVar("Collator", bound="Padding")
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int:
+    """The id to fill padding with. Padding is masked everywhere, so a tokenizer without one costs nothing."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id) if tokenizer is not None else ():
+        if token_id is not None:
+            return int(token_id)
+    return 0
 
 
 @dataclass
@@ -36,7 +54,20 @@ class TextCollator:
 
 
 @dataclass
-class ResponseCollator:
+class Padding:
+    """What fills up sequences of different lengths, and on which side."""
+
+    pad_token_id: int = 0
+    padding_side: str = "right"
+
+    @classmethod
+    def of(cls: type[Collator], tokenizer: PreTrainedTokenizerBase | None) -> Collator:
+        """As this tokenizer pads; without one, on the right."""
+        return cls(pad_token_id(tokenizer), "right" if tokenizer is None else tokenizer.padding_side)
+
+
+@dataclass
+class ResponseCollator(Padding):
     """Stacks rows of `prompt_ids` and `response_ids`, one sequence each.
 
     Gives `[B, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens, so that padding on
@@ -45,9 +76,6 @@ class ResponseCollator:
     (float32) and `segment_ids` (int64; -1 outside of responses); and `[B]` for every column with one value per
     response.
     """
-
-    pad_token_id: int = 0
-    padding_side: str = "right"
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         length = max(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
@@ -77,15 +105,12 @@ class ResponseCollator:
 
 
 @dataclass
-class PreferenceCollator:
+class PreferenceCollator(Padding):
     """Stacks encoded pairs; a pair is one row of the batch, its chosen side 0, its rejected side 1.
 
     Gives what `ResponseCollator` gives of the two responses, `[B, 2, T]`, and `[B, 2]` for every column with one value
     per side (`row`, the pair's number: `[B]`).
     """
-
-    pad_token_id: int = 0
-    padding_side: str = "right"
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         responses = [

@@ -5,7 +5,7 @@ tokenizer would merge across it. A response ends with the tokenizer's EOS.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -14,15 +14,23 @@ from transformers import PreTrainedTokenizerBase
 from segkernel.collators import PER_PAIR, PER_TOKEN
 from segkernel.data import SIDES
 
-__all__ = [
-    "encode_preferences",
-    "encode_prompts",
-    "encode_texts",
-    "pad_token_id",
-    "token_texts",
-]
+__all__ = ["encode_preferences", "encode_prompts", "encode_splits", "encode_texts", "token_texts"]
 
 logger = logging.getLogger(__name__)
+
+
+def encode_splits(
+    encode: Callable[..., list[dict[str, Any]]],
+    train_dataset: Iterable[Mapping[str, Any]],
+    eval_dataset: Iterable[Mapping[str, Any]] | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """Tokenise what is trained on and what is held out, by one of the functions below; rows of ids stay as they are."""
+    train = encode(train_dataset, tokenizer, max_length=max_length, name="train_dataset")
+    if eval_dataset is None:
+        return train, None
+    return train, encode(eval_dataset, tokenizer, max_length=max_length, name="eval_dataset")
 
 
 def encode_preferences(
@@ -31,7 +39,6 @@ def encode_preferences(
     *,
     max_length: int,
     name: str = "rows",
-    at_least: int = 2,
 ) -> list[dict[str, Any]]:
     """Tokenise preference pairs.
 
@@ -47,18 +54,17 @@ def encode_preferences(
         tokenizer: unused, and may be `None`, for rows that hold ids.
         max_length: most tokens of prompt and response together, EOS included.
         name: what messages call the data.
-        at_least: fewest pairs accepted.
 
     Returns:
         Dicts with `prompt_ids`, `chosen_ids`, `rejected_ids` (lists of int, none empty) and those columns.
 
     Raises:
-        ValueError: too few pairs, none that fits, a pair with identical answers, or a response or prompt
+        ValueError: no pairs, none that fits, a pair with identical answers, or a response or prompt
             without tokens.
     """
     rows = list(rows)
-    if len(rows) < at_least:
-        raise ValueError(f"{name}: expected at least {at_least} preference pairs, got {len(rows)}")
+    if not rows:
+        raise ValueError(f"{name}: expected at least one preference pair, got none")
     encoded, trimmed, longest = [], 0, 0
     for index, row in enumerate(rows):
         where = f"{name}: the pair of line {row['line']}" if "line" in row else f"{name}[{index}]"
@@ -108,7 +114,7 @@ def encode_prompts(
         ValueError: `max_length` below 1, no rows, or a prompt without tokens.
     """
     if max_length < 1:
-        raise ValueError(f"max_prompt_length: expected at least 1 token, got {max_length}")
+        raise ValueError(f"max_length: expected at least 1 token, got {max_length}")
     encoded, trimmed = [], 0
     for index, row in enumerate(rows):
         where = f"{name}: the prompt of line {row['line']}" if "line" in row else f"{name}[{index}]"
@@ -132,7 +138,7 @@ def encode_prompts(
 
 
 def encode_texts(
-    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, *, max_length: int, name: str = "texts"
 ) -> list[dict[str, list[int]]]:
     """Tokenise texts and pack them into blocks of `max_length` tokens, each text closed by the EOS.
 
@@ -148,7 +154,7 @@ def encode_texts(
     # A block of one token predicts nothing.
     rows_of_ids = [{"input_ids": block} for block in blocks if len(block) > 1]
     if not rows_of_ids:
-        raise ValueError("texts: expected at least 2 tokens, got none to train on")
+        raise ValueError(f"{name}: expected at least 2 tokens, got none to train on")
     return rows_of_ids
 
 
@@ -156,14 +162,6 @@ def token_texts(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]
     """What each token adds to the text so far; a token's text on its own may lose its leading space."""
     texts = [str(tokenizer.decode(ids[:count])) for count in range(len(ids) + 1)]
     return [text[len(before) :] for before, text in pairwise(texts)]
-
-
-def pad_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int:
-    """The id to fill padding with. Padding is masked everywhere, so a tokenizer without one costs nothing."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id) if tokenizer is not None else ():
-        if token_id is not None:
-            return int(token_id)
-    return 0
 
 
 def _pair_of_ids(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, where: str) -> dict[str, Any]:

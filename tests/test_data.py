@@ -12,7 +12,7 @@ from trainer_helpers import pairs, tiny_lm, tiny_tokenizer, write_jsonl
 from segkernel.collators import PreferenceCollator, ResponseCollator
 from segkernel.data import read_preferences, read_prompts, read_texts, split_by_prompt
 from segkernel.encoding import encode_preferences, encode_prompts, encode_texts
-from segkernel.trainers.common import model_logits
+from segkernel.trainers.batches import model_logits
 
 ROW = {"prompt": "p", "chosen": "good", "rejected": "bad"}
 
@@ -174,8 +174,8 @@ def test_encoding_refuses_what_cannot_be_trained_on() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             encode_preferences([good, bad], None, max_length=8)
-    with pytest.raises(ValueError, match=r"rows: expected at least 2 preference pairs, got 1"):
-        encode_preferences([good], None, max_length=8)
+    with pytest.raises(ValueError, match=r"rows: expected at least one preference pair, got none"):
+        encode_preferences([], None, max_length=8)
     with pytest.raises(ValueError, match=r"rows\[0\]: expected 'prompt_ids'"):
         encode_preferences([ROW, ROW], None, max_length=8)
 

@@ -23,7 +23,7 @@ from segkernel.trainers import (
     SegmentDPOConfig,
     SegmentDPOTrainer,
 )
-from segkernel.trainers.common import accuracy_interval
+from segkernel.trainers.preferences import accuracy_interval
 from segkernel.trainers.scoring import ImplicitRewardScorer
 from segkernel.trainers.segmenting import Thresholds, report_examples
 

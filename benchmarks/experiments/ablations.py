@@ -19,13 +19,14 @@ import segkernel
 from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, ASR_DPO, DPO, Method, Trained, training
 from benchmarks.experiments.tasks import Step, Task, task_of
 from benchmarks.experiments.workspace import Workspace, write_whole
+from segkernel.collators import PreferenceCollator
 from segkernel.demo.measure import response_logprobs, responses_of_pairs
 from segkernel.demo.pairs import SIDES
 from segkernel.demo.pipeline import train_quietly
 from segkernel.demo.task import END, token_credit
 from segkernel.models import load_scoring_model
 from segkernel.trainers import DPOConfig, DPOTrainer, SegmentDPOConfig, SegmentDPOTrainer
-from segkernel.trainers.common import Rows, preference_collator
+from segkernel.trainers.batches import Rows
 from segkernel.trainers.segmenting import SEQUENCE_SIGNS, with_token_rewards
 
 DELTAS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -48,7 +49,7 @@ def token_rewards(work: Workspace, task: Task) -> dict[str, Any]:
     scorer = load_scoring_model(str(work.reward_folder(task)), work.tokenizer)
     config = DPOConfig(output_dir=str(work.model_folder(task)), per_device_eval_batch_size=512, use_cpu=True)
     for kind in ("difference", "prefix"):
-        rewarded = with_token_rewards(rows, scorer, kind, preference_collator(work.tokenizer), config)
+        rewarded = with_token_rewards(rows, scorer, kind, PreferenceCollator.of(work.tokenizer), config)
         write_whole(work.model_folder(task) / f"{kind}.json", json.dumps(rewarded))
     return {}
 

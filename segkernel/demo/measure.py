@@ -15,7 +15,7 @@ import segkernel
 from segkernel.demo.pairs import SIDES, Pair, generate, is_well_formed
 from segkernel.demo.pipeline import Policies, Settings
 from segkernel.demo.task import draw_countries, grade, prompt_text, token_credit
-from segkernel.trainers.common import accuracy_interval
+from segkernel.trainers.preferences import accuracy_interval
 
 COLUMNS = ("measure", "start", "DPO", "segment-masked DPO")
 ADVERSARIAL = 1 / 3

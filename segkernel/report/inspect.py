@@ -9,12 +9,13 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
+from segkernel.collators import PreferenceCollator
 from segkernel.data import read_preferences
 from segkernel.encoding import encode_preferences
 from segkernel.models import ModelArguments, load_scoring_model, load_tokenizer
 from segkernel.report.example import Example
 from segkernel.report.page import write_report
-from segkernel.trainers.common import PreferenceConfig, preference_collator
+from segkernel.trainers.base import SegkernelConfig
 from segkernel.trainers.segmenting import SegmentOptions, Thresholds, report_examples, with_token_rewards
 
 
@@ -86,13 +87,11 @@ def inspect(arguments: InspectArguments, options: SegmentOptions) -> Path:
         rejected_rewards=columns[1],
     )[: max(arguments.rows, arguments.fit_rows)]
     tokenizer = load_tokenizer(ModelArguments(tokenizer=tokenizer_path), ())
-    rows = encode_preferences(
-        source, tokenizer, max_length=arguments.max_length, name=arguments.preferences, at_least=1
-    )
+    rows = encode_preferences(source, tokenizer, max_length=arguments.max_length, name=arguments.preferences)
     if arguments.reward_model is not None:
         model = load_scoring_model(arguments.reward_model, tokenizer)
-        device = PreferenceConfig(output_dir=str(Path(arguments.output).parent))
-        rows = with_token_rewards(rows, model, options.token_rewards, preference_collator(tokenizer), device)
+        config = SegkernelConfig(output_dir=str(Path(arguments.output).parent))
+        rows = with_token_rewards(rows, model, options.token_rewards, PreferenceCollator.of(tokenizer), config)
     thresholds = Thresholds.of_pairs(rows[: arguments.fit_rows], options)
     examples = report_examples(rows[: arguments.rows], thresholds, tokenizer)
     output = Path(arguments.output)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from segkernel.trainers.common import model_logits
+from segkernel.trainers.batches import model_logits
 
 VALUE = "value"  # the value model's folder beside the policy's files
 

@@ -22,9 +22,10 @@ from segkernel.data import PreferenceArguments
 from segkernel.distillation import aligndistil_loss, distillation_loss
 from segkernel.encoding import encode_prompts
 from segkernel.models import ModelArguments, load_causal_lm, load_frozen_lm
-from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer, Rows, model_logits
+from segkernel.trainers.batches import Batch, Rows, model_logits, on_device, response_batch
 from segkernel.trainers.dpo import summed_logprobs, with_reference
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
+from segkernel.trainers.preferences import PreferenceConfig, PreferenceTrainer
 from segkernel.trainers.sampling import SamplingOptions, sample_responses
 
 TEACHERS = ("dpo_model", "reverse_dpo_model")
@@ -110,21 +111,20 @@ class AlignDistilTrainer(PreferenceTrainer):
 
     def check_logits(self) -> None:
         """Refuse a teacher that has diverged: its NaN would end up in the policy's weights."""
-        batch = side(self.data_collator(self.train_dataset[:1]), 0)
-        batch = {name: values.to(self.args.device) for name, values in batch.items()}
+        batch = on_device(side(self.data_collator(self.train_dataset[:1]), 0), self.args.device)
         for name, teacher in zip(TEACHERS, self.teachers, strict=True):
             with torch.no_grad():
                 logits = model_logits(teacher, batch)[batch["response_mask"]]
             if logits.isnan().any():
                 raise ValueError(f"{name}: expected logits that are numbers, got NaN for the first response")
 
-    def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if not model.training:
             return self.held_out_losses(model, batch)
         responses = self.sample(model, batch) if self.args.on_policy else side(batch, 0)
         return self.response_losses(model_logits(model, responses), responses)
 
-    def held_out_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def held_out_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model_logits(model, batch)  # [2 * B, T, V]
         losses, metrics = self.response_losses(logits[::2], side(batch, 0))
         rewards = self.args.beta * (summed_logprobs(logits, batch, "response_mask") - batch["ref_response_logprobs"])
@@ -132,7 +132,7 @@ class AlignDistilTrainer(PreferenceTrainer):
         accuracy = {"rewards/accuracies": (chosen > rejected).float(), "rewards/margins": chosen - rejected}
         return losses, {**metrics, **accuracy}
 
-    def response_losses(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def response_losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses and metrics `[B]` of responses `[B, T]` under the policy's `logits`, `[B, T, V]`."""
         labels, mask = batch["input_ids"][:, 1:], batch["response_mask"][:, 1:]
         with torch.no_grad():
@@ -156,7 +156,7 @@ class AlignDistilTrainer(PreferenceTrainer):
         means = {name: row_means(values, mask) for name, values in per_token.items()}
         return row_means(losses, mask), {**means, "response_tokens": mask.sum(1)}
 
-    def sample(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def sample(self, model: nn.Module, batch: Batch) -> Batch:
         """One response of the policy as it is now per pair of the batch, as a batch `[B, T]`."""
         prompted = (batch["attention_mask"].bool() & ~batch["response_mask"])[:, 0]
         prompts = [ids[kept].tolist() for ids, kept in zip(batch["input_ids"][:, 0], prompted, strict=True)]
@@ -170,12 +170,10 @@ class AlignDistilTrainer(PreferenceTrainer):
             pad_token_id=self.data_collator.pad_token_id,
             batch_size=len(prompts),
         )
-        rows = [{"prompt_ids": p, "response_ids": r} for p, r in zip(prompts, responses, strict=True)]
-        collate = ResponseCollator(self.data_collator.pad_token_id, self.data_collator.padding_side)
-        return {name: values.to(prompted.device) for name, values in collate(rows).items()}
+        return response_batch(prompts, responses, ResponseCollator.of(tokenizer), prompted.device)
 
 
-def side(batch: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+def side(batch: Batch, index: int) -> Batch:
     """One side of every pair, as a batch `[B, T]`."""
     names = ("input_ids", "attention_mask", "position_ids", "response_mask")
     return {name: batch[name][:, index] for name in names}

@@ -13,9 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from segkernel.collators import PreferenceCollator
 from segkernel.data import PreferenceArguments
+from segkernel.encoding import encode_preferences, encode_splits
 from segkernel.models import ModelArguments, load_causal_lm
-from segkernel.trainers.common import Rows, encode_splits, preference_collator
+from segkernel.trainers.batches import Batch, Rows
 from segkernel.trainers.dpo import DPOConfig, DPOTrainer
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
 from segkernel.trainers.scoring import PrefixScorer, RewardArguments, load_reward_source
@@ -80,8 +82,10 @@ class SegmentDPOTrainer(DPOTrainer):
                 if reward_model is None
                 else "reward_model: expected none, since token_rewards='column' takes the rewards from the data"
             )
-        train, held_out = encode_splits(train_dataset, eval_dataset, processing_class, args.max_length)
-        collator = preference_collator(processing_class)
+        train, held_out = encode_splits(
+            encode_preferences, train_dataset, eval_dataset, processing_class, args.max_length
+        )
+        collator = PreferenceCollator.of(processing_class)
 
         def rewarded(rows: Rows, name: str) -> Rows:
             if reward_model is not None:
@@ -105,7 +109,7 @@ class SegmentDPOTrainer(DPOTrainer):
         rows = self.train_dataset if self.eval_dataset is None else self.eval_dataset
         return report_examples(rows[: self.args.report_pairs], self.thresholds, self.processing_class)
 
-    def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         losses, metrics = super().pair_losses(model, batch)
         chosen, rejected = batch["segments"].float().unbind(1)
         metrics |= {"segments/chosen": chosen, "segments/rejected": rejected}

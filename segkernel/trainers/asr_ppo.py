@@ -11,9 +11,9 @@ from typing import Any
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from segkernel.trainers.batches import Batch
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.ppo import PPOConfig, PPOTrainer
-from segkernel.trainers.rollouts import Batch
 from segkernel.trainers.scoring import prompt_scores, token_rewards
 from segkernel.trainers.segmenting import SegmentOptions, Thresholds, TokenCredit
 

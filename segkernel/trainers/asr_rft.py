@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from segkernel.collators import values_of_responses
-from segkernel.trainers.common import Rows, map_batches
+from segkernel.trainers.batches import Batch, Rows, map_batches
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.rft import RFTConfig, RFTTrainer
 from segkernel.trainers.scoring import token_rewards
@@ -50,7 +50,7 @@ class SegmentRFTTrainer(RFTTrainer):
         self.token_credit = token_credit
         super().__init__(*args, **kwargs)
 
-    def columns(self, scores: Tensor, batch: dict[str, Tensor]) -> Rows:
+    def columns(self, scores: Tensor, batch: Batch) -> Rows:
         rewards = token_rewards(scores, batch, self.args.token_rewards)
         of_tokens = values_of_responses(rewards, batch["response_mask"])
         rows = super().columns(scores, batch)
@@ -73,7 +73,7 @@ class SegmentRFTTrainer(RFTTrainer):
         )
         return rows
 
-    def mask_columns(self, batch: dict[str, Tensor]) -> Rows:
+    def mask_columns(self, batch: Batch) -> Rows:
         """Each response's `mask` (which of its tokens to train on) and `segments` (how many)."""
         mask = batch["response_mask"]
         signs = torch.ones(len(mask), dtype=torch.int64, device=mask.device)
@@ -86,7 +86,7 @@ class SegmentRFTTrainer(RFTTrainer):
         agreement = mask_agreement(segments.mask, self.token_credit(batch), signs, mask).tolist()
         return [{**row, "mask_agreement": share} for row, share in zip(rows, agreement, strict=True)]
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
         self.record({name: inputs[name] for name in ("segments", "mask_agreement") if name in inputs})
         return super().compute_loss(model, inputs, *args, **kwargs)
 

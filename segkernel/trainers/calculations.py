@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from segkernel.encoding import token_texts
+from segkernel.trainers.batches import Batch
 
 ANNOTATION = re.compile(r"<<([^<>=]{1,100})=([^<>]*)>>")
 OPERATORS: dict[type, Callable[[float, float], float]] = {
@@ -41,7 +42,7 @@ class CalculationScorer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
-    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         input_ids, mask = batch["input_ids"].flatten(0, -2), batch["response_mask"].flatten(0, -2)
         scores = torch.zeros(mask.shape)
         for row, (ids, valid) in enumerate(zip(input_ids.cpu(), mask.cpu(), strict=True)):

@@ -16,8 +16,9 @@ from segkernel.collators import PreferenceCollator
 from segkernel.data import PreferenceArguments
 from segkernel.losses import dpo_loss
 from segkernel.models import ModelArguments, load_causal_lm
-from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer, Rows, map_batches, model_logits
+from segkernel.trainers.batches import Batch, Rows, map_batches, model_logits
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
+from segkernel.trainers.preferences import PreferenceConfig, PreferenceTrainer
 
 
 @dataclass
@@ -62,7 +63,7 @@ class DPOTrainer(PreferenceTrainer):
         if self.eval_dataset is not None:
             self.eval_dataset = with_reference(self.eval_dataset, reference, self.data_collator, args)
 
-    def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model_logits(model, batch)
         kept, reference = summed_logprobs(logits, batch, "loss_mask"), batch["ref_logprobs"]  # [B, 2] each
         first, second = (1, 0) if self.args.reverse else (0, 1)
@@ -97,7 +98,7 @@ def with_reference(rows: Rows, reference: nn.Module, collator: PreferenceCollato
     was_training = reference.training
     reference.eval()
 
-    def columns(batch: dict[str, Tensor]) -> Rows:
+    def columns(batch: Batch) -> Rows:
         logits = model_logits(reference, batch)
         kept = summed_logprobs(logits, batch, "loss_mask").tolist()
         whole = summed_logprobs(logits, batch, "response_mask").tolist()
@@ -108,7 +109,7 @@ def with_reference(rows: Rows, reference: nn.Module, collator: PreferenceCollato
     return rows
 
 
-def summed_logprobs(logits: Tensor, batch: dict[str, Tensor], mask: str) -> Tensor:
+def summed_logprobs(logits: Tensor, batch: Batch, mask: str) -> Tensor:
     """Log-probabilities of a batch's tokens summed under one of its masks: `[B, 2]`.
 
     `logits` is `[2 * B, T, V]`; those at `t - 1`, read in place, predict the token at `t`.

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import segkernel
+from segkernel.trainers.batches import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def check_segmentation(entropy_threshold: float, min_length: int) -> None:
         raise ValueError(f"min_length: expected at least 1, got {min_length}")
 
 
-def token_entropy(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def token_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """Entropy of the distribution that each response token came from, in nats: `[rows, T]`, 0 at other tokens.
 
     `logits` is the reference model's, `[rows, T, V]`, of a batch of `ResponseCollator`, or of `PreferenceCollator`,

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.collators import ResponseCollator
+from segkernel.encoding import encode_prompts, encode_splits
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
 from segkernel.trainers.actor_critic import ActorCritic, value_model_like
-from segkernel.trainers.common import encode_prompt_splits, model_logits, response_collator
+from segkernel.trainers.batches import Batch, model_logits, response_batch
 from segkernel.trainers.launch import build_from_prompts
-from segkernel.trainers.rollouts import Batch, RolloutConfig, RolloutTrainer, rows_of
+from segkernel.trainers.rollouts import RolloutConfig, RolloutTrainer, rows_of
 from segkernel.trainers.sampling import sample_responses
 from segkernel.trainers.scoring import PrefixScorer, finite_responses, last_position, prefix_scorer
 
@@ -74,7 +76,9 @@ class PPOTrainer(RolloutTrainer):
         **kwargs: Any,
     ) -> None:
         args.check_context(model)
-        train, held_out = encode_prompt_splits(train_dataset, eval_dataset, processing_class, args.max_prompt_length)
+        train, held_out = encode_splits(
+            encode_prompts, train_dataset, eval_dataset, processing_class, args.max_prompt_length
+        )
         if value_model is None:
             if isinstance(reward_model, PreTrainedModel):
                 value_model = copy.deepcopy(reward_model)
@@ -93,7 +97,7 @@ class PPOTrainer(RolloutTrainer):
         )
         self.reference = reference.to(args.device).eval().requires_grad_(False)
         self.scorer = prefix_scorer(reward_model, args.device)
-        self.response_collator = response_collator(processing_class)
+        self.response_collator = ResponseCollator.of(processing_class)
         self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
 
     # --- what makes a method -----------------------------------------------------------------------------------------
@@ -153,12 +157,11 @@ class PPOTrainer(RolloutTrainer):
         Raises:
             FloatingPointError: no response of any process has finite scores.
         """
-        rows = [{"prompt_ids": p, "response_ids": r} for p, r in zip(prompts, responses, strict=True)]
-        batch = {name: values.to(self.args.device) for name, values in self.response_collator(rows).items()}
+        batch = response_batch(prompts, responses, self.response_collator, self.args.device)
         was_training = self.model.training
         self.model.eval()
         size = self.args.per_device_train_batch_size
-        parts = [self._read(rows_of(batch, slice(at, at + size))) for at in range(0, len(rows), size)]
+        parts = [self._read(rows_of(batch, slice(at, at + size))) for at in range(0, len(prompts), size)]
         batch |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         self.model.train(was_training)
         mask = batch["response_mask"]

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.collators import TextCollator
+from segkernel.collators import TextCollator, pad_token_id
 from segkernel.data import TextArguments
-from segkernel.encoding import encode_texts, pad_token_id
+from segkernel.encoding import encode_splits, encode_texts
 from segkernel.models import ModelArguments, load_causal_lm
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
+from segkernel.trainers.batches import Batch
 from segkernel.trainers.launch import parse_arguments, prepare_texts
 
 
@@ -38,14 +39,13 @@ class PretrainTrainer(SegkernelTrainer):
         processing_class: PreTrainedTokenizerBase,
         **kwargs: Any,
     ) -> None:
+        train, held_out = encode_splits(encode_texts, train_dataset, eval_dataset, processing_class, args.max_length)
         super().__init__(
             model=model,
             args=args,
             data_collator=TextCollator(pad_token_id(processing_class)),
-            train_dataset=encode_texts(train_dataset, processing_class, max_length=args.max_length),
-            eval_dataset=None
-            if eval_dataset is None
-            else encode_texts(eval_dataset, processing_class, max_length=args.max_length),
+            train_dataset=train,
+            eval_dataset=held_out,
             processing_class=processing_class,
             **kwargs,
         )
@@ -53,7 +53,7 @@ class PretrainTrainer(SegkernelTrainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:

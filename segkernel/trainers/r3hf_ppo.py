@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 import segkernel
+from segkernel.trainers.batches import Batch
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.ppo import PPOConfig, PPOTrainer
-from segkernel.trainers.rollouts import Batch
 from segkernel.trainers.scoring import prompt_scores
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from segkernel.data import PreferenceArguments
 from segkernel.losses import bradley_terry_loss
 from segkernel.models import ModelArguments, load_reward_model
-from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer
+from segkernel.trainers.batches import Batch
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
+from segkernel.trainers.preferences import PreferenceConfig, PreferenceTrainer
 from segkernel.trainers.scoring import prefix_scores, sequence_scores
 
 
@@ -30,7 +31,7 @@ class RewardTrainer(PreferenceTrainer):
 
     accuracy_metric = "accuracy"
 
-    def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         scores = prefix_scores(model, batch)  # [2 * B, T]
         chosen, rejected = sequence_scores(scores, batch).view(-1, 2).unbind(1)
         return bradley_terry_loss(chosen, rejected), {

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.collators import ResponseCollator
+from segkernel.encoding import encode_prompts, encode_splits
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
-from segkernel.trainers.common import Rows, encode_prompt_splits, map_batches, model_logits, response_collator
+from segkernel.trainers.batches import Batch, Rows, map_batches, model_logits, response_batch
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.sampling import SamplingOptions, sample_responses
 from segkernel.trainers.scoring import PrefixScorer, finite_responses, prefix_scorer, sequence_scores
@@ -68,7 +70,9 @@ class RFTTrainer(SegkernelTrainer):
         **kwargs: Any,
     ) -> None:
         args.check_context(model)
-        prompts, held_out = encode_prompt_splits(train_dataset, eval_dataset, processing_class, args.max_prompt_length)
+        prompts, held_out = encode_splits(
+            encode_prompts, train_dataset, eval_dataset, processing_class, args.max_prompt_length
+        )
         super().__init__(
             model=model,
             args=args,
@@ -80,7 +84,7 @@ class RFTTrainer(SegkernelTrainer):
             **kwargs,
         )
         self.scorer = prefix_scorer(reward_model, args.device)
-        self.response_collator = response_collator(processing_class)
+        self.response_collator = ResponseCollator.of(processing_class)
         self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
         samples = map_batches(self.score, self.sample_prompts(prompts), self.response_collator, args, "rewards")
         self.log_samples(samples)
@@ -100,10 +104,10 @@ class RFTTrainer(SegkernelTrainer):
         found = dict(gather_object(list(zip(mine, responses, strict=True))))
         return [{**prompts[key[0]], "prompt": key[0], "response_ids": found[key]} for key in keys]
 
-    def score(self, batch: dict[str, Tensor]) -> Rows:
+    def score(self, batch: Batch) -> Rows:
         return self.columns(self.scorer(batch), batch)
 
-    def columns(self, scores: Tensor, batch: dict[str, Tensor]) -> Rows:
+    def columns(self, scores: Tensor, batch: Batch) -> Rows:
         """What scores of prefixes, `[B, T]`, say of each response: its `reward`, NaN where a score is not finite."""
         rewards = torch.where(finite_responses(scores, batch), sequence_scores(scores, batch), torch.nan)
         return [{"reward": reward} for reward in rewards.tolist()]
@@ -147,7 +151,7 @@ class RFTTrainer(SegkernelTrainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
@@ -173,8 +177,7 @@ class RFTTrainer(SegkernelTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         prompts = inputs["prompts"]
         responses = self.sample(prompts, None)
-        rows = [{"prompt_ids": p, "response_ids": r} for p, r in zip(prompts, responses, strict=True)]
-        batch = {name: values.to(self.args.device) for name, values in self.response_collator(rows).items()}
+        batch = response_batch(prompts, responses, self.response_collator, self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             rewards = torch.tensor([row["reward"] for row in self.score(batch)], device=self.args.device)
         # One whose scores are not finite counts with a reward of 0.

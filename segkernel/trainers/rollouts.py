@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from segkernel.trainers.base import SegkernelConfig, SegkernelTrainer
+from segkernel.trainers.batches import Batch, on_device
 from segkernel.trainers.sampling import SamplingOptions
-
-Batch = dict[str, Tensor]
 
 
 @dataclass
@@ -137,8 +136,7 @@ class RolloutState:
                 f"resume_from_checkpoint: expected {path.name} in {str(checkpoint)!r}; resume with as many processes"
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
-        rollout = {name: values.to(device) for name, values in state["rollout"].items()}
-        return cls(state["minibatches_seen"], rollout)
+        return cls(state["minibatches_seen"], on_device(state["rollout"], device))
 
 
 def _path(checkpoint: str | Path, process: int) -> Path:

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.models import ModelArguments, load_frozen_lm, load_scoring_model
+from segkernel.trainers.batches import Batch, model_logits
 from segkernel.trainers.calculations import CalculationScorer
-from segkernel.trainers.common import model_logits
 
 # Scores of every prefix, `[B, T]`, read at the response's tokens and at the last token of the prompt.
-PrefixScorer = Callable[[dict[str, Tensor]], Tensor]
+PrefixScorer = Callable[[Batch], Tensor]
 
 
 @dataclass
@@ -98,7 +98,7 @@ class RewardModelScorer:
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
 
-    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         return prefix_scores(self.model, batch)
 
 
@@ -114,7 +114,7 @@ class ImplicitRewardScorer:
         self.policy, self.reference = (model.eval().requires_grad_(False) for model in (policy, reference))
         self.beta = beta
 
-    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         labels, mask = (batch[name].flatten(0, -2)[:, 1:] for name in ("input_ids", "response_mask"))
         policy, reference = (
             segkernel.token_logprobs(model_logits(model.to(labels.device), batch)[:, :-1], labels, mask)
@@ -123,25 +123,25 @@ class ImplicitRewardScorer:
         return F.pad(self.beta * (policy - reference).cumsum(1), (1, 0))
 
 
-def prefix_scores(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def prefix_scores(model: nn.Module, batch: Batch) -> Tensor:
     """The model's score of every prefix, `[B, T]`; meaningless at padding."""
     return model_logits(model, batch)[..., 0].float()
 
 
-def sequence_scores(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def sequence_scores(scores: Tensor, batch: Batch) -> Tensor:
     """The score of each whole response, `[B]`: at its last token."""
     mask = batch["response_mask"].flatten(0, -2)
     return scores.gather(1, last_position(mask)[:, None])[:, 0]
 
 
-def prompt_scores(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def prompt_scores(scores: Tensor, batch: Batch) -> Tensor:
     """The score of each prompt alone, `[B]`: at the token before the response."""
     mask = batch["response_mask"].flatten(0, -2)
     before = (mask.int().argmax(dim=1) - 1).clamp(min=0)
     return scores.gather(1, before[:, None])[:, 0]
 
 
-def token_rewards(scores: Tensor, batch: dict[str, Tensor], kind: str) -> Tensor:
+def token_rewards(scores: Tensor, batch: Batch, kind: str) -> Tensor:
     """Token rewards `[B, T]`: the `prefix` scores, or their `difference` (R3HF, arXiv 2411.08302)."""
     if kind == "prefix":
         return scores
@@ -149,7 +149,7 @@ def token_rewards(scores: Tensor, batch: dict[str, Tensor], kind: str) -> Tensor
     return segkernel.redistribute(scores, mask, initial=prompt_scores(scores, batch))
 
 
-def finite_responses(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def finite_responses(scores: Tensor, batch: Batch) -> Tensor:
     """Whether every score that is read of a response is a number, `[B]`: those in it and that of its prompt."""
     mask = batch["response_mask"].flatten(0, -2)
     return (scores.isfinite() | ~(mask | mask.roll(-1, dims=1))).all(dim=1)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 import segkernel
-from segkernel.trainers.common import model_logits
+from segkernel.trainers.batches import Batch, model_logits
 from segkernel.trainers.entropy_segments import (
     Segmenter,
     check_segmentation,
@@ -28,7 +28,6 @@ from segkernel.trainers.entropy_segments import (
 )
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.ppo import PPOConfig, PPOTrainer
-from segkernel.trainers.rollouts import Batch
 from segkernel.trainers.scoring import RewardArguments, token_rewards
 
 logger = logging.getLogger(__name__)

@@ -21,9 +21,10 @@ from segkernel.collators import columns_of_sides
 from segkernel.data import PreferenceArguments
 from segkernel.losses import bradley_terry_loss
 from segkernel.models import ModelArguments, load_causal_lm, load_reward_model
-from segkernel.trainers.common import PreferenceConfig, PreferenceTrainer, Rows, map_batches, model_logits
+from segkernel.trainers.batches import Batch, Rows, map_batches, model_logits
 from segkernel.trainers.entropy_segments import Segmenter, check_segmentation, rewards_at_segment_ends, token_entropy
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
+from segkernel.trainers.preferences import PreferenceConfig, PreferenceTrainer
 from segkernel.trainers.scoring import prefix_scores
 
 
@@ -88,7 +89,7 @@ class SegmentRewardTrainer(PreferenceTrainer):
     def with_segments(self, rows: Rows, reference: nn.Module) -> Rows:
         """Add `chosen_segment_ids`, `rejected_segment_ids` (one per response token) and `segments` (how many)."""
 
-        def columns(batch: dict[str, Tensor]) -> Rows:
+        def columns(batch: Batch) -> Rows:
             mask = batch["response_mask"].flatten(0, 1)
             entropy = token_entropy(model_logits(reference, batch), batch)
             ids, counts = segkernel.segment_by_entropy(
@@ -99,7 +100,7 @@ class SegmentRewardTrainer(PreferenceTrainer):
 
         return map_batches(columns, rows, self.data_collator, self.args, "reference entropy")
 
-    def pair_losses(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         segments = batch["segments"]  # [B, 2]
         chosen, rejected = (segment_rewards(model, batch).sum(-1) / segments).unbind(1)
         return bradley_terry_loss(chosen, rejected), {
@@ -118,7 +119,7 @@ class SegmentRewardTrainer(PreferenceTrainer):
         was_training = model.training
         model.eval()
 
-        def columns(batch: dict[str, Tensor]) -> Rows:
+        def columns(batch: Batch) -> Rows:
             found = zip(segment_rewards(model, batch).tolist(), batch["segments"].tolist(), strict=True)
             return [{"rewards": [r[:n] for r, n in zip(rewards, counts, strict=True)]} for rewards, counts in found]
 
@@ -139,7 +140,7 @@ class SegmentRewardTrainer(PreferenceTrainer):
             segmenter.save(output_dir or self.args.output_dir)
 
 
-def segment_rewards(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def segment_rewards(model: nn.Module, batch: Batch) -> Tensor:
     """The model's rewards of both responses' segments, `[B, 2, S]`; 0 past their number."""
     ids = batch["segment_ids"]
     return rewards_at_segment_ends(prefix_scores(model, batch), ids.flatten(0, 1)).view_as(ids)

@@ -14,13 +14,14 @@ from segkernel.data import SIDES
 from segkernel.encoding import token_texts
 from segkernel.report import Example, example_from_segments
 from segkernel.segments import Segments
-from segkernel.trainers.common import PreferenceConfig, Rows, map_batches
+from segkernel.trainers.base import SegkernelConfig
+from segkernel.trainers.batches import Batch, Rows, map_batches
 from segkernel.trainers.scoring import PrefixScorer, prefix_scorer, token_rewards
 
 SEQUENCE_SIGNS = (1, -1)  # of SIDES: chosen, rejected
 
 # Where the truth is known: +1, 0, -1 for every token of a batch, `[B, T]`; the sides of a pair are rows of their own.
-TokenCredit = Callable[[dict[str, Tensor]], Tensor]
+TokenCredit = Callable[[Batch], Tensor]
 
 
 @dataclass
@@ -138,12 +139,12 @@ def with_token_rewards(
     reward_model: nn.Module | PrefixScorer,
     kind: str,
     collator: PreferenceCollator,
-    args: PreferenceConfig,
+    args: SegkernelConfig,
 ) -> Rows:
     """Add `chosen_token_rewards` and `rejected_token_rewards` to encoded rows, by what scores their prefixes."""
     scorer = prefix_scorer(reward_model, args.device)
 
-    def columns(batch: dict[str, Tensor]) -> Rows:
+    def columns(batch: Batch) -> Rows:
         rewards = token_rewards(scorer(batch), batch, kind)
         if not rewards[batch["response_mask"].flatten(0, 1)].isfinite().all():
             raise ValueError("reward_model: expected finite scores, got NaN or infinity for a response of the data")
@@ -168,13 +169,13 @@ def with_masks(
     rows: Rows,
     thresholds: Thresholds,
     collator: PreferenceCollator,
-    args: PreferenceConfig,
+    args: SegkernelConfig,
     token_credit: TokenCredit | None = None,
 ) -> Rows:
     """Add `chosen_mask`, `rejected_mask` (which response tokens to train on) and `segments` (how many) to rows; and,
     where the tokens' true credit is known, `mask_agreement`."""
 
-    def columns(batch: dict[str, Tensor]) -> Rows:
+    def columns(batch: Batch) -> Rows:
         rewards, mask = batch["token_rewards"].flatten(0, 1), batch["response_mask"].flatten(0, 1)
         signs = torch.tensor(SEQUENCE_SIGNS, device=mask.device).repeat(len(mask) // 2)
         segments = thresholds.segment(rewards, mask, signs)

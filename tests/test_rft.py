@@ -401,7 +401,7 @@ def test_report_examples_show_the_accepted_responses(tmp_path: Path, tokenizer: 
         ({"samples": 0}, "samples: expected at least 1, got 0"),
         ({"keep": 5, "samples": 4}, "keep: expected at least 1 and at most samples=4, got 5"),
         ({"keep": 0}, "keep: expected at least 1 and at most samples=8, got 0"),
-        ({"token_rewards": "column"}, "token_rewards: expected `difference` or `prefix`: sampled responses have no"),
+        ({"token_rewards": "column"}, "token_rewards: expected `difference` or `prefix`, since .*, got `column`"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:

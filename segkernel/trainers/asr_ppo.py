@@ -15,7 +15,7 @@ from segkernel.trainers.batches import Batch
 from segkernel.trainers.launch import build_from_prompts
 from segkernel.trainers.ppo import PPOConfig, PPOTrainer
 from segkernel.trainers.scoring import prompt_scores, token_rewards
-from segkernel.trainers.segmenting import SegmentOptions, Thresholds, TokenCredit
+from segkernel.trainers.segmenting import SegmentOptions, Thresholds, TokenCredit, agrees_with_credit, word_or_number
 
 
 @dataclass
@@ -34,16 +34,8 @@ class ASRPPOConfig(SegmentOptions, PPOConfig):
     def __post_init__(self) -> None:
         SegmentOptions.__post_init__(self)
         PPOConfig.__post_init__(self)
-        if self.token_rewards == "column":
-            raise ValueError("token_rewards: expected `difference` or `prefix`: sampled responses have no column")
-        self.sequence_baseline = str(self.sequence_baseline)
-        if self.sequence_baseline not in ("mean", "prompt"):
-            try:
-                float(self.sequence_baseline)
-            except ValueError:
-                raise ValueError(
-                    f"sequence_baseline: expected `mean`, `prompt` or a number, got {self.sequence_baseline!r}"
-                ) from None
+        self.refuse_column()
+        self.sequence_baseline = word_or_number("sequence_baseline", self.sequence_baseline, ("mean", "prompt"))
 
 
 class ASRPPOTrainer(PPOTrainer):
@@ -68,7 +60,7 @@ class ASRPPOTrainer(PPOTrainer):
         assert segments.mask is not None  # since signs were given
         self.record({"rollout/segments": segments.counts})
         if self.token_credit is not None:
-            agrees = segments.mask == (self.token_credit(batch) == signs[:, None])
+            agrees = agrees_with_credit(segments.mask, self.token_credit(batch), signs)
             self.record({"rollout/mask_agreement": self.token_mean(agrees.float(), mask)})
         return segments.mask
 

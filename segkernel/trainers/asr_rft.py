@@ -33,8 +33,7 @@ class SegmentRFTConfig(SegmentOptions, RFTConfig):
     def __post_init__(self) -> None:
         SegmentOptions.__post_init__(self)
         RFTConfig.__post_init__(self)
-        if self.token_rewards == "column":
-            raise ValueError("token_rewards: expected `difference` or `prefix`: sampled responses have no column")
+        self.refuse_column()
 
 
 class SegmentRFTTrainer(RFTTrainer):

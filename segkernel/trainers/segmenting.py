@@ -76,12 +76,34 @@ class SegmentOptions:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, got {value}")
-        self.baseline = str(self.baseline)
-        if self.baseline not in ("mean", "median"):
-            try:
-                float(self.baseline)
-            except ValueError:
-                raise ValueError(f"baseline: expected `mean`, `median` or a number, got {self.baseline!r}") from None
+        self.baseline = word_or_number("baseline", self.baseline, ("mean", "median"))
+
+    def refuse_column(self) -> None:
+        """For methods on sampled responses.
+
+        Raises:
+            ValueError: the token rewards are to be read from the data.
+        """
+        if self.token_rewards == "column":
+            raise ValueError(
+                "token_rewards: expected `difference` or `prefix`, since sampled responses have no column, got `column`"
+            )
+
+
+def word_or_number(name: str, value: object, words: tuple[str, ...]) -> str:
+    """An option that is one of these words or a number, as a string.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = str(value)
+    try:
+        if text not in words:
+            float(text)
+    except ValueError:
+        expected = ", ".join(f"`{word}`" for word in words)
+        raise ValueError(f"{name}: expected {expected} or a number, got {text!r}") from None
+    return text
 
 
 @dataclass(frozen=True)
@@ -153,15 +175,20 @@ def with_token_rewards(
     return map_batches(columns, rows, collator, args, "token rewards")
 
 
+def agrees_with_credit(kept: Tensor, credit: Tensor, signs: Tensor) -> Tensor:
+    """Where tokens are kept just when their true credit has their row's sign, `[B, T]` bool."""
+    return kept == (credit == signs[:, None])
+
+
 def mask_agreement(kept: Tensor, credit: Tensor, signs: Tensor, mask: Tensor) -> Tensor:
-    """Share of each row's valid tokens, `[B]`, that are kept just when their true credit has the row's sign.
+    """Share of each row's valid tokens, `[B]`, where what is kept agrees with the true credit.
 
     Example:
         >>> kept, credit = torch.tensor([[True, True, False]]), torch.tensor([[1, -1, -1]])
         >>> mask_agreement(kept, credit, torch.tensor([1]), torch.tensor([[True, True, True]]))
         tensor([0.6667])
     """
-    agrees = (kept == (credit == signs[:, None])) & mask
+    agrees = agrees_with_credit(kept, credit, signs) & mask
     return agrees.sum(1) / mask.sum(1).clamp(min=1)
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 import segkernel
+from segkernel import checks
 from segkernel.collators import PreferenceCollator, columns_of_sides
 from segkernel.data import SIDES
 from segkernel.encoding import token_texts
@@ -23,12 +24,15 @@ SEQUENCE_SIGNS = (1, -1)  # of SIDES: chosen, rejected
 # Where the truth is known: +1, 0, -1 for every token of a batch, `[B, T]`; the sides of a pair are rows of their own.
 TokenCredit = Callable[[Batch], Tensor]
 
+TokenRewards = Literal["difference", "prefix", "column"]
+ThresholdUnit = Literal["std", "reward"]
+
 
 @dataclass
 class SegmentOptions:
     """How token rewards come about, and how they are cut into segments (`segkernel.segment`)."""
 
-    token_rewards: Literal["difference", "prefix", "column"] = field(
+    token_rewards: TokenRewards = field(
         default="difference",
         metadata={
             "help": "What rewards a token: how much it moves the reward model's score (`difference`), the score of the "
@@ -50,7 +54,7 @@ class SegmentOptions:
         default=None,
         metadata={"help": "A token whose reward differs by more than this from the previous token's opens a segment."},
     )
-    threshold_unit: Literal["std", "reward"] = field(
+    threshold_unit: ThresholdUnit = field(
         default="std",
         metadata={
             "help": "Unit of --delta and --pivot_threshold: the standard deviation of the training tokens' rewards "
@@ -70,6 +74,8 @@ class SegmentOptions:
     )
 
     def __post_init__(self) -> None:
+        checks.one_of("token_rewards", self.token_rewards, get_args(TokenRewards))
+        checks.one_of("threshold_unit", self.threshold_unit, get_args(ThresholdUnit))
         if self.delta is None and self.pivot_threshold is None:
             self.delta = 0.5
         for name in ("delta", "pivot_threshold"):

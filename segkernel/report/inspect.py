@@ -16,7 +16,7 @@ from segkernel.models import ModelArguments, load_scoring_model, load_tokenizer
 from segkernel.report.example import Example
 from segkernel.report.page import write_report
 from segkernel.trainers.base import SegkernelConfig
-from segkernel.trainers.segmenting import SegmentOptions, Thresholds, report_examples, with_token_rewards
+from segkernel.trainers.segmenting import PairSegmentOptions, Thresholds, report_examples, with_token_rewards
 
 
 @dataclass
@@ -36,13 +36,6 @@ class InspectArguments:
         metadata={"help": "Directory of the tokenizer; default: the reward model's. Needed with a column of rewards."},
     )
     separator: str = field(default="", metadata={"help": "Text put between prompt and response."})
-    chosen_rewards_column: str = field(
-        default="chosen_token_rewards",
-        metadata={"help": "With --token_rewards column: a list of numbers, one per token of the chosen response."},
-    )
-    rejected_rewards_column: str = field(
-        default="rejected_token_rewards", metadata={"help": "The same for the rejected response."}
-    )
     rows: int = field(default=8, metadata={"help": "How many pairs to show, from the first."})
     fit_rows: int = field(
         default=256,
@@ -59,7 +52,7 @@ class InspectArguments:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
-def inspect(arguments: InspectArguments, options: SegmentOptions) -> Path:
+def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
     """Render the first pairs of a preference file; returns the page's path.
 
     Token rewards come from `arguments.reward_model`, or from columns of the file when
@@ -79,13 +72,8 @@ def inspect(arguments: InspectArguments, options: SegmentOptions) -> Path:
     tokenizer_path = arguments.tokenizer or arguments.reward_model
     if tokenizer_path is None:
         raise ValueError("tokenizer: expected a directory with --token_rewards column, got none")
-    columns = (arguments.chosen_rewards_column, arguments.rejected_rewards_column) if from_column else (None, None)
-    source = read_preferences(
-        arguments.preferences,
-        separator=arguments.separator,
-        chosen_rewards=columns[0],
-        rejected_rewards=columns[1],
-    )[: max(arguments.rows, arguments.fit_rows)]
+    source = read_preferences(arguments.preferences, separator=arguments.separator, **options.reward_columns)
+    source = source[: max(arguments.rows, arguments.fit_rows)]
     tokenizer = load_tokenizer(ModelArguments(tokenizer=tokenizer_path), ())
     rows = encode_preferences(source, tokenizer, max_length=arguments.max_length, name=arguments.preferences)
     if arguments.reward_model is not None:
@@ -105,7 +93,7 @@ def inspect(arguments: InspectArguments, options: SegmentOptions) -> Path:
 
 
 def _summary(
-    examples: list[Example], arguments: InspectArguments, options: SegmentOptions, thresholds: Thresholds
+    examples: list[Example], arguments: InspectArguments, options: PairSegmentOptions, thresholds: Thresholds
 ) -> dict[str, Any]:
     tokens = sum(len(example.tokens) for example in examples)
     return {
@@ -122,7 +110,7 @@ def _summary(
 
 def main(argv: Sequence[str]) -> None:
     """The command line of `segkernel inspect`."""
-    types: list[Any] = [InspectArguments, SegmentOptions]
+    types: list[Any] = [InspectArguments, PairSegmentOptions]
     parser = HfArgumentParser(types, prog="segkernel inspect", description=__doc__)
     arguments, options = parser.parse_args_into_dataclasses(list(argv), look_for_args_file=False)
     print(f"report: {inspect(arguments, options)}")

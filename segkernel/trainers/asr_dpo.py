@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from segkernel.collators import PreferenceCollator
-from segkernel.data import PreferenceArguments
+from segkernel.data import SIDES, PreferenceArguments
 from segkernel.encoding import encode_preferences, encode_splits
 from segkernel.models import ModelArguments, load_causal_lm
 from segkernel.trainers.batches import Batch, Rows
@@ -22,7 +22,7 @@ from segkernel.trainers.dpo import DPOConfig, DPOTrainer
 from segkernel.trainers.launch import parse_arguments, prepare_pairs
 from segkernel.trainers.scoring import PrefixScorer, RewardArguments, load_reward_source
 from segkernel.trainers.segmenting import (
-    SegmentOptions,
+    PairSegmentOptions,
     Thresholds,
     TokenCredit,
     report_examples,
@@ -34,22 +34,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SegmentDPOConfig(SegmentOptions, DPOConfig):
+class SegmentDPOConfig(PairSegmentOptions, DPOConfig):
     """Settings of `SegmentDPOTrainer`."""
 
     output_dir: str = field(default="runs/asr-dpo", metadata={"help": "Where checkpoints, model and report go."})
-    chosen_rewards_column: str = field(
-        default="chosen_token_rewards",
-        metadata={"help": "With --token_rewards column: a list of numbers, one per token of the chosen response."},
-    )
-    rejected_rewards_column: str = field(
-        default="rejected_token_rewards", metadata={"help": "The same for the rejected response."}
-    )
-
     report_pairs: int = field(default=6, metadata={"help": "Pairs that report.html shows with their segments."})
 
     def __post_init__(self) -> None:
-        SegmentOptions.__post_init__(self)
+        PairSegmentOptions.__post_init__(self)
         DPOConfig.__post_init__(self)
 
 
@@ -119,7 +111,7 @@ class SegmentDPOTrainer(DPOTrainer):
 
 
 def _log_kept(rows: Rows, thresholds: Thresholds) -> None:
-    kept = [token for row in rows for side in ("chosen", "rejected") for token in row[f"{side}_mask"]]
+    kept = [token for row in rows for side in SIDES for token in row[f"{side}_mask"]]
     empty = sum(not any(row["chosen_mask"]) and not any(row["rejected_mask"]) for row in rows)
     if empty == len(rows):
         raise ValueError(
@@ -143,8 +135,7 @@ def build(argv: Sequence[str]) -> SegmentDPOTrainer:
     if from_column and rewards.given():
         raise ValueError(f"token_rewards: expected no other source beside `column`, got {rewards.given()[0]}")
     source = "column" if from_column else rewards.source()
-    columns = (config.chosen_rewards_column, config.rejected_rewards_column) if from_column else (None, None)
-    pairs = prepare_pairs("asr-dpo", config, data, start, reward_columns=columns, rewards=source)
+    pairs = prepare_pairs("asr-dpo", config, data, start, reward_columns=config.reward_columns, rewards=source)
     scorer = None if from_column else load_reward_source(rewards, pairs.tokenizer, start)
     model = load_causal_lm(start, pairs.tokenizer)
     return SegmentDPOTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, reward_model=scorer)

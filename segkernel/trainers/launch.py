@@ -1,6 +1,6 @@
 """From a command line to a trainer's inputs, and from a trainer to a finished run."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,19 +50,17 @@ def prepare_pairs(
     data: PreferenceArguments,
     start: ModelArguments,
     *,
-    reward_columns: tuple[str | None, str | None] = (None, None),
+    reward_columns: Mapping[str, str] | None = None,
     **sources: str,
 ) -> Inputs:
     """Claim the output directory, read the pairs, hold some out, and get the tokenizer.
 
-    `sources`, what else a method learns from, goes into the record of the run.
+    `reward_columns` says where the rows hold token rewards, as options of `read_preferences`. `sources`, what else a
+    method learns from, goes into the record of the run.
     """
     _required("preferences", data.preferences)
     record = _claim_run(method, config, data.preferences, start, **sources)
-    chosen, rejected = reward_columns
-    rows = read_preferences(
-        data.preferences, separator=data.separator, chosen_rewards=chosen, rejected_rewards=rejected
-    )
+    rows = read_preferences(data.preferences, separator=data.separator, **(reward_columns or {}))
     train, held_out = split_by_prompt(rows, data.eval_fraction, seed=data.split_seed)
     texts = (row[name] for row in train for name in ("prompt", "chosen", "rejected"))
     return _inputs(config, start, record, train, held_out, texts)
@@ -96,7 +94,7 @@ def build_from_prompts(
     trainer_type: Callable[..., Any],
     trainer_options: Callable[[RewardArguments], dict[str, Any]] = lambda rewards: {},
 ) -> Any:
-    """The trainer of a method on prompts whose rewards come from a reward model or from checked calculations.
+    """The trainer of a method on prompts that are rewarded as `RewardArguments` say.
 
     `trainer_options` gives what the trainer takes besides, before any work.
     """

@@ -96,6 +96,26 @@ class SegmentOptions:
             )
 
 
+@dataclass
+class PairSegmentOptions(SegmentOptions):
+    """The same for preference pairs, whose data may hold token rewards."""
+
+    chosen_rewards_column: str = field(
+        default="chosen_token_rewards",
+        metadata={"help": "With --token_rewards column: a list of numbers, one per token of the chosen response."},
+    )
+    rejected_rewards_column: str = field(
+        default="rejected_token_rewards", metadata={"help": "The same for the rejected response."}
+    )
+
+    @property
+    def reward_columns(self) -> dict[str, str]:
+        """Where token rewards come from the data: the options of `read_preferences`."""
+        if self.token_rewards != "column":
+            return {}
+        return {"chosen_rewards": self.chosen_rewards_column, "rejected_rewards": self.rejected_rewards_column}
+
+
 def word_or_number(name: str, value: object, words: tuple[str, ...]) -> str:
     """An option that is one of these words or a number, as a string.
 

@@ -14,6 +14,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForTokenClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -104,14 +105,11 @@ def load_causal_lm(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it holds a reward model, which has no head for tokens, or fewer embeddings than the tokenizer.
+        ValueError: it holds a classifier, which has no head for tokens, or fewer embeddings than the tokenizer.
     """
     if arguments.model is None:
         return LlamaForCausalLM(_llama_config(arguments, tokenizer))
-    _check_directory(arguments.model, "model")
-    architecture = (AutoConfig.from_pretrained(arguments.model).architectures or [""])[0]
-    if architecture.endswith("ForTokenClassification"):
-        raise ValueError(f"model: expected a causal LM, got the reward model ({architecture}) in {arguments.model!r}")
+    _check_causal_lm(arguments.model, "model")
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=_dtype(arguments.dtype))
     _check_vocabulary(model, tokenizer, arguments.model)
     return model
@@ -141,11 +139,7 @@ def load_frozen_lm(name: str, path: str, tokenizer: PreTrainedTokenizerBase, dty
         FileNotFoundError: there is no such directory.
         ValueError: it holds a classifier, or a model of another vocabulary; names the option `name`.
     """
-    _check_directory(path, name)
-    architecture = (AutoConfig.from_pretrained(path).architectures or [""])[0]
-    if architecture.endswith("Classification"):
-        # It would load, under a language-model head of random numbers.
-        raise ValueError(f"{name}: expected a causal language model, got {architecture} in {path!r}")
+    _check_causal_lm(path, name)
     _check_same_tokens(path, tokenizer, name)
     return AutoModelForCausalLM.from_pretrained(path, dtype=_dtype(dtype))
 
@@ -159,7 +153,7 @@ def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str
     """
     _check_directory(path, "reward_model")
     config = AutoConfig.from_pretrained(path)
-    architecture = (config.architectures or [""])[0]
+    architecture = _architecture(config)
     if not architecture.endswith("ForTokenClassification") or config.num_labels != 1:
         raise ValueError(
             f"reward_model: expected a model with one score per token (`segkernel train --method reward`), got "
@@ -205,6 +199,18 @@ def _check_directory(path: str, name: str) -> None:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not Path(path).is_dir() and looks_local:
         raise FileNotFoundError(f"{name}: there is no directory {path!r}")
+
+
+def _architecture(config: PretrainedConfig) -> str:
+    return (config.architectures or [""])[0]
+
+
+def _check_causal_lm(path: str, name: str) -> None:
+    _check_directory(path, name)
+    architecture = _architecture(AutoConfig.from_pretrained(path))
+    if architecture.endswith("Classification"):
+        # It would load, under a language-model head of random numbers.
+        raise ValueError(f"{name}: expected a causal language model, got {architecture} in {path!r}")
 
 
 def _check_same_tokens(path: str, tokenizer: PreTrainedTokenizerBase, name: str) -> None:

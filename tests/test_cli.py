@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_helpers import pairs, tiny_reward_model, tiny_tokenizer, write_files, write_jsonl
-from transformers import AutoModelForCausalLM
+from trainer_helpers import pairs, tiny_config, tiny_reward_model, tiny_tokenizer, write_files, write_jsonl
+from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
 
 from segkernel import cli
 from segkernel._library import cuda_kernels
@@ -113,6 +113,9 @@ def test_bad_input_is_refused_before_anything_is_written(
     strange = tmp_path / "strange"
     tiny_reward_model(other).save_pretrained(strange)
     other.save_pretrained(strange)
+    classifier = tmp_path / "classifier"
+    LlamaForSequenceClassification(tiny_config(other, num_labels=1, pad_token_id=0)).save_pretrained(classifier)
+    other.save_pretrained(classifier)
     cases: list[tuple[tuple[Any, ...], str]] = [
         ((*asr, "--reward_model", files["rm"]), "preferences: expected a JSONL file, got none"),
         ((*asr, "--preferences", "none.jsonl"), "reward_model: expected a directory"),
@@ -122,6 +125,10 @@ def test_bad_input_is_refused_before_anything_is_written(
         ((*asr, *data, "--reward_model", str(strange)), "reward_model: the tokenizer of"),
         ((*asr, *data, "--reward_model", "./none"), "reward_model: there is no directory './none'"),
         ((*asr, *data, "--reward_model", files["rm"], "--model", "./none"), "model: there is no directory './none'"),
+        (
+            (*asr, *data, "--check_calculations", "--model", str(classifier)),
+            "model: expected a causal language model, got LlamaForSequenceClassification",
+        ),
         ((*asr, *data, "--reward_model", files["rm"], "--delta=-1"), "delta: expected a number of at least 0"),
         ((*asr, *data, "--token_rewards=column"), "line 1: expected the key 'chosen_token_rewards'"),
         (

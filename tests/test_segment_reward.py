@@ -358,7 +358,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main([*common]) == 2
     assert "model: expected the language model whose entropy cuts the responses" in capsys.readouterr().err
     assert cli.main([*common, "--model", files["rm"]]) == 2
-    assert "model: expected a causal LM, got the reward model (LlamaForTokenClassification)" in capsys.readouterr().err
+    assert "model: expected a causal language model, got LlamaForTokenClassification in" in capsys.readouterr().err
     options = ("--entropy_threshold=5.6", "--min_length=2", "--logging_steps=1")
     assert cli.main([*common, "--model", files["lm"], *options, "--resume_from_checkpoint=last"]) == 2
     assert "there is no checkpoint in" in capsys.readouterr().err

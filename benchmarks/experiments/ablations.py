@@ -20,8 +20,8 @@ from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, ASR_DPO, DPO
 from benchmarks.experiments.tasks import Step, Task, task_of
 from benchmarks.experiments.workspace import Workspace, write_whole
 from segkernel.collators import PreferenceCollator
+from segkernel.data import SIDES
 from segkernel.demo.measure import response_logprobs, responses_of_pairs
-from segkernel.demo.pairs import SIDES
 from segkernel.demo.pipeline import train_quietly
 from segkernel.demo.task import END, token_credit
 from segkernel.models import load_scoring_model

@@ -12,10 +12,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.demo.pairs import SIDES, Pair, generate, is_well_formed
+from segkernel.data import SIDES
+from segkernel.demo.pairs import Pair, generate, is_well_formed
 from segkernel.demo.pipeline import Policies, Settings
 from segkernel.demo.task import draw_countries, grade, prompt_text, token_credit
 from segkernel.trainers.preferences import accuracy_interval
+from segkernel.trainers.segmenting import SEQUENCE_SIGNS
 
 COLUMNS = ("measure", "start", "DPO", "segment-masked DPO")
 ADVERSARIAL = 1 / 3
@@ -63,7 +65,7 @@ def responses_of_pairs(
     """Both sides of every pair, under the masks of the trainer's rows, or whole where these have none."""
     responses = []
     for row, pair in zip(rows, pairs, strict=True):
-        for side, sign in zip(SIDES, (1, -1), strict=True):
+        for side, sign in zip(SIDES, SEQUENCE_SIGNS, strict=True):
             tokens = tokenizer.convert_ids_to_tokens(row[f"{side}_ids"])
             mask = row.get(f"{side}_mask", [True] * len(tokens))
             responses.append(TrainedResponse(mask, token_credit(tokens, pair.right(side)), sign))

@@ -13,8 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from segkernel.demo.task import END, draw_countries, grade, prompt_text, score
 
-SIDES = ("chosen", "rejected")
-
 
 @dataclass(frozen=True)
 class Pair:

@@ -29,10 +29,11 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return hidden, weight, torch.randint(VOCABULARY, (TOKENS,), generator=generator)
 
 
+TRL_CHUNKED = peers.installed("trl.kernels.chunked_logprob", "ChunkedLogProbFunction")
+
+
 def trl_chunked(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    function = peers.trl("ChunkedLogProbFunction")
-    assert function is not None
-    return function.apply(hidden, weight, None, labels, 1.0, 8192, None, 1.0, ())[0]
+    return TRL_CHUNKED.apply(hidden, weight, None, labels, 1.0, 8192, None, 1.0, ())[0]
 
 
 IMPLEMENTATIONS = {
@@ -41,7 +42,7 @@ IMPLEMENTATIONS = {
         hidden, weight, labels, torch.arange(len(hidden)) % 64 < 16
     ),
     "materialised logits": peers.materialised_logprobs,
-    **({"TRL": trl_chunked} if peers.trl("ChunkedLogProbFunction") is not None else {}),
+    **({"TRL": trl_chunked} if TRL_CHUNKED else {}),
 }
 
 

@@ -54,13 +54,13 @@ FORWARD: dict[str, Callable[..., Any] | None] = {
     "segkernel": lambda logits, labels: segkernel.token_logprobs(logits, labels, entropy=True),
     "torch.compile": peers.compiled(peers.eager_logprobs_and_entropy),
     "eager torch": peers.eager_logprobs_and_entropy,
-    "TRL": peers.trl("selective_log_softmax_and_entropy"),
+    "TRL": peers.installed("trl.trainer.utils", "selective_log_softmax_and_entropy"),
 }
 BACKWARD: dict[str, Callable[..., Any] | None] = {
     "segkernel": lambda logits, labels: segkernel.token_logprobs(logits, labels, inplace_backward=True),
     "segkernel, fresh gradient": segkernel.token_logprobs,
     "torch.compile": peers.compiled(peers.eager_logprobs),
-    "TRL": peers.trl("selective_log_softmax"),
+    "TRL": peers.installed("trl.trainer.utils", "selective_log_softmax"),
 }
 
 

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def measure(benchmark: Any, turn: int) -> Callable[..., None]:
-    """`measure(group, implementation, function, rounds=..., iterations=..., read=bytes)`."""
+    """`measure(group, implementation, function, rounds=..., iterations=..., bytes_moved=...)`."""
 
     def run(
         group: str,
@@ -42,11 +42,10 @@ def measure(benchmark: Any, turn: int) -> Callable[..., None]:
         rounds: int = 5,
         iterations: int = 1,
         bytes_moved: int | None = None,
-        setup: Callable[[], Any] | None = None,
     ) -> None:
         benchmark.group = group
         benchmark.extra_info.update(implementation=implementation, bytes=bytes_moved, threads=torch.get_num_threads())
-        benchmark.pedantic(function, setup=setup, rounds=rounds, iterations=iterations, warmup_rounds=1)
+        benchmark.pedantic(function, rounds=rounds, iterations=iterations, warmup_rounds=1)
 
     return run
 

@@ -1,11 +1,13 @@
 """What segkernel is measured against: the idioms of today, each the best version of itself that we could write.
 
-TRL's functions are called where TRL is installed; everything else needs torch alone.
+A library's functions are called where it is installed; everything else needs torch alone.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,16 +30,13 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
 
-def trl(name: str) -> Callable[..., Any] | None:
-    """A function of TRL by name, or None where TRL is not installed or has none of that name."""
+@cache
+def installed(module: str, name: str) -> Any:
+    """`module.name`, or None where the module cannot be imported, whatever the reason, or has no such name."""
     try:
-        if name == "ChunkedLogProbFunction":
-            from trl.kernels import chunked_logprob as module
-        else:
-            from trl.trainer import utils as module
-    except ImportError:
+        return getattr(importlib.import_module(module), name, None)
+    except Exception:
         return None
-    return getattr(module, name, None)
 
 
 def materialised_logprobs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import platform
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from tabulate import tabulate
 
 from benchmarks.bench_linear_token_logprobs import IMPLEMENTATIONS
+from benchmarks.machine import machine, slug
 from benchmarks.readme import readable, replace_between
 
 ROOT = Path(__file__).parent.parent
@@ -34,42 +31,18 @@ def main() -> None:
             cwd=ROOT,
         )
         benchmarks = json.loads(raw.read_text())["benchmarks"]
-    results = {"machine": machine(), "rows": rows(benchmarks), "peak_memory": peak_memory()}
-    path = ROOT / "benchmarks" / "results" / f"{slug(results['machine'])}.json"
+    here = machine()
+    results = {"machine": here, "rows": rows(benchmarks), "peak_memory": peak_memory()}
+    name = slug(f"{here['cpu']} {here['cores']} cores")
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     write_readme(results)
     print(f"wrote {path.relative_to(ROOT)} and the table in README.md")
 
 
-def machine() -> dict[str, str]:
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    versions = {name: metadata.version(name) for name in ("torch", "trl", "segkernel") if installed(name)}
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": str(torch.get_num_threads()),
-        "isa": str(torch.ops.segkernel.cpu_isa()),
-        "python": platform.python_version(),
-        **versions,
-    }
-
-
-def installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def slug(machine: dict[str, str]) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']} {machine['cores']} cores".lower()).strip("-")
-
-
 def rows(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per group and implementation: the median over the rounds of all turns, and the ratio to segkernel's."""
+    """One row per group and implementation: the median over the rounds of all turns, and the ratio to the first row."""
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     moved: dict[tuple[str, str], int | None] = {}
     for benchmark in benchmarks:

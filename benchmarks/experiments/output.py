@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.summary import estimate
 from benchmarks.experiments.tables import detailed_rows, markdown, method_rows
 from benchmarks.experiments.workspace import write_whole
+from benchmarks.machine import installed_versions, machine
 from benchmarks.readme import replace_between
-from benchmarks.report import machine
 from segkernel.report import write_report
 
 MARKS = ("<!-- experiment:begin -->", "<!-- experiment:end -->")
@@ -31,9 +30,8 @@ LEGEND = (
 def with_circumstances(
     results: dict[str, Any], settings: Settings, wall_seconds: float, processes: int
 ) -> dict[str, Any]:
-    versions = {name: metadata.version(name) for name in ("transformers", "accelerate")}
     return {
-        "machine": {**machine(), **versions, "cores": str(os.cpu_count())},
+        "machine": {**machine(), **installed_versions("transformers", "accelerate"), "cores": str(os.cpu_count())},
         "settings": asdict(settings),
         "wall_seconds": wall_seconds,
         "processes": processes,

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -18,13 +17,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.gpu import figures
+from benchmarks.machine import installed_versions, slug
 from benchmarks.readme import replace_between
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,7 +56,7 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool) -> Iter
             "NVCC_APPEND_FLAGS": "-lineinfo",  # the sanitizer's reports name lines
         }
         yield Phase("build", 80, (python, "setup.py", "-q", "build_ext", "--inplace"), switches)
-        in_parallel = ("-n", "auto") if installed("pytest-xdist") else ()
+        in_parallel = ("-n", "auto") if installed_versions("pytest-xdist") else ()
         yield Phase("tests", 120, (*tests, *in_parallel, "tests/test_cuda.py", *operator_tests), device)
         sanitizer = ("compute-sanitizer", "--error-exitcode", "9", "--tool")
         # Without torch's cache of memory, a read past the end of a tensor is a read past an allocation.
@@ -73,17 +72,6 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool) -> Iter
             (python, "-m", "benchmarks.gpu.measure", group, "--output", str(rows), *rehearse),
             rows=rows,
         )
-
-
-def installed(name: str) -> bool:
-    return version(name) is not None
-
-
-def version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def run(phase: Phase) -> dict[str, Any]:
@@ -112,12 +100,11 @@ def run(phase: Phase) -> dict[str, Any]:
 
 
 def machine(*, rehearsing: bool) -> dict[str, str]:
-    versions = {name: found for name in PEERS if (found := version(name)) is not None}
     return {
         "gpu": "rehearsal" if rehearsing else torch.cuda.get_device_name(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **versions,
+        **installed_versions(*PEERS),
     }
 
 
@@ -131,8 +118,8 @@ def main() -> int:
         print("segkernel: gpu-check needs a GPU and a torch built with CUDA", file=sys.stderr)
         return 2
     results: dict[str, Any] = {"machine": machine(rehearsing=rehearsing), "phases": [], "rows": []}
-    slug = re.sub(r"[^a-z0-9]+", "-", results["machine"]["gpu"].lower()).strip("-")
-    folder = ROOT / "build" / f"gpu-check-{slug}"
+    name = slug(results["machine"]["gpu"])
+    folder = ROOT / "build" / f"gpu-check-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     output, readme = ROOT / "benchmarks" / "results", ROOT / "README.md"
@@ -145,7 +132,7 @@ def main() -> int:
         if phase.rows is not None and phase.rows.exists():
             results["rows"] += json.loads(phase.rows.read_text())
         results["figures"] = figures.judge(results["rows"])
-        (output / f"{slug}.json").write_text(json.dumps(results, indent=1) + "\n")
+        (output / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
         if any("seconds" in row for row in results["rows"]):
             replace_between(readme, figures.MARKS, figures.table(results))
     for figure in results["figures"]:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from torch import Tensor
 
-from benchmarks.bench_linear_token_logprobs import trl_chunked
-
-
-@cache
-def installed(module: str, name: str) -> Callable[..., Any] | None:
-    """`module.name`, or None where the module cannot be imported, whatever the reason, or has no such name."""
-    try:
-        return getattr(importlib.import_module(module), name, None)
-    except Exception:
-        return None
+from benchmarks.bench_linear_token_logprobs import TRL_CHUNKED, trl_chunked
+from benchmarks.peers import installed
 
 
 def logprobs_and_entropy() -> dict[str, Callable[..., Any] | None]:
@@ -44,7 +34,7 @@ def heads() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None]:
     liger = installed("liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy")
     cce = installed("cut_cross_entropy", "linear_cross_entropy")
     return {
-        "TRL chunked": trl_chunked if installed("trl.kernels", "ChunkedLogProbFunction") else None,
+        "TRL chunked": TRL_CHUNKED and trl_chunked,
         "Liger FLCE": liger and (lambda hidden, weight, labels: liger(hidden, weight, labels, reduction="sum")),
         "CCE": cce and (lambda hidden, weight, labels: cce(hidden, weight, labels, reduction="none")),
     }

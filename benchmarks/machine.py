@@ -1,0 +1,46 @@
+"""What a result says of where it was measured."""
+
+from __future__ import annotations
+
+import platform
+import re
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+
+def machine() -> dict[str, str]:
+    """The CPU, and the versions of what runs on it."""
+    from segkernel._library import cpu_isa  # here: `make gpu-check` reads this file before segkernel is built
+
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": str(torch.get_num_threads()),
+        "isa": cpu_isa(),
+        "python": platform.python_version(),
+        **installed_versions("torch", "trl", "segkernel"),
+    }
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    versions = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def slug(name: str) -> str:
+    """A machine's name as that of a file.
+
+    Example:
+        >>> slug("AMD EPYC 2 cores")
+        'amd-epyc-2-cores'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

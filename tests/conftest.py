@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,14 @@ def value_checks() -> Iterator[None]:
     """For tests of bad values: the CPU's operators check them, CUDA's leave that to `debug()`."""
     with nullcontext() if BACKEND == "cpu" else segkernel.debug():
         yield
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """Of the trainers' tests; a module's tests share it, so none may change it."""
+    from trainer_helpers import tiny_tokenizer
+
+    return tiny_tokenizer()
 
 
 @pytest.fixture

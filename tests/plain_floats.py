@@ -4,30 +4,37 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 Ids = Sequence[int]
 
 
+def softmax(logits: Sequence[float]) -> list[float]:
+    largest = max(logits)
+    total = sum(math.exp(x - largest) for x in logits)
+    return [math.exp(x - largest) / total for x in logits]
+
+
+def logits_alone(model: nn.Module, prompt: Ids, response: Ids) -> list[list[float]]:
+    """What predicts each response token."""
+    return _outputs(model, prompt, response)[len(prompt) - 1 : -1]
+
+
 def logprobs_alone(model: nn.Module, prompt: Ids, response: Ids, temperature: float = 1.0) -> list[float]:
     """log pi(y_t | x, y_<t) of every response token."""
-    rows = _outputs(model, prompt, response)
     found = []
-    for t, token in enumerate(response):
-        z = [x / temperature for x in rows[len(prompt) - 1 + t]]
+    for token, logits in zip(response, logits_alone(model, prompt, response), strict=True):
+        z = [x / temperature for x in logits]
         found.append(z[token] - math.log(sum(math.exp(x - max(z)) for x in z)) - max(z))
     return found
 
 
 def entropies_alone(model: nn.Module, prompt: Ids, response: Ids) -> list[float]:
     """Entropy of the distribution that each response token was drawn from."""
-    found = []
-    for z in _outputs(model, prompt, response)[len(prompt) - 1 : -1]:
-        total = sum(math.exp(x - max(z)) for x in z)
-        p = [math.exp(x - max(z)) / total for x in z]
-        found.append(-sum(q * math.log(q) for q in p if q > 0))
-    return found
+    distributions = map(softmax, logits_alone(model, prompt, response))
+    return [-sum(p * math.log(p) for p in distribution if p > 0) for distribution in distributions]
 
 
 def scores_alone(model: nn.Module, prompt: Ids, response: Ids) -> list[float]:
@@ -69,6 +76,11 @@ def in_response(values: torch.Tensor, batch: dict[str, torch.Tensor], responses:
         outside[end - len(response) : end] = 0
         assert not outside.any()
     return rows
+
+
+def assert_rows(found: list[list[float]], expected: list[list[float]]) -> None:
+    for left, right in zip(found, expected, strict=True):
+        assert left == pytest.approx(right, rel=2e-4, abs=2e-5)
 
 
 @torch.no_grad()

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from plain_floats import logits_alone, logprobs_alone, softmax
 from torch import Tensor, nn
 from trainer_helpers import (
-    QUICK,
+    QUICK_PAIRS,
     assert_resumes_to_the_same_bits,
     pairs,
     tiny_config,
@@ -33,18 +34,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
-
-
 # --- the equations, in plain floats ----------------------------------------------------------------------------------
-
-
-def softmax(logits: list[float]) -> list[float]:
-    largest = max(logits)
-    total = sum(math.exp(x - largest) for x in logits)
-    return [math.exp(x - largest) / total for x in logits]
 
 
 def kl(p: list[float], q: list[float]) -> float:
@@ -157,20 +147,13 @@ def make_trainer(directory: Path, tokenizer: Any, rows: Any = None, **options: A
     rows = pairs() if rows is None else rows
     return AlignDistilTrainer(
         tiny_lm(tokenizer, seed=1),
-        AlignDistilConfig(str(directory), **{**QUICK, **options}),
+        AlignDistilConfig(str(directory), **{**QUICK_PAIRS, **options}),
         rows,
         rows,
         tokenizer,
         dpo_model=tiny_lm(tokenizer, seed=2),
         reverse_dpo_model=tiny_lm(tokenizer, seed=3),
     )
-
-
-def response_logits(model: nn.Module, prompt: list[int], response: list[int]) -> list[list[float]]:
-    """What predicts each response token, of one sequence alone, without padding."""
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
-    return logits[-len(response) - 1 : -1].double().tolist()
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
@@ -183,7 +166,7 @@ def test_batch_against_one_token_at_a_time(tmp_path: Path, padding: str) -> None
     trainer.model.train()  # no dropout: trains on the chosen side alone
     losses, metrics = trainer.pair_losses(trainer.model, trainer.data_collator(trainer.train_dataset))
     for index, row in enumerate(ROWS):
-        logits = zip(*(response_logits(model, row["prompt_ids"], row["chosen_ids"]) for model in models), strict=True)
+        logits = zip(*(logits_alone(model, row["prompt_ids"], row["chosen_ids"]) for model in models), strict=True)
         tokens = [(token, *at_token) for token, at_token in zip(row["chosen_ids"], logits, strict=True)]
         expected = [token_loss(student, dpo, reverse, **settings) for _, student, dpo, reverse in tokens]
         count = len(expected)
@@ -216,11 +199,8 @@ def test_held_out_pairs_are_scored_on_both_sides(tmp_path: Path, tokenizer: Any)
         gains = []
         for side in SIDES:
             prompt, response = row["prompt_ids"], row[f"{side}_ids"]
-            gain = 0.0
-            for model, sign in ((trainer.model, 1), (start, -1)):
-                logits = response_logits(model, prompt, response)
-                gain += sign * sum(math.log(softmax(z)[y]) for z, y in zip(logits, response, strict=True))
-            gains.append(0.1 * gain)
+            policy, reference = (logprobs_alone(model, prompt, response) for model in (trainer.model, start))
+            gains.append(0.1 * (sum(policy) - sum(reference)))
         assert metrics["rewards/margins"][index].item() == pytest.approx(gains[0] - gains[1], abs=1e-4)
         assert metrics["rewards/accuracies"][index] == float(gains[0] > gains[1])
 
@@ -298,7 +278,7 @@ def test_on_policy_trains_on_what_the_policy_says(tmp_path: Path, tokenizer: Any
 
     trainer.model.train()
     losses, metrics = trainer.pair_losses(trainer.model, trainer.data_collator(rows[2:]))
-    logits = (response_logits(model, [8, 7, 6], response) for model in (trainer.model, *trainer.teachers))
+    logits = (logits_alone(model, [8, 7, 6], response) for model in (trainer.model, *trainer.teachers))
     expected = [token_loss(*at_token, 0.1, 20.0, 1e-3)[0] for at_token in zip(*logits, strict=True)]
     assert losses.item() == pytest.approx(sum(expected) / length, rel=1e-3)
     assert metrics["response_tokens"].tolist() == [length]
@@ -310,17 +290,17 @@ def test_on_policy_trains_on_what_the_policy_says(tmp_path: Path, tokenizer: Any
 
 def test_teachers_are_checked_before_any_work(tmp_path: Path, tokenizer: Any) -> None:
     model, other = tiny_lm(tokenizer), tiny_lm(tokenizer)
-    config = AlignDistilConfig(str(tmp_path), **QUICK)
+    config = AlignDistilConfig(str(tmp_path), **QUICK_PAIRS)
     small = LlamaForCausalLM(tiny_config(tokenizer))
     small.resize_token_embeddings(64)
     with pytest.raises(ValueError, match="dpo_model: expected a frozen model of its own, got the model"):
         AlignDistilTrainer(model, config, ROWS, dpo_model=model, reverse_dpo_model=other)
     with pytest.raises(ValueError, match=rf"reverse_dpo_model: .* over the policy's {len(tokenizer)} tokens, got 64"):
         AlignDistilTrainer(model, config, ROWS, dpo_model=other, reverse_dpo_model=small)
-    config = AlignDistilConfig(str(tmp_path), on_policy=True, max_prompt_length=30, max_new_tokens=20, **QUICK)
+    config = AlignDistilConfig(str(tmp_path), on_policy=True, max_prompt_length=30, max_new_tokens=20, **QUICK_PAIRS)
     with pytest.raises(ValueError, match="processing_class: expected a tokenizer"):
         AlignDistilTrainer(model, config, ROWS, dpo_model=other, reverse_dpo_model=other)
-    config = AlignDistilConfig(str(tmp_path), on_policy=True, max_prompt_length=200, **QUICK)
+    config = AlignDistilConfig(str(tmp_path), on_policy=True, max_prompt_length=200, **QUICK_PAIRS)
     with pytest.raises(ValueError, match=r"max_prompt_length: .* made for 128 tokens, got 200"):
         AlignDistilTrainer(model, config, ROWS, None, tokenizer, dpo_model=other, reverse_dpo_model=other)
 
@@ -330,7 +310,7 @@ def test_a_diverged_teacher_is_refused(tmp_path: Path, tokenizer: Any, name: str
     teachers = {"dpo_model": tiny_lm(tokenizer, seed=2), "reverse_dpo_model": tiny_lm(tokenizer, seed=3)}
     with torch.no_grad():
         teachers[name].model.norm.weight[3] = math.nan
-    config = AlignDistilConfig(str(tmp_path), **QUICK)
+    config = AlignDistilConfig(str(tmp_path), **QUICK_PAIRS)
     with pytest.raises(ValueError, match=rf"^{name}: expected logits that are numbers, got NaN"):
         AlignDistilTrainer(tiny_lm(tokenizer), config, ROWS, None, tokenizer, **teachers)
 
@@ -360,7 +340,7 @@ def test_reverse_dpo_is_dpo_on_exchanged_pairs(tmp_path: Path, tokenizer: Any) -
     ]
     found = {}
     for name, rows, reverse in (("reverse", ROWS, True), ("exchanged", exchanged, False)):
-        config = DPOConfig(str(tmp_path), reverse=reverse, **QUICK)
+        config = DPOConfig(str(tmp_path), reverse=reverse, **QUICK_PAIRS)
         trainer = DPOTrainer(policy, config, rows, None, tokenizer, ref_model=reference)
         found[name] = trainer.pair_losses(policy.eval(), trainer.data_collator(trainer.train_dataset))
     losses, metrics = found["reverse"]

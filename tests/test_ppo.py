@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from plain_floats import gae_by_hand, in_response, logprobs_alone, schmitt, scores_alone, whitened
+from plain_floats import assert_rows, gae_by_hand, in_response, logprobs_alone, schmitt, scores_alone, whitened
 from safetensors.torch import load_file
 from torch import Tensor
 from trainer_helpers import (
     QUICK,
     assert_resumes_to_the_same_bits,
     assert_same_bits,
-    pairs,
+    prompts,
     tiny_lm,
     tiny_reward_model,
     tiny_tokenizer,
@@ -28,27 +28,17 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausa
 from segkernel import cli
 from segkernel.models import train_tokenizer
 from segkernel.trainers import ASRPPOConfig, ASRPPOTrainer, PPOConfig, PPOTrainer, R3HFPPOConfig, R3HFPPOTrainer
-from segkernel.trainers.calculations import CalculationScorer, check_calculations
 
 EOS = 1
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
 # One that ends, one that is nothing but the EOS, one that is cut off.
 RESPONSES = [[11, 12, EOS], [EOS], [13, 14, 15, 16]]
 ROLLOUT: dict[str, Any] = {
-    **{name: value for name, value in QUICK.items() if name != "max_length"},
+    **QUICK,
     "max_new_tokens": 4,
     "max_prompt_length": 16,
 }
 KINDS = [(PPOConfig, PPOTrainer), (R3HFPPOConfig, R3HFPPOTrainer), (ASRPPOConfig, ASRPPOTrainer)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
-
-
-def prompts(count: int = 12) -> list[dict[str, Any]]:
-    return [{"prompt": row["prompt"]} for row in pairs(count)]
 
 
 def make(config_type: Any, trainer_type: Any, output_dir: Path, tokenizer: Any, **options: Any) -> Any:
@@ -77,11 +67,6 @@ def collect(trainer: Any) -> dict[str, Tensor]:
 
 def each(function: Any, model: Any, *more: Any) -> list[list[float]]:
     return [function(model, p, r, *more) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
-
-
-def assert_rows(found: list[list[float]], expected: list[list[float]]) -> None:
-    for left, right in zip(found, expected, strict=True):
-        assert left == pytest.approx(right, rel=2e-4, abs=2e-5)
 
 
 # --- rewards, advantages, losses -------------------------------------------------------------------------------------
@@ -408,42 +393,7 @@ def test_too_few_prompts_for_one_rollout(tmp_path: Path, tokenizer: Any) -> None
         trainer.train()
 
 
-# --- checked calculations --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "right"),
-    [
-        ("<<48/2=24>>", True),
-        ("<<48/2=25>>", False),
-        ("<<(3+4)*-2=-14>>", True),
-        ("<<50/60=0.83>>", True),  # rounded to what is stated
-        ("<<50/60=0.84>>", False),
-        ("<<1/3=.3333>>", True),
-        ("<<12/60=1/5>>", False),  # a result is a number
-        ("<<1/0=0>>", False),
-        ("<<2**9=512>>", False),  # not of the four operations
-        ("<<__import__('os')=1>>", False),
-        ("<<1+=1>>", False),
-        ("<<5=5>>", True),
-        ("<<5=>>", False),
-    ],
-)
-def test_calculations_are_checked(text: str, right: bool) -> None:
-    assert check_calculations(f"so {text}") == [(3 + len(text), right)]
-
-
-def test_calculations_score_every_prefix_from_where_they_end() -> None:
-    tokenizer = tiny_tokenizer()
-    prompt, response = tokenizer("<<1=2>>")["input_ids"], tokenizer("a<<1=1>>é<<2=3>>")["input_ids"]
-    texts = [str(tokenizer.decode(response[: end + 1])) for end in range(len(response))]
-    batch = {
-        "input_ids": torch.tensor([[*prompt, *response, 0]]),
-        "response_mask": torch.tensor([[False] * len(prompt) + [True] * len(response) + [False]]),
-    }
-    expected = [0.0 if "1=1>>" not in text else 1.0 if "2=3>>" not in text else 0.0 for text in texts]
-    assert 1.0 in expected
-    assert CalculationScorer(tokenizer)(batch)[0].tolist() == [0.0] * len(prompt) + expected + [0.0]
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["ppo", "asr-ppo", "r3hf-ppo"])

@@ -29,7 +29,6 @@ class Page(HTMLParser):
         self.tags: set[str] = set()
         self.tokens: list[tuple[str, str, str]] = []  # classes, text, tooltip
         self.loaded: list[str] = []
-        self._token: list[str] | None = None
         self.text = ""
         self.feed(html)
         self.close()

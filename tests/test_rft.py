@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from plain_floats import logprobs_alone, schmitt
 from torch import Tensor, nn
 from trainer_helpers import (
     QUICK,
     assert_resumes_to_the_same_bits,
     assert_same_bits,
-    pairs,
+    prompts,
     tiny_lm,
     tiny_reward_model,
     tiny_tokenizer,
@@ -27,7 +28,7 @@ from segkernel.trainers.sampling import sample_responses
 
 PROMPTS = [{"prompt_ids": [5, 6]}, {"prompt_ids": [7]}, {"prompt_ids": [30, 8, 9, 10]}]
 SETTINGS: dict[str, Any] = {
-    **{name: value for name, value in QUICK.items() if name != "max_length"},
+    **QUICK,
     "samples": 4,
     "max_new_tokens": 6,
     "max_prompt_length": 32,
@@ -51,43 +52,18 @@ def worth_of_prefixes(batch: dict[str, Tensor]) -> Tensor:
     return gains.cumsum(dim=1)
 
 
-def schmitt_trigger(rewards: list[float], low: float, high: float) -> list[bool]:
-    """Which tokens are in a positive segment: the state holds in the neutral zone, and starts neutral."""
-    state, kept = 0, []
-    for reward in rewards:
-        if reward > high:
-            state = 1
-        elif reward < low:
-            state = -1
-        kept.append(state == 1)
-    return kept
-
-
-def token_nll(model: nn.Module, row: dict[str, Any]) -> list[float]:
-    """Each response token's negative log-likelihood, of one sequence alone, without padding."""
-    prompt, response = row["prompt_ids"], row["response_ids"]
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0].double().tolist()
-    found = []
-    for token, z in zip(response, logits[len(prompt) - 1 :], strict=False):
-        largest = max(z)
-        found.append(largest + math.log(sum(math.exp(x - largest) for x in z)) - z[token])
-    return found
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
+def likelihoods(model: nn.Module, row: dict[str, Any]) -> list[float]:
+    return logprobs_alone(model, row["prompt_ids"], row["response_ids"])
 
 
 def make_trainer(
-    method: str, directory: Path, tokenizer: Any, prompts: Any = None, reward: Any = worth_of_prefixes, **options: Any
+    method: str, directory: Path, tokenizer: Any, rows: Any = None, reward: Any = worth_of_prefixes, **options: Any
 ) -> Any:
     types: dict[str, Any] = {"rft": (RFTConfig, RFTTrainer), "asr-rft": (SegmentRFTConfig, SegmentRFTTrainer)}
     config_type, trainer_type = types[method]
-    prompts = PROMPTS if prompts is None else prompts
+    rows = PROMPTS if rows is None else rows
     config = config_type(str(directory), **{**SETTINGS, **options})
-    return trainer_type(policy(tokenizer), config, prompts, prompts, tokenizer, reward_model=reward)
+    return trainer_type(policy(tokenizer), config, rows, rows, tokenizer, reward_model=reward)
 
 
 def policy(tokenizer: Any) -> LlamaForCausalLM:
@@ -218,9 +194,9 @@ def test_likelihood_of_the_accepted_responses(tmp_path: Path, padding: str, toke
     tokenizer.padding_side = padding
     trainer = make_trainer("rft", tmp_path, tokenizer, max_new_tokens=tokens, keep=3)
     assert tokens == 1 or len({len(row["response_ids"]) for row in trainer.train_dataset}) > 1
-    expected = [nll for row in trainer.train_dataset for nll in token_nll(trainer.model, row)]
+    expected = [logprob for row in trainer.train_dataset for logprob in likelihoods(trainer.model, row)]
     loss = trainer.compute_loss(trainer.model, trainer.collate(trainer.train_dataset))
-    assert loss.item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert loss.item() == pytest.approx(-sum(expected) / len(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
@@ -237,14 +213,14 @@ def test_likelihood_of_the_positive_segments(tmp_path: Path, padding: str, token
         if kind == "prefix":
             rewards = [sum(rewards[: end + 1]) for end in range(len(rewards))]
         assert row["token_rewards"] == pytest.approx(rewards)
-        kept = schmitt_trigger(rewards, -1.0, 1.0)
+        kept = [state == 1 for state in schmitt(rewards, -1.0, 1.0)]
         assert row["mask"] == kept
-        expected += [nll for nll, k in zip(token_nll(trainer.model, row), kept, strict=True) if k]
+        expected += [logprob for logprob, k in zip(likelihoods(trainer.model, row), kept, strict=True) if k]
         segments += row["segments"]
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, trainer.collate(trainer.train_dataset))
     assert len(expected) > 0
-    assert loss.item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert loss.item() == pytest.approx(-sum(expected) / len(expected), rel=1e-5)
     logs = {"loss": 0.0}
     trainer.log(logs)
     count = sum(len(row["response_ids"]) for row in trainer.train_dataset)
@@ -356,10 +332,9 @@ def test_logits_of_other_tokens_are_not_used(tmp_path: Path, tokenizer: Any) -> 
 
 @pytest.mark.parametrize("method", ["rft", "asr-rft"])
 def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, method: str) -> None:
-    prompts = [{"prompt": row["prompt"]} for row in pairs()]
     assert_resumes_to_the_same_bits(
         lambda directory, **options: make_trainer(
-            method, directory, tokenizer, prompts, tiny_reward_model(tokenizer), **options
+            method, directory, tokenizer, prompts(), tiny_reward_model(tokenizer), **options
         ),
         tmp_path,
     )

@@ -67,13 +67,14 @@ def test_a_response_ends_with_the_eos_or_is_cut_off(model: Any) -> None:
     assert sample(model, [[5, 9, 7], [8]], [(0, 1), (0, 2)], eos_token_id=free[2])[0] == free[: free.index(free[2]) + 1]
 
 
-def test_greedy_is_the_likeliest_token_whatever_the_checkpoint_says(model: Any) -> None:
-    model.generation_config.repetition_penalty = 5.0
+def test_greedy_is_the_likeliest_token_whatever_the_checkpoint_says(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 5.0)
     ids = [5, 9, 7]
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     assert sample(model, [[5, 9, 7]], None, eos_token_id=None) == [ids[3:]]
-    model.generation_config.repetition_penalty = 1.0
 
 
 def test_uniform_numbers_are_functions_of_their_keys() -> None:

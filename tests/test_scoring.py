@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from plain_floats import logprobs_alone
 from trainer_helpers import (
-    QUICK,
+    QUICK_PAIRS,
     pairs,
     tiny_lm,
     tiny_reward_model,
@@ -28,17 +28,12 @@ from segkernel.trainers.scoring import ImplicitRewardScorer
 from segkernel.trainers.segmenting import Thresholds, report_examples
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
-
-
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_reward_scores_the_last_response_token(tmp_path: Path, tokenizer: Any, side: str) -> None:
     padded = tiny_tokenizer()
     padded.padding_side = side
     model = tiny_reward_model(tokenizer).eval()
-    trainer = RewardTrainer(model, RewardConfig(str(tmp_path), **QUICK), pairs(4), None, padded)
+    trainer = RewardTrainer(model, RewardConfig(str(tmp_path), **QUICK_PAIRS), pairs(4), None, padded)
     with torch.no_grad():
         losses, metrics = trainer.pair_losses(model, trainer.data_collator(trainer.train_dataset))
         for index, row in enumerate(trainer.train_dataset):
@@ -50,7 +45,7 @@ def test_reward_scores_the_last_response_token(tmp_path: Path, tokenizer: Any, s
 @pytest.mark.parametrize("kind", ["difference", "prefix"])
 def test_token_rewards_are_read_at_every_prefix(tmp_path: Path, tokenizer: Any, kind: str) -> None:
     scorer = tiny_reward_model(tokenizer).eval()
-    config = SegmentDPOConfig(str(tmp_path), token_rewards=kind, **QUICK)
+    config = SegmentDPOConfig(str(tmp_path), token_rewards=kind, **QUICK_PAIRS)
     trainer = SegmentDPOTrainer(tiny_lm(tokenizer), config, pairs(5), None, tokenizer, reward_model=scorer)
     for row in trainer.train_dataset:
         for side in SIDES:
@@ -74,7 +69,7 @@ def test_a_dpo_policy_implies_a_reward_per_token(tmp_path: Path, side: str) -> N
         {"prompt_ids": [14], "chosen_ids": [15, 1], "rejected_ids": [16, 17, 18, 1]},
     ]
     trainer = SegmentDPOTrainer(
-        tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK), rows, None, tokenizer, reward_model=scorer
+        tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK_PAIRS), rows, None, tokenizer, reward_model=scorer
     )
     for row, source in zip(trainer.train_dataset, rows, strict=True):
         for name in SIDES:
@@ -85,7 +80,7 @@ def test_a_dpo_policy_implies_a_reward_per_token(tmp_path: Path, side: str) -> N
 
 
 def test_reward_trainer_learns_and_reports_its_interval(tmp_path: Path, tokenizer: Any) -> None:
-    config = RewardConfig(str(tmp_path), **{**QUICK, "num_train_epochs": 15, "learning_rate": 5e-3})
+    config = RewardConfig(str(tmp_path), **{**QUICK_PAIRS, "num_train_epochs": 15, "learning_rate": 5e-3})
     trainer = RewardTrainer(tiny_reward_model(tokenizer), config, pairs(), pairs(), tokenizer)
     before = trainer.evaluate()
     trainer.train()
@@ -133,8 +128,8 @@ def test_options_out_of_range(option: dict[str, Any], message: str) -> None:
 
 def test_token_rewards_need_exactly_one_source(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="reward_model: expected one for token_rewards='difference'"):
-        SegmentDPOTrainer(tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK), pairs(), None, tokenizer)
-    config = SegmentDPOConfig(str(tmp_path), token_rewards="column", **QUICK)
+        SegmentDPOTrainer(tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK_PAIRS), pairs(), None, tokenizer)
+    config = SegmentDPOConfig(str(tmp_path), token_rewards="column", **QUICK_PAIRS)
     with pytest.raises(ValueError, match="reward_model: expected none"):
         SegmentDPOTrainer(
             tiny_lm(tokenizer), config, pairs(), None, tokenizer, reward_model=tiny_reward_model(tokenizer)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from plain_floats import entropies_alone, gae_by_hand, in_response, logprobs_alone, scores_alone
+from plain_floats import assert_rows, entropies_alone, gae_by_hand, in_response, logprobs_alone, scores_alone
 from segment_helpers import LLAMA3, PHI3, lively_reward_model, segment_ends_by_hand, threshold_amid, unsure_lm
 from torch import Tensor
 from trainer_helpers import (
     QUICK,
     assert_resumes_to_the_same_bits,
     assert_same_bits,
-    pairs,
+    prompts,
     tiny_lm,
     tiny_reward_model,
     tiny_tokenizer,
@@ -33,15 +33,10 @@ PROMPTS = [[5, 6, 7], [8], [9, 10], [20, 21, 22, 23]]
 # One that ends, one that is nothing but the EOS, one of one other token, one that is cut off.
 RESPONSES = [[11, 12, 40, 50, 33, EOS], [EOS], [60], [13, 14, 15, 16, 61, 62, 63]]
 ROLLOUT: dict[str, Any] = {
-    **{name: value for name, value in QUICK.items() if name != "max_length"},
+    **QUICK,
     "max_new_tokens": 8,
     "max_prompt_length": 16,
 }
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
 
 
 def segmenter(threshold: float = 1.75, min_length: int = 1, min_std: float = 0.01, fit: Any = PHI3) -> Segmenter:
@@ -71,11 +66,6 @@ def make(output_dir: Path, tokenizer: Any, config_type: Any = SegmentPPOConfig, 
 def threshold_in_the_middle(tokenizer: Any) -> float:
     model = unsure_lm(tokenizer)
     return threshold_amid([e for p, r in zip(PROMPTS, RESPONSES, strict=True) for e in entropies_alone(model, p, r)])
-
-
-def assert_rows(found: list[list[float]], expected: list[list[float]]) -> None:
-    for left, right in zip(found, expected, strict=True):
-        assert left == pytest.approx(right, rel=2e-4, abs=2e-5)
 
 
 # --- rewards in plain floats -----------------------------------------------------------------------------------------
@@ -262,10 +252,6 @@ def test_a_response_without_a_finite_score_has_no_segment(tmp_path: Path, tokeni
 
 
 # --- its limits, and runs --------------------------------------------------------------------------------------------
-
-
-def prompts(count: int = 12) -> list[dict[str, Any]]:
-    return [{"prompt": row["prompt"]} for row in pairs(count)]
 
 
 def run(config_type: Any, trainer_type: Any, output_dir: Path, tokenizer: Any, settings: Any, **more: Any) -> Any:

@@ -12,7 +12,7 @@ from plain_floats import entropies_alone, scores_alone
 from segment_helpers import LLAMA3, PHI3, lively_reward_model, segment_ends_by_hand, threshold_amid, unsure_lm
 from torch import Tensor, nn
 from trainer_helpers import (
-    QUICK,
+    QUICK_PAIRS,
     assert_resumes_to_the_same_bits,
     assert_same_bits,
     pairs,
@@ -39,15 +39,10 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
-
-
 def make_trainer(output_dir: Path, tokenizer: Any, rows: Any = None, **options: Any) -> SegmentRewardTrainer:
     return SegmentRewardTrainer(
         lively_reward_model(tokenizer),
-        SegmentRewardConfig(str(output_dir), **{**QUICK, **options}),
+        SegmentRewardConfig(str(output_dir), **{**QUICK_PAIRS, **options}),
         pairs() if rows is None else rows,
         pairs() if rows is None else rows,
         tokenizer,
@@ -116,7 +111,7 @@ def test_scores_and_loss_in_plain_floats(
 
 
 def test_one_segment_is_the_reward_trainer_to_the_bit(tmp_path: Path, tokenizer: Any) -> None:
-    config = RewardConfig(str(tmp_path / "reward"), learning_rate=1e-3, **QUICK)
+    config = RewardConfig(str(tmp_path / "reward"), learning_rate=1e-3, **QUICK_PAIRS)
     plain = RewardTrainer(lively_reward_model(tokenizer), config, pairs(), pairs(), tokenizer)
     segmented = make_trainer(tmp_path / "segments", tokenizer, entropy_threshold=math.inf, learning_rate=1e-3)
     with torch.no_grad():
@@ -293,7 +288,7 @@ def test_reference_without_a_finite_entropy_is_refused(tmp_path: Path, tokenizer
     with pytest.raises(ValueError, match=r"ref_model: expected finite logits, got NaN or infinity"):
         SegmentRewardTrainer(
             tiny_reward_model(tokenizer),
-            SegmentRewardConfig(str(tmp_path), **QUICK),
+            SegmentRewardConfig(str(tmp_path), **QUICK_PAIRS),
             pairs(),
             None,
             tokenizer,

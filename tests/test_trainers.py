@@ -1,3 +1,5 @@
+"""DPO, whole and on segments, against one response at a time in plain floats; and runs of the trainers on files."""
+
 import math
 from functools import partial
 from itertools import pairwise
@@ -6,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from plain_floats import logprobs_alone, schmitt, scores_alone
 from torch import Tensor, nn
 from trainer_helpers import (
-    QUICK,
+    QUICK_PAIRS,
     assert_resumes_to_the_same_bits,
     assert_same_bits,
     pairs,
@@ -34,17 +35,16 @@ from segkernel.trainers import (
 )
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
+def log_ratio(policy: nn.Module, reference: nn.Module, row: dict[str, Any], side: str) -> float:
+    """Of one response alone, summed over its loss mask, or all of it where it has none."""
+    ids = row["prompt_ids"], row[f"{side}_ids"]
+    mask = row.get(f"{side}_mask", [True] * len(row[f"{side}_ids"]))
+    both = zip(logprobs_alone(policy, *ids), logprobs_alone(reference, *ids), mask, strict=True)
+    return sum(p - q for p, q, kept in both if kept)
 
 
-def response_logprobs(model: nn.Module, row: dict[str, Any], side: str) -> Tensor:
-    """Each response token's log-probability, of one sequence alone, without padding."""
-    ids = torch.tensor([[*row["prompt_ids"], *row[f"{side}_ids"]]])
-    logprobs = F.log_softmax(model(input_ids=ids).logits.double(), dim=-1)
-    count = len(row[f"{side}_ids"])
-    return logprobs[0, -count - 1 : -1].gather(1, ids[0, -count:, None])[:, 0]
+def minus_log_sigmoid(x: float) -> float:
+    return math.log1p(math.exp(-x))
 
 
 def with_column_rewards(tokenizer: Any, chosen: float, rejected: float) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def with_column_rewards(tokenizer: Any, chosen: float, rejected: float) -> list[
 def test_dpo_loss_of_a_batch_against_one_sequence_at_a_time(tmp_path: Path, tokenizer: Any) -> None:
     policy, reference = tiny_lm(tokenizer, seed=1), tiny_lm(tokenizer, seed=2)
     trainer = DPOTrainer(
-        policy, DPOConfig(str(tmp_path), beta=0.3, **QUICK), pairs(4), None, tokenizer, ref_model=reference
+        policy, DPOConfig(str(tmp_path), beta=0.3, **QUICK_PAIRS), pairs(4), None, tokenizer, ref_model=reference
     )
     batch = trainer.data_collator(trainer.train_dataset)
     policy.eval()
@@ -70,10 +70,9 @@ def test_dpo_loss_of_a_batch_against_one_sequence_at_a_time(tmp_path: Path, toke
     with torch.no_grad():
         losses, metrics = trainer.pair_losses(policy, batch)
         for index, row in enumerate(trainer.train_dataset):
-            ratio = [(response_logprobs(policy, row, s) - response_logprobs(reference, row, s)).sum() for s in SIDES]
-            expected = -F.logsigmoid(0.3 * (ratio[0] - ratio[1]))
-            torch.testing.assert_close(losses[index].double(), expected, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(metrics["rewards/chosen"][index].double(), 0.3 * ratio[0], rtol=1e-3, atol=1e-4)
+            chosen, rejected = (0.3 * log_ratio(policy, reference, row, side) for side in SIDES)
+            assert losses[index].item() == pytest.approx(minus_log_sigmoid(chosen - rejected), rel=1e-4, abs=1e-5)
+            assert metrics["rewards/chosen"][index].item() == pytest.approx(chosen, rel=1e-3, abs=1e-4)
     assert metrics["kept_chosen"].tolist() == [1.0] * 4
     assert metrics["rewards/whole_accuracies"].tolist() == metrics["rewards/accuracies"].tolist()
 
@@ -106,7 +105,7 @@ def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer
 
     trainer = SegmentDPOTrainer(
         policy,
-        SegmentDPOConfig(str(tmp_path), **options, **QUICK),
+        SegmentDPOConfig(str(tmp_path), **options, **QUICK_PAIRS),
         rows,
         rows,
         tokenizer,
@@ -129,13 +128,8 @@ def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer
     reference.eval()
     with torch.no_grad():
         losses, metrics = trainer.pair_losses(policy, trainer.data_collator(trainer.train_dataset))
-        sums = [
-            (response_logprobs(policy, first, side) - response_logprobs(reference, first, side))[
-                torch.tensor(first[f"{side}_mask"])
-            ].sum()
-            for side in SIDES
-        ]
-        torch.testing.assert_close(losses[0].double(), -F.logsigmoid(0.1 * (sums[0] - sums[1])), rtol=1e-4, atol=1e-5)
+    chosen, rejected = (0.1 * log_ratio(policy, reference, first, side) for side in SIDES)
+    assert losses[0].item() == pytest.approx(minus_log_sigmoid(chosen - rejected), rel=1e-4, abs=1e-5)
     assert metrics["kept_chosen"].tolist() == pytest.approx([0.6, 0.0])
     assert metrics["kept_rejected"].tolist() == pytest.approx([2 / 3, 0.5])
     assert metrics["segments/chosen"].tolist() == [3.0, 1.0]
@@ -158,7 +152,7 @@ def test_segment_dpo_against_its_equations_in_plain_floats(tmp_path: Path, side:
     options = {"token_rewards": kind, "delta": delta, "threshold_unit": "reward", "baseline": 0.05, "beta": 0.3}
     policy, reference, scorer = tiny_lm(tokenizer, 1), tiny_lm(tokenizer, 2), tiny_reward_model(tokenizer, 3)
     scorer.score.weight.data *= 20
-    config = SegmentDPOConfig(str(tmp_path), **options, **QUICK)
+    config = SegmentDPOConfig(str(tmp_path), **options, **QUICK_PAIRS)
     make = partial(SegmentDPOTrainer, policy, config, rows, None, tokenizer)
     if delta == 50.0:  # all neutral
         with pytest.raises(ValueError, match="nothing to train on"):
@@ -185,12 +179,12 @@ def test_segment_dpo_against_its_equations_in_plain_floats(tmp_path: Path, side:
             rewards.append(0.3 * ratio)
         # -log sigmoid(r_w - r_l); a pair without a token trains nothing.
         empty = rewards == [0.0, 0.0]
-        assert loss == pytest.approx(0.0 if empty else math.log1p(math.exp(rewards[1] - rewards[0])), rel=1e-4)
+        assert loss == pytest.approx(0.0 if empty else minus_log_sigmoid(rewards[0] - rewards[1]), rel=1e-4)
     assert 0 < kept < 13
 
 
 def test_masked_and_padded_tokens_have_no_gradient(tmp_path: Path, tokenizer: Any) -> None:
-    trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **QUICK), pairs(4), None, tokenizer)
+    trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **QUICK_PAIRS), pairs(4), None, tokenizer)
     rows = [{**row, "chosen_mask": [False] * len(row["chosen_ids"])} for row in trainer.train_dataset]
     rows = [{**row, "rejected_mask": [True] + [False] * (len(row["rejected_ids"]) - 1)} for row in rows]
     batch = trainer.data_collator(rows)
@@ -216,7 +210,7 @@ def test_masked_and_padded_tokens_have_no_gradient(tmp_path: Path, tokenizer: An
 
 
 def test_batch_without_a_kept_token_has_zero_loss_and_gradient(tmp_path: Path, tokenizer: Any) -> None:
-    trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **QUICK), pairs(4), None, tokenizer)
+    trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **QUICK_PAIRS), pairs(4), None, tokenizer)
     empty = [
         {**row, **{f"{side}_mask": [False] * len(row[f"{side}_ids"]) for side in SIDES}}
         for row in trainer.train_dataset
@@ -232,7 +226,7 @@ def test_batch_without_a_kept_token_has_zero_loss_and_gradient(tmp_path: Path, t
 
 
 def test_a_step_without_a_kept_token_is_skipped_and_counted(tmp_path: Path, tokenizer: Any) -> None:
-    options = {**QUICK, "per_device_train_batch_size": 1, "num_train_epochs": 1, "weight_decay": 0.1}
+    options = {**QUICK_PAIRS, "per_device_train_batch_size": 1, "num_train_epochs": 1, "weight_decay": 0.1}
     trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **options), pairs(6), None, tokenizer)
     for row in trainer.train_dataset[::2]:
         row |= {f"{side}_mask": [False] * len(row[f"{side}_ids"]) for side in SIDES}
@@ -254,7 +248,7 @@ def test_a_step_without_a_kept_token_is_skipped_and_counted(tmp_path: Path, toke
 
 def test_nothing_to_train_on_is_an_error_before_training(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=-1.0, rejected=1.0)
-    config = SegmentDPOConfig(str(tmp_path), token_rewards="column", baseline=0.0, **QUICK)
+    config = SegmentDPOConfig(str(tmp_path), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
     with pytest.raises(ValueError, match="no segment of any training pair agrees with its response"):
         SegmentDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
 
@@ -264,14 +258,19 @@ def test_a_reward_model_that_returns_nan_is_refused(tmp_path: Path, tokenizer: A
     scorer.score.weight.data.fill_(math.nan)
     with pytest.raises(ValueError, match="reward_model: expected finite scores, got NaN or infinity"):
         SegmentDPOTrainer(
-            tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK), pairs(4), None, tokenizer, reward_model=scorer
+            tiny_lm(tokenizer),
+            SegmentDPOConfig(str(tmp_path), **QUICK_PAIRS),
+            pairs(4),
+            None,
+            tokenizer,
+            reward_model=scorer,
         )
 
 
 def test_keeping_every_token_is_plain_dpo_to_the_bit(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=1.0, rejected=-1.0)
-    plain = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path / "a"), **QUICK), rows, None, tokenizer)
-    config = SegmentDPOConfig(str(tmp_path / "b"), token_rewards="column", baseline=0.0, **QUICK)
+    plain = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path / "a"), **QUICK_PAIRS), rows, None, tokenizer)
+    config = SegmentDPOConfig(str(tmp_path / "b"), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
     segmented = SegmentDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
     start = weights(plain)
     plain.train()
@@ -284,7 +283,7 @@ def test_keeping_every_token_is_plain_dpo_to_the_bit(tmp_path: Path, tokenizer: 
 
 
 def make_trainer(method: str, output_dir: Path, tokenizer: Any, **options: Any) -> Trainer:
-    settings = {**QUICK, **options}
+    settings = {**QUICK_PAIRS, **options}
     if method == "pretrain":
         rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs()]
         settings["max_length"] = 15

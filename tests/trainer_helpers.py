@@ -31,9 +31,9 @@ QUICK: dict[str, Any] = {
     "save_strategy": "no",
     "logging_steps": 1,
     "num_train_epochs": 2,
-    "max_length": 64,
     "seed": 7,
 }
+QUICK_PAIRS: dict[str, Any] = {**QUICK, "max_length": 64}
 
 
 def pairs(count: int = 12) -> list[dict[str, Any]]:
@@ -49,6 +49,10 @@ def pairs(count: int = 12) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def prompts(count: int = 12) -> list[dict[str, Any]]:
+    return [{"prompt": row["prompt"]} for row in pairs(count)]
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:

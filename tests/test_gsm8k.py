@@ -64,7 +64,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     pairs = head("preferences.jsonl.gz", 400, folder / "pairs.jsonl")
     options = "--entropy_threshold 4 --eval_strategy no --learning_rate 2e-3 --adam_beta2 0.98 --num_train_epochs 1"
     logs = train("segment-reward", folder / "srm", "--preferences", pairs, *data[2:], *options.split())
-    assert all(2 < log["segments/chosen"] < 100 for log in logs if "segments/chosen" in log)
+    counts = [log["segments/chosen"] for log in logs if "segments/chosen" in log]
+    assert 2 < min(counts) <= max(counts) < 100
     return {name: str(folder / name) for name in ("lm", "rm", "srm")}
 
 
@@ -77,7 +78,7 @@ def test_segment_masked_dpo(tmp_path: Path, models: dict[str, str]) -> None:
     logs = train("asr-dpo", policy, *dpo)
     assert mean_loss(logs, last=1) < mean_loss(logs, first=1)
     shares = [log["kept_chosen"] for log in logs if "kept_chosen" in log]
-    assert all(0.2 < share < 0.8 for share in shares)
+    assert 0.2 < min(shares) <= max(shares) < 0.8
 
     cut_off(policy, cut, "checkpoint-10")
     train("asr-dpo", cut, *dpo, "--resume_from_checkpoint", "last")

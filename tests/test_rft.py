@@ -23,7 +23,7 @@ from trainer_helpers import (
 from transformers import LlamaForCausalLM
 
 from segkernel import cli
-from segkernel.trainers import RFTConfig, RFTTrainer, SegmentRFTConfig, SegmentRFTTrainer
+from segkernel.trainers import ASRRFTConfig, ASRRFTTrainer, RFTConfig, RFTTrainer
 from segkernel.trainers.sampling import sample_responses
 
 PROMPTS = [{"prompt_ids": [5, 6]}, {"prompt_ids": [7]}, {"prompt_ids": [30, 8, 9, 10]}]
@@ -59,7 +59,7 @@ def likelihoods(model: nn.Module, row: dict[str, Any]) -> list[float]:
 def make_trainer(
     method: str, directory: Path, tokenizer: Any, rows: Any = None, reward: Any = worth_of_prefixes, **options: Any
 ) -> Any:
-    types: dict[str, Any] = {"rft": (RFTConfig, RFTTrainer), "asr-rft": (SegmentRFTConfig, SegmentRFTTrainer)}
+    types: dict[str, Any] = {"rft": (RFTConfig, RFTTrainer), "asr-rft": (ASRRFTConfig, ASRRFTTrainer)}
     config_type, trainer_type = types[method]
     rows = PROMPTS if rows is None else rows
     config = config_type(str(directory), **{**SETTINGS, **options})
@@ -232,8 +232,8 @@ def test_likelihood_of_the_positive_segments(tmp_path: Path, padding: str, token
 
 
 def test_mask_agreement_is_logged_where_the_truth_is_known(tmp_path: Path, tokenizer: Any) -> None:
-    config = SegmentRFTConfig(str(tmp_path), **{**SETTINGS, **LITERAL, "token_rewards": "difference"})
-    trainer = SegmentRFTTrainer(
+    config = ASRRFTConfig(str(tmp_path), **{**SETTINGS, **LITERAL, "token_rewards": "difference"})
+    trainer = ASRRFTTrainer(
         policy(tokenizer),
         config,
         PROMPTS,
@@ -381,7 +381,7 @@ def test_report_examples_show_the_accepted_responses(tmp_path: Path, tokenizer: 
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SegmentRFTConfig(use_cpu=True, **options)
+        ASRRFTConfig(use_cpu=True, **options)
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,10 @@ from trainer_helpers import (
 
 from segkernel.data import SIDES
 from segkernel.trainers import (
+    ASRDPOConfig,
+    ASRDPOTrainer,
     RewardConfig,
     RewardTrainer,
-    SegmentDPOConfig,
-    SegmentDPOTrainer,
 )
 from segkernel.trainers.preferences import accuracy_interval
 from segkernel.trainers.scoring import ImplicitRewardScorer
@@ -45,8 +45,8 @@ def test_reward_scores_the_last_response_token(tmp_path: Path, tokenizer: Any, s
 @pytest.mark.parametrize("kind", ["difference", "prefix"])
 def test_token_rewards_are_read_at_every_prefix(tmp_path: Path, tokenizer: Any, kind: str) -> None:
     scorer = tiny_reward_model(tokenizer).eval()
-    config = SegmentDPOConfig(str(tmp_path), token_rewards=kind, **QUICK_PAIRS)
-    trainer = SegmentDPOTrainer(tiny_lm(tokenizer), config, pairs(5), None, tokenizer, reward_model=scorer)
+    config = ASRDPOConfig(str(tmp_path), token_rewards=kind, **QUICK_PAIRS)
+    trainer = ASRDPOTrainer(tiny_lm(tokenizer), config, pairs(5), None, tokenizer, reward_model=scorer)
     for row in trainer.train_dataset:
         for side in SIDES:
             ids, prompt = [*row["prompt_ids"], *row[f"{side}_ids"]], len(row["prompt_ids"])
@@ -68,8 +68,8 @@ def test_a_dpo_policy_implies_a_reward_per_token(tmp_path: Path, side: str) -> N
         {"prompt_ids": [5, 6, 7], "chosen_ids": [8, 9, 1], "rejected_ids": [1]},
         {"prompt_ids": [14], "chosen_ids": [15, 1], "rejected_ids": [16, 17, 18, 1]},
     ]
-    trainer = SegmentDPOTrainer(
-        tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK_PAIRS), rows, None, tokenizer, reward_model=scorer
+    trainer = ASRDPOTrainer(
+        tiny_lm(tokenizer), ASRDPOConfig(str(tmp_path), **QUICK_PAIRS), rows, None, tokenizer, reward_model=scorer
     )
     for row, source in zip(trainer.train_dataset, rows, strict=True):
         for name in SIDES:
@@ -102,13 +102,13 @@ def test_accuracy_interval_literals() -> None:
 def test_thresholds_follow_the_rewards_scale() -> None:
     rows = [{"chosen_token_rewards": [1.0, 2.0, 6.0], "rejected_token_rewards": [3.0, 3.0]}]
     std = math.sqrt((4 + 1 + 9 + 0 + 0) / 4)
-    options = SegmentDPOConfig(delta=0.5, pivot_threshold=2.0, use_cpu=True)
+    options = ASRDPOConfig(delta=0.5, pivot_threshold=2.0, use_cpu=True)
     fitted = Thresholds.of_pairs(rows, options)
     assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == pytest.approx((3.0, 0.5 * std, 2 * std))
-    options = SegmentDPOConfig(baseline="median", pivot_threshold=2.0, threshold_unit="reward", use_cpu=True)
+    options = ASRDPOConfig(baseline="median", pivot_threshold=2.0, threshold_unit="reward", use_cpu=True)
     fitted = Thresholds.of_pairs(rows, options)
     assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == (3.0, None, 2.0)
-    assert Thresholds.of_pairs(rows, SegmentDPOConfig(baseline=-1.5, use_cpu=True)).baseline == -1.5
+    assert Thresholds.of_pairs(rows, ASRDPOConfig(baseline=-1.5, use_cpu=True)).baseline == -1.5
 
 
 @pytest.mark.parametrize(
@@ -123,19 +123,17 @@ def test_thresholds_follow_the_rewards_scale() -> None:
 )
 def test_options_out_of_range(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SegmentDPOConfig(use_cpu=True, **option)
+        ASRDPOConfig(use_cpu=True, **option)
 
 
 def test_token_rewards_need_exactly_one_source(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="reward_model: expected one for token_rewards='difference'"):
-        SegmentDPOTrainer(tiny_lm(tokenizer), SegmentDPOConfig(str(tmp_path), **QUICK_PAIRS), pairs(), None, tokenizer)
-    config = SegmentDPOConfig(str(tmp_path), token_rewards="column", **QUICK_PAIRS)
+        ASRDPOTrainer(tiny_lm(tokenizer), ASRDPOConfig(str(tmp_path), **QUICK_PAIRS), pairs(), None, tokenizer)
+    config = ASRDPOConfig(str(tmp_path), token_rewards="column", **QUICK_PAIRS)
     with pytest.raises(ValueError, match="reward_model: expected none"):
-        SegmentDPOTrainer(
-            tiny_lm(tokenizer), config, pairs(), None, tokenizer, reward_model=tiny_reward_model(tokenizer)
-        )
+        ASRDPOTrainer(tiny_lm(tokenizer), config, pairs(), None, tokenizer, reward_model=tiny_reward_model(tokenizer))
     with pytest.raises(ValueError, match=r"train_dataset\[0\]: expected chosen_token_rewards"):
-        SegmentDPOTrainer(tiny_lm(tokenizer), config, pairs(), None, tokenizer)
+        ASRDPOTrainer(tiny_lm(tokenizer), config, pairs(), None, tokenizer)
 
 
 def test_report_examples_show_tokens_as_they_read(tokenizer: Any) -> None:

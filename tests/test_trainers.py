@@ -24,14 +24,14 @@ from transformers import Trainer, TrainerCallback
 
 from segkernel.data import SIDES
 from segkernel.trainers import (
+    ASRDPOConfig,
+    ASRDPOTrainer,
     DPOConfig,
     DPOTrainer,
     PretrainConfig,
     PretrainTrainer,
     RewardConfig,
     RewardTrainer,
-    SegmentDPOConfig,
-    SegmentDPOTrainer,
 )
 
 
@@ -103,9 +103,9 @@ def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer
         """Right are the tokens below 10."""
         return torch.where(batch["input_ids"].flatten(0, -2) < 10, 1, -1)
 
-    trainer = SegmentDPOTrainer(
+    trainer = ASRDPOTrainer(
         policy,
-        SegmentDPOConfig(str(tmp_path), **options, **QUICK_PAIRS),
+        ASRDPOConfig(str(tmp_path), **options, **QUICK_PAIRS),
         rows,
         rows,
         tokenizer,
@@ -152,8 +152,8 @@ def test_segment_dpo_against_its_equations_in_plain_floats(tmp_path: Path, side:
     options = {"token_rewards": kind, "delta": delta, "threshold_unit": "reward", "baseline": 0.05, "beta": 0.3}
     policy, reference, scorer = tiny_lm(tokenizer, 1), tiny_lm(tokenizer, 2), tiny_reward_model(tokenizer, 3)
     scorer.score.weight.data *= 20
-    config = SegmentDPOConfig(str(tmp_path), **options, **QUICK_PAIRS)
-    make = partial(SegmentDPOTrainer, policy, config, rows, None, tokenizer)
+    config = ASRDPOConfig(str(tmp_path), **options, **QUICK_PAIRS)
+    make = partial(ASRDPOTrainer, policy, config, rows, None, tokenizer)
     if delta == 50.0:  # all neutral
         with pytest.raises(ValueError, match="nothing to train on"):
             make(ref_model=reference, reward_model=scorer)
@@ -248,18 +248,18 @@ def test_a_step_without_a_kept_token_is_skipped_and_counted(tmp_path: Path, toke
 
 def test_nothing_to_train_on_is_an_error_before_training(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=-1.0, rejected=1.0)
-    config = SegmentDPOConfig(str(tmp_path), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
+    config = ASRDPOConfig(str(tmp_path), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
     with pytest.raises(ValueError, match="no segment of any training pair agrees with its response"):
-        SegmentDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
+        ASRDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
 
 
 def test_a_reward_model_that_returns_nan_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     scorer = tiny_reward_model(tokenizer)
     scorer.score.weight.data.fill_(math.nan)
     with pytest.raises(ValueError, match="reward_model: expected finite scores, got NaN or infinity"):
-        SegmentDPOTrainer(
+        ASRDPOTrainer(
             tiny_lm(tokenizer),
-            SegmentDPOConfig(str(tmp_path), **QUICK_PAIRS),
+            ASRDPOConfig(str(tmp_path), **QUICK_PAIRS),
             pairs(4),
             None,
             tokenizer,
@@ -270,8 +270,8 @@ def test_a_reward_model_that_returns_nan_is_refused(tmp_path: Path, tokenizer: A
 def test_keeping_every_token_is_plain_dpo_to_the_bit(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=1.0, rejected=-1.0)
     plain = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path / "a"), **QUICK_PAIRS), rows, None, tokenizer)
-    config = SegmentDPOConfig(str(tmp_path / "b"), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
-    segmented = SegmentDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
+    config = ASRDPOConfig(str(tmp_path / "b"), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
+    segmented = ASRDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
     start = weights(plain)
     plain.train()
     segmented.train()
@@ -294,9 +294,9 @@ def make_trainer(method: str, output_dir: Path, tokenizer: Any, **options: Any) 
         return RewardTrainer(tiny_reward_model(tokenizer), config, pairs(), pairs(), tokenizer)
     if method == "dpo":
         return DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(output_dir), **settings), pairs(), pairs(), tokenizer)
-    config = SegmentDPOConfig(str(output_dir), **settings)
+    config = ASRDPOConfig(str(output_dir), **settings)
     scorer = tiny_reward_model(tokenizer)
-    return SegmentDPOTrainer(tiny_lm(tokenizer), config, pairs(), pairs(), tokenizer, reward_model=scorer)
+    return ASRDPOTrainer(tiny_lm(tokenizer), config, pairs(), pairs(), tokenizer, reward_model=scorer)
 
 
 @pytest.mark.parametrize("method", ["pretrain", "reward", "dpo", "asr-dpo"])

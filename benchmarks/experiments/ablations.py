@@ -25,7 +25,7 @@ from segkernel.demo.measure import response_logprobs, responses_of_pairs
 from segkernel.demo.pipeline import train_quietly
 from segkernel.demo.task import END, token_credit
 from segkernel.models import load_scoring_model
-from segkernel.trainers import DPOConfig, DPOTrainer, SegmentDPOConfig, SegmentDPOTrainer
+from segkernel.trainers import ASRDPOConfig, ASRDPOTrainer, DPOConfig, DPOTrainer
 from segkernel.trainers.batches import Rows
 from segkernel.trainers.segmenting import SEQUENCE_SIGNS, with_token_rewards
 
@@ -69,11 +69,9 @@ def spread(rows: Rows) -> float:
 def train_on(work: Workspace, task: Task, rows: Rows, **options: Any) -> Trained:
     """asr-dpo on rows with token rewards."""
     options = {"baseline": ASR_BASELINE, "delta": ASR_DELTA, **options}
-    config = SegmentDPOConfig(
-        beta=work.settings.task.beta, token_rewards="column", **options, **work.policy_options(task)
-    )
+    config = ASRDPOConfig(beta=work.settings.task.beta, token_rewards="column", **options, **work.policy_options(task))
     model = work.policy()
-    trainer = SegmentDPOTrainer(model, config, rows, processing_class=work.tokenizer)
+    trainer = ASRDPOTrainer(model, config, rows, processing_class=work.tokenizer)
     train_quietly(trainer)
     pairs = work.policy_pairs(task.pairs)
     return Trained(model, responses_of_pairs(work.tokenizer, trainer.train_dataset, pairs))

@@ -22,10 +22,10 @@ from segkernel.models import load_scoring_model
 from segkernel.trainers import (
     AlignDistilConfig,
     AlignDistilTrainer,
+    ASRDPOConfig,
+    ASRDPOTrainer,
     DPOConfig,
     DPOTrainer,
-    SegmentDPOConfig,
-    SegmentDPOTrainer,
 )
 from segkernel.trainers import (
     asr_dpo as asr_dpo_module,
@@ -94,9 +94,9 @@ def asr_dpo(work: Workspace, task: Task) -> Trained:
     model = work.policy()
     scorer = load_scoring_model(str(work.reward_folder(task)), work.tokenizer)
     with timing((asr_dpo_module, "with_token_rewards"), (asr_dpo_module, "with_masks")) as segmenting:
-        trainer = SegmentDPOTrainer(
+        trainer = ASRDPOTrainer(
             model,
-            SegmentDPOConfig(**options, **work.policy_options(task)),
+            ASRDPOConfig(**options, **work.policy_options(task)),
             [pair.row(work.tokenizer) for pair in pairs],
             processing_class=work.tokenizer,
             reward_model=scorer,

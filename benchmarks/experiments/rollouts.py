@@ -22,6 +22,8 @@ from segkernel.models import load_scoring_model
 from segkernel.trainers import (
     ASRPPOConfig,
     ASRPPOTrainer,
+    ASRRFTConfig,
+    ASRRFTTrainer,
     PPOConfig,
     PPOTrainer,
     R3HFPPOConfig,
@@ -30,8 +32,6 @@ from segkernel.trainers import (
     RFTTrainer,
     SegmentPPOConfig,
     SegmentPPOTrainer,
-    SegmentRFTConfig,
-    SegmentRFTTrainer,
     TokenPPOConfig,
 )
 from segkernel.trainers import segment_ppo as segment_ppo_module
@@ -194,7 +194,7 @@ def online(name: str, train: Train, learning_rate: float, baseline: str, kind: s
 
 ROLLOUT_METHODS = [
     online("rft", rejection_sampling(RFTTrainer, RFTConfig), 1e-3, "no training"),
-    online("asr-rft", rejection_sampling(SegmentRFTTrainer, SegmentRFTConfig, **ASR_OPTIONS), 1e-3, "rft"),
+    online("asr-rft", rejection_sampling(ASRRFTTrainer, ASRRFTConfig, **ASR_OPTIONS), 1e-3, "rft"),
     online("ppo", proximal(PPOTrainer, PPOConfig), 3e-4, "no training"),
     online("asr-ppo", proximal(ASRPPOTrainer, ASRPPOConfig, **ASR_OPTIONS), 3e-4, "ppo"),
     online("r3hf-ppo", proximal(R3HFPPOTrainer, R3HFPPOConfig), 3e-4, "ppo"),

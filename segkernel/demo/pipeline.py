@@ -24,14 +24,14 @@ from segkernel.demo.pairs import Pair, sample_pairs
 from segkernel.demo.task import MISTAKES, draw_countries, make_tokenizer, noisy_answer, prompt_text
 from segkernel.models import ModelArguments, load_reward_model
 from segkernel.trainers import (
+    ASRDPOConfig,
+    ASRDPOTrainer,
     DPOConfig,
     DPOTrainer,
     PretrainConfig,
     PretrainTrainer,
     RewardConfig,
     RewardTrainer,
-    SegmentDPOConfig,
-    SegmentDPOTrainer,
 )
 
 REWARD_LEARNING_RATE = 2e-3
@@ -69,7 +69,7 @@ class Policies:
     dpo: PreTrainedModel
     segment_dpo: PreTrainedModel
     dpo_trainer: DPOTrainer
-    segment_trainer: SegmentDPOTrainer
+    segment_trainer: ASRDPOTrainer
     held_out: list[Pair]
     reward_accuracy: float
 
@@ -109,9 +109,9 @@ def run_stages(folder: Path, settings: Settings) -> Policies:
     dpo, segment_dpo = clone(folder / "start"), clone(folder / "start")
     dpo_trainer = DPOTrainer(dpo, DPOConfig(output_dir=str(folder / "dpo"), **options), rows, held_out_rows, tokenizer)
     train_quietly(dpo_trainer)
-    segment_trainer = SegmentDPOTrainer(
+    segment_trainer = ASRDPOTrainer(
         segment_dpo,
-        SegmentDPOConfig(output_dir=str(folder / "asr-dpo"), baseline="0", delta=0.5, **options),
+        ASRDPOConfig(output_dir=str(folder / "asr-dpo"), baseline="0", delta=0.5, **options),
         rows,
         held_out_rows,
         tokenizer,

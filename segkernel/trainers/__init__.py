@@ -23,9 +23,9 @@ except ImportError as error:
     raise ImportError("segkernel's trainers need transformers: pip install 'segkernel[train]'") from error
 
 from segkernel.trainers.aligndistil import AlignDistilConfig, AlignDistilTrainer
-from segkernel.trainers.asr_dpo import SegmentDPOConfig, SegmentDPOTrainer
+from segkernel.trainers.asr_dpo import ASRDPOConfig, ASRDPOTrainer
 from segkernel.trainers.asr_ppo import ASRPPOConfig, ASRPPOTrainer
-from segkernel.trainers.asr_rft import SegmentRFTConfig, SegmentRFTTrainer
+from segkernel.trainers.asr_rft import ASRRFTConfig, ASRRFTTrainer
 from segkernel.trainers.dpo import DPOConfig, DPOTrainer
 from segkernel.trainers.ppo import PPOConfig, PPOTrainer
 from segkernel.trainers.pretrain import PretrainConfig, PretrainTrainer
@@ -37,8 +37,12 @@ from segkernel.trainers.segment_reward import SegmentRewardConfig, SegmentReward
 from segkernel.trainers.token_ppo import TokenPPOConfig
 
 __all__ = [
+    "ASRDPOConfig",
+    "ASRDPOTrainer",
     "ASRPPOConfig",
     "ASRPPOTrainer",
+    "ASRRFTConfig",
+    "ASRRFTTrainer",
     "AlignDistilConfig",
     "AlignDistilTrainer",
     "DPOConfig",
@@ -53,12 +57,8 @@ __all__ = [
     "RFTTrainer",
     "RewardConfig",
     "RewardTrainer",
-    "SegmentDPOConfig",
-    "SegmentDPOTrainer",
     "SegmentPPOConfig",
     "SegmentPPOTrainer",
-    "SegmentRFTConfig",
-    "SegmentRFTTrainer",
     "SegmentRewardConfig",
     "SegmentRewardTrainer",
     "TokenPPOConfig",

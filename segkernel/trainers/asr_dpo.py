@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SegmentDPOConfig(PairSegmentOptions, DPOConfig):
-    """Settings of `SegmentDPOTrainer`."""
+class ASRDPOConfig(PairSegmentOptions, DPOConfig):
+    """Settings of `ASRDPOTrainer`."""
 
     output_dir: str = field(default="runs/asr-dpo", metadata={"help": "Where checkpoints, model and report go."})
     report_pairs: int = field(default=6, metadata={"help": "Pairs that report.html shows with their segments."})
@@ -45,7 +45,7 @@ class SegmentDPOConfig(PairSegmentOptions, DPOConfig):
         DPOConfig.__post_init__(self)
 
 
-class SegmentDPOTrainer(DPOTrainer):
+class ASRDPOTrainer(DPOTrainer):
     """DPO on the segments of each response that earned its preference.
 
     Token rewards are made with `reward_model` (one output per token, of the policy's tokenizer, or any function from a
@@ -54,12 +54,12 @@ class SegmentDPOTrainer(DPOTrainer):
     `mask_agreement` is logged: the share of tokens that the mask treats as it says.
     """
 
-    args: SegmentDPOConfig
+    args: ASRDPOConfig
 
     def __init__(
         self,
         model: PreTrainedModel,
-        args: SegmentDPOConfig,
+        args: ASRDPOConfig,
         train_dataset: Iterable[Mapping[str, Any]],
         eval_dataset: Iterable[Mapping[str, Any]] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -126,10 +126,10 @@ def _log_kept(rows: Rows, thresholds: Thresholds) -> None:
     )
 
 
-def build(argv: Sequence[str]) -> SegmentDPOTrainer:
+def build(argv: Sequence[str]) -> ASRDPOTrainer:
     """The trainer of `segkernel train --method asr-dpo`."""
     config, rewards, data, start = parse_arguments(
-        "asr-dpo", argv, SegmentDPOConfig, RewardArguments, PreferenceArguments, ModelArguments
+        "asr-dpo", argv, ASRDPOConfig, RewardArguments, PreferenceArguments, ModelArguments
     )
     from_column = config.token_rewards == "column"
     if from_column and rewards.given():
@@ -138,4 +138,4 @@ def build(argv: Sequence[str]) -> SegmentDPOTrainer:
     pairs = prepare_pairs("asr-dpo", config, data, start, reward_columns=config.reward_columns, rewards=source)
     scorer = None if from_column else load_reward_source(rewards, pairs.tokenizer, start)
     model = load_causal_lm(start, pairs.tokenizer)
-    return SegmentDPOTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, reward_model=scorer)
+    return ASRDPOTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, reward_model=scorer)

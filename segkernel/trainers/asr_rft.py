@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SegmentRFTConfig(SegmentOptions, RFTConfig):
-    """Settings of `SegmentRFTTrainer`. Thresholds are placed on the token rewards of all samples, accepted or not."""
+class ASRRFTConfig(SegmentOptions, RFTConfig):
+    """Settings of `ASRRFTTrainer`. Thresholds are placed on the token rewards of all samples, accepted or not."""
 
     output_dir: str = field(default="runs/asr-rft", metadata={"help": "Where checkpoints, model and report go."})
     report_responses: int = field(default=6, metadata={"help": "Responses that report.html shows with their segments."})
@@ -36,14 +36,14 @@ class SegmentRFTConfig(SegmentOptions, RFTConfig):
         self.refuse_column()
 
 
-class SegmentRFTTrainer(RFTTrainer):
+class ASRRFTTrainer(RFTTrainer):
     """Rejection sampling whose likelihood sees the positive segments of the accepted responses.
 
     `thresholds` holds the trigger's settings in the rewards' own unit. Where the truth is known, `token_credit` gives
     it per token, and `mask_agreement` is logged: the share of tokens that the mask treats as it says.
     """
 
-    args: SegmentRFTConfig
+    args: ASRRFTConfig
 
     def __init__(self, *args: Any, token_credit: TokenCredit | None = None, **kwargs: Any) -> None:
         self.token_credit = token_credit
@@ -106,6 +106,6 @@ class SegmentRFTTrainer(RFTTrainer):
         ]
 
 
-def build(argv: Sequence[str]) -> SegmentRFTTrainer:
+def build(argv: Sequence[str]) -> ASRRFTTrainer:
     """The trainer of `segkernel train --method asr-rft`."""
-    return build_from_prompts("asr-rft", argv, SegmentRFTConfig, SegmentRFTTrainer)
+    return build_from_prompts("asr-rft", argv, ASRRFTConfig, ASRRFTTrainer)

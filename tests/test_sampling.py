@@ -67,14 +67,33 @@ def test_a_response_ends_with_the_eos_or_is_cut_off(model: Any) -> None:
     assert sample(model, [[5, 9, 7], [8]], [(0, 1), (0, 2)], eos_token_id=free[2])[0] == free[: free.index(free[2]) + 1]
 
 
-def test_greedy_is_the_likeliest_token_whatever_the_checkpoint_says(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model.generation_config, "repetition_penalty", 5.0)
+def test_greedy_is_the_likeliest_token(model: Any) -> None:
     ids = [5, 9, 7]
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     assert sample(model, [[5, 9, 7]], None, eos_token_id=None) == [ids[3:]]
+
+
+@pytest.mark.parametrize("setting", ["repetition_penalty", "suppress_tokens", "bad_words_ids", "min_length", "eos"])
+def test_what_a_checkpoint_says_of_generation_does_not_matter(
+    model: Any, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    def samples() -> list[Any]:
+        prompts = [[5, 9, 7], [8]]
+        return [sample(model, prompts, keys, eos_token_id=None) for keys in (None, [(0, 1), (0, 2)])]
+
+    expected = samples()
+    first, third = expected[0][0][0], expected[0][0][2]
+    name, value = {
+        "repetition_penalty": ("repetition_penalty", 5.0),
+        "suppress_tokens": ("suppress_tokens", [first]),
+        "bad_words_ids": ("bad_words_ids", [[first]]),
+        "min_length": ("min_length", 8),
+        "eos": ("eos_token_id", third),
+    }[setting]
+    monkeypatch.setattr(model.generation_config, name, value)
+    assert samples() == expected
+    assert getattr(model.generation_config, name) == value
 
 
 def test_uniform_numbers_are_functions_of_their_keys() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForTokenClassification, PreTrainedModel
+from transformers import AutoModelForTokenClassification, GenerationConfig, PreTrainedModel
 
 from segkernel.trainers.batches import model_logits
 
@@ -31,6 +31,14 @@ class ActorCritic(nn.Module):
     def generate(self, **options: Any) -> Any:
         """The policy's."""
         return self.policy.generate(**options)  # type: ignore[operator]  # typed as a tensor
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        return self.policy.generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self.policy.generation_config = config
 
     @property
     def device(self) -> torch.device:

@@ -4,7 +4,8 @@ A response depends on the policy, its prompt and its key alone: not on the other
 processes, or what was sampled before. So a resumed run samples what the uninterrupted one did.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,21 @@ def uniform_numbers(keys: Sequence[Sequence[int]], steps: int) -> Tensor:
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, steps, dtype=torch.float64)
 
 
+@contextmanager
+def generating_by(config: GenerationConfig, generator: Any) -> Iterator[None]:
+    """Put `config` in place of the checkpoint's own.
+
+    What a config leaves open `generate` takes from the model's: penalties, suppressed tokens, an EOS, all of which
+    would leave the policy's distribution.
+    """
+    before = generator.generation_config
+    generator.generation_config = config
+    try:
+        yield
+    finally:
+        generator.generation_config = before
+
+
 @torch.no_grad()
 def sample_responses(
     model: nn.Module,
@@ -108,15 +124,8 @@ def sample_responses(
     sharded = isinstance(model, FSDPModule)
     if sharded:
         register_fsdp_forward_method(model, "generate")
-    # Everything that a checkpoint's own generation_config may have set, and that would leave the policy's distribution.
     config = GenerationConfig(
-        max_new_tokens=options.max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=eos_token_id,
-        pad_token_id=pad_token_id,
+        max_new_tokens=options.max_new_tokens, do_sample=False, eos_token_id=eos_token_id, pad_token_id=pad_token_id
     )
     uniforms = None if keys is None else uniform_numbers(keys, options.max_new_tokens).to(generator.device)
     # Prompts of like length share a batch.
@@ -130,14 +139,15 @@ def sample_responses(
         processors = LogitsProcessorList()
         if uniforms is not None:
             processors.append(InverseTransform(uniforms[batch], options.temperature))
-        output = generator.generate(
-            input_ids=input_ids.to(generator.device),
-            attention_mask=attention_mask.to(generator.device),
-            generation_config=config,
-            logits_processor=processors,
-            # Where the weights are sharded every process takes part in every step, whether its rows have ended or not.
-            synced_gpus=sharded,
-        )
+        with generating_by(config, generator):
+            output = generator.generate(
+                input_ids=input_ids.to(generator.device),
+                attention_mask=attention_mask.to(generator.device),
+                generation_config=config,
+                logits_processor=processors,
+                # Where the weights are sharded every process takes part in every step, its rows ended or not.
+                synced_gpus=sharded,
+            )
         for index, ids in zip(batch, output[:, length:].tolist(), strict=True):
             responses[index] = ids[: ids.index(eos_token_id) + 1] if eos_token_id in ids else ids
     model.train(was_training)

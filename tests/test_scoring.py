@@ -132,7 +132,7 @@ def test_token_rewards_need_exactly_one_source(tmp_path: Path, tokenizer: Any) -
     config = ASRDPOConfig(str(tmp_path), token_rewards="column", **QUICK_PAIRS)
     with pytest.raises(ValueError, match="reward_model: expected none"):
         ASRDPOTrainer(tiny_lm(tokenizer), config, pairs(), None, tokenizer, reward_model=tiny_reward_model(tokenizer))
-    with pytest.raises(ValueError, match=r"train_dataset\[0\]: expected chosen_token_rewards"):
+    with pytest.raises(ValueError, match=r"train_dataset\[0\]: expected chosen_token_rewards .*, got \['chosen_ids', "):
         ASRDPOTrainer(tiny_lm(tokenizer), config, pairs(), None, tokenizer)
 
 

@@ -84,7 +84,9 @@ class ASRDPOTrainer(DPOTrainer):
                 return with_token_rewards(rows, reward_model, args.token_rewards, collator, args)
             for index, row in enumerate(rows):
                 if "chosen_token_rewards" not in row or "rejected_token_rewards" not in row:
-                    raise ValueError(f"{name}[{index}]: expected chosen_token_rewards and rejected_token_rewards")
+                    raise ValueError(
+                        f"{name}[{index}]: expected chosen_token_rewards and rejected_token_rewards, got {sorted(row)}"
+                    )
             return rows
 
         train = rewarded(train, "train_dataset")

@@ -94,12 +94,14 @@ struct Scanned {
   T all;     // op over the values of all threads
 };
 
-// Of the warps' values, in shared memory.
+__device__ inline int warps_of_block() { return static_cast<int>(blockDim.x / kWarp); }
+
+// Of the warps' values, in shared memory; the block may have fewer threads than `kThreads`.
 template <int kThreads, class T, class Op>
 __device__ inline Scanned<T> scan_warps(const T* of_warp, T identity, const Op& op) {
   static_assert(kThreads % kWarp == 0 && kWarpsOf<kThreads> <= kWarp);
   constexpr int kWarps = kWarpsOf<kThreads>;
-  const T totals = warp_inclusive_scan<kWarps>(lane_index() < kWarps ? of_warp[lane_index()] : identity, op);
+  const T totals = warp_inclusive_scan<kWarps>(lane_index() < warps_of_block() ? of_warp[lane_index()] : identity, op);
   const T before = from_lane(totals, warp_index() == 0 ? 0 : warp_index() - 1);
   return {warp_index() == 0 ? identity : before, from_lane(totals, kWarps - 1)};
 }

@@ -1,6 +1,8 @@
 // `segment`: a block per tile of a row reads its rewards once. What comes before a tile its block hears from the blocks
 // of the row's earlier tiles, all of which run at the same time. How it adds that up depends on nothing but where the
 // row's tokens are, and so do the bits of the sums.
+#include <algorithm>
+
 #include "../cuda/device.h"
 #include "../cuda/published.h"
 #include "../cuda/row_slots.h"
@@ -130,7 +132,7 @@ template <class C>
 __device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t first, int32_t earlier, bool mean,
                             const SegmentRule<C>& rule, const SegmentRowOut& out, int8_t* all_signs) {
   const auto room = static_cast<int32_t>(out.capacity < INT32_MAX ? out.capacity : INT32_MAX);
-  for (int index = static_cast<int>(threadIdx.x); index < count; index += kSegmentThreads) {
+  for (int index = static_cast<int>(threadIdx.x); index < count; index += blockDim.x) {
     const int32_t id = first + index;
     if (id < 0) continue;  // nothing ends where the row's first segment starts
     const auto [folded, end] = ended.segments[index];
@@ -148,7 +150,7 @@ __device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t fi
 
 // Zeros in a row's outputs from `first` to `last`.
 __device__ void clear_segments(const SegmentRowOut& out, int64_t first, int64_t last) {
-  for (int64_t k = first + threadIdx.x; k < last; k += kSegmentThreads) {
+  for (int64_t k = first + threadIdx.x; k < last; k += blockDim.x) {
     out.lengths[k] = 0;
     out.rewards[k] = 0;
     out.signs[k] = 0;
@@ -179,7 +181,7 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
   const auto row = then_open(open, opens.all);
   tokens.write(then_open(open, opens.before), open.segments, opens.tokens_before, all.ids + position,
                rule.want_mask && rule.use_trigger ? all.mask + position : nullptr, ended);
-  if (tile.is_last() && threadIdx.x == kSegmentThreads - 1) {
+  if (tile.is_last() && threadIdx.x == blockDim.x - 1) {
     tokens.end_row(row, open.segments, opens.tokens, ended);
     all.counts[tile.row_index] = row.segments;
   }
@@ -224,7 +226,10 @@ void launch_segment(const DeviceScope& device, const SegmentInput<T>& input, con
   if (words > 0) {
     check_cuda("segment", "cudaMemsetAsync", cudaMemsetAsync(told, 0, words * sizeof(uint64_t), device.stream()));
   }
-  launch("segment", segment_kernel<kReduce, T>, count, kSegmentThreads, device.stream(), input, slots,
+  constexpr int kPerWarp = kWarp * kSegmentItems;
+  const bool short_rows = !rows.packed() && rows.length < kTile;
+  const int warps = short_rows ? static_cast<int>((rows.length + kPerWarp - 1) / kPerWarp) : kTile / kPerWarp;
+  launch("segment", segment_kernel<kReduce, T>, count, kWarp * std::max(warps, 1), device.stream(), input, slots,
          Told<kReduce, C>(told, count), out);
 }
 

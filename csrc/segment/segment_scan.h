@@ -7,7 +7,8 @@
 
 namespace segkernel {
 
-// A tile's tokens: more of them per thread than elsewhere, for what the threads do together takes most of the time.
+// A tile's tokens: more of them per thread than elsewhere, for what the threads do together takes most of the time. Of
+// a batch of short rows a block has fewer threads, whole warps.
 constexpr int kSegmentItems = 8;
 constexpr int kSegmentThreads = kTile / kSegmentItems;
 
@@ -74,7 +75,7 @@ __device__ inline Scanned<Before<C>> scan_before(const Before<C>& mine) {
   __syncthreads();  // whoever called before may still be reading
   if (lane_index() == 0) of_warp[warp_index()] = of_this_warp;
   __syncthreads();
-  const BeforeOfLanes<C> warps(lane_index() < kWarpsOf<kSegmentThreads> ? of_warp[lane_index()] : Before<C>::nothing());
+  const BeforeOfLanes<C> warps(lane_index() < warps_of_block() ? of_warp[lane_index()] : Before<C>::nothing());
   return {then_before(warps.of(lanes_before(warp_index())), in_warp), warps.of(kAllLanes)};
 }
 
@@ -130,8 +131,7 @@ __device__ inline ScannedOpen<kReduce, C> scan_open(const Open<kReduce, C>& mine
   __syncthreads();
   int tokens_before = tokens_so_far - tokens;
   int tokens_in_all = 0;
-#pragma unroll
-  for (int warp = 0; warp < kWarpsOf<kSegmentThreads>; ++warp) {
+  for (int warp = 0; warp < warps_of_block(); ++warp) {
     if (warp < warp_index()) tokens_before += tokens_of_warp[warp];
     tokens_in_all += tokens_of_warp[warp];
   }

@@ -219,6 +219,12 @@ def positive(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
 
 
+def line(name: str, value: tuple[float, float]) -> tuple[float, float]:
+    if len(value) != 2 or not all(math.isfinite(number) for number in value):
+        raise ValueError(f"{name}: expected a finite slope and intercept, got {value!r}")
+    return value
+
+
 def one_of(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from scipy.optimize import least_squares
@@ -49,7 +47,7 @@ def location_normalize(
         tensor([[0., 1., 0.]])
     """
     _check_segments(segment_rewards, counts)
-    (mean_slope, mean_intercept), (std_slope, std_intercept) = _line("mean", mean), _line("std", std)
+    (mean_slope, mean_intercept), (std_slope, std_intercept) = checks.line("mean", mean), checks.line("std", std)
     if not min_std > 0:
         raise ValueError(f"min_std: expected > 0, got {min_std!r}")
 
@@ -147,9 +145,3 @@ def _check_segments(segment_rewards: Tensor, counts: Tensor) -> None:
     if counts.shape != segment_rewards.shape[:1]:
         raise ValueError(f"counts: expected [{segment_rewards.shape[0]}], got {checks.describe(counts)}")
     checks.same_device("counts", counts, "segment_rewards", segment_rewards)
-
-
-def _line(name: str, line: tuple[float, float]) -> tuple[float, float]:
-    if len(line) != 2 or not all(math.isfinite(number) for number in line):
-        raise ValueError(f"{name}: expected a finite slope and intercept, got {line!r}")
-    return line

@@ -1,22 +1,13 @@
 """Segments from pivots and the Schmitt trigger, their rewards and signs, and the adaptive loss mask."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from segkernel.reference.detect_pivots import detect_pivots
 from segkernel.reference.hysteresis import hysteresis
 from segkernel.reference.rows import compute_dtype, per_row, row_bounds, valid_tokens
+from segkernel.reference.segment_reduce import REDUCE
 from segkernel.segments import Segments
-
-REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": torch.mean,
-    "sum": torch.sum,
-    "last": lambda rewards: rewards[-1],
-    "max": torch.amax,
-    "min": torch.amin,
-}
 
 
 def segment(

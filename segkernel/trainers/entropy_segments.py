@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import segkernel
+from segkernel import checks
 from segkernel.trainers.batches import Batch
 
 logger = logging.getLogger(__name__)
@@ -46,9 +47,7 @@ class Segmenter:
     def __post_init__(self) -> None:
         check_segmentation(self.entropy_threshold, self.min_length)
         for name in ("mean", "std"):
-            line = getattr(self, name)
-            if len(line) != 2 or not all(math.isfinite(number) for number in line):
-                raise ValueError(f"{name}: expected a finite slope and intercept, got {line}")
+            checks.line(name, getattr(self, name))
         if not 0 < self.min_std < math.inf:
             raise ValueError(f"min_std: expected a positive number, got {self.min_std}")
 

@@ -4,25 +4,20 @@
 //
 // Each step is a loop of its own over the chunk's blocks: a step's chain of dependent instructions is long, and only
 // short loops leave the processor enough independent ones to look at.
-//
-// `schmitt_step`, `starts_segment`, `fold` and `keeps` of segment.h, in the language of bits: the tests hold both
-// against the same reference, and their ids, signs and masks against each other bit for bit.
 #include <immintrin.h>
 
-#include <algorithm>
 #include <bit>
 #include <cstring>
-#include <memory>
 
 #include "../simd/inline.h"
 #include "../simd/valid_avx512vbmi2.h"
+#include "segment_blocks.h"
 #include "segment_fours_avx512vbmi2.h"
-#include "segment_vectorised.h"
 
 namespace segkernel {
 namespace {
 
-constexpr int kBlocks = 16;  // of a chunk: its scratch memory stays in the first-level cache
+constexpr int kChunk = 16;  // blocks: its scratch memory stays in the first-level cache
 
 // Of 32 bits, those up to this lane's, for the lower and the upper half.
 constexpr auto kUpToLow = lanes_table([](int i) { return (uint64_t{2} << i) - 1; });
@@ -42,14 +37,6 @@ inline __m512 load(const float16* values) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
 }
 
-// Tokens at which a state holds: set there, or carried there through `held` tokens from a set one or from `carried`.
-// A run of held tokens has its mark, if any, in its lowest bit, so that one addition ripples through the whole run.
-inline uint64_t hold_through(uint64_t set, uint64_t held, uint64_t carried) {
-  const uint64_t marks = (set << 1) | carried;
-  const uint64_t reached = (((marks & held) + held) ^ held) | marks;
-  return set | (reached & held);
-}
-
 // A bit per token.
 struct Bits {
   __mmask16 of[kFours];
@@ -63,39 +50,29 @@ struct Bits {
 
 // What the steps leave for those after them, per block.
 struct Chunk {
-  Bits pivots[kBlocks], above[kBlocks], below[kBlocks];
-  uint64_t starts[kBlocks];
+  Bits pivots[kChunk], above[kChunk], below[kChunk];
+  uint64_t starts[kChunk];
   // Of the segments that end in the block, or are open at its end: the place of the last token, and the block's tokens
   // in it.
-  alignas(64) uint8_t places[kBlocks][kBlock];
-  alignas(64) uint8_t tokens[kBlocks][kBlock];
+  alignas(64) uint8_t places[kChunk][kBlock];
+  alignas(64) uint8_t tokens[kChunk][kBlock];
   // Sums by fours; the fours that go on with the sum before them, up to each of their tokens; and that sum.
-  alignas(64) float sums[kBlocks][kFours][kLanes];
-  Bits through[kBlocks];
-  alignas(64) float sums_before[kBlocks][kLanes];
+  alignas(64) float sums[kChunk][kFours][kLanes];
+  Bits through[kChunk];
+  alignas(64) float sums_before[kChunk][kLanes];
 };
 
-// Where a chunk's outputs go: per token from its first on, per segment from the first that starts in it. As many of
-// each as the chunk has tokens may be written, before the ones that count are known; and the segment open before it.
-struct Target {
-  int32_t* ids;
-  bool* mask;
-  int32_t* lengths;
-  float* rewards;
-  int8_t* signs;
-};
-
-// Of a row without holes. A mean is a sum until it is written.
+// See segment_blocks.h.
 template <class T, Reduce kFold>
 class DenseRow {
  public:
-  DenseRow(bool mean, const SegmentRule<float>& rule)
-      : mean_(mean), rule_(rule), positive_(rule.initial > 0), negative_(rule.initial < 0) {}
+  static constexpr int kBlocks = kChunk;
+
+  DenseRow(bool mean, const SegmentRule<float>& rule) : mean_(mean), rule_(rule), finder_(rule) {}
 
   int32_t count() const { return count_; }
 
-  // `live`: which bits of the last block are tokens. Those after them must be zeros.
-  void add(const T* rewards, int blocks, uint64_t live, const Target& to) {
+  void add(const T* rewards, int blocks, uint64_t live, const SegmentTarget& to) {
     const int32_t earlier = count_;
     compare(rewards, blocks);
     find_starts(blocks, live, to);
@@ -125,33 +102,16 @@ class DenseRow {
   }
 
   // Also writes what the bits settle: signs and mask, where the trigger makes them.
-  void find_starts(int blocks, uint64_t live, const Target& to) {
-    const auto all_if = [](bool condition) { return condition ? ~uint64_t{0} : 0; };
-    const uint64_t holds = all_if(rule_.hold);
-    const uint64_t keeps_positive = all_if(rule_.sequence_sign > 0);
-    const uint64_t keeps_negative = all_if(rule_.sequence_sign < 0);
-    const uint64_t keeps_neutral = all_if(rule_.keep_neutral);
+  void find_starts(int blocks, uint64_t live, const SegmentTarget& to) {
     const bool trigger = rule_.use_trigger;
     const bool write_mask = rule_.want_mask && trigger;
-    uint64_t was_positive = positive_;
-    uint64_t was_negative = negative_;
-    uint64_t first = count_ == 0;
+    StartFinder finder = finder_;
     int64_t started = 0;
     for (int block = 0; block < blocks; ++block) {
       const uint64_t tokens = block == blocks - 1 ? live : ~uint64_t{0};
-      const uint64_t above = chunk_.above[block].all();
-      const uint64_t below = chunk_.below[block].all();
-      const uint64_t held = ~(above | below) & holds;
-      const uint64_t positive = hold_through(above, held, was_positive);
-      const uint64_t negative = hold_through(below, held, was_negative);
-      const uint64_t changed =
-          (positive ^ ((positive << 1) | was_positive)) | (negative ^ ((negative << 1) | was_negative));
-      const uint64_t starts = (chunk_.pivots[block].all() | changed | first) & tokens;
-      if (write_mask) {
-        const uint64_t kept =
-            (positive & keeps_positive) | (negative & keeps_negative) | (~(positive | negative) & keeps_neutral);
-        _mm512_storeu_si512(to.mask + kBlock * block, _mm512_maskz_set1_epi8(kept, 1));
-      }
+      const auto [starts, positive, negative, kept] =
+          finder.next(chunk_.pivots[block].all(), chunk_.above[block].all(), chunk_.below[block].all(), tokens);
+      if (write_mask) _mm512_storeu_si512(to.mask + kBlock * block, _mm512_maskz_set1_epi8(kept, 1));
       if (trigger) {
         const __m512i ones = _mm512_maskz_set1_epi8(_pext_u64(positive, starts), 1);
         _mm512_storeu_si512(to.signs + started, _mm512_mask_set1_epi8(ones, _pext_u64(negative, starts), -1));
@@ -164,17 +124,13 @@ class DenseRow {
       _mm512_store_si512(chunk_.tokens[block], _mm512_sub_epi8(up_to, before));
       chunk_.starts[block] = starts;
       started += std::popcount(starts);
-      was_positive = positive >> (kBlock - 1);
-      was_negative = negative >> (kBlock - 1);
-      first = 0;
     }
-    positive_ = was_positive;
-    negative_ = was_negative;
+    finder_ = finder;
     count_ += static_cast<int32_t>(started);
   }
 
   // A token's id is the number of starts up to it, less one.
-  void number_tokens(int blocks, int32_t earlier, const Target& to) const {
+  void number_tokens(int blocks, int32_t earlier, const SegmentTarget& to) const {
     const __m512i up_to_low = kUpToLow.load();
     const __m512i up_to_high = kUpToHigh.load();
     int32_t last_id = earlier - 1;
@@ -248,7 +204,7 @@ class DenseRow {
   }
 
   // A segment that goes on in the next block is written for now, and written over there.
-  void write_segments(int blocks, const Target& to) {
+  void write_segments(int blocks, const SegmentTarget& to) {
     const __m512 baseline = _mm512_set1_ps(rule_.baseline);
     const __m512i in_second_half = _mm512_set1_epi32(2 * kLanes);
     int64_t started = 0;
@@ -289,8 +245,8 @@ class DenseRow {
 
   const bool mean_;
   const SegmentRule<float>& rule_;
-  // Of the tokens so far: the trigger's state, the segments, the last reward; and what the open segment has.
-  uint64_t positive_, negative_;
+  StartFinder finder_;
+  // Of the tokens so far: the segments, the last reward; and what the open segment has.
   int32_t count_ = 0;
   int32_t open_tokens_ = 0;
   __m512 last_reward_ = _mm512_setzero_ps();  // in the last lane
@@ -298,83 +254,8 @@ class DenseRow {
   Chunk chunk_;
 };
 
-// The tokens of a last block that is not whole are worked out beside the row's outputs.
-template <class T, Reduce kFold>
-class Remainder {
- public:
-  // `open`: whether a segment is, before the first token. It may go on, and so has a place ahead of the others.
-  Remainder(const Target& to, bool open) : open_(open) {
-    if (!open) return;
-    lengths_[0] = to.lengths[-1];
-    segment_rewards_[0] = to.rewards[-1];
-    signs_[0] = to.signs[-1];
-  }
-
-  void add(const T* rewards, int64_t tokens, DenseRow<T, kFold>& row, const Target& to) {
-    std::copy_n(rewards, tokens, rewards_);
-    const int32_t earlier = row.count();
-    row.add(rewards_, 1, (uint64_t{1} << tokens) - 1, {ids_, mask_, lengths_ + 1, segment_rewards_ + 1, signs_ + 1});
-    std::copy_n(ids_, tokens, to.ids);
-    if (to.mask != nullptr) std::copy_n(mask_, tokens, to.mask);
-    const int64_t segments = open_ + row.count() - earlier;
-    std::copy_n(lengths_ + 1 - open_, segments, to.lengths - open_);
-    std::copy_n(segment_rewards_ + 1 - open_, segments, to.rewards - open_);
-    std::copy_n(signs_ + 1 - open_, segments, to.signs - open_);
-  }
-
- private:
-  T rewards_[kBlock]{};
-  int32_t ids_[kBlock];
-  bool mask_[kBlock];
-  int32_t lengths_[1 + kBlock];
-  float segment_rewards_[1 + kBlock];
-  int8_t signs_[1 + kBlock];
-  int64_t open_;
-};
-
-template <Reduce kFold, class T>
-int32_t segment_without_holes(bool mean, const T* rewards, int64_t length, const SegmentRule<float>& rule,
-                              const SegmentRowOut& out) {
-  DenseRow<T, kFold> row(mean, rule);
-  const auto target = [&](int64_t t) -> Target {
-    const int64_t k = row.count();
-    return {out.ids + t, out.mask == nullptr ? nullptr : out.mask + t, out.lengths + k, out.rewards + k, out.signs + k};
-  };
-  const int64_t whole = length / kBlock;
-  for (int64_t block = 0; block < whole; block += kBlocks) {
-    const auto blocks = static_cast<int>(std::min<int64_t>(whole - block, kBlocks));
-    row.add(rewards + kBlock * block, blocks, ~uint64_t{0}, target(kBlock * block));
-  }
-  if (length > kBlock * whole) {
-    const Target to = target(kBlock * whole);
-    Remainder<T, kFold>(to, row.count() > 0).add(rewards + kBlock * whole, length - kBlock * whole, row, to);
-  }
-  return row.count();
-}
-
-template <class T>
-int32_t segment_without_holes(Reduce reduce, const T* rewards, int64_t length, const SegmentRule<float>& rule,
-                              const SegmentRowOut& out) {
-  return dispatch_reduce(reduce, [&]<Reduce kReduce>() {
-    constexpr bool kMean = kReduce == Reduce::mean;
-    return segment_without_holes<kMean ? Reduce::sum : kReduce>(kMean, rewards, length, rule, out);
-  });
-}
-
-template <class T>
-int32_t segment_vectorised(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
-                           const SegmentRule<float>& rule, const SegmentRowOut& out) {
-  if (mask == nullptr) return segment_without_holes(reduce, rewards, length, rule, out);
-  const std::unique_ptr<T[]> valid_rewards(new T[static_cast<size_t>(length)]);
-  const int64_t tokens = move_together(rewards, mask, length, valid_rewards.get());
-  const int32_t count = segment_without_holes(reduce, valid_rewards.get(), tokens, rule, out);
-  move_back(mask, length, tokens, out.ids, rule.use_trigger ? out.mask : nullptr);
-  return count;
-}
-
 }  // namespace
 
-extern const SegmentKernels kSegmentAvx512Vbmi2 = {&segment_vectorised<float>, &segment_vectorised<bfloat16>,
-                                                   &segment_vectorised<float16>};
+extern const SegmentKernels kSegmentAvx512Vbmi2 = kSegmentByBlocks<DenseRow, ValidTokensAvx512Vbmi2>;
 
 }  // namespace segkernel

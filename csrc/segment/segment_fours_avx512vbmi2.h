@@ -10,11 +10,10 @@
 #include <utility>
 
 #include "../simd/inline.h"
-#include "segment.h"
+#include "segment_starts.h"
 
 namespace segkernel {
 
-constexpr int kBlock = 64;  // values: as many as a mask register has bits
 constexpr int kLanes = 16;
 constexpr int kFours = 4;  // a block's vectors; and the values that one level adds up
 

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "segment_mask_by_signs.h"
 #include "segment_starts.h"
 #include "segment_vectorised.h"
 
@@ -39,7 +40,7 @@ class SegmentByBlocks {
     const std::unique_ptr<Together[]> together(new Together[static_cast<size_t>(length)]);
     const int64_t tokens = ValidTokens::move_together(rewards, mask, length, together.get());
     const int32_t count = valid_tokens<Together>(reduce, together.get(), tokens, rule, out);
-    ValidTokens::move_back(mask, length, tokens, out.ids, rule.use_trigger ? out.mask : nullptr);
+    ValidTokens::move_back(mask, length, tokens, out.ids, out.mask);
     return count;
   }
 
@@ -102,10 +103,12 @@ class SegmentByBlocks {
   template <class T>
   static int32_t valid_tokens(Reduce reduce, const T* rewards, int64_t tokens, const SegmentRule<float>& rule,
                               const SegmentRowOut& out) {
-    return dispatch_reduce(reduce, [&]<Reduce kReduce>() {
+    const int32_t count = dispatch_reduce(reduce, [&]<Reduce kReduce>() {
       constexpr bool kMean = kReduce == Reduce::mean;
       return dense_row<kMean ? Reduce::sum : kReduce>(kMean, rewards, tokens, rule, out);
     });
+    if (rule.want_mask && !rule.use_trigger) mask_by_signs(out.ids, tokens, out.signs, rule, out.mask);
+    return count;
   }
 };
 

@@ -12,7 +12,7 @@
 
 namespace segkernel {
 
-// The vectorised loop for rows without holes, or null where this processor or element type has none.
+// The vectorised loop, or null where this processor or element type has none.
 template <class T>
 SegmentVectorised<T> segment_vectorised_kernel() {
 #if defined(__x86_64__)
@@ -56,14 +56,12 @@ int32_t segment_vectorised(SegmentVectorised<T> kernel, Reduce reduce, const T* 
 template <class T, class C = compute_t<T>>
 int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule,
                           SegmentRowOut out) {
-  int32_t count = -1;
   if constexpr (std::is_same_v<C, float>) {
     if (const auto kernel = segment_vectorised_kernel<T>(); kernel != nullptr) {
-      count = segment_vectorised(kernel, reduce, rewards, mask, length, rule, out);
-      if (rule.use_trigger) return count;
+      return segment_vectorised(kernel, reduce, rewards, mask, length, rule, out);
     }
   }
-  if (count < 0) count = segment_one_by_one(reduce, rewards, mask, length, rule, out);
+  const int32_t count = segment_one_by_one(reduce, rewards, mask, length, rule, out);
   if (rule.want_mask) {
     for (int64_t t = 0; t < length; ++t) {
       out.mask[t] = is_valid(mask, t) && keeps(out.signs[out.ids[t]], rule.sequence_sign, rule.keep_neutral);

@@ -5,7 +5,7 @@
 
 namespace segkernel {
 
-// As `segment_row`. Writes the mask only when there is a trigger: otherwise signs come later.
+// As `segment_row`, and writes the mask.
 template <class T>
 using SegmentVectorised = int32_t (*)(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
                                       const SegmentRule<float>& rule, const SegmentRowOut& out);

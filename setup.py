@@ -39,12 +39,17 @@ FLAGS_BY_SUFFIX = {
     # GCC would compute on pairs of 64-bit masks in vectors: moving them there costs more than that saves.
     "_avx512vbmi2.cpp": [*AVX512, "-mavx512vbmi", "-mavx512vbmi2", "-mavx512vpopcntdq", "-fno-tree-slp-vectorize"],
 }
-NUMPY_FRONT = ["csrc/numpy_module.cpp", "csrc/segment/segment_avx512vbmi2.cpp"]
+NUMPY_FRONT = [
+    "csrc/numpy_module.cpp",
+    "csrc/segment/segment_avx2.cpp",
+    "csrc/segment/segment_avx512vbmi2.cpp",
+]
 OPERATORS = [
     "csrc/registration.cpp",
     "csrc/detect_pivots/detect_pivots_cpu.cpp",
     "csrc/hysteresis/hysteresis_cpu.cpp",
     "csrc/segment/segment_cpu.cpp",
+    "csrc/segment/segment_avx2.cpp",
     "csrc/segment/segment_avx512vbmi2.cpp",
     "csrc/segment_by_entropy/segment_by_entropy_cpu.cpp",
     "csrc/segment_reduce/segment_reduce_cpu.cpp",

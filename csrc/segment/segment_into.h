@@ -16,11 +16,13 @@ namespace segkernel {
 template <class T>
 SegmentVectorised<T> segment_vectorised_kernel() {
 #if defined(__x86_64__)
-  if (chosen_isa_compresses_bytes()) {
-    if constexpr (std::is_same_v<T, float>) return kSegmentAvx512Vbmi2.of_float;
-    if constexpr (std::is_same_v<T, bfloat16>) return kSegmentAvx512Vbmi2.of_bfloat16;
-    if constexpr (std::is_same_v<T, float16>) return kSegmentAvx512Vbmi2.of_float16;
-  }
+  const auto of_type = [](const SegmentKernels& kernels) -> SegmentVectorised<T> {
+    if constexpr (std::is_same_v<T, float>) return kernels.of_float;
+    if constexpr (std::is_same_v<T, bfloat16>) return kernels.of_bfloat16;
+    if constexpr (std::is_same_v<T, float16>) return kernels.of_float16;
+  };
+  if (chosen_isa_compresses_bytes()) return of_type(kSegmentAvx512Vbmi2);
+  if (chosen_isa() >= Isa::avx2) return of_type(kSegmentAvx2);
 #endif
   return nullptr;
 }

@@ -17,7 +17,7 @@ struct SegmentKernels {
 };
 
 #if defined(__x86_64__)
-extern const SegmentKernels kSegmentAvx512Vbmi2;
+extern const SegmentKernels kSegmentAvx2, kSegmentAvx512Vbmi2;
 #endif
 
 }  // namespace segkernel

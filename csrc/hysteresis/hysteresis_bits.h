@@ -1,7 +1,7 @@
 // The Schmitt trigger on many tokens at once: a bit per token, the first in the lowest bit.
 #pragma once
 
-#include "../floats.h"
+#include "../simd/inline.h"
 
 namespace segkernel {
 
@@ -15,7 +15,7 @@ struct Held {
 // whether it held before the first token. That is how carries run through an addition: set generates one, held hands it
 // on.
 template <class Word>
-SK_HOST_DEVICE inline Held<Word> hold_through(Word set, Word held, Word carried) {
+SK_INLINE Held<Word> hold_through(Word set, Word held, Word carried) {
   const Word through = set | held;
   const Word before = (through + set + carried) ^ through ^ set;
   return {set | (held & before), before};

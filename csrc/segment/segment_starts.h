@@ -5,20 +5,13 @@
 
 #include <cstdint>
 
+#include "../hysteresis/hysteresis_bits.h"
 #include "../simd/inline.h"
 #include "segment_rules.h"
 
 namespace segkernel {
 
 constexpr int kBlock = 64;  // tokens: as many as a word has bits
-
-// Tokens at which a state holds: set there, or carried there through `held` tokens from a set one or from `carried`.
-// A run of held tokens has its mark, if any, in its lowest bit, so that one addition ripples through the whole run.
-SK_INLINE uint64_t hold_through(uint64_t set, uint64_t held, uint64_t carried) {
-  const uint64_t marks = (set << 1) | carried;
-  const uint64_t reached = (((marks & held) + held) ^ held) | marks;
-  return set | (reached & held);
-}
 
 struct BlockStarts {
   uint64_t starts;
@@ -43,17 +36,16 @@ class StartFinder {
   // What the block's comparisons say, bit by bit; `tokens`: which bits are tokens.
   SK_INLINE BlockStarts next(uint64_t pivots, uint64_t above, uint64_t below, uint64_t tokens) {
     const uint64_t held = ~(above | below) & holds_;
-    const uint64_t positive = hold_through(above, held, was_positive_);
-    const uint64_t negative = hold_through(below, held, was_negative_);
-    const uint64_t changed =
-        (positive ^ ((positive << 1) | was_positive_)) | (negative ^ ((negative << 1) | was_negative_));
+    const Held<uint64_t> positive = hold_through(above, held, was_positive_);
+    const Held<uint64_t> negative = hold_through(below, held, was_negative_);
+    const uint64_t changed = (positive.now ^ positive.before) | (negative.now ^ negative.before);
     const uint64_t starts = (pivots | changed | first_) & tokens;
-    const uint64_t kept =
-        (positive & keeps_positive_) | (negative & keeps_negative_) | (~(positive | negative) & keeps_neutral_);
-    was_positive_ = positive >> (kBlock - 1);
-    was_negative_ = negative >> (kBlock - 1);
+    const uint64_t kept = (positive.now & keeps_positive_) | (negative.now & keeps_negative_) |
+                          (~(positive.now | negative.now) & keeps_neutral_);
+    was_positive_ = positive.now >> (kBlock - 1);
+    was_negative_ = negative.now >> (kBlock - 1);
     first_ = 0;
-    return {starts, positive, negative, kept};
+    return {starts, positive.now, negative.now, kept};
   }
 
  private:

@@ -98,6 +98,24 @@ def test_offsets_that_nobody_checks_stay_within_the_tokens(op: ScanOp):
 
 
 @every_op
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU's operators refuse them")
+def test_offsets_that_nobody_checks_harm_no_other_call(op: ScanOp):
+    """Whatever they are, a call comes to its end and writes to nothing but its outputs."""
+    N, B = 5000, 7
+    tokens, options = op.tokens(N), op.options(B)
+    right = torch.tensor([0, 10, 10, 1500, 1501, 4000, 4999, N])
+    expected = op(*tokens, cu_seqlens=right, **options)
+    for wrong in (
+        right.flip(0),
+        torch.tensor([4000, 4500, 100, 4900, 2000, 2000, 3000, 1000]),
+        torch.tensor([4096, 0, 4096, 0, 4096, 0, 4096, N]),
+        *torch.randint(-1000, N + 1000, (10, B + 1)),
+    ):
+        op(*tokens, cu_seqlens=wrong, **options)
+        assert_identical(op(*tokens, cu_seqlens=right, **options), expected)
+
+
+@every_op
 def test_type_and_shape_of_the_offsets(op: ScanOp):
     with pytest.raises(TypeError, match=r"cu_seqlens: expected .*int32 or int64.*got float32 \[3\]"):
         call(op, *op.tokens(6), rows=2, cu_seqlens=torch.tensor([0.0, 3.0, 6.0]))

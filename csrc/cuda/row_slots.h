@@ -13,6 +13,7 @@ struct RowSlots {
   Rows rows;
 
   SK_HOST_DEVICE int64_t count() const {
+    if (rows.count == 0) return 0;
     return rows.packed() ? rows.length / kTile + rows.count : rows.count * tiles_of(rows.length);
   }
 
@@ -32,7 +33,8 @@ struct RowSlots {
       const int64_t step = (span + kWarp - 1) / kWarp;
       const int64_t candidate = low + lane_index() * step;
       const bool begun = candidate < low + span && first_of(candidate) <= slot;
-      const int64_t chosen = last_lane(__ballot_sync(kAllLanes, begun));
+      // The first of them at least, wherever offsets start.
+      const int64_t chosen = last_lane(__ballot_sync(kAllLanes, begun) | 1);
       low += chosen * step;
       span = span - chosen * step < step ? span - chosen * step : step;
     }

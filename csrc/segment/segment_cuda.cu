@@ -38,15 +38,16 @@ struct Tile {
     index = static_cast<int32_t>(slot - slots.first_of(row_index));
     of_row = static_cast<int32_t>(RowSlots::tiles_of(row.length));
   }
-  __device__ bool exists() const { return index < of_row; }
+  __device__ bool exists() const { return index >= 0 && index < of_row; }
   __device__ bool is_last() const { return index + 1 == of_row; }
   __device__ int64_t first_slot() const { return slot - index; }
   __device__ int64_t begin() const { return int64_t{index} * kTile; }
   __device__ int length() const { return is_last() ? static_cast<int>(row.length - begin()) : kTile; }
 };
 
-// What a tile tells the later ones of its row. How many segments start in it stands apart: that all of them ask for,
-// the rest only the next as a rule.
+// What a tile tells the later ones of its row, if there can be any. How many segments start in it stands apart: that
+// all of them ask for, the rest only the next as a rule. Every block tells something, one without a tile, too, so that
+// offsets that are not in order cannot make another wait for ever.
 template <Reduce kReduce, class C>
 struct Told {
   struct Last {
@@ -59,16 +60,24 @@ struct Told {
   Published<int32_t> segments;
   Published<Last> last;
 
+  bool wanted;
+
   static constexpr int64_t kWords = Published<Before<C>>::kWords + Published<int32_t>::kWords + Published<Last>::kWords;
 
+  // `words`: kWords for every slot, zeros, or null where all rows are one tile.
   Told(uint64_t* words, int64_t slots)
       : before(words),
         segments(words + slots * Published<Before<C>>::kWords),
-        last(words + slots * (Published<Before<C>>::kWords + Published<int32_t>::kWords)) {}
+        last(words + slots * (Published<Before<C>>::kWords + Published<int32_t>::kWords)),
+        wanted(words != nullptr) {}
 
-  __device__ void publish(int64_t slot, const Open<kReduce, C>& open) const {
-    segments.publish(slot, open.segments);
-    last.publish(slot, {open.folded, open.length, open.segments});
+  __device__ void publish(int64_t slot, const Before<C>& of_tile) const {
+    if (wanted && threadIdx.x == 0) before.publish(slot, of_tile);
+  }
+  __device__ void publish(int64_t slot, const Open<kReduce, C>& of_tile) const {
+    if (!wanted || threadIdx.x != 0) return;
+    segments.publish(slot, of_tile.segments);
+    last.publish(slot, {of_tile.folded, of_tile.length, of_tile.segments});
   }
   __device__ Open<kReduce, C> open_of(int64_t slot) const {
     const Last told = last.wait_for(slot);
@@ -129,12 +138,14 @@ __device__ Open<kReduce, C> open_before_tile(const Tile& tile, const Told<kReduc
 // Writes the segments that ended in a tile: `first` is the row's number of the first, of which `earlier` tokens lie
 // before the tile.
 template <class C>
-__device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t first, int32_t earlier, bool mean,
-                            const SegmentRule<C>& rule, const SegmentRowOut& out, int8_t* all_signs) {
+__device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t first, int32_t earlier,
+                            int64_t row_length, bool mean, const SegmentRule<C>& rule, const SegmentRowOut& out,
+                            int8_t* all_signs) {
   const auto room = static_cast<int32_t>(out.capacity < INT32_MAX ? out.capacity : INT32_MAX);
   for (int index = static_cast<int>(threadIdx.x); index < count; index += blockDim.x) {
     const int32_t id = first + index;
-    if (id < 0) continue;  // nothing ends where the row's first segment starts
+    // Nothing ends where the row's first segment starts; and no offsets make a row have more segments than tokens.
+    if (id < 0 || id >= row_length) continue;
     const auto [folded, end] = ended.segments[index];
     const int before = index == 0 ? -earlier : static_cast<int>(ended.segments[index - 1].end >> 16);
     const int32_t length = static_cast<int>(end >> 16) - before;
@@ -161,19 +172,23 @@ template <Reduce kReduce, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
     segment_kernel(SegmentInput<T> input, RowSlots slots, Told<kReduce, C> told, SegmentOut all) {
   const Tile tile(slots);
-  if (!tile.exists()) return;
+  if (!tile.exists()) {
+    told.publish(tile.slot, Before<C>::nothing());
+    told.publish(tile.slot, Open<kReduce, C>::nothing());
+    return;
+  }
   const SegmentRule<C> rule = input.rules[tile.row_index];
   const int64_t position = tile.row.begin + tile.begin();
   SegmentTokens<kReduce, T> tokens(input.rewards + position, input.mask == nullptr ? nullptr : input.mask + position,
                                    tile.length(), rule);
 
   const Scanned<Before<C>> befores = scan_before(tokens.before());
-  if (!tile.is_last() && threadIdx.x == 0) told.before.publish(tile.slot, befores.all);
+  told.publish(tile.slot, befores.all);
   Before<C> before{0, false, static_cast<int16_t>(rule.initial)};
   if (tile.index > 0) before = then_before(before, before_tile(tile, rule, told.before));
 
   const auto opens = scan_open(tokens.open(then_before(before, befores.before)), tokens.count());
-  if (!tile.is_last() && threadIdx.x == 0) told.publish(tile.slot, opens.all);
+  told.publish(tile.slot, opens.all);
   auto open = Open<kReduce, C>::nothing();
   if (tile.index > 0) open = open_before_tile(tile, told);
 
@@ -187,8 +202,8 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
   }
   __syncthreads();
   const SegmentRowOut out = all.row(tile.row_index, tile.row);
-  write_ended(ended, opens.all.segments + tile.is_last(), open.segments - 1, open.length, input.mean, rule, out,
-              input.signs_of(tile.row));
+  write_ended(ended, opens.all.segments + tile.is_last(), open.segments - 1, open.length, tile.row.length, input.mean,
+              rule, out, input.signs_of(tile.row));
   // A row of T tokens has at most T segments. What this tile's tokens leave of their share, the last places that may
   // still have been taken before them, stays empty.
   const int64_t last = tile.row.length - tile.begin() + open.segments;
@@ -209,7 +224,7 @@ __global__ void __launch_bounds__(kThreads) segment_mask_kernel(SegmentInput<T> 
   Items<bool> kept{};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    if (first + i >= tile.row.length || ids.of[i] < 0) continue;
+    if (first + i >= tile.row.length || ids.of[i] < 0 || ids.of[i] >= tile.row.length) continue;
     kept.of[i] = keeps(signs[ids.of[i]], rule.sequence_sign, rule.keep_neutral);
   }
   store_items(out.mask, first, tile.row.length, kept);
@@ -222,8 +237,8 @@ void launch_segment(const DeviceScope& device, const SegmentInput<T>& input, con
   // A tile that is its whole row tells nobody.
   const int64_t words = rows.length <= kTile ? 0 : count * Told<kReduce, C>::kWords;
   const Tensor room = empty<int64_t>({words}, device);
-  auto* told = static_cast<uint64_t*>(room.mutable_data_ptr());
-  if (words > 0) {
+  auto* told = words == 0 ? nullptr : static_cast<uint64_t*>(room.mutable_data_ptr());
+  if (told != nullptr) {
     check_cuda("segment", "cudaMemsetAsync", cudaMemsetAsync(told, 0, words * sizeof(uint64_t), device.stream()));
   }
   constexpr int kPerWarp = kWarp * kSegmentItems;

@@ -101,14 +101,20 @@ def test_offsets_that_nobody_checks_stay_within_the_tokens(op: ScanOp):
 @pytest.mark.skipif(BACKEND == "cpu", reason="the CPU's operators refuse them")
 def test_offsets_that_nobody_checks_harm_no_other_call(op: ScanOp):
     """Whatever they are, a call comes to its end and writes to nothing but its outputs."""
-    N, B = 5000, 7
+    N, B = 5000, 64
     tokens, options = op.tokens(N), op.options(B)
-    right = torch.tensor([0, 10, 10, 1500, 1501, 4000, 4999, N])
+
+    def offsets(*first: int) -> torch.Tensor:
+        return torch.tensor([*first, *[N] * (B + 1 - len(first))])
+
+    right = offsets(0, 10, 10, 1500, 1501, 4000, 4999)
     expected = op(*tokens, cu_seqlens=right, **options)
     for wrong in (
         right.flip(0),
-        torch.tensor([4000, 4500, 100, 4900, 2000, 2000, 3000, 1000]),
-        torch.tensor([4096, 0, 4096, 0, 4096, 0, 4096, N]),
+        offsets(4096, 0, 4096, 0, 4096, 0),
+        offsets(
+            0, 1030, 2050, 0
+        ),  # a search by halves, or by 32nds, finds the last row's second tile and not its first
         *torch.randint(-1000, N + 1000, (10, B + 1)),
     ):
         op(*tokens, cu_seqlens=wrong, **options)

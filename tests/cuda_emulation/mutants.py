@@ -84,6 +84,15 @@ MUTANTS = (
         ("test_segment.py",),
     ),
     Mutant(
+        "handover: a block without a tile says nothing",
+        "csrc/segment/segment_cuda.cu",
+        "    told.publish(tile.slot, Before<C>::nothing());\n"
+        "    told.publish(tile.slot, Open<kReduce, C>::nothing());\n",
+        "",
+        ("segment", "hysteresis", "detect_pivots", "segment_by_entropy", "redistribute", "gae"),
+        ("test_bad_input.py",),
+    ),
+    Mutant(
         "offset width: the row's offset in 32 bits",
         "csrc/token_logprobs/token_logprobs_cuda.cu",
         "return logits + offset(row);",

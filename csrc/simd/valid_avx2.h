@@ -6,6 +6,7 @@
 
 #include "eights_avx2.h"
 #include "load_avx2.h"
+#include "valid_rest.h"
 
 namespace segkernel {
 
@@ -30,23 +31,14 @@ struct ValidTokensAvx2 {
         valid >>= 8;
       }
     }
-    for (; t < length; ++t) {
-      together[count] = widen(values[t]);
-      count += mask[t];
-    }
-    return count;
+    return move_rest_together(values, mask, t, length, count, together);
   }
 
   // `ids` and `flags` (or null) hold `count` entries, one per valid token, in front. Moves each to its token's place;
   // elsewhere they become -1 and false. From the end to the front: no entry is in the way of one before it.
   static SK_INLINE void move_back(const bool* mask, int64_t length, int64_t count, int32_t* ids, bool* flags) {
-    int64_t t = length;
-    for (; t % kValidBlock != 0; --t) {
-      const bool valid = mask[t - 1];
-      count -= valid;
-      ids[t - 1] = valid ? ids[count] : -1;
-      if (flags != nullptr) flags[t - 1] = valid && flags[count];
-    }
+    int64_t t = length - length % kValidBlock;
+    count = move_rest_back(mask, t, length, count, ids, flags);
     for (; t > 0; t -= kValidBlock) {
       const uint32_t valid = valid_bits(mask + t - kValidBlock);
       for (int lane = 24; lane >= 0; lane -= 8) {

@@ -12,7 +12,7 @@ OP_TESTS := $(wildcard tests/test_*ops.py tests/test_*segment*.py tests/test_*lo
 # Trainers named after segments.
 OP_TESTS := $(filter-out tests/test_segment_reward.py tests/test_segment_ppo.py,$(OP_TESTS))
 # The NumPy front is another library.
-EMULATED_TESTS := $(filter-out tests/test_numpy.py,$(OP_TESTS)) tests/test_bad_input.py
+EMULATED_TESTS := $(filter-out tests/test_numpy.py,$(OP_TESTS)) tests/test_bad_input.py tests/test_cuda.py
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_identical, assert_near, leaves, random_batch, random_scores
+from cuda_emulation import graph as emulation
+from helpers import BACKEND, assert_identical, assert_near, leaves, random_batch, random_scores
 from torch import Tensor
 
 import segkernel
@@ -32,6 +33,7 @@ def make_inputs(device: str, seed: int = 0) -> Inputs:
         labels[0, 3] = -100
         inputs = {
             "rewards": random_scores(B, T),
+            "long": random_scores(2, 3000),
             "values": random_scores(B, T),
             "mask": batch.mask,
             "packed": batch.pack(random_scores(B, T)),
@@ -71,7 +73,7 @@ def packed(ops: Any, x: Inputs) -> Any:
 def gradient(ops: Any, x: Inputs) -> Any:
     logits = x["logits"].detach().requires_grad_()
     logprobs, entropies = ops.token_logprobs(logits, x["labels"], x["kept"], entropy=True, softcap=5.0)
-    return torch.autograd.grad((logprobs * x["weights"]).sum() + entropies.sum(), logits)
+    return torch.autograd.grad((logprobs, entropies), logits, (x["weights"], x["weights"]))
 
 
 def head(ops: Any, x: Inputs) -> Any:
@@ -87,6 +89,7 @@ EXACT: dict[str, Callable[[Any, Inputs], Any]] = {
 }
 NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     "segment": segments,
+    "long_rows": lambda ops, x: ops.segment(x["long"], delta=0.5, reduce="max"),
     "packed": packed,
     "gae": lambda ops, x: ops.gae(x["rewards"], x["values"], x["mask"], gamma=0.99),
     "redistribute": lambda ops, x: ops.redistribute(x["rewards"], x["mask"], sequence_rewards=x["threshold"], mix=0.5),
@@ -100,6 +103,8 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     "linear_token_logprobs": head,
 }
 CALLS = EXACT | NEAR
+# Of those, the ones that use torch's own operators, too.
+WITH_TORCH = ("sequence_logprobs", "segment_logprobs", "linear_token_logprobs")
 every_call = pytest.mark.parametrize("name", CALLS)
 
 
@@ -132,11 +137,27 @@ def test_in_a_cuda_graph(name: str) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = call(segkernel, inputs)
-    for kind, value in make_inputs("cuda", seed=1).items():
+    replayed_on_other_inputs(call, inputs, captured, graph.replay)
+
+
+@pytest.mark.skipif(BACKEND != "emulated cuda", reason="needs the emulated kernels")
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in WITH_TORCH])
+def test_in_an_emulated_graph(name: str) -> None:
+    call, inputs = CALLS[name], make_inputs("cpu")
+    with emulation.recorded() as replay:
+        captured = call(segkernel, inputs)
+    replayed_on_other_inputs(call, inputs, captured, replay)
+
+
+def replayed_on_other_inputs(
+    call: Callable[[Any, Inputs], Any], inputs: Inputs, captured: Any, replay: Callable[[], object]
+) -> None:
+    replay()  # whatever it leaves behind must not be in the way of the next one
+    for kind, value in make_inputs(torch.get_default_device().type, seed=1).items():
         inputs[kind].copy_(value)
     for leaf in leaves(captured):
         leaf.fill_(1)
-    graph.replay()
+    replay()
     assert_identical(captured, call(segkernel, inputs))
 
 

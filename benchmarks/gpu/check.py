@@ -57,7 +57,7 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool) -> Iter
         }
         yield Phase("build", 80, (python, "setup.py", "-q", "build_ext", "--inplace"), switches)
         in_parallel = ("-n", "auto") if installed_versions("pytest-xdist") else ()
-        yield Phase("tests", 120, (*tests, *in_parallel, "tests/test_cuda.py", *operator_tests), device)
+        yield Phase("tests", 120, (*tests, *in_parallel, *operator_tests), device)
         sanitizer = ("compute-sanitizer", "--error-exitcode", "9", "--tool")
         # Without torch's cache of memory, a read past the end of a tensor is a read past an allocation.
         uncached = {**device, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}

@@ -60,7 +60,7 @@ bool same(const Where& a, const Where& b) {
 
 class Block {
  public:
-  void start(const uint3& index, int count, void (*body)(void*), void* arguments);
+  void start(const uint3& index, int count, void (*body)(const void*), const void* arguments);
   // Until every thread has exited or naps.
   void go_on();
   bool done() const { return exited_ == count_; }
@@ -86,8 +86,8 @@ class Block {
   int barrier_result_ = 0;
   Thread* current_ = nullptr;
   int current_index_ = 0;
-  void (*body_)(void*) = nullptr;
-  void* arguments_ = nullptr;
+  void (*body_)(const void*) = nullptr;
+  const void* arguments_ = nullptr;
   std::string error_;
 
   void run_thread();
@@ -116,7 +116,7 @@ std::vector<std::unique_ptr<Block>>& resident_blocks() {
   return blocks;
 }
 
-void Block::start(const uint3& index, int count, void (*body)(void*), void* arguments) {
+void Block::start(const uint3& index, int count, void (*body)(const void*), const void* arguments) {
   while (static_cast<int>(threads_.size()) < count) threads_.push_back(std::make_unique<Thread>());
   index_ = index;
   count_ = count;
@@ -311,7 +311,7 @@ std::string Block::nobody_can_go_on() const {
 
 }  // namespace
 
-void run_grid(const Extent& grid, const Extent& block, void (*body)(void*), void* arguments) {
+void run_grid(const Extent& grid, const Extent& block, void (*body)(const void*), const void* arguments) {
   constexpr int kPatience = 1000;
   const std::lock_guard<std::mutex> lock(launching);
   gridDim = dim3(grid.x, grid.y, grid.z);

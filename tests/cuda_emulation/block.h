@@ -19,7 +19,7 @@ struct Extent {
 };
 
 // Runs every thread of every block. Throws std::runtime_error for what a thread must not do.
-void run_grid(const Extent& grid, const Extent& block, void (*body)(void*), void* arguments);
+void run_grid(const Extent& grid, const Extent& block, void (*body)(const void*), const void* arguments);
 
 std::string place_of(const Where& where);
 

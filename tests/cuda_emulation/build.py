@@ -24,8 +24,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TORCH = Path(torch.__file__).parent
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
-EMULATION = tuple(HERE / name for name in ("block.cpp", "fiber.cpp", "shared_memory.cpp"))
-OPERATORS = (HERE / "torch_cuda.cpp", ROOT / "csrc/registration.cpp", *sorted((ROOT / "csrc").glob("*/*_cuda.cu")))
+EMULATION = tuple(HERE / name for name in ("block.cpp", "fiber.cpp", "shared_memory.cpp", "stream.cpp"))
+TORCH_CUDA = (HERE / "torch_cuda.cpp", HERE / "torch_graph.cpp")
+OPERATORS = (*TORCH_CUDA, ROOT / "csrc/registration.cpp", *sorted((ROOT / "csrc").glob("*/*_cuda.cu")))
 FLAGS = [
     "-std=c++20",
     "-fPIC",

@@ -1,7 +1,8 @@
 // What the CUDA sources of this repository need of CUDA, for a host compiler. Test only.
 //
 // Left out on purpose, so that using them does not compile: floating-point atomics (results would depend on the run),
-// __activemask (nothing may depend on which lanes happen to be together), dynamic shared memory, inline PTX.
+// __activemask (nothing may depend on which lanes happen to be together), dynamic shared memory, inline PTX; and on the
+// host's side whatever waits for the device, or allocates other than through torch.
 #pragma once
 
 #include <math.h>
@@ -13,6 +14,7 @@
 
 #include "block.h"
 #include "shared_memory.h"
+#include "stream.h"
 #include "vector_types.h"
 
 #define __global__
@@ -65,8 +67,8 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   return cudaSuccess;
 }
 
-inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t = nullptr) {
-  memset(data, value, bytes);
+inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream = nullptr) {
+  emulation::submit(stream, [=] { memset(data, value, bytes); });
   return cudaSuccess;
 }
 
@@ -101,12 +103,14 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<Parameters...> arguments;
-  } call{kernel, {std::forward<Arguments>(arguments)...}};
-  const auto body = [](void* data) {
+    emulation::Extent grid, block;
+  };
+  const auto extent = [](const dim3& size) -> emulation::Extent { return {size.x, size.y, size.z}; };
+  const Call call{kernel, {std::forward<Arguments>(arguments)...}, extent(config->gridDim), extent(config->blockDim)};
+  const auto body = [](const void* data) {
     const Call& call = *static_cast<const Call*>(data);
     std::apply(call.kernel, call.arguments);
   };
-  emulation::run_grid({config->gridDim.x, config->gridDim.y, config->gridDim.z},
-                      {config->blockDim.x, config->blockDim.y, config->blockDim.z}, body, &call);
+  emulation::submit(config->stream, [=] { emulation::run_grid(call.grid, call.block, body, &call); });
   return cudaSuccess;
 }

@@ -93,6 +93,22 @@ MUTANTS = (
         ("test_bad_input.py",),
     ),
     Mutant(
+        "stream: work goes to the default one",
+        "csrc/cuda/launch.h",
+        "  config.stream = stream;\n",
+        "",
+        ("hysteresis",),
+        ("test_hysteresis.py",),
+    ),
+    Mutant(
+        "graph: the host writes what the device should",
+        "csrc/segment/segment_cuda.cu",
+        "cudaMemsetAsync(told, 0, words * sizeof(uint64_t), device.stream())",
+        "(memset(told, 0, words * sizeof(uint64_t)), cudaSuccess)",
+        ("segment", "hysteresis"),
+        ("test_cuda.py::test_in_an_emulated_graph[long_rows]",),
+    ),
+    Mutant(
         "offset width: the row's offset in 32 bits",
         "csrc/token_logprobs/token_logprobs_cuda.cu",
         "return logits + offset(row);",
@@ -130,7 +146,7 @@ def first_failure(mutant: Mutant, folder: Path) -> str:
     program = (
         "from tests.cuda_emulation import build as b\n"
         f"kernels = [b.ROOT / f'csrc/{{name}}/{{name}}_cuda.cu' for name in {mutant.operators}]\n"
-        "sources = [b.HERE / 'torch_cuda.cpp', b.ROOT / 'csrc/registration.cpp', *kernels]\n"
+        "sources = [*b.TORCH_CUDA, b.ROOT / 'csrc/registration.cpp', *kernels]\n"
         f"print(b.build(sources, sanitize={mutant.sanitize}))"
     )
     built = subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)

@@ -41,6 +41,8 @@ FLAGS_BY_SUFFIX = {
 }
 NUMPY_FRONT = [
     "csrc/numpy_module.cpp",
+    "csrc/hysteresis/hysteresis_avx2.cpp",
+    "csrc/hysteresis/hysteresis_avx512.cpp",
     "csrc/segment/segment_avx2.cpp",
     "csrc/segment/segment_avx512vbmi2.cpp",
 ]
@@ -48,6 +50,8 @@ OPERATORS = [
     "csrc/registration.cpp",
     "csrc/detect_pivots/detect_pivots_cpu.cpp",
     "csrc/hysteresis/hysteresis_cpu.cpp",
+    "csrc/hysteresis/hysteresis_avx2.cpp",
+    "csrc/hysteresis/hysteresis_avx512.cpp",
     "csrc/segment/segment_cpu.cpp",
     "csrc/segment/segment_avx2.cpp",
     "csrc/segment/segment_avx512vbmi2.cpp",

@@ -38,6 +38,10 @@ def results() -> dict[str, tuple[torch.Tensor, ...]]:
             batch = random_batch(T)
             rewards = batch.poison(random_scores(*batch.mask.shape, dtype=dtype))
             odd = odd_rewards(T, dtype)
+            for hold in (True, False):
+                trigger = {"low": -0.5, "high": 0.25, "initial": -1, "hold": hold}
+                found[f"hysteresis {dtype} {T} {hold}"] = (segkernel.hysteresis(rewards, batch.mask, **trigger),)
+                found[f"hysteresis, odd rewards {dtype} {T} {hold}"] = (segkernel.hysteresis(odd, **trigger),)
             for reduce in REDUCTIONS:
                 for name, options in {
                     "trigger": {"delta": 0.5, "initial": -1, "sequence_sign": -1, "keep_neutral": True},

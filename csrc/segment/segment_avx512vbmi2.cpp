@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "../simd/inline.h"
+#include "../simd/load_avx512.h"
 #include "../simd/valid_avx512vbmi2.h"
 #include "segment_blocks.h"
 #include "segment_fours_avx512vbmi2.h"
@@ -27,15 +28,6 @@ constexpr auto kUpToHigh = lanes_table([](int i) { return (uint64_t{2} << (kLane
 constexpr auto kPlace = bytes_table([](int t) { return t / kFours + kLanes * (t % kFours); });
 constexpr auto kTokensUpTo = bytes_table([](int place) { return kFours * (place % kLanes) + place / kLanes + 1; });
 constexpr auto kByteBefore = bytes_table([](int i) { return i - 1; });
-
-inline __m512 load(const float* values) { return _mm512_loadu_ps(values); }
-inline __m512 load(const bfloat16* values) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-inline __m512 load(const float16* values) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
-}
 
 // A bit per token.
 struct Bits {
@@ -90,7 +82,7 @@ class DenseRow {
     __m512 previous = last_reward_;
     for (int block = 0; block < blocks; ++block) {
       for_vectors([&]<int v>() SK_INLINE_LAMBDA {
-        const __m512 values = load(rewards + kBlock * block + kLanes * v);
+        const __m512 values = load16(rewards + kBlock * block + kLanes * v);
         const __m512 change = _mm512_abs_ps(_mm512_sub_ps(values, shift_up<1>(values, previous)));
         _store_mask16(&chunk_.pivots[block].of[v], _mm512_cmp_ps_mask(change, threshold, _CMP_GT_OQ));
         _store_mask16(&chunk_.above[block].of[v], _mm512_cmp_ps_mask(values, high, _CMP_GT_OQ));
@@ -152,7 +144,7 @@ class DenseRow {
   void add_inside_fours(const T* rewards, int blocks) {
     for (int block = 0; block < blocks; ++block) {
       __m512 sums[kFours];
-      for_vectors([&]<int v>() SK_INLINE_LAMBDA { sums[v] = load(rewards + kBlock * block + kLanes * v); });
+      for_vectors([&]<int v>() SK_INLINE_LAMBDA { sums[v] = load16(rewards + kBlock * block + kLanes * v); });
       by_fours(sums);
       const Fours<kFold> fours(sums, ~chunk_.starts[block]);
       for_vectors([&]<int v>() SK_INLINE_LAMBDA {

@@ -1,6 +1,5 @@
-// Where segments start, 64 tokens at a time: `schmitt_step`, `starts_segment` and `keeps` of segment.h in the language
-// of bits, one per token. The tests hold both against the same reference, and their ids, signs and masks against each
-// other bit for bit.
+// Where segments start, 64 tokens at a time: `starts_segment` and `keeps` of segment.h in the language of bits, one per
+// token. The tests hold both against the same reference, and their ids, signs and masks against each other bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -23,27 +22,21 @@ struct BlockStarts {
 class StartFinder {
  public:
   SK_INLINE explicit StartFinder(const SegmentRule<float>& rule)
-      : holds_(all_if(rule.hold)),
+      : trigger_(rule.initial, rule.hold),
         keeps_positive_(all_if(rule.sequence_sign > 0)),
         keeps_negative_(all_if(rule.sequence_sign < 0)),
-        keeps_neutral_(all_if(rule.keep_neutral)),
-        was_positive_(rule.initial > 0),
-        was_negative_(rule.initial < 0) {}
+        keeps_neutral_(all_if(rule.keep_neutral)) {}
 
-  // The state after the blocks so far.
-  SK_INLINE int state() const { return static_cast<int>(was_positive_) - static_cast<int>(was_negative_); }
+  // The trigger's state after the blocks so far.
+  SK_INLINE int state() const { return trigger_.state(); }
 
   // What the block's comparisons say, bit by bit; `tokens`: which bits are tokens.
   SK_INLINE BlockStarts next(uint64_t pivots, uint64_t above, uint64_t below, uint64_t tokens) {
-    const uint64_t held = ~(above | below) & holds_;
-    const Held<uint64_t> positive = hold_through(above, held, was_positive_);
-    const Held<uint64_t> negative = hold_through(below, held, was_negative_);
+    const auto [positive, negative] = trigger_.next(above, below);
     const uint64_t changed = (positive.now ^ positive.before) | (negative.now ^ negative.before);
     const uint64_t starts = (pivots | changed | first_) & tokens;
     const uint64_t kept = (positive.now & keeps_positive_) | (negative.now & keeps_negative_) |
                           (~(positive.now | negative.now) & keeps_neutral_);
-    was_positive_ = positive.now >> (kBlock - 1);
-    was_negative_ = negative.now >> (kBlock - 1);
     first_ = 0;
     return {starts, positive.now, negative.now, kept};
   }
@@ -51,8 +44,8 @@ class StartFinder {
  private:
   static SK_INLINE uint64_t all_if(bool condition) { return condition ? ~uint64_t{0} : 0; }
 
-  uint64_t holds_, keeps_positive_, keeps_negative_, keeps_neutral_;
-  uint64_t was_positive_, was_negative_;
+  SchmittBits<uint64_t> trigger_;
+  uint64_t keeps_positive_, keeps_negative_, keeps_neutral_;
   uint64_t first_ = 1;  // the row's first token
 };
 

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "bits_avx2.h"
 #include "eights_avx2.h"
 #include "load_avx2.h"
 #include "valid_rest.h"
@@ -20,7 +21,7 @@ struct ValidTokensAvx2 {
     int64_t count = 0;
     int64_t t = 0;
     for (; t + kValidBlock <= length; t += kValidBlock) {
-      uint32_t valid = valid_bits(mask + t);
+      uint32_t valid = BitsAvx2::nonzero32(mask + t);
       for (int64_t lane = 0; lane < kValidBlock; lane += 8) {
         const auto here = static_cast<uint8_t>(valid);
         // Lanes past those that count are overwritten later. They fall inside `together`: no more than t + lane tokens
@@ -40,7 +41,7 @@ struct ValidTokensAvx2 {
     int64_t t = length - length % kValidBlock;
     count = move_rest_back(mask, t, length, count, ids, flags);
     for (; t > 0; t -= kValidBlock) {
-      const uint32_t valid = valid_bits(mask + t - kValidBlock);
+      const uint32_t valid = BitsAvx2::nonzero32(mask + t - kValidBlock);
       for (int lane = 24; lane >= 0; lane -= 8) {
         const auto here = static_cast<uint8_t>(valid >> lane);
         const int64_t to = t - kValidBlock + lane;
@@ -61,11 +62,6 @@ struct ValidTokensAvx2 {
 
  private:
   static constexpr int64_t kValidBlock = 32;
-
-  static SK_INLINE uint32_t valid_bits(const bool* mask) {
-    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask));
-    return ~static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, _mm256_setzero_si256())));
-  }
 };
 
 }  // namespace segkernel

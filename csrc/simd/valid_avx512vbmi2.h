@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "bits_avx512.h"
 #include "inline.h"
 #include "valid_rest.h"
 
@@ -23,7 +24,7 @@ struct ValidTokensAvx512Vbmi2 {
     int64_t count = 0;
     int64_t t = 0;
     for (; t + kValidBlock <= length; t += kValidBlock) {
-      uint64_t valid = valid_bits(mask + t);
+      uint64_t valid = BitsAvx512::nonzero(mask + t);
       for (int64_t lane = 0; lane < kValidBlock; lane += kLanesOf) {
         const __m512i all = _mm512_loadu_si512(values + t + lane);
         // Lanes past those that count are overwritten later. They fall inside `together`: no more than t + lane tokens
@@ -51,7 +52,7 @@ struct ValidTokensAvx512Vbmi2 {
     count = move_rest_back(mask, t, length, count, ids, flags);
     const __m512i none = _mm512_set1_epi32(-1);
     for (; t > 0; t -= kValidBlock) {
-      const uint64_t valid = valid_bits(mask + t - kValidBlock);
+      const uint64_t valid = BitsAvx512::nonzero(mask + t - kValidBlock);
       const int64_t first = count - std::popcount(valid);
       if (flags != nullptr) {
         const __m512i here = _mm512_maskz_expand_epi8(valid, _mm512_loadu_si512(flags + first));
@@ -68,11 +69,6 @@ struct ValidTokensAvx512Vbmi2 {
 
  private:
   static constexpr int64_t kValidBlock = 64;
-
-  static SK_INLINE uint64_t valid_bits(const bool* mask) {
-    const __m512i bytes = _mm512_loadu_si512(mask);
-    return _mm512_test_epi8_mask(bytes, bytes);
-  }
 };
 
 }  // namespace segkernel

@@ -1,0 +1,54 @@
+// A bit per token, of 64 tokens, from what is kept in numbers and bytes, and back; for any little-endian machine.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../floats.h"
+#include "inline.h"
+#include "outside.h"
+
+namespace segkernel {
+
+struct BitsBaseline {
+  static SK_INLINE uint64_t nonzero(const bool* bytes) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i += 8) {
+      uint64_t eight;
+      std::memcpy(&eight, bytes + i, sizeof(eight));
+      // Moves every byte's lowest bit to its place in the highest byte; the products don't overlap there.
+      bits |= (eight * 0x0102040810204080) >> 56 << i;
+    }
+    return bits;
+  }
+
+  // NaN is neither above nor below.
+  template <class T, class C>
+  static SK_INLINE Outside outside(const T* values, C low, C high) {
+    bool above[64];
+    bool below[64];
+    for (int i = 0; i < 64; ++i) {
+      const C value = widen(values[i]);
+      above[i] = value > high;
+      below[i] = value < low;
+    }
+    return {nonzero(above), nonzero(below)};
+  }
+
+  // 1 where a bit of `positive` is set, -1 where one of `negative` is, else 0.
+  static SK_INLINE void store_signs(uint64_t positive, uint64_t negative, int8_t* signs) {
+    for (int i = 0; i < 64; i += 8) {
+      const uint64_t eight = ones(positive >> i) | ones(negative >> i) * 0xff;
+      std::memcpy(signs + i, &eight, sizeof(eight));
+    }
+  }
+
+ private:
+  // A byte of 1 for every one of the lowest eight bits that is set.
+  static SK_INLINE uint64_t ones(uint64_t bits) {
+    const uint64_t in_its_byte = ((bits & 0xff) * 0x0101010101010101) & 0x8040201008040201;
+    return ((in_its_byte + 0x7f7f7f7f7f7f7f7f) >> 7) & 0x0101010101010101;
+  }
+};
+
+}  // namespace segkernel

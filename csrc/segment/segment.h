@@ -51,15 +51,15 @@ SK_HOST_DEVICE inline bool starts_segment(bool first, C reward, C previous, C pi
   return first | is_pivot(reward, previous, pivot_threshold) | (state != previous_state);
 }
 
-// Folds one more token of the same segment; NaN rewards stay NaN.
+// Folds one more token of the same segment; NaN rewards stay NaN. Which of two is larger is as good as random: not a
+// branch, as a condition of several parts would be.
 template <Reduce kReduce, class C>
 SK_HOST_DEVICE inline C fold(C accumulated, C reward) {
   if constexpr (kReduce == Reduce::last) return reward;
-  if constexpr (kReduce == Reduce::max)
-    return accumulated > reward || accumulated != accumulated ? accumulated : reward;
-  if constexpr (kReduce == Reduce::min)
-    return accumulated < reward || accumulated != accumulated ? accumulated : reward;
-  return accumulated + reward;
+  if constexpr (kReduce == Reduce::sum || kReduce == Reduce::mean) return accumulated + reward;
+  if (accumulated != accumulated) return accumulated;
+  if constexpr (kReduce == Reduce::max) return accumulated > reward ? accumulated : reward;
+  return accumulated < reward ? accumulated : reward;
 }
 
 // Folding with it, before or after, changes nothing: x + -0 is x for every x, -0 included. What came last has none.

@@ -7,6 +7,19 @@ namespace segkernel {
 
 enum class Broadcast : int { repeat, split, last };
 
+// Calls `body` with it as its template argument.
+template <class Body>
+void dispatch_broadcast(Broadcast how, const Body& body) {
+  switch (how) {
+    case Broadcast::repeat:
+      return body.template operator()<Broadcast::repeat>();
+    case Broadcast::split:
+      return body.template operator()<Broadcast::split>();
+    case Broadcast::last:
+      return body.template operator()<Broadcast::last>();
+  }
+}
+
 // What one token of a segment of `length` tokens gets of the segment's value.
 template <class C>
 SK_HOST_DEVICE inline C share_of(Broadcast how, C value, int32_t length, bool is_last) {

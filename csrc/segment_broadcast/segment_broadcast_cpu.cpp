@@ -22,9 +22,13 @@ Tensor segment_broadcast_cpu(const Tensor& values, const Tensor& ids, int64_t ho
     C* out = mutable_data<C>(tokens_out);
     for_each_row(rows->count, tokens + rows->count * segments, [&](int64_t b) {
       const Row row = (*rows)[b];
-      std::vector<int32_t> lengths(segments);
-      segment_broadcast_row(in + b * segments, id_in + row.begin, row.length, segments, static_cast<Broadcast>(how),
-                            lengths.data(), out + row.begin);
+      std::vector<int64_t> known(segments + 1);
+      std::vector<C> shares(segments + 1);
+      const auto give = [&]<Broadcast kHow>() {
+        segment_broadcast_row<kHow>(in + b * segments, id_in + row.begin, row.length, segments, known.data(),
+                                    shares.data(), out + row.begin);
+      };
+      dispatch_broadcast(static_cast<Broadcast>(how), give);
     });
   });
   return tokens_out;

@@ -80,14 +80,7 @@ Tensor segment_broadcast_cuda(const Tensor& values, const Tensor& ids, int64_t h
       launch("segment_broadcast", segment_broadcast_kernel<kHow, T>, rows->count, kThreads, device.stream(), in, id_in,
              *rows, segments, reinterpret_cast<Count*>(mutable_data<int64_t>(known)), mutable_data<C>(tokens_out));
     };
-    switch (static_cast<Broadcast>(how)) {
-      case Broadcast::repeat:
-        return run.template operator()<Broadcast::repeat>();
-      case Broadcast::split:
-        return run.template operator()<Broadcast::split>();
-      case Broadcast::last:
-        return run.template operator()<Broadcast::last>();
-    }
+    dispatch_broadcast(static_cast<Broadcast>(how), run);
   });
   return tokens_out;
 }

@@ -22,7 +22,7 @@ Tensor segment_reduce_cpu(const Tensor& values, const Tensor& ids, int64_t segme
     C* out = mutable_data<C>(reduced);
     for_each_row(rows->count, tokens + rows->count * segments, [&](int64_t b) {
       const Row row = (*rows)[b];
-      std::vector<int32_t> counts(segments);
+      std::vector<int32_t> counts(segments + kTokensAtOnce);
       if (reduce == kLogSumExp) {
         std::vector<LogSumExp<C>> states(segments);
         segment_logsumexp_row(in + row.begin, id_in + row.begin, row.length, segments, counts.data(), states.data(),
@@ -30,8 +30,9 @@ Tensor segment_reduce_cpu(const Tensor& values, const Tensor& ids, int64_t segme
         return;
       }
       dispatch_reduce(static_cast<Reduce>(reduce), [&]<Reduce kReduce>() {
+        std::vector<C> folded(segments + kTokensAtOnce);
         segment_reduce_row<kReduce>(in + row.begin, id_in + row.begin, row.length, segments, counts.data(),
-                                    out + b * segments);
+                                    folded.data(), out + b * segments);
       });
     });
   });

@@ -41,13 +41,6 @@ class DeviceScope : public Device {
     return static_cast<cudaStream_t>(stream);
   }
 
-  int multiprocessors() const {
-    int count;
-    check_cuda("segkernel", "cudaDeviceGetAttribute",
-               cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index));
-    return count;
-  }
-
  private:
   CUDAGuardHandle guard_;
 };

@@ -141,30 +141,42 @@ template <class C>
 __device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t first, int32_t earlier,
                             int64_t row_length, bool mean, const SegmentRule<C>& rule, const SegmentRowOut& out,
                             int8_t* all_signs) {
-  const auto room = static_cast<int32_t>(out.capacity < INT32_MAX ? out.capacity : INT32_MAX);
-  for (int index = static_cast<int>(threadIdx.x); index < count; index += blockDim.x) {
-    const int32_t id = first + index;
-    // Nothing ends where the row's first segment starts; and no offsets make a row have more segments than tokens.
-    if (id < 0 || id >= row_length) continue;
-    const auto [folded, end] = ended.segments[index];
+  // Nothing ends where the row's first segment starts; and no offsets make a row have more segments than tokens.
+  const int begin = first < 0 ? -first : 0;
+  const int end = static_cast<int>(std::min<int64_t>(count, row_length - first));
+  const int kept = static_cast<int>(std::min<int64_t>(end, out.capacity - first));
+#pragma unroll 1
+  for (int index = begin + static_cast<int>(threadIdx.x); index < end; index += blockDim.x) {
+    const int64_t id = first + index;
+    const auto [folded, ends_at] = ended.segments[index];
     const int before = index == 0 ? -earlier : static_cast<int>(ended.segments[index - 1].end >> 16);
-    const int32_t length = static_cast<int>(end >> 16) - before;
+    const int32_t length = static_cast<int>(ends_at >> 16) - before;
     const C reduced = mean ? finish<Reduce::mean>(folded, length) : folded;
-    const int sign = rule.use_trigger ? ended.state_of(end) : sign_of(reduced - rule.baseline);
+    const int sign = rule.use_trigger ? ended.state_of(ends_at) : sign_of(reduced - rule.baseline);
     if (all_signs != nullptr) all_signs[id] = static_cast<int8_t>(sign);
-    if (id >= room) continue;
+    if (index >= kept) continue;
     out.lengths[id] = length;
     out.rewards[id] = static_cast<float>(reduced);
     out.signs[id] = static_cast<int8_t>(sign);
   }
 }
 
-// Zeros in a row's outputs from `first` to `last`.
+// Zeros in a row's outputs from `first` to `last`: one by one up to where memory is aligned, then in whole vectors.
 __device__ void clear_segments(const SegmentRowOut& out, int64_t first, int64_t last) {
-  for (int64_t k = first + threadIdx.x; k < last; k += blockDim.x) {
-    out.lengths[k] = 0;
-    out.rewards[k] = 0;
-    out.signs[k] = 0;
+  const auto address = reinterpret_cast<uintptr_t>(out.lengths + first);
+  const int past_aligned = static_cast<int>(address / sizeof(int32_t) % kItems);
+  const int64_t aligned = first + (kItems - past_aligned) % kItems;
+  const int64_t single = first + threadIdx.x;
+  if (single < aligned && single < last) {
+    out.lengths[single] = 0;
+    out.rewards[single] = 0;
+    out.signs[single] = 0;
+  }
+#pragma unroll 1
+  for (int64_t k = aligned + threadIdx.x * kItems; k < last; k += blockDim.x * kItems) {
+    store_items(out.lengths, k, last, Items<int32_t>{});
+    store_items(out.rewards, k, last, Items<float>{});
+    store_items(out.signs, k, last, Items<int8_t>{});
   }
 }
 

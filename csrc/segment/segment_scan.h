@@ -131,9 +131,11 @@ __device__ inline ScannedOpen<kReduce, C> scan_open(const Open<kReduce, C>& mine
   __syncthreads();
   int tokens_before = tokens_so_far - tokens;
   int tokens_in_all = 0;
-  for (int warp = 0; warp < warps_of_block(); ++warp) {
-    if (warp < warp_index()) tokens_before += tokens_of_warp[warp];
-    tokens_in_all += tokens_of_warp[warp];
+#pragma unroll
+  for (int warp = 0; warp < kWarpsOf<kSegmentThreads>; ++warp) {
+    const int there = warp < warps_of_block() ? tokens_of_warp[warp] : 0;
+    if (warp < warp_index()) tokens_before += there;
+    tokens_in_all += there;
   }
   const auto warps = scan_warps<kSegmentThreads>(of_warp, OpenOf::nothing(), then_open<kReduce, C>);
   return {then_open(warps.before, in_warp), warps.all, tokens_before, tokens_in_all};

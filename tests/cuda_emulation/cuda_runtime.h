@@ -61,12 +61,6 @@ inline const char* cudaGetErrorString(cudaError_t error) {
   return "unrecognized error code";
 }
 
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 4;  // few, so that small inputs, too, make a block do more than one piece of work
-  return cudaSuccess;
-}
-
 inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream = nullptr) {
   emulation::submit(stream, [=] { memset(data, value, bytes); });
   return cudaSuccess;

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "11.0", "12.0")
 FLAGS = (
     "-std=c++20",
     "-O3",

@@ -98,9 +98,9 @@ def choose_toolkit(torch_cuda: str | None) -> Toolkit | None:
             "segkernel: SEGKERNEL_CUDA=1, but there is no nvcc in CUDA_HOME or on the PATH. Install the CUDA toolkit, "
             "or `pip install nvidia-cuda-nvcc nvidia-cuda-cccl` into this environment."
         )
-    if wanted == "1":
-        return found[0]
     fitting = next((toolkit for toolkit in found if toolkit.major == str(torch_cuda).split(".")[0]), None)
+    if wanted == "1":
+        return fitting or found[0]
     if fitting is None:
         others = ", ".join(f"{toolkit.nvcc} is {toolkit.version}" for toolkit in found) or "none found"
         print(

@@ -69,6 +69,13 @@ def test_beside_a_torch_without_cuda_or_of_another_major(
     assert cuda.choose_toolkit("13.0") is None
 
 
+def test_of_several_toolkits_the_one_for_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [cuda.Toolkit(tmp_path / version / "bin/nvcc", version) for version in ("12.8", "13.0")]
+    monkeypatch.setattr(cuda, "toolkits", lambda: iter(found))
+    monkeypatch.setenv("SEGKERNEL_CUDA", "1")
+    assert [cuda.choose_toolkit(of_torch) for of_torch in ("13.2", "12.6", None)] == [found[1], found[0], found[0]]
+
+
 def test_no_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert cuda.choose_toolkit("13.0") is None

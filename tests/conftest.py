@@ -4,13 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import BACKEND
+from helpers import BACKEND, on_the_cpu
 from hypothesis import settings
 
 import segkernel
+from segkernel import reference
 
 if BACKEND == "cuda":
     torch.set_default_device("cuda")
+    for name in reference.__all__:
+        setattr(reference, name, on_the_cpu(getattr(reference, name)))
 
 settings.register_profile("segkernel", max_examples=40, deadline=None, derandomize=True)
 settings.load_profile("segkernel")

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import segkernel
 from segkernel import reference
@@ -88,6 +90,20 @@ def assert_near(actual: object, expected: object, rtol: float | None = None, ato
     assert len(leaves(actual)) == len(leaves(expected))
     for a, e in zip(leaves(actual), leaves(expected), strict=True):
         torch.testing.assert_close(a, e, rtol=rtol, atol=atol, equal_nan=True)
+
+
+def on_the_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` for CUDA tensors, computed on the CPU: a loop over tokens waits for a GPU at every one of them."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        device = next(leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        with torch.device("cpu"):
+            args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.cpu(), (args, kwargs))
+            outputs = function(*args, **kwargs)
+        return tree_map_only(Tensor, lambda tensor: tensor.to(device), outputs)
+
+    return call
 
 
 def tensor_arguments(*values: object) -> list[Tensor]:

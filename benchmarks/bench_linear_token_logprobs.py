@@ -29,20 +29,14 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return hidden, weight, torch.randint(VOCABULARY, (TOKENS,), generator=generator)
 
 
-TRL_CHUNKED = peers.installed("trl.kernels.chunked_logprob", "ChunkedLogProbFunction")
-
-
-def trl_chunked(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    return TRL_CHUNKED.apply(hidden, weight, None, labels, 1.0, 8192, None, 1.0, ())[0]
-
-
+TRL = peers.trl_chunked()
 IMPLEMENTATIONS = {
     "segkernel": segkernel.linear_token_logprobs,
     "segkernel, 25 % kept": lambda hidden, weight, labels: segkernel.linear_token_logprobs(
         hidden, weight, labels, torch.arange(len(hidden)) % 64 < 16
     ),
     "materialised logits": peers.materialised_logprobs,
-    **({"TRL": trl_chunked} if TRL_CHUNKED else {}),
+    **({"TRL": TRL} if TRL else {}),
 }
 
 

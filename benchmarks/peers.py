@@ -44,6 +44,14 @@ def materialised_logprobs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Ten
     return -functional.cross_entropy(functional.linear(hidden, weight).float(), labels, reduction="none")
 
 
+def trl_chunked() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """TRL's LM head, in chunks of the vocabulary as wide as its trainers ask for."""
+    chunked = installed("trl.kernels.chunked_logprob", "ChunkedLogProbFunction")
+    return chunked and (
+        lambda hidden, weight, labels: chunked.apply(hidden, weight, None, labels, 1.0, 32768, None, 1.0, ())[0]
+    )
+
+
 def vectorised_segment(rewards: Tensor, threshold: float, low: float, high: float, sign: int) -> tuple[Tensor, ...]:
     """Pivots, trigger, ids, rewards, signs and mask in whole-tensor torch operations."""
     rows, length = rewards.shape
@@ -51,16 +59,17 @@ def vectorised_segment(rewards: Tensor, threshold: float, low: float, high: floa
     starts[:, 0] = True
     torch.gt((rewards[:, 1:] - rewards[:, :-1]).abs(), threshold, out=starts[:, 1:])
     events = (rewards > high).to(torch.int32) - (rewards < low).to(torch.int32)
-    positions = torch.arange(length, dtype=torch.int32)
+    device = rewards.device
+    positions = torch.arange(length, dtype=torch.int32, device=device)
     last_event = torch.where(events != 0, positions, -1).cummax(1).values
     states = torch.where(last_event >= 0, events.gather(1, last_event.clamp(min=0).long()), 0)
     starts[:, 1:] |= states[:, 1:] != states[:, :-1]
     ids = starts.cumsum(1) - 1
     counts = ids[:, -1] + 1
-    ones = torch.ones(1, 1, dtype=torch.int32).expand(rows, length)
-    lengths = torch.zeros(rows, length, dtype=torch.int32).scatter_add_(1, ids, ones)
+    ones = torch.ones(1, 1, dtype=torch.int32, device=device).expand(rows, length)
+    lengths = torch.zeros(rows, length, dtype=torch.int32, device=device).scatter_add_(1, ids, ones)
     sums = torch.zeros_like(rewards).scatter_add_(1, ids, rewards)
-    signs = torch.zeros(rows, length, dtype=torch.int8).scatter_(1, ids, states.to(torch.int8))
+    signs = torch.zeros(rows, length, dtype=torch.int8, device=device).scatter_(1, ids, states.to(torch.int8))
     return ids.int(), counts.int(), lengths, sums / lengths.clamp(min=1), signs, states == sign
 
 
@@ -94,7 +103,7 @@ def looped_segment(rewards: Tensor, threshold: float, low: float, high: float, s
 def looped_gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """The loop over steps that PPO trainers have: vectorised over rows, one torch operation after another in time."""
     length = rewards.shape[1]
-    last = torch.zeros(rewards.shape[0])
+    last = rewards.new_zeros(rewards.shape[0])
     reversed_advantages = []
     for t in reversed(range(length)):
         next_values = values[:, t + 1] if t < length - 1 else 0.0

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.bench_linear_token_logprobs import TRL_CHUNKED, trl_chunked
-from benchmarks.peers import installed
+from benchmarks.peers import installed, trl_chunked
 
 
 def logprobs_and_entropy() -> dict[str, Callable[..., Any] | None]:
@@ -34,7 +33,9 @@ def heads() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None]:
     liger = installed("liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy")
     cce = installed("cut_cross_entropy", "linear_cross_entropy")
     return {
-        "TRL chunked": TRL_CHUNKED and trl_chunked,
+        "TRL chunked": trl_chunked(),
         "Liger FLCE": liger and (lambda hidden, weight, labels: liger(hidden, weight, labels, reduction="sum")),
-        "CCE": cce and (lambda hidden, weight, labels: cce(hidden, weight, labels, reduction="none")),
+        # Not "none": its kernel reads one gradient per token, and that of a sum is a single one, expanded.
+        "CCE, which drops small gradients": cce
+        and (lambda hidden, weight, labels: cce(hidden, weight, labels, reduction="sum")),
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import segkernel
 from benchmarks import peers
+from benchmarks.from_buffer import FromBuffer
 
 ROWS, LENGTH, VOCABULARY = 4, 256, 151936
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -34,20 +35,6 @@ def runs_of_kept(share: float) -> Tensor:
     """A mask that keeps `share` of the tokens in runs of 16, as segments do."""
     period = round(16 / share)
     return (torch.arange(LENGTH) % period < 16).expand(ROWS, LENGTH).contiguous()
-
-
-class FromBuffer(torch.autograd.Function):
-    """Hands out the logits as if a model had just computed them: a tensor that autograd may write a gradient into."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, logits: Tensor) -> Tensor:
-        return torch.empty(0, dtype=logits.dtype, device=logits.device).set_(
-            logits
-        )  # shares the storage without being a view
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
-        return None, None
 
 
 FORWARD: dict[str, Callable[..., Any] | None] = {

@@ -16,11 +16,17 @@ import torch
 Inputs = Sequence[tuple[Any, ...]]  # of one call each, used in turn
 
 
+def nothing() -> None:
+    pass
+
+
 class Clock(Protocol):
     device: str
 
-    def calls(self, function: Callable[..., Any], inputs: Inputs, *, repeats: int = 30) -> float:
-        """Seconds of one call: the median over `repeats`, one input after the other."""
+    def calls(
+        self, function: Callable[..., Any], inputs: Inputs, *, repeats: int = 30, before: Callable[[], Any] = nothing
+    ) -> float:
+        """Seconds of one call: the median over `repeats`, one input after the other. `before` each is not timed."""
 
     def replays(self, function: Callable[..., Any], inputs: Inputs) -> float:
         """Seconds of one call out of a graph that holds one call for every input: nothing of the host is in it."""
@@ -38,13 +44,17 @@ class Clock(Protocol):
 class CudaClock:
     device = "cuda"
 
-    def calls(self, function: Callable[..., Any], inputs: Inputs, *, repeats: int = 30) -> float:
+    def calls(
+        self, function: Callable[..., Any], inputs: Inputs, *, repeats: int = 30, before: Callable[[], Any] = nothing
+    ) -> float:
         for arguments in inputs[:2]:  # compiles, tunes, fills the allocator
+            before()
             function(*arguments)
         events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
         torch.cuda.synchronize()
         # Nothing waits in between, so that the host stays ahead of the GPU.
         for (start, end), arguments in zip(events, itertools.cycle(inputs), strict=False):
+            before()
             start.record()
             function(*arguments)
             end.record()
@@ -86,9 +96,12 @@ class RehearsalClock:
 
     device = "cpu"
 
-    def calls(self, function: Callable[..., Any], inputs: Inputs, *, repeats: int = 30) -> float:
+    def calls(
+        self, function: Callable[..., Any], inputs: Inputs, *, repeats: int = 30, before: Callable[[], Any] = nothing
+    ) -> float:
         started = time.perf_counter()
         for arguments in itertools.islice(itertools.cycle(inputs), 2):
+            before()
             function(*arguments)
         return (time.perf_counter() - started) / 2
 
@@ -108,6 +121,6 @@ class RehearsalClock:
 
 def copy_bandwidth(clock: Clock, numel: int) -> float:
     """Bytes per second of a copy on this card, read and written: what a memory-bound kernel is measured against."""
-    source = torch.ones(numel, dtype=torch.bfloat16, device=clock.device)
+    source = torch.empty(numel, dtype=torch.bfloat16, device=clock.device).normal_()  # equal bits would move faster
     target = torch.empty_like(source)
     return 2 * source.nbytes / clock.calls(lambda: target.copy_(source), [()])

@@ -1,7 +1,8 @@
 """`python -m benchmarks.gpu.measure GROUP --output FILE`: one group of measurements in a process of its own.
 
-Every row is written when it is known, so that what hangs or fails later takes nothing away. `--rehearse` goes through
-the same motions with small tensors on the CPU.
+segkernel's results are compared with the truth first, on the inputs that it is then timed on. Every row is written when
+it is known, so that what hangs or fails later takes nothing away. `--rehearse` goes through the same motions with small
+tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 
 import segkernel
-from benchmarks.bench_token_logprobs import FromBuffer
-from benchmarks.gpu import peers
+from benchmarks.from_buffer import FromBuffer
+from benchmarks.gpu import peers, truth
 from benchmarks.gpu.clock import Clock, CudaClock, RehearsalClock, copy_bandwidth
-from benchmarks.gpu.figures import OURS
+from benchmarks.gpu.figures import BARE, OURS
 from benchmarks.peers import (
     eager_logprobs,
     eager_logprobs_and_entropy,
@@ -56,20 +57,25 @@ class Measurements:
         self.clock, self.shapes, self.output = clock, shapes, output
         self.rows: list[dict[str, Any]] = []
 
-    def row(self, work: str, implementation: str, measure: Callable[[], dict[str, Any]] | None) -> None:
-        """Adds what `measure` returns; a peer that is missing or fails is a row that says so."""
+    def row(self, work: str, implementation: str, measure: Callable[[], dict[str, Any]], why: str = "failed") -> None:
+        """Adds what `measure` returns, or what kept it from that."""
         row: dict[str, Any] = {"work": work, "implementation": implementation}
         try:
-            row |= measure() if measure is not None else {"missing": "not installed"}
+            row |= measure()
         except Exception as error:
-            if implementation.startswith(OURS):
-                row["failed"] = repr(error)[:300]
-            else:
-                row["missing"] = repr(error)[:300]
+            row[why] = repr(error)[:1000]
         self.rows.append(row)
         whole = self.output.with_suffix(".part")  # the file is whole at any time, whenever this process is stopped
         whole.write_text(json.dumps(self.rows, indent=1) + "\n")
         whole.replace(self.output)
+
+    def peer(self, work: str, name: str, function: Any, measure: Callable[[Any], dict[str, Any]]) -> None:
+        """Adds what `measure` returns of `function`. A peer may be missing (None), and may fail: its row says so."""
+
+        def measured() -> dict[str, Any]:
+            return {"missing": "not installed"} if function is None else measure(function)
+
+        self.row(work, name, measured, why="missing")
 
     def logits(self) -> tuple[Tensor, Tensor]:
         B, T, V = self.shapes.logits
@@ -90,50 +96,64 @@ def forward(m: Measurements) -> None:
     """Log-probs and entropy; all tokens, then a quarter of them in runs."""
     logits, labels = m.logits()
     work = f"log-probs + entropy, forward, {shape(m.shapes.logits)}"
-    implementations: dict[str, Callable[..., Any] | None] = {
-        OURS: lambda *inputs: segkernel.token_logprobs(*inputs, entropy=True),
-        **peers.logprobs_and_entropy(),
-        "eager torch": eager_logprobs_and_entropy,
-        "torch.compile": m.clock.compiled(eager_logprobs_and_entropy),
-    }
     T = m.shapes.logits[1]
     kept = torch.arange(T, device=m.clock.device) % (4 * m.shapes.run) < m.shapes.run
     mask = kept.expand(labels.shape).contiguous()
 
-    def timed(function: Callable[..., Any], *arguments: Any, share: float = 1.0) -> dict[str, Any]:
+    def ours(*inputs: Tensor) -> Any:
+        return segkernel.token_logprobs(*inputs, entropy=True)
+
+    def timed(function: Callable[..., Any], *arguments: Tensor, share: float = 1.0) -> dict[str, Any]:
         return {"seconds": m.clock.calls(function, [arguments]), "bytes": int(share * logits.nbytes)}
 
+    def checked() -> dict[str, Any]:
+        truth.logprobs_and_entropy(ours, logits, labels, mask)
+        return timed(ours, logits, labels)
+
     with torch.no_grad():
-        ours = implementations[OURS]
-        assert ours is not None
-        m.row(work, OURS, lambda: timed(ours, logits, labels))
+        m.row(work, OURS, checked)
         m.row(work, f"{OURS}, 25 % kept", lambda: timed(ours, logits, labels, mask, share=0.25))
+        implementations = {
+            **peers.logprobs_and_entropy(),
+            "eager torch": eager_logprobs_and_entropy,
+            "torch.compile": m.clock.compiled(eager_logprobs_and_entropy),
+        }
         for name, function in implementations.items():
-            if name != OURS:
-                m.row(work, name, function and (lambda function=function: timed(function, logits, labels)))
+            m.peer(work, name, function, lambda function: timed(function, logits, labels))
 
 
 def backward(m: Measurements) -> None:
     """Log-probs forward and backward; the gradient goes over the logits, except where an implementation cannot."""
-    logits, labels = m.logits()
+    original, labels = m.logits()
+    logits = original.clone()
     work = f"log-probs, forward + backward, {shape(m.shapes.logits)}"
     anchor = torch.ones((), requires_grad=True, device=m.clock.device)
-    implementations: dict[str, Callable[..., Tensor] | None] = {
-        OURS: lambda logits, labels: segkernel.token_logprobs(logits, labels, inplace_backward=True),
-        f"{OURS}, fresh gradient": segkernel.token_logprobs,
-        **peers.losses(),
-        "eager torch": eager_logprobs,
-        "torch.compile": m.clock.compiled(eager_logprobs),
-    }
+
+    def restore() -> None:
+        logits.copy_(original)
 
     def timed(function: Callable[..., Tensor]) -> dict[str, Any]:
         def step() -> None:
             function(FromBuffer.apply(anchor, logits), labels).sum().backward()
 
-        return {"seconds": m.clock.calls(step, [()], repeats=15), "bytes": 3 * logits.nbytes}
+        return {"seconds": m.clock.calls(step, [()], repeats=15, before=restore), "bytes": 3 * logits.nbytes}
 
+    def ours(logits: Tensor, labels: Tensor) -> Tensor:
+        return segkernel.token_logprobs(logits, labels, inplace_backward=True)
+
+    def checked() -> dict[str, Any]:
+        truth.gradient_in_place(ours, logits, labels)
+        return timed(ours)
+
+    m.row(work, OURS, checked)
+    m.row(work, f"{OURS}, fresh gradient", lambda: timed(segkernel.token_logprobs))
+    implementations = {
+        **peers.losses(),
+        "eager torch": eager_logprobs,
+        "torch.compile": m.clock.compiled(eager_logprobs),
+    }
     for name, function in implementations.items():
-        m.row(work, name, function and (lambda function=function: timed(function)))
+        m.peer(work, name, function, timed)
 
 
 def segment(m: Measurements) -> None:
@@ -141,8 +161,7 @@ def segment(m: Measurements) -> None:
         return segkernel.segment(rewards, pivot_threshold=1.0, delta=0.5, sequence_sign=1)
 
     def vectorised(rewards: Tensor) -> Any:
-        with torch.device(m.clock.device):
-            return vectorised_segment(rewards, 1.0, -0.5, 0.5, 1)
+        return vectorised_segment(rewards, 1.0, -0.5, 0.5, 1)
 
     for sizes in m.shapes.segment:
         numel = sizes[0] * sizes[1]
@@ -152,8 +171,12 @@ def segment(m: Measurements) -> None:
         def replayed(function: Callable[..., Any], inputs: Any = inputs, numel: int = numel) -> dict[str, Any]:
             return {"seconds": m.clock.replays(function, inputs), "bytes": SEGMENT_BYTES * numel}
 
+        def checked(inputs: Any = inputs, replayed: Callable[..., dict[str, Any]] = replayed) -> dict[str, Any]:
+            truth.scan(ours, *inputs[0])
+            return replayed(ours)
+
         work = f"segment {shape(sizes)}"
-        m.row(work, OURS, lambda replayed=replayed: replayed(ours))
+        m.row(work, OURS, checked)
         m.row(work, f"{OURS}, with the call", lambda inputs=inputs: {"seconds": m.clock.calls(ours, inputs)})
         m.row(work, "vectorised torch", lambda replayed=replayed: replayed(vectorised))
 
@@ -165,13 +188,16 @@ def gae(m: Measurements) -> None:
     inputs = [tuple(torch.randn(sizes, device=m.clock.device) for _ in range(2)) for _ in range(min(turns, 128))]
 
     def looped(rewards: Tensor, values: Tensor) -> Any:
-        with torch.device(m.clock.device):
-            return looped_gae(rewards, values, 0.99, 0.95)
+        return looped_gae(rewards, values, 0.99, 0.95)
 
     def ours(rewards: Tensor, values: Tensor) -> Any:
         return segkernel.gae(rewards, values, gamma=0.99, lam=0.95)
 
-    m.row(work, OURS, lambda: {"seconds": m.clock.replays(ours, inputs), "bytes": 16 * sizes[0] * sizes[1]})
+    def checked() -> dict[str, Any]:
+        truth.scan(ours, *inputs[0])
+        return {"seconds": m.clock.replays(ours, inputs), "bytes": 16 * sizes[0] * sizes[1]}
+
+    m.row(work, OURS, checked)
     m.row(work, f"{OURS}, with the call", lambda: {"seconds": m.clock.calls(ours, inputs)})
     m.row(work, "loop over steps", lambda: {"seconds": m.clock.calls(looped, inputs, repeats=3)})
 
@@ -200,10 +226,14 @@ def linear(m: Measurements) -> None:
         gradients = hidden.nbytes + weight.nbytes  # the caller's, whoever computes them
         return {"seconds": seconds, "extra_bytes": max(0, m.clock.peak_bytes(step) - gradients)}
 
-    m.row(work, "bare matrix products", lambda: {"seconds": m.clock.calls(products, [()], repeats=7)})
-    m.row(work, OURS, lambda: timed(segkernel.linear_token_logprobs))
+    def checked() -> dict[str, Any]:
+        truth.head(segkernel.linear_token_logprobs, hidden, weight, labels)
+        return timed(segkernel.linear_token_logprobs)
+
+    m.row(work, BARE, lambda: {"seconds": m.clock.calls(products, [()], repeats=7)})
+    m.row(work, OURS, checked)
     for name, function in peers.heads().items():
-        m.row(work, name, function and (lambda function=function: timed(function)))
+        m.peer(work, name, function, timed)
 
 
 GROUPS: dict[str, Callable[[Measurements], None]] = {

@@ -1,0 +1,67 @@
+"""What segkernel has to return for the very inputs that it is timed on; AssertionError where it does not.
+
+Log-probs of some rows in float64, the scans of the CPU's kernels, and the LM head in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from benchmarks.from_buffer import FromBuffer
+from benchmarks.peers import eager_logprobs
+from segkernel import reference
+
+CHECKED_ROWS = 16
+
+
+def some_rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of rows from the first to the last, their logits in float64 and their labels."""
+    rows = torch.linspace(0, labels.numel() - 1, CHECKED_ROWS, dtype=torch.float64, device=labels.device).long()
+    return rows, logits.flatten(0, 1)[rows].double(), labels.flatten()[rows]
+
+
+def logprobs_and_entropy(function: Callable[..., Any], logits: Tensor, labels: Tensor, mask: Tensor) -> None:
+    rows, exact_logits, exact_labels = some_rows(logits, labels)
+    exact = reference.token_logprobs(exact_logits, exact_labels, entropy=True)
+    for dense, masked, expected in zip(function(logits, labels), function(logits, labels, mask), exact, strict=True):
+        assert_close(dense.flatten()[rows].double(), expected, rtol=1e-5, atol=1e-4)
+        assert_close(masked, torch.where(mask, dense, 0), rtol=0, atol=0)
+
+
+def gradient_in_place(function: Callable[..., Tensor], logits: Tensor, labels: Tensor) -> None:
+    """Leaves the gradient in `logits`, which is where it is expected."""
+    rows, exact_logits, exact_labels = some_rows(logits, labels)
+    exact_logits.requires_grad_()
+    (expected,) = torch.autograd.grad(eager_logprobs(exact_logits, exact_labels).sum(), exact_logits)
+    anchor = torch.ones((), requires_grad=True, device=logits.device)
+    function(FromBuffer.apply(anchor, logits), labels).sum().backward()
+    assert_close(logits.flatten(0, 1)[rows].double(), expected, rtol=1e-2, atol=1e-7)
+
+
+def scan(function: Callable[..., Any], *tokens: Tensor) -> None:
+    """Equal to the CPU's, but for the order of sums."""
+    expected = function(*(values.cpu() for values in tokens))
+    for actual, wanted in zip(function(*tokens), expected, strict=True):
+        tolerance = 1e-4 if wanted.is_floating_point() else 0
+        assert_close(actual.cpu(), wanted, rtol=tolerance, atol=tolerance)
+
+
+def head(function: Callable[..., Tensor], hidden: Tensor, weight: Tensor, labels: Tensor) -> None:
+    """Log-probs and both gradients, each as a whole within bfloat16's precision of one in float32."""
+    wide_hidden, wide_weight = (value.detach().float().requires_grad_() for value in (hidden, weight))
+    expected = []
+    for tokens, targets in zip(wide_hidden.split(1024), labels.split(1024), strict=True):  # a part of the logits each
+        logprobs = eager_logprobs(tokens @ wide_weight.T, targets)
+        logprobs.sum().backward()
+        expected.append(logprobs.detach())
+    actual = function(hidden, weight, labels)
+    gradients = torch.autograd.grad(actual.sum(), (hidden, weight))
+    wide = (torch.cat(expected), wide_hidden.grad, wide_weight.grad)
+    for value, wanted in zip((actual, *gradients), wide, strict=True):
+        error = torch.linalg.vector_norm(value.detach().float() - wanted) / torch.linalg.vector_norm(wanted)
+        assert error < 1e-2, f"expected within 1e-2 of float32, got {error.item():.2g}"

@@ -19,6 +19,7 @@ from benchmarks.gpu.clock import CudaClock
 from benchmarks.gpu.figures import OURS
 from benchmarks.gpu.measure import FULL, GROUPS, Measurements, main, shape
 from benchmarks.readme import replace_between
+from build_support.cuda import Toolkit
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,9 +105,20 @@ def test_all_phases_fit_in_eight_minutes(tmp_path: Path) -> None:
     assert by_name["tests"].environment["SEGKERNEL_TEST_DEVICE"] == "cuda"
     assert "tests/test_gae.py" in by_name["tests"].command
     for tool in ("memcheck", "racecheck"):
-        assert by_name[tool].command[:3] == ("compute-sanitizer", "--error-exitcode", "9")
+        assert by_name[tool].command[0].endswith("compute-sanitizer")
+        assert by_name[tool].command[1:3] == ("--error-exitcode", "9")
         assert by_name[tool].command[by_name[tool].command.index("--tool") + 1] == tool
         assert by_name[tool].environment["SEGKERNEL_TEST_DEVICE"] == "cuda"
+
+
+def test_the_sanitizer_may_be_beside_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvcc, sanitizer = (tmp_path / "bin" / name for name in ("nvcc", "compute-sanitizer"))
+    monkeypatch.setattr("build_support.cuda.toolkits", lambda: iter([Toolkit(nvcc, "13.0")]))
+    monkeypatch.setenv("PATH", "")
+    assert check.sanitizer_path() == "compute-sanitizer"
+    sanitizer.parent.mkdir()
+    sanitizer.touch(0o755)
+    assert check.sanitizer_path() == str(sanitizer)
 
 
 @pytest.fixture

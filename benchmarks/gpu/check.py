@@ -29,6 +29,7 @@ from benchmarks.gpu import figures
 from benchmarks.gpu.figures import PASSED
 from benchmarks.machine import installed_versions, slug
 from benchmarks.readme import replace_between
+from build_support import cuda
 
 ROOT = Path(__file__).parent.parent.parent
 GROUPS = {"bandwidth": 20, "forward": 45, "backward": 45, "segment": 25, "gae": 20, "linear": 45}
@@ -68,7 +69,7 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool) -> Iter
         whatever_hangs = ("-o", "faulthandler_timeout=60")  # is seen in the log
         yield Phase("tests", 110, (*tests, *in_parallel, *whatever_hangs, *operator_tests), device)
         # Our kernels alone: what torch, cuBLAS or the driver do is slow to watch, and not ours to judge.
-        sanitizer = ("compute-sanitizer", "--error-exitcode", "9", "--kernel-name", "kernel_substring=segkernel")
+        sanitizer = (sanitizer_path(), "--error-exitcode", "9", "--kernel-name", "kernel_substring=segkernel")
         memcheck = (*sanitizer, "--tool", "memcheck", "--report-api-errors", "no", "--padding", "512")
         # Without torch's cache of memory, a read past the end of a tensor is a read past an allocation.
         yield Phase("memcheck", 40, (*memcheck, *short), {**device, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
@@ -82,6 +83,12 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool) -> Iter
             (python, "-m", "benchmarks.gpu.measure", group, "--output", str(rows), *rehearse),
             rows=rows,
         )
+
+
+def sanitizer_path() -> str:
+    """On the PATH or beside an nvcc; its mere name where it is in neither."""
+    folders = [os.environ.get("PATH", ""), *(str(toolkit.home / "bin") for toolkit in cuda.toolkits())]
+    return shutil.which("compute-sanitizer", path=os.pathsep.join(folders)) or "compute-sanitizer"
 
 
 def run(phase: Phase, limit: float, log: Path) -> dict[str, Any]:

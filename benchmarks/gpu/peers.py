@@ -36,6 +36,6 @@ def heads() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None]:
         "TRL chunked": trl_chunked(),
         "Liger FLCE": liger and (lambda hidden, weight, labels: liger(hidden, weight, labels, reduction="sum")),
         # Not "none": its kernel reads one gradient per token, and that of a sum is a single one, expanded.
-        "CCE, which drops small gradients": cce
+        "CCE (drops small gradients)": cce
         and (lambda hidden, weight, labels: cce(hidden, weight, labels, reduction="sum")),
     }

@@ -144,7 +144,7 @@ class BuildExtensions(build_ext):
         compiler = self.compiler.compiler_cxx[0]
         if shutil.which(compiler) is None:
             sys.exit(
-                f"segkernel: no C++ compiler: `{compiler}` not found. Install g++ >= 10 or clang >= 12 "
+                f"segkernel: no C++ compiler: `{compiler}` not found. Install g++ >= 11 or clang >= 14 "
                 "(Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++`; conda: `conda install "
                 "cxx-compiler`), or set CXX."
             )

@@ -1,6 +1,7 @@
 """The build of the CUDA kernels and the inspection of what was built. Needs no GPU; what compiles needs nvcc."""
 
 import json
+import os
 import re
 import subprocess
 import zipfile
@@ -124,6 +125,19 @@ def test_inspection_finds_what_ties_a_library_to_one_torch(tmp_path: Path) -> No
     library = inspect_library(compiled(tmp_path, "_cuda.so", 'extern "C" int nothing() { return 0; }'))
     assert len(library.problems) == 2
     assert library.problems[1] == "does not name libtorch_cuda.so, whose symbols it uses"
+
+
+PROGRAMS = {path.name for folder in os.get_exec_path() for path in Path(folder).glob("*++*")}
+COMPILERS = sorted(name for name in PROGRAMS if re.fullmatch(r"g\+\+(-1[1-9])?|clang\+\+(-1[4-9]|-2\d)?", name))
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_every_compiler_takes_headers_that_several_files_include(compiler: str, tmp_path: Path) -> None:
+    for name in ("one.cpp", "two.cpp"):
+        (tmp_path / name).write_text('#include "simd/isa.h"\n#include "token_logprobs/token_logprobs_row.h"\n')
+    command = [compiler, "-std=c++20", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", "one.cpp", "two.cpp", "-o", "both.so"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_was_built_here_needs_torch_and_the_system_alone() -> None:

@@ -18,15 +18,15 @@ template <class T>
 constexpr int64_t kBlock = kBlockBytes / sizeof(T);
 
 template <class T>
-constexpr T kMinusInfinity = {};
+inline constexpr T kMinusInfinity = {};
 template <>
-constexpr double kMinusInfinity<double> = -INFINITY;
+inline constexpr double kMinusInfinity<double> = -INFINITY;
 template <>
-constexpr float kMinusInfinity<float> = -INFINITY;
+inline constexpr float kMinusInfinity<float> = -INFINITY;
 template <>
-constexpr bfloat16 kMinusInfinity<bfloat16> = {0xff80};
+inline constexpr bfloat16 kMinusInfinity<bfloat16> = {0xff80};
 template <>
-constexpr float16 kMinusInfinity<float16> = {0xfc00};
+inline constexpr float16 kMinusInfinity<float16> = {0xfc00};
 
 // Calls body(pointer, index) for every two vectors of values [count]; the last of them are padded with -inf, which
 // contributes nothing to any sum.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +27,35 @@ if not _PATH.exists():
         f"segkernel's compiled operators are missing ({_PATH.name}). In a source checkout build them with "
         "`pip install --no-build-isolation -e .`"
     )
-torch.ops.load_library(str(_PATH))
+
+
+def _load(library: Path) -> None:
+    """Loads operators; an OSError says why it cannot."""
+    if _is_cut_short(library):
+        raise OSError(f"{library}: file too short")
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        raise OSError(str(error.__cause__ or error)) from None  # torch keeps the dynamic linker's words from its own
+
+
+def _is_cut_short(library: Path) -> bool:
+    """Whether a file ends before its sections do: of that, the dynamic linker can die by SIGBUS."""
+    with library.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or not header.startswith(b"\x7fELF"):
+        return False  # which it says by itself
+    start, size, count = struct.unpack("=40xQ10xHH2x", header)
+    return int(start + size * count) > library.stat().st_size
+
+
+try:
+    _load(_PATH)
+except OSError as error:
+    raise ImportError(
+        f"segkernel's operators cannot be loaded beside torch {torch.__version__}: {error}. They need torch >= 2.10; "
+        "where it is that, reinstall segkernel"
+    ) from None
 
 
 class Operator:
@@ -141,7 +170,7 @@ def load_cuda_kernels(folder: Path, torch_cuda: str | None, *, has_gpu: bool) ->
     kernels = find_cuda_kernels(folder, torch_cuda, has_gpu=has_gpu)
     if kernels.problem is None:
         try:
-            torch.ops.load_library(str(folder / "_cuda.so"))
+            _load(folder / "_cuda.so")
             return kernels
         except OSError as error:
             problem = f"segkernel's CUDA kernels cannot be loaded: {error}. Reinstall segkernel, or torch"

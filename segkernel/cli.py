@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("info", help="show versions and backends")
 
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command == "info":
-        if rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        print(info())
-        return 0
+    if arguments.command == "info" and rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if arguments.command == "info":
+            print(info())
+            return 0
         if arguments.command == "inspect":
             importlib.import_module("segkernel.report.inspect").main(rest)
             return 0

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -121,19 +122,17 @@ print(segkernel.cli.info())
 """
 
 
-def imported_with(package: Path, torch_cuda: str | None) -> list[str]:
-    """Imports a copy of the package under a torch that says it was built with `torch_cuda`; returns what it printed."""
+def run_beside(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with this copy of the package."""
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     environment.pop("SEGKERNEL_LIBRARY", None)
-    program = PROGRAM.format(torch_cuda=torch_cuda)
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        cwd=package.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, cwd=package.parent, capture_output=True, text=True, check=False)
+
+
+def imported_with(package: Path, torch_cuda: str | None) -> list[str]:
+    """Imports a copy of the package under a torch that says it was built with `torch_cuda`; returns what it printed."""
+    done = run_beside(package, "-c", PROGRAM.format(torch_cuda=torch_cuda))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()
@@ -148,7 +147,7 @@ def copy_of_the_package(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("torch_cuda", "warned"),
     [
-        ("13.0", "cannot be loaded: "),  # the file is no library
+        ("13.0", "_cuda.so: file too short. Reinstall segkernel"),  # the linker's words
         ("12.8", "segkernel's wheel for CUDA 12"),
         (None, "Install a torch for CUDA 13"),
     ],
@@ -166,6 +165,37 @@ def test_importing_never_fails(copy_of_the_package: Path, torch_cuda: str | None
     assert lines["cuda"].startswith("not loaded: ")
     assert warned in lines["cuda"]
     assert lines["toolkit"] == "CUDA 13.0: sm_80, sm_86, sm_90, PTX 9.0 for newer GPUs"
+
+
+def test_kernels_that_are_cut_short(copy_of_the_package: Path) -> None:
+    """Given to the dynamic linker they would end the process."""
+    whole = (copy_of_the_package / "_cpu.so").read_bytes()
+    (copy_of_the_package / "_cuda.so").write_bytes(whole[: len(whole) // 2])
+    (copy_of_the_package / "_cuda.json").write_text(json.dumps(DESCRIPTION))
+    warning, result, *_ = imported_with(copy_of_the_package, "13.0")
+    assert warning.endswith("_cuda.so: file too short. Reinstall segkernel, or torch.")
+    assert result == "[[0, 1, -1]]"
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda whole: whole[: len(whole) // 2], "_cpu.so: file too short"),
+        (
+            lambda whole: whole.replace(b"aoti_torch_empty_strided", b"aoti_torch_empty_strided"[::-1]),
+            "undefined symbol",
+        ),
+    ],
+    ids=["cut short", "for another torch"],
+)
+def test_operators_that_cannot_be_loaded(copy_of_the_package: Path, damage: Callable[[bytes], bytes], why: str) -> None:
+    library = copy_of_the_package / "_cpu.so"
+    library.write_bytes(damage(library.read_bytes()))
+    done = run_beside(copy_of_the_package, "-m", "segkernel", "info")
+    assert done.returncode == 2
+    assert f"segkernel: error: segkernel's operators cannot be loaded beside torch {torch.__version__}: " in done.stderr
+    assert why in done.stderr
+    assert "They need torch >= 2.10" in done.stderr
 
 
 @pytest.mark.skipif(_machine_has_gpu(), reason="warns, rightly, where there is a GPU")

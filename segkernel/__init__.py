@@ -56,6 +56,7 @@ def __getattr__(name: str) -> Any:
     """Imports torch and the operators at first use, so that `segkernel.numpy` needs neither."""
     if name not in __all__:
         raise AttributeError(f"module 'segkernel' has no attribute {name!r}")
+    importlib.import_module("segkernel.ops")  # whole, lest threads that begin with different operators deadlock
     value = getattr(importlib.import_module(_HOMES.get(name, f"segkernel.ops.{name}")), name)
     globals()[name] = value
     return value

@@ -167,6 +167,45 @@ def test_importing_never_fails(copy_of_the_package: Path, torch_cuda: str | None
     assert lines["toolkit"] == "CUDA 13.0: sm_80, sm_86, sm_90, PTX 9.0 for newer GPUs"
 
 
+TWO_THREADS = """
+import sys, threading, time
+from importlib.machinery import PathFinder
+import segkernel
+
+def waits(thread):
+    frame = sys._current_frames()[thread.ident]
+    return frame.f_code.co_name == "acquire" and frame.f_locals["self"].name == "segkernel.ops"
+
+def create_once_the_other_waits(spec):
+    if not other.ident:
+        other.start()
+        while not waits(other):
+            time.sleep(0.01)
+
+class Between(PathFinder):
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name != "segkernel.ops":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        spec.loader.create_module = create_once_the_other_waits
+        return spec
+
+found = []
+other = threading.Thread(target=lambda: found.append(segkernel.gae.__name__))
+sys.meta_path.insert(0, Between)
+found.append(segkernel.segment.__name__)
+other.join()
+print(*sorted(found))
+"""
+
+
+def test_two_threads_begin_with_different_operators(copy_of_the_package: Path) -> None:
+    done = run_beside(copy_of_the_package, "-c", TWO_THREADS)
+    assert done.stderr == ""
+    assert done.stdout == "gae segment\n"
+
+
 def test_kernels_that_are_cut_short(copy_of_the_package: Path) -> None:
     """Given to the dynamic linker they would end the process."""
     whole = (copy_of_the_package / "_cpu.so").read_bytes()

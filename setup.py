@@ -5,7 +5,6 @@ Switches: SEGKERNEL_DEBUG_BUILD=1 builds the CPU's with assertions, AddressSanit
 build_support/cuda.py.
 """
 
-import importlib.util
 import os
 import platform
 import runpy
@@ -19,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.egg_info import egg_info
 
 sys.path.insert(0, str(Path(__file__).parent))  # pip does not run this file from its folder
-from build_support import cuda
+from build_support import cuda, requirements
 
 DEBUG = os.environ.get("SEGKERNEL_DEBUG_BUILD", "0") == "1"
 TORCH_TARGET_2_10 = "0x020a000000000000"
@@ -99,13 +98,8 @@ def for_this_machine(sources: list[str]) -> list[str]:
 
 
 # torch's headers and one of its libraries are all that building takes: it is not imported, so its own may be missing.
-TORCH = importlib.util.find_spec("torch")
-if TORCH is None or TORCH.origin is None:
-    sys.exit(
-        "segkernel: building needs torch >= 2.10 in this environment: `pip install torch`, then "
-        "`pip install --no-build-isolation .`"
-    )
-TORCH_ROOT = Path(TORCH.origin).parent
+requirements.check(Path("pyproject.toml"))
+TORCH_ROOT = requirements.folder_of("torch")
 TOOLKIT = cuda.choose_toolkit(runpy.run_path(str(TORCH_ROOT / "version.py"))["cuda"])
 
 
@@ -140,6 +134,13 @@ class BuildExtensions(build_ext):
             return str(Path(*fullname.split("."))) + ".so"
         return super().get_ext_filename(fullname)
 
+    def run(self) -> None:
+        if TOOLKIT is None:  # what an earlier build with CUDA left is no part of this one
+            for folder in [self.build_lib, *(["."] if self.inplace else [])]:
+                for name in ("_cuda.so", cuda.DESCRIPTION):
+                    Path(folder, "segkernel", name).unlink(missing_ok=True)
+        super().run()
+
     def build_extensions(self) -> None:
         compiler = self.compiler.compiler_cxx[0]
         if shutil.which(compiler) is None:
@@ -154,9 +155,6 @@ class BuildExtensions(build_ext):
         super().copy_extensions_to_source()
         if TOOLKIT is not None:
             self.copy_file(str(Path(self.build_lib, "segkernel", cuda.DESCRIPTION)), "segkernel")
-            return
-        for left_by_an_earlier_build in ("_cuda.so", cuda.DESCRIPTION):
-            Path("segkernel", left_by_an_earlier_build).unlink(missing_ok=True)
 
     def build_extension(self, ext: Extension) -> None:
         target = self.get_ext_fullpath(ext.name)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import segkernel
-from build_support import cuda
+from build_support import cuda, requirements
 from build_support.inspect_wheel import inspect_library, inspect_wheel
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +98,35 @@ def test_architectures(toolkit_13: cuda.Toolkit, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("SEGKERNEL_CUDA_ARCHS", wrong)
         with pytest.raises(SystemExit, match=message):
             toolkit_13.architectures()
+
+
+def test_an_environment_that_lacks_what_building_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements.check(ROOT / "pyproject.toml")
+    assert requirements.stated(ROOT / "pyproject.toml")[0].startswith("setuptools>=")
+    monkeypatch.setattr("importlib.metadata.version", {"torch": "2.9.1+cu128", "pytest": "9.0.0a0+git1"}.__getitem__)
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text('[build-system]\nrequires = ["pytest>=9", "torch>=2.10", "segkernel_lacks>=1"]\n')
+    message = (
+        r"building takes torch>=2\.10 \(2\.9\.1\+cu128 is installed\), segkernel_lacks>=1 \(not installed\) in .*: "
+        r"`pip install 'torch>=2\.10' 'segkernel_lacks>=1'`, then"
+    )
+    with pytest.raises(SystemExit, match=message):
+        requirements.check(pyproject)
+
+
+def test_nothing_of_an_earlier_build_with_cuda_is_left(tmp_path: Path) -> None:
+    package = tmp_path / "lib" / "segkernel"
+    package.mkdir(parents=True)
+    for name in ("_cuda.so", "_cuda.json"):
+        (package / name).touch()
+    folders = ("--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "objects"))
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", *folders],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "SEGKERNEL_CUDA": "0", "CC": "true", "CXX": "true"},  # what compiles is another test's
+    )
+    assert list(package.iterdir()) == []
 
 
 def compiled(folder: Path, name: str, source: str, *flags: str) -> Path:

@@ -26,6 +26,8 @@ FLAGS = (
     "-DUSE_CUDA",  # torch's headers declare their CUDA functions
     "-Xcompiler=-fPIC,-fvisibility=hidden",
 )
+# PyPI's toolkit, from CUDA 13 on. What its nvcc requires names no versions, and no two of these may differ in theirs.
+PACKAGES = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-runtime", "nvidia-cuda-cccl")
 DESCRIPTION = "_cuda.json"  # beside the library: tells what it was built for without loading it
 
 
@@ -72,7 +74,7 @@ def candidates() -> Iterator[Path]:
     if on_path is not None:
         yield Path(on_path)
     yield Path("/usr/local/cuda/bin/nvcc")
-    packages = importlib.util.find_spec("nvidia")  # nvidia-cuda-nvcc and its companions, where they are installed
+    packages = importlib.util.find_spec("nvidia")  # where PACKAGES are, if they are
     for folder in (packages.submodule_search_locations or ()) if packages is not None else ():
         yield from sorted(Path(folder).glob("cu*/bin/nvcc"))
 
@@ -85,6 +87,22 @@ def toolkits() -> Iterator[Toolkit]:
                 yield Toolkit(nvcc, release[1])
 
 
+def is_on_pypi(version: str) -> bool:
+    return int(version.partition(".")[0]) >= 13
+
+
+def packages_of(version: str) -> list[str]:
+    return [f"{package}=={version}.*" for package in PACKAGES]
+
+
+def how_to_have(version: str) -> str:
+    """What puts a toolkit of this version where it is found."""
+    if not is_on_pypi(version):
+        return f"install the CUDA toolkit {version} and set CUDA_HOME to it"
+    packages = " ".join(f"'{package}'" for package in packages_of(version))
+    return f"install the CUDA toolkit {version} and set CUDA_HOME to it, or unset that and `pip install {packages}`"
+
+
 def choose_toolkit(torch_cuda: str | None) -> Toolkit | None:
     """The toolkit to build with beside a torch built with CUDA `torch_cuda` (None: without), None for the CPU alone."""
     wanted = os.environ.get("SEGKERNEL_CUDA", "auto")
@@ -94,10 +112,9 @@ def choose_toolkit(torch_cuda: str | None) -> Toolkit | None:
         return None
     found = list(toolkits())
     if wanted == "1" and not found:
-        sys.exit(
-            "segkernel: SEGKERNEL_CUDA=1, but there is no nvcc in CUDA_HOME or on the PATH. Install the CUDA toolkit, "
-            "or `pip install nvidia-cuda-nvcc nvidia-cuda-cccl` into this environment."
-        )
+        home = os.environ.get("CUDA_HOME")
+        where = f"in CUDA_HOME, {home}" if home else "on the PATH, in /usr/local/cuda or in this environment"
+        sys.exit(f"segkernel: SEGKERNEL_CUDA=1, but there is no nvcc {where}: {how_to_have(torch_cuda or '13.0')}.")
     fitting = next((toolkit for toolkit in found if toolkit.major == str(torch_cuda).split(".")[0]), None)
     if wanted == "1":
         return fitting or found[0]
@@ -105,7 +122,7 @@ def choose_toolkit(torch_cuda: str | None) -> Toolkit | None:
         others = ", ".join(f"{toolkit.nvcc} is {toolkit.version}" for toolkit in found) or "none found"
         print(
             f"segkernel: building the CPU kernels only: this torch has CUDA {torch_cuda}, and the CUDA kernels "
-            f"take an nvcc of the same major version ({others}); set CUDA_HOME to one.",
+            f"take an nvcc of the same major version ({others}): {how_to_have(str(torch_cuda))}.",
             file=sys.stderr,
         )
     return fitting
@@ -138,6 +155,7 @@ def build(
         # torch hands over streams and memory, which belong to the driver, so its runtime need not be ours. With our own
         # inside, the library loads beside every minor version of torch's.
         "-cudart=static",
+        f"-L{toolkit.home / 'lib'}",  # the nvcc 13.0 of PyPI looks for its own runtime in lib64, where it is not
         "--no-device-link",
         *(
             f"-Xlinker={argument}"

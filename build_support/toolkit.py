@@ -8,15 +8,6 @@ from pathlib import Path
 
 from build_support import cuda
 
-# nvcc's own requirements name no versions, so all of them are pinned here.
-PACKAGES = (
-    "nvidia-cuda-nvcc",
-    "nvidia-cuda-crt",
-    "nvidia-nvvm",
-    "nvidia-cuda-runtime",
-    "nvidia-cuda-cccl",
-)
-
 
 def toolkit_home(version: str, folder: Path) -> Path:
     """A toolkit of this version: the system's where it is, else PyPI's in `folder`."""
@@ -27,12 +18,11 @@ def toolkit_home(version: str, folder: Path) -> Path:
 
 
 def from_pypi(version: str, folder: Path) -> Path:
-    if int(version.partition(".")[0]) < 13:
-        sys.exit(f"segkernel: CUDA {version}: PyPI has no nvcc before 13.0; set CUDA_HOME to a toolkit of this version")
+    if not cuda.is_on_pypi(version):
+        sys.exit(f"segkernel: CUDA {version}: PyPI has no nvcc before 13.0; {cuda.how_to_have(version)}")
     print(f"CUDA {version}: nvcc from PyPI")
-    packages = [f"{package}=={version}.*" for package in PACKAGES]
-    command = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), *packages)
-    subprocess.run(command, check=True)
+    command = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder))
+    subprocess.run([*command, *cuda.packages_of(version)], check=True)
     return next(folder.glob("nvidia/cu*"))
 
 

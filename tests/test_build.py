@@ -80,14 +80,31 @@ def test_of_several_toolkits_the_one_for_torch(tmp_path: Path, monkeypatch: pyte
 
 def test_no_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    assert cuda.choose_toolkit("13.0") is None
-    assert "(none found)" in capsys.readouterr().err
+    assert cuda.choose_toolkit("13.2") is None
+    message = capsys.readouterr().err
+    assert "(none found): install the CUDA toolkit 13.2 and set CUDA_HOME to it, or unset that and `pip i" in message
+    # All of one version: nvcc's own requirements would bring the newest of the others, which it does not go with.
+    assert message.count("==13.2.*'") == len(cuda.PACKAGES)
+    assert cuda.choose_toolkit("12.8") is None
+    assert "(none found): install the CUDA toolkit 12.8 and set CUDA_HOME to it.\n" in capsys.readouterr().err
     monkeypatch.setenv("SEGKERNEL_CUDA", "1")
-    with pytest.raises(SystemExit, match="there is no nvcc in CUDA_HOME"):
+    with pytest.raises(SystemExit, match=f"there is no nvcc in CUDA_HOME, {tmp_path}: install the CUDA toolkit 13.0"):
         cuda.choose_toolkit("13.0")
+    monkeypatch.delenv("CUDA_HOME")
+    monkeypatch.setattr(cuda, "candidates", lambda: iter(()))
+    with pytest.raises(SystemExit, match=r"there is no nvcc on the PATH, .*: install the CUDA toolkit 13.0"):
+        cuda.choose_toolkit(None)
     monkeypatch.setenv("SEGKERNEL_CUDA", "yes")
     with pytest.raises(SystemExit, match="SEGKERNEL_CUDA: expected 0, 1 or auto, got 'yes'"):
         cuda.choose_toolkit("13.0")
+
+
+def test_the_toolkit_of_torchs_major_version_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvccs = [fake_toolkit(tmp_path / version, version) / "bin/nvcc" for version in ("13.0", "12.8")]
+    monkeypatch.setattr(cuda, "candidates", lambda: iter(nvccs))
+    monkeypatch.setenv("SEGKERNEL_CUDA", "1")
+    chosen = [cuda.choose_toolkit(torch_cuda) for torch_cuda in ("12.6", "13.2", None)]
+    assert [toolkit and toolkit.version for toolkit in chosen] == ["12.8", "13.0", "13.0"]
 
 
 def test_architectures(toolkit_13: cuda.Toolkit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +200,23 @@ def test_inspection_finds_foreign_libraries(tmp_path: Path) -> None:
         archive.writestr("segkernel.libs/libtorch_cpu.so.1", b"")
     (library,) = inspect_wheel(wheel)
     assert library.problems == ["is not segkernel's"]
+
+
+def test_the_toolkits_runtime_is_found_wherever_its_nvcc_looks(toolkit_13: cuda.Toolkit, tmp_path: Path) -> None:
+    """The nvcc 13.0 of PyPI looks in lib64, and PyPI's runtime is in lib."""
+    runtime = toolkit_13.home / "lib"
+    runtime.mkdir()
+    (tmp_path / "runtime.c").touch()
+    for command in (["cc", "-c", "runtime.c"], ["ar", "rc", runtime / "libcudart_static.a", "runtime.o"]):
+        subprocess.run(command, check=True, cwd=tmp_path)
+    nvcc = toolkit_13.nvcc.read_text()
+    compiles = (
+        'case "$1" in -shared) shift; exec g++ -shared $(printf "%s\\n" "$@" | grep "^-L") -lcudart_static -o "$out";;'
+    )
+    toolkit_13.nvcc.write_text(nvcc.replace('case "$1" in', "for out; do :; done\n" + compiles + "\n"))
+    library = tmp_path / "segkernel" / "_cuda.so"
+    cuda.build(toolkit_13, ["csrc/hysteresis/hysteresis_cuda.cu"], library, tmp_path / "objects", TORCH, STABLE_ABI)
+    assert library.exists()
 
 
 @pytest.mark.skipif(not any(cuda.toolkits()), reason="needs nvcc")

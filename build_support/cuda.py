@@ -148,7 +148,7 @@ def build(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
     target.parent.mkdir(parents=True, exist_ok=True)
-    libraries = (stub_of_torch_cuda(temporary), torch_root / "lib/libtorch_cpu.so")
+    make_stub_of_torch_cuda(temporary)
     run(
         toolkit.nvcc,
         "-shared",
@@ -157,10 +157,8 @@ def build(
         "-cudart=static",
         f"-L{toolkit.home / 'lib'}",  # the nvcc 13.0 of PyPI looks for its own runtime in lib64, where it is not
         "--no-device-link",
-        *(
-            f"-Xlinker={argument}"
-            for argument in ("--no-as-needed", *libraries, "--as-needed", "--exclude-libs=ALL", "-s")
-        ),
+        *(f"-L{folder}" for folder in (temporary, torch_root / "lib")),  # -Xlinker takes no path with a space
+        "-Xlinker=--no-as-needed,-ltorch_cuda,-ltorch_cpu,--as-needed,--exclude-libs=ALL,-s",
         *objects,
         "-o",
         target,
@@ -169,12 +167,11 @@ def build(
     (target.parent / DESCRIPTION).write_text(json.dumps(description) + "\n")
 
 
-def stub_of_torch_cuda(temporary: Path) -> Path:
+def make_stub_of_torch_cuda(folder: Path) -> None:
     """An empty libtorch_cuda.so, to be linked against for its name: a CPU build of torch has none."""
-    stub = temporary / "libtorch_cuda.so"
+    stub = folder / "libtorch_cuda.so"
     compiler = os.environ.get("CC", "cc").split()
     run(*compiler, "-shared", "-xc", os.devnull, f"-Wl,-soname,{stub.name}", "-o", stub)
-    return stub
 
 
 def run(*command: str | Path) -> None:

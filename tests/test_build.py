@@ -227,7 +227,10 @@ def test_the_cuda_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     toolkit = cuda.choose_toolkit(None)
     assert toolkit is not None
     library = tmp_path / "segkernel" / "_cuda.so"
-    cuda.build(toolkit, ["csrc/hysteresis/hysteresis_cuda.cu"], library, tmp_path / "objects", TORCH, STABLE_ABI)
+    torch_with_a_space = tmp_path / "with a space"
+    torch_with_a_space.symlink_to(TORCH)
+    objects = tmp_path / "objects too"
+    cuda.build(toolkit, ["csrc/hysteresis/hysteresis_cuda.cu"], library, objects, torch_with_a_space, STABLE_ABI)
     found = inspect_library(library)
     assert found.problems == []
     assert {"libtorch_cuda.so", "libtorch_cpu.so"} <= set(found.needed)

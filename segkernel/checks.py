@@ -54,13 +54,14 @@ def checks_values() -> bool:
 def describe(value: object) -> str:
     """A short description of what was given, for error messages."""
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
+        layout = "" if value.layout is torch.strided else str(value.layout).removeprefix("torch.") + " "
+        return f"{layout}{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
     return f"{type(value).__name__} {value!r}"
 
 
 def tensor(name: str, value: object, dtypes: frozenset[torch.dtype] = FLOATS, what: str = "floating-point") -> None:
     """`value` must be a strided tensor of one of `dtypes`."""
-    if not isinstance(value, Tensor) or value.dtype not in dtypes:
+    if not isinstance(value, Tensor) or value.dtype not in dtypes or value.layout is not torch.strided:
         article = "an" if what[0] in "aeiou" else "a"
         raise TypeError(f"{name}: expected {article} {what} tensor, got {describe(value)}")
 
@@ -124,7 +125,7 @@ def token_mask(mask: Tensor | None, name: str, value: Tensor, shape: torch.Size)
     """A mask of the given shape, as contiguous bool: nonzero is valid."""
     if mask is None:
         return None
-    if not isinstance(mask, Tensor):
+    if not isinstance(mask, Tensor) or mask.layout is not torch.strided:
         raise TypeError(f"mask: expected a bool or numeric tensor, got {describe(mask)}")
     if mask.shape != shape:
         raise ValueError(f"mask: expected {list(shape)} like {name}, got {describe(mask)}")
@@ -158,7 +159,7 @@ def per_row(
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name}: expected a number or a [B] tensor, got {describe(value)}")
         return value, None
-    if value.dtype.is_complex:
+    if value.dtype.is_complex or value.layout is not torch.strided:
         raise TypeError(f"{name}: expected a real number or a [B] tensor, got {describe(value)}")
     rows = row_count(tokens, cu_seqlens)
     if value.dim() == 0:
@@ -220,13 +221,22 @@ def positive(name: str, value: float) -> None:
 
 
 def line(name: str, value: tuple[float, float]) -> tuple[float, float]:
-    if len(value) != 2 or not all(math.isfinite(number) for number in value):
+    try:
+        slope_and_intercept = tuple(float(number) for number in value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a slope and an intercept, got {describe(value)}") from None
+    if len(slope_and_intercept) != 2 or not all(math.isfinite(number) for number in slope_and_intercept):
         raise ValueError(f"{name}: expected a finite slope and intercept, got {value!r}")
-    return value
+    return slope_and_intercept
+
+
+def boolean(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {describe(value)}")
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 

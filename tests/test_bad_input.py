@@ -6,6 +6,8 @@ import pytest
 import torch
 from helpers import BACKEND, DEVICE, SCAN_OPS, ScanOp, assert_identical, unchanged
 
+import segkernel
+
 every_op = pytest.mark.parametrize("op", SCAN_OPS, ids=lambda op: op.name)
 
 
@@ -56,6 +58,38 @@ def test_type_of_the_mask(op: ScanOp):
         call(op, *op.tokens(2, 3), rows=2, mask=[[1, 1, 1], [1, 1, 1]])
     with pytest.raises(TypeError, match=r"mask: expected .*got complex64 \[2, 3\]"):
         call(op, *op.tokens(2, 3), rows=2, mask=torch.ones(2, 3, dtype=torch.complex64))
+
+
+@every_op
+def test_sparse_tensors(op: ScanOp):
+    with pytest.raises(TypeError, match=rf"{op.token_names[0]}: expected .*, got sparse_coo float32 \[2, 3\]"):
+        op(*(tokens.to_sparse() for tokens in op.tokens(2, 3)), **op.options(2))
+    with pytest.raises(TypeError, match=r"mask: expected .*, got sparse_coo float32 \[2, 3\]"):
+        op(*op.tokens(2, 3), torch.ones(2, 3).to_sparse(), **op.options(2))
+    for name, value in op.options(2).items():
+        if isinstance(value, torch.Tensor):
+            with pytest.raises(TypeError, match=rf"{name}: expected .*, got sparse_coo .* \[2\]"):
+                op(*op.tokens(2, 3), **{**op.options(2), name: value.to_sparse()})
+
+
+TOKENS, LABELS = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "switches"),
+    [
+        ("hysteresis", {"rewards": TOKENS, "low": 0.0, "high": 1.0}, ["hold"]),
+        ("segment", {"rewards": TOKENS, "delta": 1.0, "sequence_sign": 1.0}, ["hold", "keep_neutral"]),
+        ("token_logprobs", {"logits": TOKENS, "labels": LABELS}, ["entropy", "inplace_backward"]),
+        ("linear_token_logprobs", {"hidden": TOKENS, "weight": TOKENS, "labels": LABELS}, ["entropy"]),
+    ],
+)
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_switches_are_on_or_off(name: str, arguments: dict, switches: list, value: object):
+    for switch in switches:
+        given = re.escape(f"got {type(value).__name__} {value!r}")
+        with pytest.raises(TypeError, match=rf"^{switch}: expected True or False, {given}$"):
+            getattr(segkernel, name)(**arguments, **{switch: value})
 
 
 @every_op

@@ -105,8 +105,14 @@ def test_bad_arguments():
         segkernel.location_normalize(rewards[0], counts, **line)
     with pytest.raises(ValueError, match=r"std: expected a finite slope and intercept, got \(nan, 1.0\)"):
         segkernel.location_normalize(rewards, counts, mean=(0.0, 1.0), std=(NAN, 1.0))
-    with pytest.raises(ValueError, match=r"min_std: expected > 0, got 0"):
+    with pytest.raises(TypeError, match=r"mean: expected a slope and an intercept, got float 0.5"):
+        segkernel.location_normalize(rewards, counts, mean=0.5, std=(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"min_std: expected a finite number > 0, got 0"):
         segkernel.location_normalize(rewards, counts, **line, min_std=0)
+    with pytest.raises(TypeError, match=r"min_std: expected a number > 0, got str '1'"):
+        segkernel.location_normalize(rewards, counts, **line, min_std="1")
+    with pytest.raises(TypeError, match=r"bins: expected an integer, got float 2.5"):
+        segkernel.fit_location_normalizer(rewards, counts, bins=2.5)
     with pytest.raises(ValueError, match=r"segment_rewards: expected finite rewards"):
         segkernel.fit_location_normalizer(rewards + NAN, counts)
     with pytest.raises(ValueError, match=r"segment_rewards: expected at least two rewards.*got 2 rewards at 1 pos"):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from helpers import DTYPES, assert_identical, assert_near, opcheck, unchanged
+from helpers import DTYPES, OperatorCalls, assert_identical, assert_near, opcheck, unchanged
 from logprob_helpers import TRANSFORMS, assert_gradient, random_labels, random_logits
 
 import segkernel
@@ -144,3 +144,15 @@ def test_bad_arguments(value_checks: None):
     labels[1, 2] = -5
     with unchanged(logits, labels, ids), pytest.raises(IndexError, match=r"(?=.*\[1, 2\])labels.*expected .*7.*got -5"):
         call(logits, labels, ids, 2)
+
+
+def test_packed_ids_that_decrease_are_refused_before_any_work():
+    logits, labels, offsets = torch.zeros(4, 7), torch.zeros(4, dtype=torch.int64), torch.tensor([0, 2, 4])
+    with OperatorCalls() as recorder, segkernel.debug():
+        segkernel.segment_logprobs(logits, labels, torch.tensor([0, 1, 0, 1]), 2, cu_seqlens=offsets)
+        before = len(recorder.calls)
+        with pytest.raises(ValueError, match=r"ids: expected non-decreasing .*, got 1 before 0 in row 1"):
+            segkernel.segment_logprobs(logits, labels, torch.tensor([0, 1, 1, 0]), 2, cu_seqlens=offsets)
+    read = [call for call, _, _ in recorder.calls[before:] if call is torch.ops.segkernel.token_logprobs.default]
+    assert before > 1
+    assert not read

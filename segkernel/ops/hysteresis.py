@@ -50,6 +50,7 @@ def hysteresis(
     high_value, row_high = checks.per_row("high", high, rewards, cu_seqlens)
     checks.ordered(low_value, row_low, high_value, row_high)
     initial_value, row_initial = checks.states("initial", initial, rewards, cu_seqlens)
+    checks.boolean("hold", hold)
     return ops.hysteresis.default(
         rewards,
         mask,

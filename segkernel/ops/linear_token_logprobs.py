@@ -81,6 +81,7 @@ def linear_token_logprobs(
     labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1])
     checks.labels_in_range(labels, mask, weight.shape[0])
     options = logit_options(temperature, logit_scale, softcap)
+    checks.boolean("entropy", entropy)
     logprobs, entropies, _ = ops.linear_token_logprobs.default(hidden, weight, bias, labels, mask, *options, entropy)
     return (logprobs, entropies) if entropy else logprobs
 

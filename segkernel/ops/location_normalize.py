@@ -48,8 +48,7 @@ def location_normalize(
     """
     _check_segments(segment_rewards, counts)
     (mean_slope, mean_intercept), (std_slope, std_intercept) = checks.line("mean", mean), checks.line("std", std)
-    if not min_std > 0:
-        raise ValueError(f"min_std: expected > 0, got {min_std!r}")
+    checks.positive("min_std", min_std)
 
     rewards = segment_rewards.to(checks.compute_dtype(segment_rewards))
     present, log_p = _log_positions(rewards, counts)
@@ -86,8 +85,7 @@ def fit_location_normalizer(
         [2.89, 3.0, 0.0, 1.41]
     """
     _check_segments(segment_rewards, counts)
-    if bins < 2:
-        raise ValueError(f"bins: expected >= 2, got {bins!r}")
+    checks.integer("bins", bins, at_least=2)
     present, log_positions = _log_positions(segment_rewards.detach().double(), counts)
     rewards = segment_rewards.detach()[present].double().cpu().numpy()
     log_p = log_positions[present].cpu().numpy()

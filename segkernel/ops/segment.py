@@ -83,6 +83,8 @@ def segment(
         "sequence_sign", sequence_sign, rewards, cu_seqlens, dtype=torch.float64
     )
     checks.one_of("reduce", reduce, SEGMENT_REDUCTIONS)
+    checks.boolean("hold", hold)
+    checks.boolean("keep_neutral", keep_neutral)
     if max_segments is not None:
         if cu_seqlens is not None:
             raise ValueError("max_segments: expected None with cu_seqlens (packed segments sit at their row's offset)")

@@ -58,7 +58,7 @@ def segment_logprobs(
     check_logits(logits)
     labels, _ = check_labels(labels, None, "logits[..., 0]", logits, logits.shape[:-1])
     check_rows(labels, cu_seqlens)
-    ids = checks.segment_ids(ids, "labels", labels, labels.shape).masked_fill(labels == -100, -1)
+    ids = checks.segment_ids(ids, "labels", labels, labels.shape, cu_seqlens).masked_fill(labels == -100, -1)
     per_token = token_logprobs(
         logits,
         labels,

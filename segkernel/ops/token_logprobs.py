@@ -65,6 +65,8 @@ def token_logprobs(
     labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
     checks.labels_in_range(labels, mask, logits.shape[-1])
     options = logit_options(temperature, logit_scale, softcap)
+    checks.boolean("entropy", entropy)
+    checks.boolean("inplace_backward", inplace_backward)
     # A compiled graph may not write to what it saved for its backward pass.
     writes = inplace_backward and logits.requires_grad and torch.is_grad_enabled()
     inplace = writes and not torch.compiler.is_compiling()

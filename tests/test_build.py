@@ -46,6 +46,12 @@ def toolkit_13(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cuda.Toolkit:
     return toolkit
 
 
+def test_the_package_and_its_metadata_tell_the_same_version() -> None:
+    assert re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE) == [
+        segkernel.__version__
+    ]
+
+
 def test_every_kernel_is_built() -> None:
     listed = re.findall(r'"(csrc/\S+\.cu)"', (ROOT / "setup.py").read_text())
     assert sorted(listed) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.cu"))

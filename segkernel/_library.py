@@ -106,6 +106,15 @@ def _keeps_value_errors() -> bool:
 ops: Any = torch.ops.segkernel if _keeps_value_errors() else Operators()
 
 
+_WITHOUT_GRADIENT = torch.library.Library("segkernel", "IMPL")
+
+
+def no_gradient(*operators: str) -> None:
+    """Lets autograd pass these by. It would attach to their outputs what warns in a backward pass and gives nothing."""
+    for name in operators:
+        _WITHOUT_GRADIENT.impl(name, torch.library.fallthrough_kernel, "Autograd")
+
+
 def cpu_isa() -> str:
     """The instruction set that the CPU kernels use: "avx512", "avx2" or "baseline".
 

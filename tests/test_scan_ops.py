@@ -54,6 +54,16 @@ def test_offsets_of_either_dtype(op: ScanOp):
 
 
 @every_op
+@pytest.mark.filterwarnings("error")
+def test_outputs_are_constants(op: ScanOp):
+    tokens = [values.requires_grad_() for values in op.tokens(4, 33)]
+    outputs = leaves(op(*tokens, **op.options(4)))
+    assert not any(out.requires_grad for out in outputs)
+    (tokens[0] * outputs[0]).sum().backward()
+    assert_identical(tokens[0].grad, outputs[0].to(tokens[0].dtype))
+
+
+@every_op
 def test_no_rows(op: ScanOp):
     for out in leaves(op(*op.tokens(0, 7), **op.options(0))):
         assert out.shape[0] == 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segkernel import checks
-from segkernel._library import ops
+from segkernel._library import no_gradient, ops
 
 
 def gae(
@@ -25,15 +25,15 @@ def gae(
     is 0. Source: High-dimensional continuous control using GAE, arXiv 1506.02438, eq. 16.
 
     Args:
-        rewards, values: one per token, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64, float32, bfloat16 or
-            float16. Where their dtypes differ, both are promoted.
+        rewards, values: one per token, in units of reward, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64,
+            float32, bfloat16 or float16. Where their dtypes differ, both are promoted.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
         gamma, lam: discount and trace decay, numbers or one per row `[B]`.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:
         `(advantages, returns)`, `returns = advantages + values`: float32 (float64 for float64 input), the shape of
-        `rewards`; 0 at masked positions.
+        `rewards`; 0 at masked positions. They carry no gradient.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -57,6 +57,9 @@ def gae(
     gamma_value, row_gamma = checks.per_row("gamma", gamma, rewards, cu_seqlens)
     lam_value, row_lam = checks.per_row("lam", lam, rewards, cu_seqlens)
     return ops.gae.default(rewards, values.contiguous(), mask, gamma_value, row_gamma, lam_value, row_lam, cu_seqlens)
+
+
+no_gradient("gae")
 
 
 @torch.library.register_fake("segkernel::gae")

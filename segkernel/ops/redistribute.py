@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segkernel import checks
-from segkernel._library import ops
+from segkernel._library import no_gradient, ops
 
 
 def redistribute(
@@ -34,7 +34,8 @@ def redistribute(
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:
-        float32 (float64 for float64 scores), the shape of `prefix_scores`; 0 at masked positions.
+        float32 (float64 for float64 scores), the shape of `prefix_scores`, in their units; 0 at masked positions. No
+        gradient flows to them.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -54,6 +55,9 @@ def redistribute(
     return ops.redistribute.default(
         prefix_scores, mask, initial_value, row_initial, sequence_rewards, mix_value, row_mix, cu_seqlens
     )
+
+
+no_gradient("redistribute")
 
 
 @torch.library.register_fake("segkernel::redistribute")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segkernel import checks
-from segkernel._library import ops
+from segkernel._library import no_gradient, ops
 from segkernel.codes import SEGMENT_REDUCTIONS, segment_options
 from segkernel.segments import Segments
 
@@ -54,7 +54,7 @@ def segment(
         max_segments: `S >= 0`, how many segments per row the `[B, S]` fields hold; None or 0 hold all. Padded only.
 
     Returns:
-        `Segments`.
+        `Segments`. Their rewards carry no gradient; `segment_reduce` over the ids does.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -132,6 +132,9 @@ def _empty_outputs(
         rewards.new_empty(per_segment, dtype=torch.int8),
         rewards.new_empty(rewards.shape if has_mask else (0,), dtype=torch.bool),
     )
+
+
+no_gradient("segment", "segment.numbers")
 
 
 @torch.library.register_fake("segkernel::segment")

@@ -231,7 +231,7 @@ def line(name: str, value: tuple[float, float]) -> tuple[float, float]:
 
 
 def boolean(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
+    if value is not True and value is not False:
         raise TypeError(f"{name}: expected True or False, got {describe(value)}")
 
 

@@ -41,6 +41,10 @@ def results() -> dict[str, tuple[torch.Tensor, ...]]:
             for hold in (True, False):
                 trigger = {"low": -0.5, "high": 0.25, "initial": -1, "hold": hold}
                 found[f"hysteresis {dtype} {T} {hold}"] = (segkernel.hysteresis(rewards, batch.mask, **trigger),)
+                other_than_1 = (batch.mask.to(torch.uint8) * 130).view(torch.bool)
+                found[f"hysteresis, odd mask {dtype} {T} {hold}"] = (
+                    segkernel.hysteresis(rewards, other_than_1, **trigger),
+                )
                 found[f"hysteresis, odd rewards {dtype} {T} {hold}"] = (segkernel.hysteresis(odd, **trigger),)
             for reduce in REDUCTIONS:
                 for name, options in {

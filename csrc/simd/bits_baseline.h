@@ -17,7 +17,7 @@ struct BitsBaseline {
       uint64_t eight;
       std::memcpy(&eight, bytes + i, sizeof(eight));
       // Moves every byte's lowest bit to its place in the highest byte; the products don't overlap there.
-      bits |= (eight * 0x0102040810204080) >> 56 << i;
+      bits |= (ones_where_nonzero(eight) * 0x0102040810204080) >> 56 << i;
     }
     return bits;
   }
@@ -44,10 +44,15 @@ struct BitsBaseline {
   }
 
  private:
-  // A byte of 1 for every one of the lowest eight bits that is set.
+  // 1 in every byte that is not 0: such a byte carries into its highest bit, or has that one already.
+  static SK_INLINE uint64_t ones_where_nonzero(uint64_t bytes) {
+    constexpr uint64_t kLower = 0x7f7f7f7f7f7f7f7f;
+    return ((((bytes & kLower) + kLower) | bytes) >> 7) & 0x0101010101010101;
+  }
+
+  // 1 in every byte whose bit, of the lowest eight, is set.
   static SK_INLINE uint64_t ones(uint64_t bits) {
-    const uint64_t in_its_byte = ((bits & 0xff) * 0x0101010101010101) & 0x8040201008040201;
-    return ((in_its_byte + 0x7f7f7f7f7f7f7f7f) >> 7) & 0x0101010101010101;
+    return ones_where_nonzero(((bits & 0xff) * 0x0101010101010101) & 0x8040201008040201);
   }
 };
 

@@ -4,22 +4,21 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.segkernel-ready
-SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 EMULATION := $(shell find tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 SANITIZED := build/sanitized
-OP_TESTS := $(wildcard tests/test_*ops.py tests/test_*segment*.py tests/test_*logprobs*.py tests/test_gae.py \
-	tests/test_hysteresis.py tests/test_detect_pivots.py tests/test_redistribute.py tests/test_numpy.py)
-# Trainers named after segments.
-OP_TESTS := $(filter-out tests/test_segment_reward.py tests/test_segment_ppo.py,$(OP_TESTS))
-# The NumPy front is another library.
-EMULATED_TESTS := $(filter-out tests/test_numpy.py,$(OP_TESTS)) tests/test_bad_input.py tests/test_cuda.py
+# Operator tests that neither start other libraries nor depend on the host's instruction set run on every kind of build.
+OP_TESTS := $(filter-out tests/ops/test_isa.py tests/ops/test_fake_cuda.py tests/ops/test_cuda.py tests/ops/test_bad_input.py \
+	tests/ops/test_losses.py tests/ops/test_location_normalize.py,$(wildcard tests/ops/test_*.py))
+# The NumPy extension has its own copy of the CPU kernels.
+EMULATED_TESTS := $(filter-out tests/ops/test_numpy.py,$(OP_TESTS)) tests/ops/test_bad_input.py tests/ops/test_cuda.py
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
 .PHONY: run test test-emulated lint format sanitize sanitize-emulated experiment bench gpu-check wheels wheel-check clean
 
 run: $(READY)
-	$(BIN)/python -m segkernel.demo
+	$(BIN)/python -m examples.capitals
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

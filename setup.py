@@ -38,44 +38,18 @@ FLAGS_BY_SUFFIX = {
     # GCC would compute on pairs of 64-bit masks in vectors: moving them there costs more than that saves.
     "_avx512vbmi2.cpp": [*AVX512, "-mavx512vbmi", "-mavx512vbmi2", "-mavx512vpopcntdq", "-fno-tree-slp-vectorize"],
 }
-NUMPY_FRONT = [
+
+
+def sources(pattern: str) -> list[str]:
+    return sorted(str(path) for path in Path("csrc").glob(pattern))
+
+
+CPU_SOURCES = ["csrc/schemas.cpp", *sources("torch/*.cpp"), *sources("ops/*/*.cpp")]
+CUDA_SOURCES = sources("ops/*/*_cuda.cu")
+# The NumPy extension has its own copy of the vectorized kernels, so that importing it does not import torch.
+NUMPY_SOURCES = [
     "csrc/numpy_module.cpp",
-    "csrc/hysteresis/hysteresis_avx2.cpp",
-    "csrc/hysteresis/hysteresis_avx512.cpp",
-    "csrc/segment/segment_avx2.cpp",
-    "csrc/segment/segment_avx512vbmi2.cpp",
-]
-OPERATORS = [
-    "csrc/registration.cpp",
-    "csrc/detect_pivots/detect_pivots_cpu.cpp",
-    "csrc/hysteresis/hysteresis_cpu.cpp",
-    "csrc/hysteresis/hysteresis_avx2.cpp",
-    "csrc/hysteresis/hysteresis_avx512.cpp",
-    "csrc/segment/segment_cpu.cpp",
-    "csrc/segment/segment_avx2.cpp",
-    "csrc/segment/segment_avx512vbmi2.cpp",
-    "csrc/segment_by_entropy/segment_by_entropy_cpu.cpp",
-    "csrc/segment_reduce/segment_reduce_cpu.cpp",
-    "csrc/segment_broadcast/segment_broadcast_cpu.cpp",
-    "csrc/redistribute/redistribute_cpu.cpp",
-    "csrc/gae/gae_cpu.cpp",
-    "csrc/token_logprobs/token_logprobs_cpu.cpp",
-    "csrc/token_logprobs/token_logprobs_baseline.cpp",
-    "csrc/token_logprobs/token_logprobs_avx2.cpp",
-    "csrc/token_logprobs/token_logprobs_avx512.cpp",
-    "csrc/linear_token_logprobs/linear_token_logprobs_cpu.cpp",
-]
-CUDA_OPERATORS = [
-    "csrc/detect_pivots/detect_pivots_cuda.cu",
-    "csrc/hysteresis/hysteresis_cuda.cu",
-    "csrc/segment/segment_cuda.cu",
-    "csrc/segment_by_entropy/segment_by_entropy_cuda.cu",
-    "csrc/segment_reduce/segment_reduce_cuda.cu",
-    "csrc/segment_broadcast/segment_broadcast_cuda.cu",
-    "csrc/redistribute/redistribute_cuda.cu",
-    "csrc/gae/gae_cuda.cu",
-    "csrc/token_logprobs/token_logprobs_cuda.cu",
-    "csrc/linear_token_logprobs/linear_token_logprobs_cuda.cu",
+    *(source for op in ("hysteresis", "segment") for source in sources(f"ops/{op}/{op}_avx*.cpp")),
 ]
 
 
@@ -93,8 +67,8 @@ def common_flags() -> list[str]:
     return [*flags, "-O3"]
 
 
-def for_this_machine(sources: list[str]) -> list[str]:
-    return [source for source in sources if X86 or not source.endswith(tuple(FLAGS_BY_SUFFIX))]
+def for_this_machine(paths: list[str]) -> list[str]:
+    return [source for source in paths if X86 or not source.endswith(tuple(FLAGS_BY_SUFFIX))]
 
 
 # torch's headers and one of its libraries are all that building takes: it is not imported, so its own may be missing.
@@ -106,7 +80,7 @@ TOOLKIT = cuda.choose_toolkit(runpy.run_path(str(TORCH_ROOT / "version.py"))["cu
 def operators() -> Extension:
     return Extension(
         "segkernel._cpu",
-        sources=for_this_machine(OPERATORS),
+        sources=for_this_machine(CPU_SOURCES),
         include_dirs=[str(TORCH_ROOT / "include")],
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_2_10)],
         library_dirs=[str(TORCH_ROOT / "lib")],
@@ -120,7 +94,7 @@ def numpy_front() -> Extension:
 
     return Extension(
         "segkernel._numpy",
-        sources=for_this_machine(NUMPY_FRONT),
+        sources=for_this_machine(NUMPY_SOURCES),
         include_dirs=[pybind11.get_include()],
         language="c++",
     )
@@ -171,7 +145,7 @@ class BuildExtensions(build_ext):
                 macros=ext.define_macros,
                 include_dirs=ext.include_dirs,
                 extra_postargs=common_flags() + flags,
-                depends=[str(header) for header in Path("csrc").rglob("*.h")],
+                depends=[str(header) for header in Path("csrc").rglob("*.*h")],
             )
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -197,5 +171,5 @@ class NameOfTheBuild(egg_info):
 
 extensions = [operators(), numpy_front()]
 if TOOLKIT is not None:
-    extensions.append(Extension("segkernel._cuda", sources=CUDA_OPERATORS))
+    extensions.append(Extension("segkernel._cuda", sources=CUDA_SOURCES))
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions, "egg_info": NameOfTheBuild})

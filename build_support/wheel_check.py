@@ -16,7 +16,10 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("test_scan_ops", "test_hysteresis", "test_segment", "test_token_logprobs", "test_library", "test_numpy")
+TESTS = (
+    *("ops/test_scan_ops", "ops/test_hysteresis", "ops/test_segment", "ops/test_token_logprobs", "ops/test_numpy"),
+    "build/test_library",
+)
 TEST_PACKAGES = ("numpy", "scipy", "pytest", "hypothesis", "ml_dtypes")
 
 # Prints what the wheel does beside this torch. The last step resolves every symbol of the CUDA kernels, whatever the
@@ -72,11 +75,8 @@ def check_beside(torch_version: str, wheels: list[Path]) -> list[str]:
         python = folder / "environment/bin/python"
         pip = (python, "-m", "pip", "install", "-q", "--no-cache-dir")
         run(*pip, f"torch=={torch_version}", *TEST_PACKAGES, cwd=folder)
-        (folder / "tests").mkdir()
+        shutil.copytree(ROOT / "tests", folder / "tests")
         shutil.copy(ROOT / "pyproject.toml", folder)
-        for path in (ROOT / "tests").glob("*.py"):
-            if path.stem in (*TESTS, "conftest", "helpers", "logprob_helpers"):
-                shutil.copy(path, folder / "tests")
         proven = []
         for wheel in wheels:
             run(*pip, "--no-deps", "--force-reinstall", wheel, cwd=folder)

@@ -6,13 +6,13 @@
 
 #include <string>
 
-#include "checks.h"
-#include "detect_pivots/detect_pivots_row.h"
-#include "gae/gae_row.h"
-#include "hysteresis/hysteresis_row.h"
-#include "redistribute/redistribute_row.h"
-#include "segment/segment_into.h"
-#include "segment_by_entropy/segment_by_entropy_row.h"
+#include "core/errors.h"
+#include "ops/detect_pivots/detect_pivots_row.h"
+#include "ops/gae/gae_row.h"
+#include "ops/hysteresis/hysteresis_row.h"
+#include "ops/redistribute/redistribute_row.h"
+#include "ops/segment/segment_host.h"
+#include "ops/segment_by_entropy/segment_by_entropy_row.h"
 
 namespace py = pybind11;
 

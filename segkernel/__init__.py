@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segkernel.checks import debug
+    from segkernel._validate import debug
     from segkernel.ops.detect_pivots import detect_pivots
     from segkernel.ops.gae import gae
     from segkernel.ops.hysteresis import hysteresis
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from segkernel.ops.segment_reduce import segment_reduce
     from segkernel.ops.sequence_logprobs import sequence_logprobs
     from segkernel.ops.token_logprobs import token_logprobs
-    from segkernel.segments import Segments
+    from segkernel.types import Segments
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Segments",
@@ -46,8 +46,8 @@ __all__ = [
 
 # Where a name is not in the operator's file of the same name.
 _HOMES = {
-    "Segments": "segkernel.segments",
-    "debug": "segkernel.checks",
+    "Segments": "segkernel.types",
+    "debug": "segkernel._validate",
     "fit_location_normalizer": "segkernel.ops.location_normalize",
 }
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from segkernel.cli import main
+from segkernel._cli import main
 
 sys.exit(main())

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkernel import _numpy
-from segkernel.codes import REDUCE, SEGMENT_REDUCTIONS
+from segkernel._enums import REDUCE, SEGMENT_REDUCTIONS
 
 __all__ = ["Segments", "detect_pivots", "gae", "hysteresis", "redistribute", "segment", "segment_by_entropy"]
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import BACKEND, on_the_cpu
 from hypothesis import settings
 
 import segkernel
 from segkernel import reference
+from tests.helpers import BACKEND, on_the_cpu
 
 if BACKEND == "cuda":
     torch.set_default_device("cuda")
@@ -34,7 +34,7 @@ def value_checks() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     """Of the trainers' tests; a module's tests share it, so none may change it."""
-    from trainer_helpers import tiny_tokenizer
+    from tests.training.trainer_helpers import tiny_tokenizer
 
     return tiny_tokenizer()
 

@@ -19,15 +19,15 @@ import segkernel
 from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, ASR_DPO, DPO, Method, Trained, training
 from benchmarks.experiments.tasks import Step, Task, task_of
 from benchmarks.experiments.workspace import Workspace, write_whole
-from segkernel.collators import PreferenceCollator
-from segkernel.data import SIDES
-from segkernel.demo.measure import response_logprobs, responses_of_pairs
-from segkernel.demo.pipeline import train_quietly
-from segkernel.demo.task import END, token_credit
-from segkernel.models import load_scoring_model
-from segkernel.trainers import ASRDPOConfig, ASRDPOTrainer, DPOConfig, DPOTrainer
-from segkernel.trainers.batches import Rows
-from segkernel.trainers.segmenting import SEQUENCE_SIGNS, with_token_rewards
+from examples.capitals.measure import response_logprobs, responses_of_pairs
+from examples.capitals.pipeline import train_quietly
+from examples.capitals.task import END, token_credit
+from segkernel.training import ASRDPOConfig, ASRDPOTrainer, DPOConfig, DPOTrainer
+from segkernel.training.data.collators import PreferenceCollator
+from segkernel.training.data.readers import SIDES
+from segkernel.training.models import load_scoring_model
+from segkernel.training.segmentation.segmenting import SEQUENCE_SIGNS, with_token_rewards
+from segkernel.training.trainer.batches import Rows
 
 DELTAS = (0.0, 0.25, 0.5, 1.0, 2.0)
 BASELINES = (-1.0, -0.5, 0.0, 0.5, 1.0)

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from benchmarks.experiments.workspace import Workspace
-from segkernel.demo.measure import TrainedResponse, grade_greedy_answers, mask_agreement, moved_right, part_logprobs
-from segkernel.demo.task import KEY, draw_countries
+from examples.capitals.measure import TrainedResponse, grade_greedy_answers, mask_agreement, moved_right, part_logprobs
+from examples.capitals.task import KEY, draw_countries
 
 
 @dataclass

@@ -16,10 +16,9 @@ from transformers import PreTrainedModel
 from benchmarks.experiments.measure import credit, measure_answers, measure_policy, timing
 from benchmarks.experiments.tasks import Step, Task, task_of
 from benchmarks.experiments.workspace import Workspace
-from segkernel.demo.measure import TrainedResponse, responses_of_pairs
-from segkernel.demo.pipeline import train_quietly
-from segkernel.models import load_scoring_model
-from segkernel.trainers import (
+from examples.capitals.measure import TrainedResponse, responses_of_pairs
+from examples.capitals.pipeline import train_quietly
+from segkernel.training import (
     AlignDistilConfig,
     AlignDistilTrainer,
     ASRDPOConfig,
@@ -27,9 +26,8 @@ from segkernel.trainers import (
     DPOConfig,
     DPOTrainer,
 )
-from segkernel.trainers import (
-    asr_dpo as asr_dpo_module,
-)
+from segkernel.training.methods import asr_dpo as asr_dpo_module
+from segkernel.training.models import load_scoring_model
 
 ASR_BASELINE, ASR_DELTA = "0", 0.5
 

@@ -15,7 +15,7 @@ from benchmarks.experiments.tables import detailed_rows, markdown, method_rows
 from benchmarks.experiments.workspace import write_whole
 from benchmarks.machine import installed_versions, machine
 from benchmarks.readme import replace_between
-from segkernel.report import write_report
+from segkernel.training.report import write_report
 
 MARKS = ("<!-- experiment:begin -->", "<!-- experiment:end -->")
 LEGEND = (

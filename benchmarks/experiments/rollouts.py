@@ -14,12 +14,11 @@ from benchmarks.experiments.measure import timing
 from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, Method, Trained, training
 from benchmarks.experiments.tasks import Task
 from benchmarks.experiments.workspace import Workspace
-from segkernel.demo.measure import TrainedResponse
-from segkernel.demo.pairs import is_well_formed
-from segkernel.demo.pipeline import train_quietly
-from segkernel.demo.task import QUESTION, SEPARATOR, draw_countries, grade, prompt_text, token_credit
-from segkernel.models import load_scoring_model
-from segkernel.trainers import (
+from examples.capitals.measure import TrainedResponse
+from examples.capitals.pairs import is_well_formed
+from examples.capitals.pipeline import train_quietly
+from examples.capitals.task import QUESTION, SEPARATOR, draw_countries, grade, prompt_text, token_credit
+from segkernel.training import (
     ASRPPOConfig,
     ASRPPOTrainer,
     ASRRFTConfig,
@@ -34,8 +33,9 @@ from segkernel.trainers import (
     SegmentPPOTrainer,
     TokenPPOConfig,
 )
-from segkernel.trainers import segment_ppo as segment_ppo_module
-from segkernel.trainers.entropy_segments import Segmenter, load_segmenter
+from segkernel.training.methods import segment_ppo as segment_ppo_module
+from segkernel.training.models import load_scoring_model
+from segkernel.training.segmentation.entropy import Segmenter, load_segmenter
 
 Train = Callable[[Workspace, Task], Trained]
 ASR_OPTIONS = {"baseline": ASR_BASELINE, "delta": ASR_DELTA}

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from segkernel.demo.pipeline import Settings as TaskSettings
+from examples.capitals.pipeline import Settings as TaskSettings
 
 TASK = TaskSettings(
     parts=4,

@@ -9,16 +9,16 @@ from transformers import set_seed
 
 from benchmarks.experiments.tasks import Step, Task
 from benchmarks.experiments.workspace import Workspace
-from segkernel.demo.pairs import sample_pairs
-from segkernel.demo.pipeline import (
+from examples.capitals.pairs import sample_pairs
+from examples.capitals.pipeline import (
     REWARD_LEARNING_RATE,
     train_quietly,
     train_reward_model,
     train_start,
     trainer_options,
 )
-from segkernel.models import ModelArguments, load_reward_model
-from segkernel.trainers import SegmentRewardConfig, SegmentRewardTrainer
+from segkernel.training import SegmentRewardConfig, SegmentRewardTrainer
+from segkernel.training.models import ModelArguments, load_reward_model
 
 HELD_OUT_FOR_REWARD = 1000
 

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.tasks import Task
-from segkernel.demo.pairs import Pair
-from segkernel.demo.pipeline import Settings as TaskSettings
-from segkernel.demo.pipeline import clone, trainer_options
-from segkernel.demo.task import make_tokenizer
+from examples.capitals.pairs import Pair
+from examples.capitals.pipeline import Settings as TaskSettings
+from examples.capitals.pipeline import clone, trainer_options
+from examples.capitals.task import make_tokenizer
 
 # A pair is adversarial when its preference contradicts more than this share of its parts.
 ADVERSARIAL = 1 / 2

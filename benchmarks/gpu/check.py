@@ -54,7 +54,7 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool) -> Iter
     python = sys.executable
     device = {"SEGKERNEL_TEST_DEVICE": "cpu" if rehearsing else "cuda", "OMP_NUM_THREADS": "1"}
     tests = (python, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider")
-    short = (*tests, "tests/test_cuda.py", "-k", "on_ragged_rows")
+    short = (*tests, "tests/ops/test_cuda.py", "-k", "on_ragged_rows")
     if rehearsing:
         yield Phase("tests", REHEARSAL_SHARE, short, device)
     else:

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../floats.h"
+#include "../core/dtypes.h"
 #include "inline.h"
 #include "outside.h"
 

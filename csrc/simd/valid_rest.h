@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../floats.h"
+#include "../core/dtypes.h"
 #include "inline.h"
 
 namespace segkernel {

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "../floats.h"
+#include "../core/dtypes.h"
 #include "inline.h"
 
 namespace segkernel {

@@ -9,7 +9,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#include "../floats.h"
+#include "../core/dtypes.h"
 #include "inline.h"
 
 namespace segkernel {

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "../floats.h"
+#include "../core/dtypes.h"
 #include "inline.h"
 
 namespace segkernel {

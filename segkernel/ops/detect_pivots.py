@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 from segkernel._library import ops
 
 
@@ -39,9 +39,9 @@ def detect_pivots(
         >>> segkernel.detect_pivots(torch.tensor([[0.0, 0.1, 0.9, 1.0]]), threshold=0.5)
         tensor([[ True, False,  True, False]])
     """
-    rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
-    value, row_value = checks.per_row("threshold", threshold, rewards, cu_seqlens)
-    checks.not_negative("threshold", value, row_value)
+    rewards, mask, cu_seqlens = _validate.tokens("rewards", rewards, mask, cu_seqlens)
+    value, row_value = _validate.per_row("threshold", threshold, rewards, cu_seqlens)
+    _validate.not_negative("threshold", value, row_value)
     return ops.detect_pivots.default(rewards, mask, value, row_value, cu_seqlens)
 
 

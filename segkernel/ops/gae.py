@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 from segkernel._library import no_gradient, ops
 
 
@@ -46,16 +46,16 @@ def gae(
         >>> returns
         tensor([[1., 1.]])
     """
-    rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
-    checks.tensor("values", values)
+    rewards, mask, cu_seqlens = _validate.tokens("rewards", rewards, mask, cu_seqlens)
+    _validate.tensor("values", values)
     if values.shape != rewards.shape:
-        raise ValueError(f"values: expected {list(rewards.shape)} like rewards, got {checks.describe(values)}")
-    checks.same_device("values", values, "rewards", rewards)
+        raise ValueError(f"values: expected {list(rewards.shape)} like rewards, got {_validate.describe(values)}")
+    _validate.same_device("values", values, "rewards", rewards)
     if values.dtype != rewards.dtype:
         dtype = torch.promote_types(values.dtype, rewards.dtype)
         rewards, values = rewards.to(dtype), values.to(dtype)
-    gamma_value, row_gamma = checks.per_row("gamma", gamma, rewards, cu_seqlens)
-    lam_value, row_lam = checks.per_row("lam", lam, rewards, cu_seqlens)
+    gamma_value, row_gamma = _validate.per_row("gamma", gamma, rewards, cu_seqlens)
+    lam_value, row_lam = _validate.per_row("lam", lam, rewards, cu_seqlens)
     return ops.gae.default(rewards, values.contiguous(), mask, gamma_value, row_gamma, lam_value, row_lam, cu_seqlens)
 
 
@@ -73,5 +73,5 @@ def _(
     row_lam: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    dtype = checks.compute_dtype(rewards)
+    dtype = _validate.compute_dtype(rewards)
     return torch.empty_like(rewards, dtype=dtype), torch.empty_like(rewards, dtype=dtype)

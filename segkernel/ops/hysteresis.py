@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 from segkernel._library import ops
 
 
@@ -45,12 +45,12 @@ def hysteresis(
         >>> segkernel.hysteresis(torch.tensor([[0.1, 0.9, 0.3, -0.8, 0.3]]), low=-0.5, high=0.5)
         tensor([[ 0,  1,  1, -1, -1]], dtype=torch.int8)
     """
-    rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
-    low_value, row_low = checks.per_row("low", low, rewards, cu_seqlens)
-    high_value, row_high = checks.per_row("high", high, rewards, cu_seqlens)
-    checks.ordered(low_value, row_low, high_value, row_high)
-    initial_value, row_initial = checks.states("initial", initial, rewards, cu_seqlens)
-    checks.boolean("hold", hold)
+    rewards, mask, cu_seqlens = _validate.tokens("rewards", rewards, mask, cu_seqlens)
+    low_value, row_low = _validate.per_row("low", low, rewards, cu_seqlens)
+    high_value, row_high = _validate.per_row("high", high, rewards, cu_seqlens)
+    _validate.ordered(low_value, row_low, high_value, row_high)
+    initial_value, row_initial = _validate.states("initial", initial, rewards, cu_seqlens)
+    _validate.boolean("hold", hold)
     return ops.hysteresis.default(
         rewards,
         mask,

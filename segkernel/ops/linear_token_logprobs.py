@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 from segkernel._library import cuda_kernels, ops
 from segkernel.ops.token_logprobs import Logprobs, check_labels, logit_options
 
@@ -68,30 +68,30 @@ def linear_token_logprobs(
         >>> segkernel.linear_token_logprobs(hidden, weight, torch.tensor([2, -100]))
         tensor([-1.3863,  0.0000])
     """
-    checks.tensor("hidden", hidden)
+    _validate.tensor("hidden", hidden)
     if hidden.dim() == 0:
-        raise ValueError(f"hidden: expected [..., H], got {checks.describe(hidden)}")
+        raise ValueError(f"hidden: expected [..., H], got {_validate.describe(hidden)}")
     _check_like_hidden("weight", weight, hidden)
     if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
-        raise ValueError(f"weight: expected [V, {hidden.shape[-1]}] to match hidden, got {checks.describe(weight)}")
+        raise ValueError(f"weight: expected [V, {hidden.shape[-1]}] to match hidden, got {_validate.describe(weight)}")
     if bias is not None:
         _check_like_hidden("bias", bias, hidden)
         if bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias: expected [{weight.shape[0]}] to match weight, got {checks.describe(bias)}")
+            raise ValueError(f"bias: expected [{weight.shape[0]}] to match weight, got {_validate.describe(bias)}")
     labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1])
-    checks.labels_in_range(labels, mask, weight.shape[0])
+    _validate.labels_in_range(labels, mask, weight.shape[0])
     options = logit_options(temperature, logit_scale, softcap)
-    checks.boolean("entropy", entropy)
+    _validate.boolean("entropy", entropy)
     logprobs, entropies, _ = ops.linear_token_logprobs.default(hidden, weight, bias, labels, mask, *options, entropy)
     return (logprobs, entropies) if entropy else logprobs
 
 
 def _check_like_hidden(name: str, value: Tensor, hidden: Tensor) -> None:
-    checks.tensor(name, value)
+    _validate.tensor(name, value)
     if value.dtype != hidden.dtype:
         wanted = str(hidden.dtype).removeprefix("torch.")
-        raise TypeError(f"{name}: expected {wanted} like hidden, got {checks.describe(value)}")
-    checks.same_device(name, value, "hidden", hidden)
+        raise TypeError(f"{name}: expected {wanted} like hidden, got {_validate.describe(value)}")
+    _validate.same_device(name, value, "hidden", hidden)
 
 
 def _slices(tokens: int, vocabulary: int, device: str) -> Iterator[tuple[int, int]]:
@@ -173,7 +173,7 @@ def _forward(
     for first, _, tile in tiles:
         ops.linear_token_logprobs_fold_.default(state, tile, tiles.labels, first, *options, want_entropy)
     logprobs, entropies, lse = ops.linear_token_logprobs_finish.default(state, hidden, *options)
-    dtype = checks.compute_dtype(hidden)
+    dtype = _validate.compute_dtype(hidden)
     return (
         tiles.spread(logprobs.to(dtype), labels),
         tiles.spread(entropies.to(dtype), labels) if want_entropy else labels.new_empty((0,), dtype=dtype),
@@ -205,7 +205,7 @@ def _gradients(
 
     upstream = (per_row(grad_logprobs), per_row(grad_entropies))
     known = (per_row(entropies if grad_entropies is not None else lse), per_row(lse))
-    dtype = checks.compute_dtype(hidden)
+    dtype = _validate.compute_dtype(hidden)
     grad_hidden = torch.zeros_like(tiles.hidden, dtype=dtype) if hidden_needed else hidden.new_empty(0)
     grad_weight = weight.new_empty(weight.shape) if weight_needed else weight.new_empty(0)
     grad_bias = torch.empty_like(weight[:, 0]) if bias_needed else weight.new_empty(0)
@@ -257,7 +257,7 @@ def _(
     softcap: float | None,
     want_entropy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = checks.compute_dtype(hidden)
+    dtype = _validate.compute_dtype(hidden)
     logprobs = torch.empty_like(labels, dtype=dtype)
     entropies = torch.empty_like(labels, dtype=dtype) if want_entropy else labels.new_empty((0,), dtype=dtype)
     return logprobs, entropies, torch.empty_like(labels, dtype=torch.float64)

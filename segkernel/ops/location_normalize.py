@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 
 # Residuals beyond this many standard errors count linearly: 95 % efficient on normal data (Huber, 1964).
 _HUBER_KNEE = 1.345
@@ -47,10 +47,10 @@ def location_normalize(
         tensor([[0., 1., 0.]])
     """
     _check_segments(segment_rewards, counts)
-    (mean_slope, mean_intercept), (std_slope, std_intercept) = checks.line("mean", mean), checks.line("std", std)
-    checks.positive("min_std", min_std)
+    (mean_slope, mean_intercept), (std_slope, std_intercept) = _validate.line("mean", mean), _validate.line("std", std)
+    _validate.positive("min_std", min_std)
 
-    rewards = segment_rewards.to(checks.compute_dtype(segment_rewards))
+    rewards = segment_rewards.to(_validate.compute_dtype(segment_rewards))
     present, log_p = _log_positions(rewards, counts)
     location_mean = mean_slope * log_p + mean_intercept
     location_std = (std_slope * log_p + std_intercept).clamp(min=min_std)
@@ -85,7 +85,7 @@ def fit_location_normalizer(
         [2.89, 3.0, 0.0, 1.41]
     """
     _check_segments(segment_rewards, counts)
-    checks.integer("bins", bins, at_least=2)
+    _validate.integer("bins", bins, at_least=2)
     present, log_positions = _log_positions(segment_rewards.detach().double(), counts)
     rewards = segment_rewards.detach()[present].double().cpu().numpy()
     log_p = log_positions[present].cpu().numpy()
@@ -136,10 +136,10 @@ def _log_positions(segment_rewards: Tensor, counts: Tensor) -> tuple[Tensor, Ten
 
 
 def _check_segments(segment_rewards: Tensor, counts: Tensor) -> None:
-    checks.tensor("segment_rewards", segment_rewards)
-    checks.tensor("counts", counts, checks.INTEGERS, "integer")
+    _validate.tensor("segment_rewards", segment_rewards)
+    _validate.tensor("counts", counts, _validate.INTEGERS, "integer")
     if segment_rewards.dim() != 2:
-        raise ValueError(f"segment_rewards: expected [B, S], got {checks.describe(segment_rewards)}")
+        raise ValueError(f"segment_rewards: expected [B, S], got {_validate.describe(segment_rewards)}")
     if counts.shape != segment_rewards.shape[:1]:
-        raise ValueError(f"counts: expected [{segment_rewards.shape[0]}], got {checks.describe(counts)}")
-    checks.same_device("counts", counts, "segment_rewards", segment_rewards)
+        raise ValueError(f"counts: expected [{segment_rewards.shape[0]}], got {_validate.describe(counts)}")
+    _validate.same_device("counts", counts, "segment_rewards", segment_rewards)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 from segkernel._library import no_gradient, ops
 
 
@@ -46,12 +46,12 @@ def redistribute(
         >>> segkernel.redistribute(torch.tensor([[0.5, 0.75, 0.25]]), initial=0.25)
         tensor([[ 0.2500,  0.2500, -0.5000]])
     """
-    prefix_scores, mask, cu_seqlens = checks.tokens("prefix_scores", prefix_scores, mask, cu_seqlens)
-    initial_value, row_initial = checks.per_row("initial", initial, prefix_scores, cu_seqlens)
-    mix_value, row_mix = checks.per_row("mix", mix, prefix_scores, cu_seqlens)
+    prefix_scores, mask, cu_seqlens = _validate.tokens("prefix_scores", prefix_scores, mask, cu_seqlens)
+    initial_value, row_initial = _validate.per_row("initial", initial, prefix_scores, cu_seqlens)
+    mix_value, row_mix = _validate.per_row("mix", mix, prefix_scores, cu_seqlens)
     if sequence_rewards is not None:
-        checks.tensor("sequence_rewards", sequence_rewards, checks.FLOATS | checks.INTEGERS, "real")
-        _, sequence_rewards = checks.per_row("sequence_rewards", sequence_rewards, prefix_scores, cu_seqlens)
+        _validate.tensor("sequence_rewards", sequence_rewards, _validate.FLOATS | _validate.INTEGERS, "real")
+        _, sequence_rewards = _validate.per_row("sequence_rewards", sequence_rewards, prefix_scores, cu_seqlens)
     return ops.redistribute.default(
         prefix_scores, mask, initial_value, row_initial, sequence_rewards, mix_value, row_mix, cu_seqlens
     )
@@ -71,4 +71,4 @@ def _(
     row_mix: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> Tensor:
-    return torch.empty_like(prefix_scores, dtype=checks.compute_dtype(prefix_scores))
+    return torch.empty_like(prefix_scores, dtype=_validate.compute_dtype(prefix_scores))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
+from segkernel._enums import SEGMENT_REDUCTIONS, segment_options
 from segkernel._library import no_gradient, ops
-from segkernel.codes import SEGMENT_REDUCTIONS, segment_options
-from segkernel.segments import Segments
+from segkernel.types import Segments
 
 _segment = ops.segment.default
 _segment_by_numbers = ops.segment.numbers
@@ -72,31 +72,31 @@ def segment(
         >>> segments.mask
         tensor([[ True,  True,  True, False, False]])
     """
-    rewards, mask, cu_seqlens = checks.tokens("rewards", rewards, mask, cu_seqlens)
+    rewards, mask, cu_seqlens = _validate.tokens("rewards", rewards, mask, cu_seqlens)
     if pivot_threshold is None and delta is None:
         raise ValueError("segment: expected pivot_threshold, delta or both, got neither")
-    pivot_value, row_pivot = checks.optional_per_row("pivot_threshold", pivot_threshold, rewards, cu_seqlens)
-    delta_value, row_delta = checks.optional_per_row("delta", delta, rewards, cu_seqlens)
-    baseline_value, row_baseline = checks.per_row("baseline", baseline, rewards, cu_seqlens)
-    initial_value, row_initial = checks.states("initial", initial, rewards, cu_seqlens)
-    sign_value, row_sign = checks.optional_per_row(
+    pivot_value, row_pivot = _validate.optional_per_row("pivot_threshold", pivot_threshold, rewards, cu_seqlens)
+    delta_value, row_delta = _validate.optional_per_row("delta", delta, rewards, cu_seqlens)
+    baseline_value, row_baseline = _validate.per_row("baseline", baseline, rewards, cu_seqlens)
+    initial_value, row_initial = _validate.states("initial", initial, rewards, cu_seqlens)
+    sign_value, row_sign = _validate.optional_per_row(
         "sequence_sign", sequence_sign, rewards, cu_seqlens, dtype=torch.float64
     )
-    checks.one_of("reduce", reduce, SEGMENT_REDUCTIONS)
-    checks.boolean("hold", hold)
-    checks.boolean("keep_neutral", keep_neutral)
+    _validate.one_of("reduce", reduce, SEGMENT_REDUCTIONS)
+    _validate.boolean("hold", hold)
+    _validate.boolean("keep_neutral", keep_neutral)
     if max_segments is not None:
         if cu_seqlens is not None:
             raise ValueError("max_segments: expected None with cu_seqlens (packed segments sit at their row's offset)")
-        checks.integer("max_segments", max_segments, at_least=0)
+        _validate.integer("max_segments", max_segments, at_least=0)
     options = segment_options(reduce, hold, keep_neutral, initial_value)
     if row_pivot is row_baseline is row_delta is row_initial is None and not max_segments:
         outputs = _segment_by_numbers(
             rewards, mask, pivot_value, baseline_value, delta_value, options, sign_value, row_sign, cu_seqlens
         )
     else:
-        checks.not_negative("pivot_threshold", None, row_pivot)
-        checks.not_negative("delta", None, row_delta)
+        _validate.not_negative("pivot_threshold", None, row_pivot)
+        _validate.not_negative("delta", None, row_delta)
         outputs = _segment(
             rewards,
             mask,
@@ -120,7 +120,7 @@ def segment(
 def _empty_outputs(
     rewards: Tensor, cu_seqlens: Tensor | None, max_segments: int | None, has_mask: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = checks.row_count(rewards, cu_seqlens)
+    rows = _validate.row_count(rewards, cu_seqlens)
     per_segment = rewards.shape
     if cu_seqlens is None and max_segments is not None:
         per_segment = torch.Size((rows, max_segments))

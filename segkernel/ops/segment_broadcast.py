@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
+from segkernel._enums import BROADCAST, REDUCE
 from segkernel._library import ops
-from segkernel.codes import BROADCAST, REDUCE
 
 # The derivative of each way of giving a value back is the reduction that undoes it.
 _DERIVATIVE = {
@@ -51,26 +51,26 @@ def segment_broadcast(
         >>> segkernel.segment_broadcast(values, ids, how="split")
         tensor([[3., 3., 0., 1.]])
     """
-    checks.tensor("values", values)
+    _validate.tensor("values", values)
     if values.dim() != 2:
-        raise ValueError(f"values: expected [B, S], got {checks.describe(values)}")
+        raise ValueError(f"values: expected [B, S], got {_validate.describe(values)}")
     if not isinstance(ids, Tensor):
-        raise TypeError(f"ids: expected an integer tensor, got {checks.describe(ids)}")
+        raise TypeError(f"ids: expected an integer tensor, got {_validate.describe(ids)}")
     if cu_seqlens is not None:
-        checks.offsets(cu_seqlens, "ids", ids)
+        _validate.offsets(cu_seqlens, "ids", ids)
     elif ids.dim() != 2:
-        raise ValueError(f"ids: expected [B, T], or [N] together with cu_seqlens, got {checks.describe(ids)}")
-    ids = checks.segment_ids(ids, "values", values, ids.shape, cu_seqlens)
-    if values.shape[0] != checks.row_count(ids, cu_seqlens):
+        raise ValueError(f"ids: expected [B, T], or [N] together with cu_seqlens, got {_validate.describe(ids)}")
+    ids = _validate.segment_ids(ids, "values", values, ids.shape, cu_seqlens)
+    if values.shape[0] != _validate.row_count(ids, cu_seqlens):
         name, given = ("ids", ids) if cu_seqlens is None else ("cu_seqlens", cu_seqlens)
-        raise ValueError(f"{name}: expected {values.shape[0]} rows like values, got {checks.describe(given)}")
-    checks.one_of("how", how, BROADCAST)
+        raise ValueError(f"{name}: expected {values.shape[0]} rows like values, got {_validate.describe(given)}")
+    _validate.one_of("how", how, BROADCAST)
     return ops.segment_broadcast.default(values.contiguous(), ids, BROADCAST[how], cu_seqlens)
 
 
 @torch.library.register_fake("segkernel::segment_broadcast")
 def _(values: Tensor, ids: Tensor, how: int, cu_seqlens: Tensor | None) -> Tensor:
-    return torch.empty_like(ids, dtype=checks.compute_dtype(values))
+    return torch.empty_like(ids, dtype=_validate.compute_dtype(values))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 from segkernel._library import ops
 
 
@@ -47,9 +47,9 @@ def segment_by_entropy(
         >>> counts
         tensor([3], dtype=torch.int32)
     """
-    entropy, mask, cu_seqlens = checks.tokens("entropy", entropy, mask, cu_seqlens)
-    value, row_value = checks.per_row("threshold", threshold, entropy, cu_seqlens)
-    checks.integer("min_length", min_length, at_least=1)
+    entropy, mask, cu_seqlens = _validate.tokens("entropy", entropy, mask, cu_seqlens)
+    value, row_value = _validate.per_row("threshold", threshold, entropy, cu_seqlens)
+    _validate.integer("min_length", min_length, at_least=1)
     return ops.segment_by_entropy.default(entropy, mask, value, row_value, min_length, cu_seqlens)
 
 
@@ -62,5 +62,5 @@ def _(
     min_length: int,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    rows = checks.row_count(entropy, cu_seqlens)
+    rows = _validate.row_count(entropy, cu_seqlens)
     return torch.empty_like(entropy, dtype=torch.int32), entropy.new_empty((rows,), dtype=torch.int32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 from segkernel.ops.segment_reduce import segment_reduce
 from segkernel.ops.sequence_logprobs import check_rows
 from segkernel.ops.token_logprobs import Logprobs, check_labels, check_logits, token_logprobs
@@ -53,12 +53,12 @@ def segment_logprobs(
         >>> segkernel.segment_logprobs(logits, labels, ids, 2)
         tensor([[-1.3863, -0.6931]])
     """
-    checks.one_of("reduce", reduce, ("sum", "mean"))
-    checks.integer("num_segments", num_segments, at_least=0)
+    _validate.one_of("reduce", reduce, ("sum", "mean"))
+    _validate.integer("num_segments", num_segments, at_least=0)
     check_logits(logits)
     labels, _ = check_labels(labels, None, "logits[..., 0]", logits, logits.shape[:-1])
     check_rows(labels, cu_seqlens)
-    ids = checks.segment_ids(ids, "labels", labels, labels.shape, cu_seqlens).masked_fill(labels == -100, -1)
+    ids = _validate.segment_ids(ids, "labels", labels, labels.shape, cu_seqlens).masked_fill(labels == -100, -1)
     per_token = token_logprobs(
         logits,
         labels,

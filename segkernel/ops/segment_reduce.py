@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
+from segkernel._enums import BROADCAST, REDUCE
 from segkernel._library import ops
-from segkernel.codes import BROADCAST, REDUCE
 
 
 def segment_reduce(
@@ -45,17 +45,17 @@ def segment_reduce(
         >>> segkernel.segment_reduce(values, ids, 3)
         tensor([[3., 4., 0.]])
     """
-    values, _, cu_seqlens = checks.tokens("values", values, None, cu_seqlens)
-    ids = checks.segment_ids(ids, "values", values, values.shape, cu_seqlens)
-    checks.integer("num_segments", num_segments, at_least=0)
-    checks.one_of("reduce", reduce, REDUCE)
+    values, _, cu_seqlens = _validate.tokens("values", values, None, cu_seqlens)
+    ids = _validate.segment_ids(ids, "values", values, values.shape, cu_seqlens)
+    _validate.integer("num_segments", num_segments, at_least=0)
+    _validate.one_of("reduce", reduce, REDUCE)
     return ops.segment_reduce.default(values, ids, num_segments, REDUCE[reduce], cu_seqlens)
 
 
 @torch.library.register_fake("segkernel::segment_reduce")
 def _(values: Tensor, ids: Tensor, num_segments: int, reduce: int, cu_seqlens: Tensor | None) -> Tensor:
-    rows = checks.row_count(values, cu_seqlens)
-    return values.new_empty((rows, num_segments), dtype=checks.compute_dtype(values))
+    rows = _validate.row_count(values, cu_seqlens)
+    return values.new_empty((rows, num_segments), dtype=_validate.compute_dtype(values))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 from segkernel.ops.segment_reduce import segment_reduce
 from segkernel.ops.token_logprobs import Logprobs, check_labels, check_logits, token_logprobs
 
@@ -52,7 +52,7 @@ def sequence_logprobs(
         >>> segkernel.sequence_logprobs(logits, labels)
         tensor([-1.3863])
     """
-    checks.one_of("reduce", reduce, ("sum", "mean"))
+    _validate.one_of("reduce", reduce, ("sum", "mean"))
     check_logits(logits)
     labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
     check_rows(labels, cu_seqlens)
@@ -60,11 +60,11 @@ def sequence_logprobs(
     ids = valid.to(torch.int32) - 1  # one segment, 0, to which the masked tokens do not belong
     total = None
     if weights is not None:
-        checks.tensor("weights", weights)
+        _validate.tensor("weights", weights)
         if weights.shape != labels.shape:
-            raise ValueError(f"weights: expected {list(labels.shape)} like labels, got {checks.describe(weights)}")
-        checks.same_device("weights", weights, "logits", logits)
-        weights = weights.to(checks.compute_dtype(logits)).where(valid, 0)
+            raise ValueError(f"weights: expected {list(labels.shape)} like labels, got {_validate.describe(weights)}")
+        _validate.same_device("weights", weights, "logits", logits)
+        weights = weights.to(_validate.compute_dtype(logits)).where(valid, 0)
         total = segment_reduce(weights, ids, 1, cu_seqlens=cu_seqlens) if reduce == "mean" else None
     per_token = token_logprobs(
         logits,
@@ -92,8 +92,8 @@ def check_rows(labels: Tensor, cu_seqlens: Tensor | None) -> None:
     """`[B, T]` labels, or packed ones with offsets that fit them: refused before any logits are read."""
     if cu_seqlens is None:
         if labels.dim() != 2:
-            raise ValueError(f"labels: expected [B, T], or [N] with cu_seqlens, got {checks.describe(labels)}")
+            raise ValueError(f"labels: expected [B, T], or [N] with cu_seqlens, got {_validate.describe(labels)}")
         return
-    checks.offsets(cu_seqlens, "labels", labels)
+    _validate.offsets(cu_seqlens, "labels", labels)
     if not labels.is_cuda:  # there the values of offsets are not looked at
         segment_reduce(torch.zeros_like(labels, dtype=torch.float32), labels, 0, cu_seqlens=cu_seqlens)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkernel import checks
+from segkernel import _validate
 from segkernel._library import ops
 
 # A tensor, or a pair of tensors where the entropy was asked for. Spelled Any so that a caller, who knows which,
@@ -63,10 +63,10 @@ def token_logprobs(
     """
     check_logits(logits)
     labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
-    checks.labels_in_range(labels, mask, logits.shape[-1])
+    _validate.labels_in_range(labels, mask, logits.shape[-1])
     options = logit_options(temperature, logit_scale, softcap)
-    checks.boolean("entropy", entropy)
-    checks.boolean("inplace_backward", inplace_backward)
+    _validate.boolean("entropy", entropy)
+    _validate.boolean("inplace_backward", inplace_backward)
     # A compiled graph may not write to what it saved for its backward pass.
     writes = inplace_backward and logits.requires_grad and torch.is_grad_enabled()
     inplace = writes and not torch.compiler.is_compiling()
@@ -77,12 +77,12 @@ def token_logprobs(
 
 
 def check_logits(logits: Tensor) -> None:
-    checks.tensor("logits", logits)
+    _validate.tensor("logits", logits)
     if logits.dim() == 0:
-        raise ValueError(f"logits: expected [..., V], got {checks.describe(logits)}")
+        raise ValueError(f"logits: expected [..., V], got {_validate.describe(logits)}")
     if logits.shape[-1] > 1 and logits.stride(-1) != 1:
         raise ValueError(
-            f"logits: expected a contiguous last dimension, got {checks.describe(logits)} with strides "
+            f"logits: expected a contiguous last dimension, got {_validate.describe(logits)} with strides "
             f"{list(logits.stride())}; call .contiguous() on them"
         )
 
@@ -91,19 +91,19 @@ def check_labels(
     labels: Tensor, mask: Tensor | None, name: str, like: Tensor, shape: torch.Size
 ) -> tuple[Tensor, Tensor | None]:
     """Labels and mask of the given shape as the operators take them: int64 and bool, contiguous."""
-    checks.tensor("labels", labels, checks.INTEGERS, "integer")
+    _validate.tensor("labels", labels, _validate.INTEGERS, "integer")
     if labels.shape != shape:
-        raise ValueError(f"labels: expected {list(shape)} like {name}, got {checks.describe(labels)}")
-    checks.same_device("labels", labels, name, like)
-    return labels.to(torch.int64).contiguous(), checks.token_mask(mask, "labels", labels, labels.shape)
+        raise ValueError(f"labels: expected {list(shape)} like {name}, got {_validate.describe(labels)}")
+    _validate.same_device("labels", labels, name, like)
+    return labels.to(torch.int64).contiguous(), _validate.token_mask(mask, "labels", labels, labels.shape)
 
 
 def logit_options(temperature: float, logit_scale: float, softcap: float | None) -> tuple[float, float, float | None]:
     """The numbers that turn logits into `z`, in the operators' order."""
-    checks.positive("temperature", temperature)
-    checks.positive("logit_scale", logit_scale)
+    _validate.positive("temperature", temperature)
+    _validate.positive("logit_scale", logit_scale)
     if softcap is not None:
-        checks.positive("softcap", softcap)
+        _validate.positive("softcap", softcap)
     return logit_scale, temperature, softcap
 
 
@@ -120,7 +120,7 @@ def check_writable(logits: Tensor) -> None:
         if size > 1:
             if stride < extent:
                 raise ValueError(
-                    f"inplace_backward: expected logits that don't overlap in memory, got {checks.describe(logits)} "
+                    f"inplace_backward: expected logits that don't overlap in memory, got {_validate.describe(logits)} "
                     f"with strides {list(logits.stride())}"
                 )
             extent = stride * (size - 1) + extent
@@ -137,7 +137,7 @@ def _(
     want_entropy: bool,
     inplace_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = checks.compute_dtype(logits)
+    dtype = _validate.compute_dtype(logits)
     logprobs = torch.empty_like(labels, dtype=dtype)
     entropies = torch.empty_like(labels, dtype=dtype) if want_entropy else labels.new_empty((0,), dtype=dtype)
     return logprobs, entropies, torch.empty_like(labels, dtype=torch.float64)

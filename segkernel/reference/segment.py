@@ -7,7 +7,7 @@ from segkernel.reference.detect_pivots import detect_pivots
 from segkernel.reference.hysteresis import hysteresis
 from segkernel.reference.rows import compute_dtype, per_row, row_bounds, valid_tokens
 from segkernel.reference.segment_reduce import REDUCE
-from segkernel.segments import Segments
+from segkernel.types import Segments
 
 
 def segment(

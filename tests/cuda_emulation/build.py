@@ -26,7 +26,7 @@ TORCH = Path(torch.__file__).parent
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 EMULATION = tuple(HERE / name for name in ("block.cpp", "fiber.cpp", "shared_memory.cpp", "stream.cpp"))
 TORCH_CUDA = (HERE / "torch_cuda.cpp", HERE / "torch_graph.cpp")
-OPERATORS = (*TORCH_CUDA, ROOT / "csrc/registration.cpp", *sorted((ROOT / "csrc").glob("*/*_cuda.cu")))
+OPERATORS = (*TORCH_CUDA, ROOT / "csrc/schemas.cpp", *sorted((ROOT / "csrc").glob("ops/*/*_cuda.cu")))
 FLAGS = [
     "-std=c++20",
     "-fPIC",
@@ -69,7 +69,7 @@ def _build(sources: Sequence[Path], folder: Path, target: Path, sanitize: bool) 
     if not sanitize:
         sources = [*sources, HERE / "undefined_behavior.cpp"]
     extra = SANITIZED if sanitize else CHECKED
-    newest_header = max(path.stat().st_mtime for folder in (HERE, ROOT / "csrc") for path in folder.rglob("*.h"))
+    newest_header = max(path.stat().st_mtime for folder in (HERE, ROOT / "csrc") for path in folder.rglob("*.*h"))
 
     def compile_one(source: Path) -> Path:
         name = f"{source.stem}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}.o"

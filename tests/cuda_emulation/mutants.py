@@ -34,7 +34,7 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "tail: the last vector of a row counts one logit too many",
-        "csrc/token_logprobs/token_logprobs_block.h",
+        "csrc/ops/token_logprobs/token_logprobs_device.cuh",
         "return mine + u * kStride + j < count ?",
         "return mine + u * kStride + j <= count ?",
         ("token_logprobs",),
@@ -42,7 +42,7 @@ MUTANTS = (
     ),
     Mutant(
         "tail: a thread reads one token past its row",
-        "csrc/cuda/row_tiles.h",
+        "csrc/cuda/row_tiles.cuh",
         "if (first + i < length) items.of[i] = row[first + i];",
         "if (first + i <= length) items.of[i] = row[first + i];",
         ("hysteresis",),
@@ -51,7 +51,7 @@ MUTANTS = (
     ),
     Mutant(
         "barrier: warps read each other's totals before they are written",
-        "csrc/cuda/warp.h",
+        "csrc/cuda/warp.cuh",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n  __syncthreads();\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         ("hysteresis",),
@@ -59,7 +59,7 @@ MUTANTS = (
     ),
     Mutant(
         "barrier: totals are overwritten while others still read them",
-        "csrc/cuda/warp.h",
+        "csrc/cuda/warp.cuh",
         "  __syncthreads();  // whoever called before may still be reading\n"
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
@@ -68,7 +68,7 @@ MUTANTS = (
     ),
     Mutant(
         "barrier: a thread without a token leaves before it",
-        "csrc/segment/segment_cuda.cu",
+        "csrc/ops/segment/segment_cuda.cu",
         "  const Scanned<Before<C>> befores = scan_before(tokens.before());\n",
         "  if (tokens.first() >= tile.length()) return;\n"
         "  const Scanned<Before<C>> befores = scan_before(tokens.before());\n",
@@ -77,7 +77,7 @@ MUTANTS = (
     ),
     Mutant(
         "handover: a block reads what an earlier one has not written yet",
-        "csrc/cuda/published.h",
+        "csrc/cuda/lookback.cuh",
         "while (!complete(words[i])) {",
         "while (false) {",
         ("segment", "hysteresis"),
@@ -85,7 +85,7 @@ MUTANTS = (
     ),
     Mutant(
         "handover: a block without a tile says nothing",
-        "csrc/segment/segment_cuda.cu",
+        "csrc/ops/segment/segment_cuda.cu",
         "    told.publish(tile.slot, Before<C>::nothing());\n"
         "    told.publish(tile.slot, Open<kReduce, C>::nothing());\n",
         "",
@@ -102,7 +102,7 @@ MUTANTS = (
     ),
     Mutant(
         "graph: the host writes what the device should",
-        "csrc/segment/segment_cuda.cu",
+        "csrc/ops/segment/segment_cuda.cu",
         "cudaMemsetAsync(told, 0, words * sizeof(uint64_t), device.stream())",
         "(memset(told, 0, words * sizeof(uint64_t)), cudaSuccess)",
         ("segment", "hysteresis"),
@@ -110,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         "offset width: the row's offset in 32 bits",
-        "csrc/token_logprobs/token_logprobs_cuda.cu",
+        "csrc/ops/token_logprobs/token_logprobs_cuda.cu",
         "return logits + offset(row);",
         "return logits + static_cast<int32_t>(offset(row));",
         ("token_logprobs",),
@@ -118,7 +118,7 @@ MUTANTS = (
     ),
     Mutant(
         "masked row: read before it is dropped",
-        "csrc/token_logprobs/token_logprobs_cuda.cu",
+        "csrc/ops/token_logprobs/token_logprobs_cuda.cu",
         "  if (kind == RowKind::masked) return write(0, 0, 0);\n",
         "  if (kind == RowKind::masked) return write(0 * widen(batch.row(blockIdx.x)[0]), 0, 0);\n",
         ("token_logprobs", "segment_reduce"),
@@ -145,8 +145,8 @@ def first_failure(mutant: Mutant, folder: Path) -> str:
     """The first of its tests to fail on the sources in `folder`, or the empty string."""
     program = (
         "from tests.cuda_emulation import build as b\n"
-        f"kernels = [b.ROOT / f'csrc/{{name}}/{{name}}_cuda.cu' for name in {mutant.operators}]\n"
-        "sources = [*b.TORCH_CUDA, b.ROOT / 'csrc/registration.cpp', *kernels]\n"
+        f"kernels = [b.ROOT / f'csrc/ops/{{name}}/{{name}}_cuda.cu' for name in {mutant.operators}]\n"
+        "sources = [*b.TORCH_CUDA, b.ROOT / 'csrc/schemas.cpp', *kernels]\n"
         f"print(b.build(sources, sanitize={mutant.sanitize}))"
     )
     built = subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "cuda/launch.h"
-#include "cuda/published.h"
-#include "cuda/warp.h"
+#include "cuda/lookback.cuh"
+#include "cuda/warp.cuh"
 
 namespace {
 

@@ -1,0 +1,39 @@
+#include <tuple>
+
+#include "../../torch/tensors.h"
+#include "gae_row.h"
+
+namespace segkernel {
+
+std::tuple<Tensor, Tensor> gae_cpu(const Tensor& rewards, const Tensor& values, const OptionalTensor& mask,
+                                   double gamma, const OptionalTensor& row_gamma, double lam,
+                                   const OptionalTensor& row_lam, const OptionalTensor& cu_seqlens) {
+  const RowsOf rows("rewards", rewards, cu_seqlens);
+  const int64_t tokens = rewards.numel();
+  const bool* valid = data<bool>("mask", mask, tokens);
+  Tensor advantages;
+  Tensor returns;
+
+  dispatch_floats("rewards", rewards.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    using C = compute_t<T>;
+    const T* reward_in = data<T>("rewards", rewards, tokens);
+    const T* value_in = data<T>("values", values, tokens);
+    const auto gammas = per_row<C>("gamma", gamma, row_gamma, rows->count);
+    const auto lams = per_row<C>("lam", lam, row_lam, rows->count);
+    advantages = rows.empty_tokens<C>();
+    returns = rows.empty_tokens<C>();
+    C* advantage_out = mutable_data<C>(advantages);
+    C* return_out = mutable_data<C>(returns);
+    for_each_row(rows->count, tokens, [&](int64_t b) {
+      const Row row = (*rows)[b];
+      gae_row(reward_in + row.begin, value_in + row.begin, valid ? valid + row.begin : nullptr, row.length, gammas[b],
+              lams[b], advantage_out + row.begin, return_out + row.begin);
+    });
+  });
+  return {advantages, returns};
+}
+
+}  // namespace segkernel
+
+STABLE_TORCH_LIBRARY_IMPL(segkernel, CPU, library) { library.impl("gae", TORCH_BOX(&segkernel::gae_cpu)); }

@@ -1,0 +1,120 @@
+// The steps of linear_token_logprobs around its matrix products.
+#include <cstring>
+#include <tuple>
+
+#include "../token_logprobs/token_logprobs_arguments.h"
+#include "../token_logprobs/token_logprobs_dispatch.h"
+#include "../token_logprobs/token_logprobs_transform.h"
+#include "linear_token_logprobs.h"
+
+namespace segkernel {
+
+namespace {
+
+struct Tile {
+  LogitRows rows;
+  int64_t first;
+  const int64_t* label;
+
+  Tile(const Tensor& tile, const Tensor& labels, int64_t first)
+      : rows(tile), first(first), label(data<int64_t>("labels", labels, rows.positions.count)) {}
+
+  int64_t count() const { return rows.positions.count; }
+  int64_t label_index(int64_t row) const { return index_in_tile(label[row], first, rows.vocabulary); }
+};
+
+}  // namespace
+
+// Which of the flattened tokens are to be multiplied: bool [N]. Every one of their labels is in range.
+Tensor linear_token_logprobs_valid_cpu(const Tensor& labels, const OptionalTensor& mask, int64_t vocabulary) {
+  const Positions positions(labels, labels.dim());
+  const ValidRows which(positions, vocabulary, data<int64_t>("labels", labels, positions.count),
+                        data<bool>("mask", mask, positions.count));
+  Tensor valid = empty<bool>({positions.count});
+  for (const int64_t row : which.valid) mutable_data<bool>(valid)[row] = true;
+  for (const int64_t row : which.masked) mutable_data<bool>(valid)[row] = false;
+  return valid;
+}
+
+// Merges a tile's logits [n, width] into `state`; the first tile (first = 0) starts it.
+void linear_token_logprobs_fold_cpu(const Tensor& state, const Tensor& tile, const Tensor& labels, int64_t first,
+                                    double logit_scale, double temperature, std::optional<double> softcap,
+                                    bool want_entropy) {
+  const Tile part(tile, labels, first);
+  const LogitTransform transform = make_transform(tile, logit_scale, temperature, softcap);
+  data<double>("state", state, 4 * part.count());
+  RowState* states = static_cast<RowState*>(state.mutable_data_ptr());
+  dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const T* in = static_cast<const T*>(tile.const_data_ptr());
+    const RowKernels<T>& kernels = row_kernels(T{});
+    for_each_row(part.count(), part.count() * part.rows.vocabulary, [&](int64_t row) {
+      const T* values = in + part.rows.offset(row);
+      RowState& known = states[row];
+      if (part.label[row] == kIgnoredLabel) {
+        known = RowState::ignored();
+        return;
+      }
+      if (first == 0) known = RowState::empty();
+      kernels.accumulate(values, part.rows.vocabulary, transform, want_entropy, known.sums);
+      const int64_t label = part.label_index(row);
+      if (label >= 0) known.label_y = y_of(values + label, transform, kernels);
+    });
+  });
+}
+
+// state [n, 4] -> logprobs, entropy and log sum exp [n], float64. `like` has the logits' dtype.
+std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cpu(const Tensor& state, const Tensor& like,
+                                                                    double logit_scale, double temperature,
+                                                                    std::optional<double> softcap) {
+  const int64_t count = state.numel() / 4;
+  const LogitTransform transform = make_transform(like, logit_scale, temperature, softcap);
+  data<double>("state", state, 4 * count);
+  const RowState* states = static_cast<const RowState*>(state.const_data_ptr());
+  Tensor logprobs = empty<double>({count});
+  Tensor entropy = empty<double>({count});
+  Tensor lse = empty<double>({count});
+  for (int64_t row = 0; row < count; ++row) {
+    const RowResult result = states[row].result(transform.factor);
+    mutable_data<double>(logprobs)[row] = result.logprob;
+    mutable_data<double>(entropy)[row] = result.entropy;
+    mutable_data<double>(lse)[row] = result.lse;
+  }
+  return {logprobs, entropy, lse};
+}
+
+// Turns a tile of logits into the gradient with respect to them. All of the rows' numbers are [n], float64.
+void linear_token_logprobs_gradient_cpu(const Tensor& tile, const Tensor& labels, int64_t first,
+                                        const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
+                                        const Tensor& entropy, const Tensor& lse, double logit_scale,
+                                        double temperature, std::optional<double> softcap) {
+  const Tile part(tile, labels, first);
+  const LogitTransform transform = make_transform(tile, logit_scale, temperature, softcap);
+  const auto gradients = row_gradients<double>(grad_logprobs, grad_entropy, entropy, lse, part.count());
+  dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    T* out = mutable_data<T>(tile);
+    const RowKernels<T>& kernels = row_kernels(T{});
+    for_each_row(part.count(), part.count() * part.rows.vocabulary, [&](int64_t row) {
+      T* values = out + part.rows.offset(row);
+      if (part.label[row] == kIgnoredLabel) {
+        std::memset(values, 0, part.rows.vocabulary * sizeof(T));
+        return;
+      }
+      const RowGradient rule = gradients.of(row);
+      const int64_t label = part.label_index(row);
+      const double at_label = label < 0 ? 0 : rule.at_label(y_of(values + label, transform, kernels), transform);
+      kernels.gradient(values, values, part.rows.vocabulary, transform, GradientTerms::make(rule, transform));
+      if (label >= 0) values[label] = narrow<T>(static_cast<compute_t<T>>(at_label));
+    });
+  });
+}
+
+}  // namespace segkernel
+
+STABLE_TORCH_LIBRARY_IMPL(segkernel, CPU, library) {
+  library.impl("linear_token_logprobs_valid", TORCH_BOX(&segkernel::linear_token_logprobs_valid_cpu));
+  library.impl("linear_token_logprobs_fold_", TORCH_BOX(&segkernel::linear_token_logprobs_fold_cpu));
+  library.impl("linear_token_logprobs_finish", TORCH_BOX(&segkernel::linear_token_logprobs_finish_cpu));
+  library.impl("linear_token_logprobs_gradient_", TORCH_BOX(&segkernel::linear_token_logprobs_gradient_cpu));
+}

@@ -1,0 +1,159 @@
+// The steps of linear_token_logprobs around its matrix products: a block per row of a tile.
+#include <tuple>
+
+#include "../../torch/cuda_device.h"
+#include "../token_logprobs/token_logprobs_arguments.h"
+#include "../token_logprobs/token_logprobs_device.cuh"
+#include "../token_logprobs/token_logprobs_transform.h"
+#include "linear_token_logprobs.h"
+
+namespace segkernel {
+
+namespace {
+
+__global__ void __launch_bounds__(kLogitThreads)
+    valid_kernel(const int64_t* labels, const bool* mask, int64_t count, int64_t vocabulary, bool* valid) {
+  const int64_t token = int64_t{blockIdx.x} * kLogitThreads + threadIdx.x;
+  if (token < count) {
+    valid[token] = kind_of(is_valid(mask, token), labels[token], vocabulary) != RowKind::masked;
+  }
+}
+
+template <class T>
+struct Tile {
+  T* logits;
+  RowOffsets offset;
+  int width;
+  int64_t first;
+  const int64_t* labels;
+
+  __device__ T* row(int64_t row) const { return logits + offset(row); }
+  __device__ bool ignored(int64_t row) const { return labels[row] == kIgnoredLabel; }
+  __device__ int label_index(int64_t row) const { return static_cast<int>(index_in_tile(labels[row], first, width)); }
+};
+
+template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
+__global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
+    fold_kernel(Tile<T> tile, LogitTransform transform, RowState* states) {
+  const int64_t row = blockIdx.x;
+  if (tile.ignored(row)) {
+    if (threadIdx.x == 0) states[row] = RowState::ignored();
+    return;
+  }
+  const T* logits = tile.row(row);
+  const Running sums = row_sums<kCapped, kEntropy>(logits, tile.width, transform);
+  if (threadIdx.x != 0) return;
+  RowState known = tile.first == 0 ? RowState::empty() : states[row];
+  known.sums = merge(known.sums, sums, transform.factor);
+  const int label = tile.label_index(row);
+  if (label >= 0) known.label_y = y_of<kCapped>(widen(logits[label]), static_cast<C>(transform.inner));
+  states[row] = known;
+}
+
+__global__ void __launch_bounds__(kLogitThreads) finish_kernel(const RowState* states, int64_t count, double factor,
+                                                               double* logprobs, double* entropies, double* lses) {
+  const int64_t row = int64_t{blockIdx.x} * kLogitThreads + threadIdx.x;
+  if (row >= count) return;
+  const RowResult result = states[row].result(factor);
+  logprobs[row] = result.logprob;
+  entropies[row] = result.entropy;
+  lses[row] = result.lse;
+}
+
+template <bool kCapped, bool kEntropy, class T>
+__global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
+    tile_gradient_kernel(Tile<T> tile, LogitTransform transform, RowGradients<double> gradients) {
+  const int64_t row = blockIdx.x;
+  T* logits = tile.row(row);
+  if (tile.ignored(row)) return fill_row(logits, tile.width, T{});
+  write_row_gradient<kCapped, kEntropy>(logits, logits, tile.width, tile.label_index(row), transform,
+                                        gradients.of(row));
+}
+
+int64_t blocks_for(int64_t count) { return (count + kLogitThreads - 1) / kLogitThreads; }
+
+template <class T>
+Tile<T> tile_of(const Tensor& tile, const LogitRows& rows, const Tensor& labels, int64_t first, const Device& device) {
+  return {mutable_data<T>(tile), rows.offset, static_cast<int>(rows.vocabulary), first,
+          data<int64_t>("labels", labels, rows.positions.count, device)};
+}
+
+}  // namespace
+
+// As linear_token_logprobs_valid_cpu, but nobody looks at the labels' values.
+Tensor linear_token_logprobs_valid_cuda(const Tensor& labels, const OptionalTensor& mask, int64_t vocabulary) {
+  const DeviceScope device("labels", labels);
+  const int64_t count = labels.numel();
+  Tensor valid = empty<bool>({count}, device);
+  launch("linear_token_logprobs", valid_kernel, blocks_for(count), kLogitThreads, device.stream(),
+         data<int64_t>("labels", labels, count, device), data<bool>("mask", mask, count, device), count, vocabulary,
+         mutable_data<bool>(valid));
+  return valid;
+}
+
+// Merges a tile's logits [n, width] into `state`; the first tile (first = 0) starts it.
+void linear_token_logprobs_fold_cuda(const Tensor& state, const Tensor& tile, const Tensor& labels, int64_t first,
+                                     double logit_scale, double temperature, std::optional<double> softcap,
+                                     bool want_entropy) {
+  const DeviceScope device("tile", tile);
+  const LogitRows rows(tile, device);
+  check_row_length(rows.vocabulary);
+  const LogitTransform transform = make_transform(tile, logit_scale, temperature, softcap);
+  const int64_t count = rows.positions.count;
+  data<double>("state", state, 4 * count, device);
+  dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const Tile<T> part = tile_of<T>(tile, rows, labels, first, device);
+    dispatch_bools(transform.capped, want_entropy, [&](auto capped, auto entropies) {
+      launch("linear_token_logprobs", fold_kernel<capped, entropies, T>, count, kLogitThreads, device.stream(), part,
+             transform, static_cast<RowState*>(state.mutable_data_ptr()));
+    });
+  });
+}
+
+// state [n, 4] -> logprobs, entropy and log sum exp [n], float64. `like` has the logits' dtype.
+std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cuda(const Tensor& state, const Tensor& like,
+                                                                     double logit_scale, double temperature,
+                                                                     std::optional<double> softcap) {
+  const DeviceScope device("state", state);
+  const int64_t count = state.numel() / 4;
+  const LogitTransform transform = make_transform(like, logit_scale, temperature, softcap);
+  data<double>("state", state, 4 * count, device);
+  Tensor logprobs = empty<double>({count}, device);
+  Tensor entropy = empty<double>({count}, device);
+  Tensor lse = empty<double>({count}, device);
+  launch("linear_token_logprobs", finish_kernel, blocks_for(count), kLogitThreads, device.stream(),
+         static_cast<const RowState*>(state.const_data_ptr()), count, transform.factor, mutable_data<double>(logprobs),
+         mutable_data<double>(entropy), mutable_data<double>(lse));
+  return {logprobs, entropy, lse};
+}
+
+// Turns a tile of logits into the gradient with respect to them. All of the rows' numbers are [n], float64.
+void linear_token_logprobs_gradient_cuda(const Tensor& tile, const Tensor& labels, int64_t first,
+                                         const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
+                                         const Tensor& entropy, const Tensor& lse, double logit_scale,
+                                         double temperature, std::optional<double> softcap) {
+  const DeviceScope device("tile", tile);
+  const LogitRows rows(tile, device);
+  check_row_length(rows.vocabulary);
+  const LogitTransform transform = make_transform(tile, logit_scale, temperature, softcap);
+  const int64_t count = rows.positions.count;
+  const auto gradients = row_gradients<double>(grad_logprobs, grad_entropy, entropy, lse, count, device);
+  dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const Tile<T> part = tile_of<T>(tile, rows, labels, first, device);
+    dispatch_bools(transform.capped, grad_entropy.has_value(), [&](auto capped, auto entropies) {
+      launch("linear_token_logprobs_backward", tile_gradient_kernel<capped, entropies, T>, count, kLogitThreads,
+             device.stream(), part, transform, gradients);
+    });
+  });
+}
+
+}  // namespace segkernel
+
+STABLE_TORCH_LIBRARY_IMPL(segkernel, SK_CUDA_KEY, library) {
+  library.impl("linear_token_logprobs_valid", TORCH_BOX(&segkernel::linear_token_logprobs_valid_cuda));
+  library.impl("linear_token_logprobs_fold_", TORCH_BOX(&segkernel::linear_token_logprobs_fold_cuda));
+  library.impl("linear_token_logprobs_finish", TORCH_BOX(&segkernel::linear_token_logprobs_finish_cuda));
+  library.impl("linear_token_logprobs_gradient_", TORCH_BOX(&segkernel::linear_token_logprobs_gradient_cuda));
+}

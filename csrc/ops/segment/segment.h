@@ -1,0 +1,87 @@
+// Segments of token rewards: where one starts, what its rewards reduce to, what its sign is, which tokens are kept.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "../../core/dtypes.h"
+#include "../detect_pivots/detect_pivots.h"
+#include "../hysteresis/hysteresis.h"
+
+namespace segkernel {
+
+enum class Reduce : int { sum, mean, last, max, min };
+
+// Calls `body` with the reduction as its template argument.
+template <class Body>
+auto dispatch_reduce(Reduce reduce, const Body& body) {
+  switch (reduce) {
+    case Reduce::mean:
+      return body.template operator()<Reduce::mean>();
+    case Reduce::last:
+      return body.template operator()<Reduce::last>();
+    case Reduce::max:
+      return body.template operator()<Reduce::max>();
+    case Reduce::min:
+      return body.template operator()<Reduce::min>();
+    default:
+      return body.template operator()<Reduce::sum>();
+  }
+}
+
+// `segment_options` of segkernel/codes.py: numbers are what costs most in a call from Python, so these come as one.
+struct SegmentOptions {
+  Reduce reduce;
+  bool hold;
+  bool keep_neutral;
+  int initial;
+
+  explicit SegmentOptions(int64_t packed)
+      : reduce(static_cast<Reduce>(packed & 7)),
+        hold((packed & 8) != 0),
+        keep_neutral((packed & 16) != 0),
+        initial(static_cast<int>(packed >> 5) - 1) {}
+};
+
+// A segment starts at a row's first valid token, at a pivot, and where the trigger's state changes. `segment` run
+// without pivots has an infinite threshold; run without a trigger, infinite low and high, so that no state changes.
+template <class C>
+SK_HOST_DEVICE inline bool starts_segment(bool first, C reward, C previous, C pivot_threshold, int state,
+                                          int previous_state) {
+  return first | is_pivot(reward, previous, pivot_threshold) | (state != previous_state);
+}
+
+// Folds one more token of the same segment; NaN rewards stay NaN. Which of two is larger is as good as random: not a
+// branch, as a condition of several parts would be.
+template <Reduce kReduce, class C>
+SK_HOST_DEVICE inline C fold(C accumulated, C reward) {
+  if constexpr (kReduce == Reduce::last) return reward;
+  if constexpr (kReduce == Reduce::sum || kReduce == Reduce::mean) return accumulated + reward;
+  if (accumulated != accumulated) return accumulated;
+  if constexpr (kReduce == Reduce::max) return accumulated > reward ? accumulated : reward;
+  return accumulated < reward ? accumulated : reward;
+}
+
+// Folding with it, before or after, changes nothing: x + -0 is x for every x, -0 included. What came last has none.
+template <Reduce kReduce, class C>
+SK_HOST_DEVICE inline C fold_identity() {
+  constexpr C kInfinity = std::numeric_limits<C>::infinity();
+  return kReduce == Reduce::max ? -kInfinity : kReduce == Reduce::min ? kInfinity : -C{0};
+}
+
+template <Reduce kReduce, class C>
+SK_HOST_DEVICE inline C finish(C accumulated, int length) {
+  return kReduce == Reduce::mean ? accumulated / static_cast<C>(length) : accumulated;
+}
+
+template <class C>
+SK_HOST_DEVICE inline int sign_of(C value) {
+  return (value > 0) - (value < 0);
+}
+
+// The loss mask: keep what agrees with the sequence's sign; neutral segments only on request.
+SK_HOST_DEVICE inline bool keeps(int segment_sign, int sequence_sign, bool keep_neutral) {
+  return segment_sign == 0 ? keep_neutral : segment_sign == sequence_sign;
+}
+
+}  // namespace segkernel

@@ -1,0 +1,92 @@
+// Segment values given back to tokens: a block per row looks through its tokens for what it must know of each segment,
+// then writes. Ids may come in any order.
+#include "../../cuda/warp.cuh"
+#include "../../torch/cuda_device.h"
+#include "segment_broadcast.h"
+
+namespace segkernel {
+
+namespace {
+
+constexpr int kThreads = 256;
+using Count = unsigned long long;  // what 64-bit atomics take
+
+// Of a row's segments, either their lengths or one more than the positions of their last tokens. Integer atomics: the
+// order in which they come does not matter.
+template <Broadcast kHow>
+__device__ void survey(const int32_t* ids, int64_t length, int64_t segments, Count* known) {
+  for (int64_t k = threadIdx.x; k < segments; k += kThreads) known[k] = 0;
+  __syncthreads();
+  for (int64_t tile = 0; tile < length; tile += kThreads) {
+    const int64_t t = tile + threadIdx.x;
+    const int32_t id = t < length ? ids[t] : -1;
+    // One atomic per run of equal ids in the warp, by its first lane.
+    const int32_t id_before = from_lane_before(id, 1);
+    const unsigned first_lanes = __ballot_sync(kAllLanes, lane_index() == 0 || id != id_before);
+    if ((first_lanes >> lane_index() & 1) == 0 || !in_segments(id, segments)) continue;
+    const unsigned next_run = first_lanes & ~(kAllLanes >> (kWarp - 1 - lane_index()));
+    const int run = (next_run == 0 ? kWarp : __ffs(next_run) - 1) - lane_index();
+    if (kHow == Broadcast::split) {
+      atomicAdd(&known[id], static_cast<Count>(run));
+    } else {
+      atomicMax(&known[id], static_cast<Count>(t + run));
+    }
+  }
+  __syncthreads();
+}
+
+// `known` [B, S] is scratch; for `repeat` there is nothing to know.
+template <Broadcast kHow, class T, class C = compute_t<T>>
+__global__ void __launch_bounds__(kThreads)
+    segment_broadcast_kernel(const T* values, const int32_t* ids, Rows rows, int64_t segments, Count* known, C* out) {
+  const int64_t b = blockIdx.x;
+  const Row row = rows[b];
+  const T* row_values = values + b * segments;
+  const int32_t* row_ids = ids + row.begin;
+  Count* row_known = known + b * segments;
+  if constexpr (kHow != Broadcast::repeat) survey<kHow>(row_ids, row.length, segments, row_known);
+  for (int64_t t = threadIdx.x; t < row.length; t += kThreads) {
+    const int32_t k = row_ids[t];
+    C share = 0;
+    if (in_segments(k, segments)) {
+      const auto length = kHow == Broadcast::split ? static_cast<int32_t>(row_known[k]) : 0;
+      const bool is_last = kHow == Broadcast::last && row_known[k] == static_cast<Count>(t + 1);
+      share = share_of<C>(kHow, widen(row_values[k]), length, is_last);
+    }
+    out[row.begin + t] = share;
+  }
+}
+
+}  // namespace
+
+Tensor segment_broadcast_cuda(const Tensor& values, const Tensor& ids, int64_t how, const OptionalTensor& cu_seqlens) {
+  const DeviceScope device("values", values);
+  const RowsOf rows("ids", ids, cu_seqlens, device);
+  const int64_t tokens = ids.numel();
+  const int32_t* id_in = data<int32_t>("ids", ids, tokens, device);
+  check(values.dim() == 2 && values.size(0) == rows->count, "values", "expected [B, S] with B = ", rows->count);
+  check(how >= 0 && how <= static_cast<int64_t>(Broadcast::last), "how", "unknown code ", how);
+  const int64_t segments = values.size(1);
+  const bool surveys = static_cast<Broadcast>(how) != Broadcast::repeat;
+  Tensor known = empty<int64_t>({rows->count, surveys ? segments : 0}, device);
+  Tensor tokens_out;
+
+  dispatch_floats("values", values.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    using C = compute_t<T>;
+    const T* in = data<T>("values", values, rows->count * segments, device);
+    tokens_out = rows.empty_tokens<C>();
+    const auto run = [&]<Broadcast kHow>() {
+      launch("segment_broadcast", segment_broadcast_kernel<kHow, T>, rows->count, kThreads, device.stream(), in, id_in,
+             *rows, segments, reinterpret_cast<Count*>(mutable_data<int64_t>(known)), mutable_data<C>(tokens_out));
+    };
+    dispatch_broadcast(static_cast<Broadcast>(how), run);
+  });
+  return tokens_out;
+}
+
+}  // namespace segkernel
+
+STABLE_TORCH_LIBRARY_IMPL(segkernel, SK_CUDA_KEY, library) {
+  library.impl("segment_broadcast", TORCH_BOX(&segkernel::segment_broadcast_cuda));
+}

@@ -1,0 +1,116 @@
+// The rows of logits [..., V] with whatever leading strides, and which of them are to be read.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../../torch/tensors.h"
+
+namespace segkernel {
+
+constexpr int64_t kIgnoredLabel = -100;
+
+enum class RowKind { masked, scored, no_such_label };
+
+SK_HOST_DEVICE inline RowKind kind_of(bool valid, int64_t label, int64_t vocabulary) {
+  if (!valid || label == kIgnoredLabel) return RowKind::masked;
+  return label >= 0 && label < vocabulary ? RowKind::scored : RowKind::no_such_label;
+}
+
+// The leading dimensions, flattened in row-major order.
+struct Positions {
+  std::vector<int64_t> sizes;
+  int64_t count = 1;
+
+  explicit Positions(const Tensor& tensor, int64_t dims) {
+    for (int64_t d = 0; d < dims; ++d) {
+      sizes.push_back(tensor.size(d));
+      count *= tensor.size(d);
+    }
+  }
+
+  // "[b, t]" for error messages.
+  std::string name(int64_t index) const {
+    std::string text;
+    for (size_t d = sizes.size(); d-- > 0;) {
+      text = std::to_string(index % sizes[d]) + (text.empty() ? "" : ", ") + text;
+      index /= sizes[d];
+    }
+    return "[" + text + "]";
+  }
+};
+
+// Where a row lies, in elements, by its position; 64-bit throughout. Plain data, so that kernels take it by value.
+class RowOffsets {
+ public:
+  RowOffsets(const Tensor& tensor, int64_t dims) {
+    int64_t sizes[kMaxDims + 1] = {1};
+    int64_t strides[kMaxDims + 1] = {0};
+    for (int64_t d = 0; d < dims; ++d) {
+      if (tensor.size(d) == 1) continue;
+      // A dimension that continues the one before is one with it: [B, T] of whole logits is B * T rows.
+      const bool continues = sizes[dims_] > 1 && strides[dims_] == tensor.size(d) * tensor.stride(d);
+      if (!continues) check(++dims_ <= kMaxDims, "logits", "expected at most ", kMaxDims, " strides of rows");
+      sizes[dims_] = continues ? sizes[dims_] * tensor.size(d) : tensor.size(d);
+      strides[dims_] = tensor.stride(d);
+    }
+    for (int d = 0; d < dims_; ++d) {
+      sizes_[d] = sizes[d + 1];
+      strides_[d] = strides[d + 1];
+    }
+  }
+
+  SK_HOST_DEVICE int64_t operator()(int64_t row) const {
+    int64_t offset = 0;
+    for (int d = dims_ - 1; d > 0; --d) {
+      offset += row % sizes_[d] * strides_[d];
+      row /= sizes_[d];
+    }
+    return offset + row * strides_[0];
+  }
+
+ private:
+  static constexpr int kMaxDims = 8;
+  int dims_ = 0;
+  int64_t sizes_[kMaxDims] = {};
+  int64_t strides_[kMaxDims] = {};
+};
+
+struct LogitRows {
+  explicit LogitRows(const Tensor& logits, const Device& device = {})
+      : positions(logits, logits.dim() - 1), offset(logits, logits.dim() - 1) {
+    if (!device.holds(logits)) fail("logits", "expected a tensor on ", name_of(device));
+    check(logits.dim() >= 1, "logits", "expected [..., V], got a scalar");
+    const int64_t last = logits.dim() - 1;
+    vocabulary = logits.size(last);
+    check(logits.stride(last) == 1 || vocabulary <= 1, "logits", "expected a contiguous last dimension, got stride ",
+          logits.stride(last));
+  }
+
+  Positions positions;
+  RowOffsets offset;
+  int64_t vocabulary = 0;
+};
+
+// Rows to be read, and rows that are masked or carry the ignored label. Working through such lists shares the rows
+// that cost something evenly between threads.
+struct ValidRows {
+  std::vector<int64_t> valid;
+  std::vector<int64_t> masked;
+
+  ValidRows(const Positions& rows, int64_t vocabulary, const int64_t* labels, const bool* mask) {
+    valid.reserve(rows.count);
+    for (int64_t row = 0; row < rows.count; ++row) {
+      const RowKind kind = kind_of(is_valid(mask, row), labels[row], vocabulary);
+      if (kind == RowKind::no_such_label) {
+        throw std::out_of_range("labels: expected 0 <= label < " + std::to_string(vocabulary) +
+                                ", or -100 where there is none, got " + std::to_string(labels[row]) + " at " +
+                                rows.name(row));
+      }
+      (kind == RowKind::masked ? masked : valid).push_back(row);
+    }
+  }
+};
+
+}  // namespace segkernel

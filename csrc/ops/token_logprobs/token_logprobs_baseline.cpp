@@ -1,0 +1,10 @@
+#include "../../simd/vec_baseline.h"
+#include "../../simd/vec_double.h"
+#include "token_logprobs_row.h"
+
+namespace segkernel {
+
+const RowKernels<double> kLogprobKernelsDouble = kRowKernels<VecDouble, double>;
+const LogprobKernels kLogprobKernelsBaseline = kLogprobKernels<VecBaseline>;
+
+}  // namespace segkernel

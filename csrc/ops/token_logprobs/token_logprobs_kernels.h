@@ -1,0 +1,40 @@
+// The loops over one row of logits, as plain functions: one table per instruction set, chosen at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "../../core/dtypes.h"
+#include "token_logprobs.h"
+
+namespace segkernel {
+
+template <class T>
+struct RowKernels {
+  // Merges the sums over logits [count] into `running`; `weighted` is left alone unless `entropy`.
+  void (*accumulate)(const T* logits, int64_t count, const LogitTransform& transform, bool entropy, Running& running);
+  // Under a softcap: y = tanh(inner * x) of one logit, to the last bit as `accumulate` saw it.
+  double (*cap)(const T* logit, double inner);
+  // Writes the gradient off the label to grad [count], which may be `logits` itself.
+  void (*gradient)(const T* logits, T* grad, int64_t count, const LogitTransform& transform,
+                   const GradientTerms& terms);
+};
+
+template <class T>
+double y_of(const T* logit, const LogitTransform& transform, const RowKernels<T>& kernels) {
+  return transform.capped ? kernels.cap(logit, transform.inner) : widen(*logit);
+}
+
+struct LogprobKernels {
+  RowKernels<float> of_float;
+  RowKernels<bfloat16> of_bfloat16;
+  RowKernels<float16> of_float16;
+};
+
+extern const RowKernels<double> kLogprobKernelsDouble;
+extern const LogprobKernels kLogprobKernelsBaseline;
+#if defined(__x86_64__)
+extern const LogprobKernels kLogprobKernelsAvx2;
+extern const LogprobKernels kLogprobKernelsAvx512;
+#endif
+
+}  // namespace segkernel

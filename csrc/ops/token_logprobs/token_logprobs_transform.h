@@ -1,0 +1,27 @@
+// The operators' numbers and gradients, checked, as the rules of token_logprobs.h take them.
+#pragma once
+
+#include "../../torch/tensors.h"
+#include "token_logprobs.h"
+
+namespace segkernel {
+
+inline LogitTransform make_transform(const Tensor& logits, double logit_scale, double temperature,
+                                     std::optional<double> softcap) {
+  check(logit_scale > 0, "logit_scale", "expected > 0, got ", logit_scale);
+  check(temperature > 0, "temperature", "expected > 0, got ", temperature);
+  check(!softcap.has_value() || *softcap > 0, "softcap", "expected > 0, got ", softcap.value_or(0));
+  const double* cap = softcap.has_value() ? &*softcap : nullptr;
+  return logits.scalar_type() == ScalarType::Double ? LogitTransform::make<double>(logit_scale, temperature, cap)
+                                                    : LogitTransform::make<float>(logit_scale, temperature, cap);
+}
+
+template <class C>
+RowGradients<C> row_gradients(const OptionalTensor& of_logprobs, const OptionalTensor& of_entropies,
+                              const Tensor& entropies, const Tensor& lses, int64_t count, const Device& device = {}) {
+  return {data<C>("grad_logprobs", of_logprobs, count, device), data<C>("grad_entropy", of_entropies, count, device),
+          of_entropies.has_value() ? data<C>("entropy", entropies, count, device) : nullptr,
+          data<double>("lse", lses, count, device)};
+}
+
+}  // namespace segkernel

@@ -1,1 +1,0 @@
-"""The main job: segment-masked DPO against plain DPO on a task with known credit. `python -m segkernel.demo`."""

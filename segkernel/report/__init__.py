@@ -1,6 +1,0 @@
-"""Self-contained HTML reports: loss curves, and responses with their segments, rewards and loss masks."""
-
-from segkernel.report.example import Example, example_from_segments
-from segkernel.report.page import write_report
-
-__all__ = ["Example", "example_from_segments", "write_report"]

@@ -1,0 +1,121 @@
+"""`segkernel inspect`: the responses of a preference file, cut into segments, as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import HfArgumentParser
+
+from segkernel.training.data.collators import PreferenceCollator
+from segkernel.training.data.encoding import encode_preferences
+from segkernel.training.data.readers import read_preferences
+from segkernel.training.models import ModelArguments, load_scoring_model, load_tokenizer
+from segkernel.training.report.example import Example
+from segkernel.training.report.page import write_report
+from segkernel.training.segmentation.segmenting import (
+    PairSegmentOptions,
+    Thresholds,
+    report_examples,
+    with_token_rewards,
+)
+from segkernel.training.trainer.base import SegkernelConfig
+
+
+@dataclass
+class InspectArguments:
+    """What to show, and where."""
+
+    _argument_group_name = "inspect"
+
+    preferences: str = field(
+        default="", metadata={"help": "JSONL or JSONL.gz file of rows with `prompt`, `chosen`, `rejected`."}
+    )
+    reward_model: str | None = field(
+        default=None, metadata={"help": "Directory of a reward model made with `segkernel train --method reward`."}
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Directory of the tokenizer; default: the reward model's. Needed with a column of rewards."},
+    )
+    separator: str = field(default="", metadata={"help": "Text put between prompt and response."})
+    rows: int = field(default=8, metadata={"help": "How many pairs to show, from the first."})
+    fit_rows: int = field(
+        default=256,
+        metadata={"help": "How many pairs to place the thresholds on, where these are in units of the rewards."},
+    )
+    max_length: int = field(default=512, metadata={"help": "Most tokens of prompt and response together."})
+    output: str = field(default="inspect.html", metadata={"help": "The page to write."})
+
+    def __post_init__(self) -> None:
+        if not self.preferences:
+            raise ValueError("preferences: expected a JSONL file, got none (--preferences FILE)")
+        for name in ("rows", "fit_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
+    """Render the first pairs of a preference file; returns the page's path.
+
+    Token rewards come from `arguments.reward_model`, or from columns of the file when
+    `options.token_rewards == "column"`.
+
+    Raises:
+        FileNotFoundError: there is no such file, model or tokenizer.
+        ValueError: a malformed file, or no source of token rewards, or two.
+    """
+    from_column = options.token_rewards == "column"
+    if from_column == (arguments.reward_model is not None):
+        raise ValueError(
+            "reward_model: expected none, since --token_rewards column takes the rewards from the data"
+            if from_column
+            else "reward_model: expected a directory (or --token_rewards column), got none"
+        )
+    tokenizer_path = arguments.tokenizer or arguments.reward_model
+    if tokenizer_path is None:
+        raise ValueError("tokenizer: expected a directory with --token_rewards column, got none")
+    source = read_preferences(arguments.preferences, separator=arguments.separator, **options.reward_columns)
+    source = source[: max(arguments.rows, arguments.fit_rows)]
+    tokenizer = load_tokenizer(ModelArguments(tokenizer=tokenizer_path), ())
+    rows = encode_preferences(source, tokenizer, max_length=arguments.max_length, name=arguments.preferences)
+    if arguments.reward_model is not None:
+        model = load_scoring_model(arguments.reward_model, tokenizer)
+        config = SegkernelConfig(output_dir=str(Path(arguments.output).parent))
+        rows = with_token_rewards(rows, model, options.token_rewards, PreferenceCollator.of(tokenizer), config)
+    thresholds = Thresholds.of_pairs(rows[: arguments.fit_rows], options)
+    examples = report_examples(rows[: arguments.rows], thresholds, tokenizer)
+    output = Path(arguments.output)
+    return write_report(
+        output.parent,
+        title=f"Segments of {Path(arguments.preferences).name}",
+        examples=examples,
+        summary=_summary(examples, arguments, options, thresholds),
+        filename=output.name,
+    )
+
+
+def _summary(
+    examples: list[Example], arguments: InspectArguments, options: PairSegmentOptions, thresholds: Thresholds
+) -> dict[str, Any]:
+    tokens = sum(len(example.tokens) for example in examples)
+    return {
+        "responses": len(examples),
+        "tokens": tokens,
+        "segments": sum(len(example.spans()) for example in examples),
+        "tokens trained on": f"{100 * sum(sum(example.kept) for example in examples) / tokens:.1f} %",
+        "token rewards": options.token_rewards if arguments.reward_model is None else arguments.reward_model,
+        "baseline": thresholds.baseline,
+        "delta": thresholds.delta,
+        "pivot threshold": thresholds.pivot_threshold,
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line of `segkernel inspect`."""
+    types: list[Any] = [InspectArguments, PairSegmentOptions]
+    parser = HfArgumentParser(types, prog="segkernel inspect", description=__doc__)
+    arguments, options = parser.parse_args_into_dataclasses(list(argv), look_for_args_file=False)
+    print(f"report: {inspect(arguments, options)}")

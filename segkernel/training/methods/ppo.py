@@ -1,0 +1,283 @@
+"""PPO with the reward of the whole response at its last token: the baseline of the other PPO methods, and all of them
+but their rewards and their loss mask.
+
+A method is its own `token_rewards` and `policy_mask`. Every per-token tensor is `[B, T]` over prompts and responses
+and belongs to the token at its position: its log-probability, its reward, the value of the prefix before it.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import segkernel
+from segkernel.losses import ppo_policy_loss, ppo_value_loss
+from segkernel.training.cli.launch import build_from_prompts
+from segkernel.training.data.collators import ResponseCollator
+from segkernel.training.data.encoding import encode_prompts, encode_splits
+from segkernel.training.rewards.scoring import PrefixScorer, finite_responses, last_position, prefix_scorer
+from segkernel.training.sampling import sample_responses
+from segkernel.training.trainer.actor_critic import ActorCritic, value_model_like
+from segkernel.training.trainer.batches import Batch, model_logits, response_batch
+from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
+
+
+@dataclass
+class PPOConfig(RolloutConfig):
+    """Settings of `PPOTrainer`."""
+
+    output_dir: str = field(default="runs/ppo", metadata={"help": "Where checkpoints, models and report go."})
+    learning_rate: float = field(default=1e-5, metadata={"help": "AdamW's peak learning rate."})
+    clip_range: float = field(default=0.2, metadata={"help": "How far a token's probability ratio may move."})
+    value_clip_range: float = field(default=0.2, metadata={"help": "How far a value may move from its old one."})
+    value_coef: float = field(default=0.5, metadata={"help": "Weight of the value loss."})
+    kl_coef: float = field(
+        default=0.05, metadata={"help": "Penalty per nat that a token's log-probability exceeds the reference model's."}
+    )
+    gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
+    gae_lambda: float = field(default=0.95, metadata={"help": "Lambda of generalised advantage estimation."})
+    whiten_advantages: bool = field(
+        default=True, metadata={"help": "Scale the advantages of a rollout to mean 0 and standard deviation 1."}
+    )
+    missing_eos_penalty: float = field(
+        default=0.0,
+        metadata={"help": "Taken off the score at the last token of a response that was cut off."},
+    )
+
+
+class PPOTrainer(RolloutTrainer):
+    """Trains a policy on the prompts of `train_dataset` by PPO.
+
+    `reward_model` is a model with one output per token, read at a response's last token, or any function from a batch
+    of `ResponseCollator` to scores of every prefix, `[B, T]`. The reference is `ref_model`, or else `model` as it is
+    when the trainer is made. The value model is `value_model`, or else starts as a copy of the reward model, or,
+    where that is a function, as the policy's body under a new head.
+    """
+
+    args: PPOConfig
+    model: ActorCritic
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: PPOConfig,
+        train_dataset: Iterable[Mapping[str, Any]],
+        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        reward_model: nn.Module | PrefixScorer,
+        ref_model: nn.Module | None = None,
+        value_model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args.check_context(model)
+        train, held_out = encode_splits(
+            encode_prompts, train_dataset, eval_dataset, processing_class, args.max_prompt_length
+        )
+        if value_model is None:
+            if isinstance(reward_model, PreTrainedModel):
+                value_model = copy.deepcopy(reward_model)
+            else:
+                value_model = value_model_like(model)
+        reference = copy.deepcopy(model) if ref_model is None else ref_model
+        super().__init__(
+            model=ActorCritic(model, value_model.requires_grad_(True)),
+            args=args,
+            data_collator=lambda rows: {"prompts": [row["prompt_ids"] for row in rows]},
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=processing_class,
+            compute_metrics=self.mean_metrics,
+            **kwargs,
+        )
+        self.reference = reference.to(args.device).eval().requires_grad_(False)
+        self.scorer = prefix_scorer(reward_model, args.device)
+        self.response_collator = ResponseCollator.of(processing_class)
+        self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
+
+    # --- what makes a method -----------------------------------------------------------------------------------------
+
+    def token_rewards(self, batch: Batch) -> Tensor:
+        """Reward per token, `[B, T]`, before the KL penalty: here the sequence's at the last token."""
+        return segkernel.redistribute(
+            batch["scores"], batch["response_mask"], sequence_rewards=batch["sequence_rewards"], mix=0.0
+        )
+
+    def policy_mask(self, batch: Batch) -> Tensor:
+        """Tokens whose log-probabilities the policy loss reads, `[B, T]` bool: here all of the response."""
+        return batch["response_mask"]
+
+    # --- rollouts ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def collect(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Batch:
+        batch = self.evaluate_responses(prompts, self.sample(prompts, keys))
+        mask = batch["response_mask"]
+        batch["policy_mask"] = self.policy_mask(batch) & mask
+        rewards = self.token_rewards(batch) - self.args.kl_coef * (batch["logprobs"] - batch["ref_logprobs"])
+        advantages, returns = segkernel.gae(
+            rewards, batch["values"], mask, gamma=self.args.gamma, lam=self.args.gae_lambda
+        )
+        if self.args.whiten_advantages:
+            mean = self.token_mean(advantages, mask)
+            deviation = self.token_mean((advantages - mean).square(), mask).sqrt()
+            advantages = torch.where(mask, (advantages - mean) / (deviation + 1e-8), 0.0)
+        self.record(
+            {
+                **{f"rollout/{name}": values for name, values in self.describe(batch).items()},
+                "rollout/kept": self.token_mean(batch["policy_mask"].float(), mask),
+                "rollout/entropy": self.token_mean(batch["entropy"], mask),
+                "rollout/token_reward": self.token_mean(rewards, mask),
+            }
+        )
+        kept = ("input_ids", "attention_mask", "position_ids", "response_mask", "policy_mask", "logprobs", "values")
+        return {**{name: batch[name] for name in kept}, "advantages": advantages, "returns": returns}
+
+    def sample(self, prompts: list[list[int]], keys: list[tuple[int, ...]] | None) -> list[list[int]]:
+        return sample_responses(
+            self.accelerator.unwrap_model(self.model_wrapped),
+            prompts,
+            keys,
+            self.args,
+            eos_token_id=self.eos_token_id,
+            pad_token_id=self.response_collator.pad_token_id,
+            batch_size=len(prompts),
+        )
+
+    def evaluate_responses(self, prompts: list[list[int]], responses: list[list[int]]) -> Batch:
+        """A batch of responses with their `scores`, `sequence_rewards`, `logprobs`, `ref_logprobs`, `values`.
+
+        Where a response has a score that is not finite, its `response_mask` is emptied: it trains nothing.
+
+        Raises:
+            FloatingPointError: no response of any process has finite scores.
+        """
+        batch = response_batch(prompts, responses, self.response_collator, self.args.device)
+        was_training = self.model.training
+        self.model.eval()
+        size = self.args.per_device_train_batch_size
+        parts = [self._read(rows_of(batch, slice(at, at + size))) for at in range(0, len(prompts), size)]
+        batch |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        self.model.train(was_training)
+        mask = batch["response_mask"]
+        ended = torch.tensor([r[-1] == self.eos_token_id for r in responses], device=mask.device)
+        finite = finite_responses(batch["scores"], batch)
+        if not self.accelerator.reduce(finite.sum(), reduction="sum"):
+            raise FloatingPointError("reward_model: expected finite scores, got NaN or infinity for a whole rollout")
+        last, penalty = last_position(mask)[:, None], self.args.missing_eos_penalty * (~ended[:, None]).float()
+        batch["scores"] = torch.where(finite[:, None], batch["scores"], 0.0).scatter_add(1, last, -penalty)
+        batch["sequence_rewards"] = batch["scores"].gather(1, last)[:, 0]
+        batch["response_mask"] = mask & finite[:, None]
+        return {**batch, "ended": ended, "finite": finite}
+
+    def _read(self, batch: Batch) -> Batch:
+        """What the models say of one part of a batch."""
+        with self.compute_loss_context_manager():
+            logits, values = self.model(**_inputs(batch))
+            logprobs, entropy = self.logprobs(logits, batch, "response_mask", entropy=True)
+            reference = self.read_reference(batch)
+            scores = self.scorer(batch)
+        values = F.pad(values[:, :-1], (1, 0))
+        return {"logprobs": logprobs, "entropy": entropy, "values": values, "scores": scores, **reference}
+
+    def read_reference(self, batch: Batch) -> Batch:
+        """What the reference model says of one part of a batch, `[B, T]` each: at least `ref_logprobs`."""
+        logprobs, _ = self.logprobs(model_logits(self.reference, batch), batch, "response_mask")
+        return {"ref_logprobs": logprobs}
+
+    def logprobs(self, logits: Tensor, batch: Batch, mask: str, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and, when asked for, entropies of the tokens under a mask of the batch, each `[B, T]`."""
+        found = segkernel.token_logprobs(
+            logits[:, :-1],
+            batch["input_ids"][:, 1:],
+            batch[mask][:, 1:],
+            temperature=self.args.temperature,
+            entropy=entropy,
+        )
+        logprobs, entropies = found if entropy else (found, torch.zeros_like(found))
+        return F.pad(logprobs, (1, 0)), F.pad(entropies, (1, 0))
+
+    def describe(self, batch: Batch) -> Batch:
+        """Metrics of responses, one value each; one whose scores are not finite counts with a reward of 0."""
+        mask = batch["response_mask"]
+        kl = batch["logprobs"] - batch["ref_logprobs"]
+        return {
+            "reward": batch["sequence_rewards"],
+            "kl": torch.where(mask, kl, 0.0).sum(1),
+            "length": mask.sum(1).float(),
+            "ended": batch["ended"].float(),
+            "nonfinite_rewards": (~batch["finite"]).float(),
+        }
+
+    # --- updates -----------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        logits, values = model(**_inputs(inputs))
+        mask, response = inputs["policy_mask"], inputs["response_mask"]
+        logprobs, _ = self.logprobs(logits, inputs, "policy_mask")
+        # Where a loss does not look, what it is given is 0: no gradient can come of it.
+        old_logprobs, advantages = (torch.where(mask, inputs[name], 0.0) for name in ("logprobs", "advantages"))
+        old_values, returns = (torch.where(response, inputs[name], 0.0) for name in ("values", "returns"))
+        values = torch.where(response, F.pad(values[:, :-1], (1, 0)), 0.0)
+        losses, clipped = ppo_policy_loss(logprobs, old_logprobs, advantages, clip_range=self.args.clip_range)
+        value_losses = ppo_value_loss(values, old_values, returns, clip_range=self.args.value_clip_range)
+        policy_loss, value_loss = self.token_mean(losses, mask), self.token_mean(value_losses, response)
+        self.record_kept(mask.sum())
+        self.record(
+            {
+                "loss/policy": policy_loss,
+                "loss/value": value_loss,
+                "clipped": self.token_mean(clipped.float(), mask),
+                "approximate_kl": self.token_mean((old_logprobs - logprobs).detach(), mask),
+            }
+        )
+        loss = policy_loss + self.args.value_coef * value_loss
+        return (loss, {"logits": logits, "values": values}) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Greedy responses to held-out prompts; the loss is minus their reward."""
+        with torch.no_grad():
+            metrics = self.describe(self.evaluate_responses(inputs["prompts"], self.sample(inputs["prompts"], None)))
+        return self.predicted({"loss": -metrics["reward"], **metrics})
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        directory = output_dir or self.args.output_dir
+        self.accelerator.unwrap_model(self.model).save_pretrained(directory, state_dict)
+        if isinstance(self.processing_class, PreTrainedTokenizerBase):
+            self.processing_class.save_pretrained(directory)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.accelerator.unwrap_model(self.model).load_pretrained(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None  # since one was evaluated
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _inputs(batch: Batch) -> Batch:
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+
+
+def build(argv: Sequence[str]) -> PPOTrainer:
+    """The trainer of `segkernel train --method ppo`."""
+    return build_from_prompts("ppo", argv, PPOConfig, PPOTrainer)

@@ -1,0 +1,73 @@
+"""Language modelling on texts: a small model to start the other methods from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import segkernel
+from segkernel.training.cli.launch import parse_arguments, prepare_texts
+from segkernel.training.data.collators import TextCollator, pad_token_id
+from segkernel.training.data.encoding import encode_splits, encode_texts
+from segkernel.training.data.readers import TextArguments
+from segkernel.training.models import ModelArguments, load_causal_lm
+from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
+from segkernel.training.trainer.batches import Batch
+
+
+@dataclass
+class PretrainConfig(SegkernelConfig):
+    """Settings of `PretrainTrainer`."""
+
+    output_dir: str = field(default="runs/pretrain", metadata={"help": "Where checkpoints, model and report go."})
+    max_length: int = field(default=256, metadata={"help": "Tokens of a training block; texts are packed into blocks."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's peak learning rate."})
+
+
+class PretrainTrainer(SegkernelTrainer):
+    """Trains a causal LM on texts: rows of `prompt` and `completion` strings, packed into blocks."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: PretrainConfig,
+        train_dataset: Iterable[Mapping[str, Any]],
+        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        processing_class: PreTrainedTokenizerBase,
+        **kwargs: Any,
+    ) -> None:
+        train, held_out = encode_splits(encode_texts, train_dataset, eval_dataset, processing_class, args.max_length)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=TextCollator(pad_token_id(processing_class)),
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=processing_class,
+            **kwargs,
+        )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        logits = model(**inputs).logits
+        labels, mask = inputs["input_ids"][:, 1:], inputs["attention_mask"][:, 1:]
+        logprobs = segkernel.sequence_logprobs(logits[:, :-1], labels, mask)
+        loss = -logprobs.sum() / mask.sum()
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+
+def build(argv: Sequence[str]) -> PretrainTrainer:
+    """The trainer of `segkernel train --method pretrain`."""
+    config, data, start = parse_arguments("pretrain", argv, PretrainConfig, TextArguments, ModelArguments)
+    texts = prepare_texts("pretrain", config, data, start)
+    return PretrainTrainer(
+        load_causal_lm(start, texts.tokenizer), config, texts.train, texts.held_out, processing_class=texts.tokenizer
+    )

@@ -1,0 +1,52 @@
+"""PPO with the reward redistributed over the tokens: R3HF / RED (arXiv 2411.08302).
+
+A token's reward is how much it moves the reward model's score, so the rewards of a response add up to its score above
+its prompt's; `mix` blends them with the sequence's reward at the last token. All else is `PPOTrainer`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+import segkernel
+from segkernel.training.cli.launch import build_from_prompts
+from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
+from segkernel.training.rewards.scoring import prompt_scores
+from segkernel.training.trainer.batches import Batch
+
+
+@dataclass
+class R3HFPPOConfig(PPOConfig):
+    """Settings of `R3HFPPOTrainer`."""
+
+    output_dir: str = field(default="runs/r3hf-ppo", metadata={"help": "Where checkpoints, models and report go."})
+    mix: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the redistributed rewards; the sequence's reward at the last token has the rest."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.mix <= 1:
+            raise ValueError(f"mix: expected a share in [0, 1], got {self.mix}")
+
+
+class R3HFPPOTrainer(PPOTrainer):
+    """PPO on redistributed rewards."""
+
+    args: R3HFPPOConfig
+
+    def token_rewards(self, batch: Batch) -> Tensor:
+        return segkernel.redistribute(
+            batch["scores"],
+            batch["response_mask"],
+            initial=prompt_scores(batch["scores"], batch),
+            sequence_rewards=batch["sequence_rewards"],
+            mix=self.args.mix,
+        )
+
+
+def build(argv: Sequence[str]) -> R3HFPPOTrainer:
+    """The trainer of `segkernel train --method r3hf-ppo`."""
+    return build_from_prompts("r3hf-ppo", argv, R3HFPPOConfig, R3HFPPOTrainer)

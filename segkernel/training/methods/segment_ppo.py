@@ -1,0 +1,145 @@
+"""PPO on segment rewards (Segmenting Text and Learning Their Rewards, arXiv 2501.02790).
+
+The reference model's entropy cuts every response as it did for the segment reward model, which is read at the last
+token of each segment. A location-aware normaliser takes off what rewards are like at that part of a response, and each
+segment's reward is shared out evenly over its tokens. All else is `PPOTrainer`. Its ablations are options:
+`token-ppo` has every token for a segment; `--entropy_threshold inf --interpolation last` is bandit PPO, with the
+reward of the response, normalised, at its last token.
+
+Where there is no segment reward model (`--check_calculations`, or any scores of prefixes), a segment's reward is how
+far the score moved over it, as it is.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+import segkernel
+from segkernel.training.cli.launch import build_from_prompts
+from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
+from segkernel.training.rewards.scoring import RewardArguments, token_rewards
+from segkernel.training.segmentation.entropy import (
+    Segmenter,
+    check_segmentation,
+    load_segmenter,
+    rewards_at_segment_ends,
+    token_entropy,
+)
+from segkernel.training.trainer.batches import Batch, model_logits
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SegmentPPOConfig(PPOConfig):
+    """Settings of `SegmentPPOTrainer`."""
+
+    output_dir: str = field(default="runs/segment-ppo", metadata={"help": "Where checkpoints, models and report go."})
+    entropy_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "A token that the reference model would draw from a distribution of more entropy than this, in "
+            "nats, opens a segment; 0: every token does, inf: none but the first. Default: what the segment reward "
+            "model was trained with."
+        },
+    )
+    min_length: int | None = field(
+        default=None,
+        metadata={"help": "Fewest tokens that a segment has before another one may open. Default: likewise, or 1."},
+    )
+    normalize: bool = field(
+        default=True,
+        metadata={"help": "Normalise segment rewards by where their segment ends in the response."},
+    )
+    interpolation: Literal["split", "repeat", "last"] = field(
+        default="split",
+        metadata={
+            "help": "What a segment's tokens get of its reward: equal shares (`split`), all of it each (`repeat`), or "
+            "nothing but the last one (`last`)."
+        },
+    )
+    reward_clip: float = field(default=10.0, metadata={"help": "Bound of a token's reward, before the KL penalty."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_segmentation(self.entropy_threshold or 0.0, 1 if self.min_length is None else self.min_length)
+        if not self.reward_clip > 0:
+            raise ValueError(f"reward_clip: expected a positive number, got {self.reward_clip}")
+
+
+class SegmentPPOTrainer(PPOTrainer):
+    """PPO on the rewards of segments.
+
+    `segmenter` goes with a segment reward model (`load_segmenter`). Without one `reward_model` is taken as
+    `PPOTrainer` takes it, and `args.entropy_threshold` must be given.
+    """
+
+    args: SegmentPPOConfig
+
+    def __init__(
+        self, model: Any, args: SegmentPPOConfig, *rest: Any, segmenter: Segmenter | None = None, **kwargs: Any
+    ):
+        threshold = args.entropy_threshold
+        if threshold is None:
+            if segmenter is None:
+                raise ValueError("entropy_threshold: expected a number, since no segment reward model has one")
+            threshold = segmenter.entropy_threshold
+        elif segmenter is not None and threshold != segmenter.entropy_threshold:
+            logger.warning(
+                "entropy_threshold: the reward model was trained, and its normaliser fitted, at %g, not at %g",
+                segmenter.entropy_threshold,
+                threshold,
+            )
+        self.segmenter = segmenter
+        self.entropy_threshold = threshold
+        self.min_length = args.min_length or (1 if segmenter is None else segmenter.min_length)
+        super().__init__(model, args, *rest, **kwargs)
+
+    def read_reference(self, batch: Batch) -> Batch:
+        logits = model_logits(self.reference, batch)
+        logprobs, _ = self.logprobs(logits, batch, "response_mask")
+        # As the reward model's responses were cut: at a temperature of 1.
+        return {"ref_logprobs": logprobs, "ref_entropy": token_entropy(logits, batch)}
+
+    def evaluate_responses(self, prompts: list[list[int]], responses: list[list[int]]) -> Batch:
+        """The same with `segment_ids` `[B, T]`, `segments` `[B]` (how many) and `segment_rewards` `[B, S]`."""
+        batch = super().evaluate_responses(prompts, responses)
+        mask = batch["response_mask"]
+        ids, counts = segkernel.segment_by_entropy(
+            batch["ref_entropy"], mask, threshold=self.entropy_threshold, min_length=self.min_length
+        )
+        if self.segmenter is None:
+            moved = token_rewards(batch["scores"], batch, "difference")
+            rewards = segkernel.segment_reduce(moved, ids, ids.shape[1], reduce="sum")
+        else:
+            rewards = rewards_at_segment_ends(batch["scores"], ids)
+            batch["sequence_rewards"] = rewards.sum(1) / counts.clamp(min=1)
+            if self.args.normalize:
+                rewards = self.segmenter.normalize(rewards, counts)
+        return {**batch, "segment_ids": ids, "segments": counts, "segment_rewards": rewards}
+
+    def token_rewards(self, batch: Batch) -> Tensor:
+        rewards = segkernel.segment_broadcast(
+            batch["segment_rewards"], batch["segment_ids"], how=self.args.interpolation
+        )
+        return rewards.clamp(-self.args.reward_clip, self.args.reward_clip)
+
+    def describe(self, batch: Batch) -> Batch:
+        counts = batch["segments"]
+        return {
+            **super().describe(batch),
+            "segments": counts.float(),
+            "segment_reward": batch["segment_rewards"].sum(1) / counts.clamp(min=1),
+        }
+
+
+def build(argv: Sequence[str]) -> SegmentPPOTrainer:
+    """The trainer of `segkernel train --method segment-ppo`."""
+    return build_from_prompts("segment-ppo", argv, SegmentPPOConfig, SegmentPPOTrainer, segmenter_option)
+
+
+def segmenter_option(rewards: RewardArguments) -> dict[str, Segmenter | None]:
+    return {"segmenter": None if rewards.reward_model is None else load_segmenter(rewards.reward_model)}

@@ -1,0 +1,207 @@
+"""Charts as inline SVG by matplotlib, in the page's CSS variables, so that they follow its light or dark theme."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from segkernel.training.report.example import Example, visible_text
+
+# matplotlib writes these colours; the SVG then gets the CSS variable instead. Each stands for itself only here.
+INK, GRID, GREEN, RED, GREY = "#010101", "#020202", "#030303", "#040404", "#050505"
+SERIES = ["#060606", "#070707", "#080808", "#090909"]
+CSS = {
+    INK: "var(--muted)",
+    GRID: "var(--line)",
+    GREEN: "var(--plus)",
+    RED: "var(--minus)",
+    GREY: "var(--neutral)",
+    **{colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)},
+}
+SIGN_COLOURS = {1: GREEN, -1: RED, 0: GREY}
+DASHES = ["solid", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5))]
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "segkernel",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+LOG_KEYS_LEFT_OUT = re.compile(
+    r"epoch|step|total_flos|num_input_tokens_seen|pairs|.*(_runtime|_per_second|_low|_high)|train_loss"
+)
+
+
+@dataclass
+class Curve:
+    """One metric of one run over its training steps."""
+
+    run: str
+    split: str  # "train" or "eval"
+    steps: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+
+def collect_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list[Curve]]:
+    """Metric name -> its curves, from the `log_history` of every run; the loss comes first.
+
+    `eval_x` is drawn into the chart of `x`. Timings, counts and interval bounds are left out.
+
+    Example:
+        >>> metrics = collect_curves({"dpo": [{"step": 1, "loss": 0.7}, {"step": 1, "eval_loss": 0.6}]})
+        >>> [(c.split, c.values) for c in metrics["loss"]]
+        [('train', [0.7]), ('eval', [0.6])]
+    """
+    found: dict[str, dict[tuple[str, str], Curve]] = {}
+    for run, history in runs.items():
+        for entry in history:
+            for key, value in entry.items():
+                if LOG_KEYS_LEFT_OUT.fullmatch(key) or not isinstance(value, (int, float)) or "step" not in entry:
+                    continue
+                split, name = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
+                if LOG_KEYS_LEFT_OUT.fullmatch(name):
+                    continue
+                curve = found.setdefault(name, {}).setdefault((run, split), Curve(run, split))
+                curve.steps.append(float(entry["step"]))
+                curve.values.append(float(value))
+    last = ("grad_norm", "learning_rate")
+    order = sorted(found, key=lambda name: (name != "loss", name in last))
+    return {name: list(found[name].values()) for name in order}
+
+
+def curve_chart(name: str, curves: Sequence[Curve], runs: Sequence[str]) -> str:
+    """One metric's curves: a colour and a dash per run, the same in every chart; held-out values carry dots."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
+        axes = figure.subplots()
+        for curve in curves:
+            index = runs.index(curve.run)
+            held_out = curve.split == "eval"
+            label = " ".join(filter(None, [curve.run, "held out" if held_out else ""])) or "training"
+            axes.plot(
+                curve.steps,
+                curve.values,
+                color=SERIES[index % len(SERIES)],
+                linestyle=DASHES[index % len(DASHES)] if not held_out else (0, (2, 2)),
+                linewidth=1.6 if not held_out else 1.1,
+                marker="o" if held_out or len(curve.steps) == 1 else None,
+                markersize=4,
+                label=label,
+            )
+        axes.grid(axis="y", linewidth=0.6)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.margins(x=0.02)
+        if len(curves) > 1:
+            axes.legend(loc="best", fontsize=8, handlelength=2.6)
+        return _svg(figure, f"{name} over training steps, {len(curves)} curves")
+
+
+def reward_trace(example: Example) -> str:
+    """The token rewards as a step line over the shaded segments, with the trigger's thresholds."""
+    rewards, count = example.token_rewards, len(example.tokens)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 1.9), layout="constrained")
+        axes = figure.subplots()
+        for start, end, sign in example.spans():
+            colour = SIGN_COLOURS[sign]
+            axes.axvspan(start, end, color=colour, alpha=0.09, linewidth=0)
+            axes.axvline(start, color=colour, linewidth=0.7, alpha=0.5)
+            for left, right in _kept_stretches(example, start, end):
+                axes.axvspan(left, right, ymin=0, ymax=0.04, color=colour, alpha=0.85, linewidth=0)
+        _thresholds(axes, example)
+        finite = [reward if math.isfinite(reward) else math.nan for reward in rewards]
+        axes.stairs(finite, range(count + 1), baseline=None, color=INK, linewidth=1.4)
+        axes.set_xlim(0, count)
+        axes.set_ylabel("token reward")
+        if count <= 48:
+            axes.set_xticks([t + 0.5 for t in range(count)], [_label(token) for token in example.tokens])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+            axes.set_xlabel("token")
+        axes.tick_params(axis="x", length=0)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        low = "" if example.low is None else f", thresholds {example.low:.3g} and {example.high:.3g}"
+        return _svg(figure, f"reward of each of the {count} tokens of the {example.label} response{low}")
+
+
+def _thresholds(axes: Axes, example: Example) -> None:
+    """The neutral zone and its bounds, named on the right; the y axis shows them and every finite reward."""
+    lines = [
+        ("high", example.high, GREEN, "--"),
+        ("low", example.low, RED, "--"),
+        ("base", example.baseline, GREY, ":"),
+    ]
+    known = [(name, value, colour, dash) for name, value, colour, dash in lines if value is not None]
+    for _, value, colour, dash in known:
+        axes.axhline(value, color=colour, linewidth=1, linestyle=dash)
+    if example.low is not None and example.high is not None:
+        axes.axhspan(example.low, example.high, color=GREY, alpha=0.13, linewidth=0)
+        if example.low == example.high:
+            known = known[-1:]
+    finite = [value for value in (*(line[1] for line in known), *example.token_rewards) if math.isfinite(value)]
+    if finite:
+        room = 0.12 * (max(finite) - min(finite)) or 0.5
+        axes.set_ylim(min(finite) - room, max(finite) + room)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks([value for _, value, _, _ in known], [f"{line[0]} {line[1]:.2g}" for line in known], fontsize=7.5)
+    right.tick_params(length=0)
+    right.spines["right"].set_visible(False)
+
+
+def _kept_stretches(example: Example, start: int, end: int) -> list[tuple[int, int]]:
+    stretches: list[tuple[int, int]] = []
+    for t in range(start, end):
+        if not example.kept[t]:
+            continue
+        if stretches and stretches[-1][1] == t:
+            stretches[-1] = (stretches[-1][0], t + 1)
+        else:
+            stretches.append((t, t + 1))
+    return stretches
+
+
+def _label(token: str) -> str:
+    # `$` would open mathematics.
+    shown = visible_text(token).replace("$", r"\$").strip()
+    return shown if len(shown) <= 8 else shown[:7] + "…"
+
+
+def _svg(figure: Figure, description: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for colour, variable in CSS.items():
+        svg = svg.replace(colour, variable)
+    # Text follows the page's font; width and height come from CSS.
+    svg = re.sub(r"font(?:-family)?: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1)
+    svg = re.sub(r'<svg ([^>]*?) width="[^"]*"', r"<svg \1", svg, count=1)
+    label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

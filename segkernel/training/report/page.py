@@ -1,0 +1,156 @@
+"""Puts summary, curves and examples into one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from segkernel.training.report.charts import collect_curves, curve_chart, reward_trace
+from segkernel.training.report.example import Example, visible_text
+
+SIGNS = {1: "+", -1: "\N{MINUS SIGN}", 0: "0"}
+
+LogHistory = Sequence[Mapping[str, Any]]
+
+
+def write_report(
+    output_dir: str | Path,
+    *,
+    title: str,
+    log_history: LogHistory | Mapping[str, LogHistory] = (),
+    examples: Iterable[Example] = (),
+    summary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+    description: str = "",
+    images: Iterable[tuple[str, str | Path]] = (),
+    filename: str = "report.html",
+) -> Path:
+    """Write a self-contained HTML report: a summary table, the curves of the run or runs, and examples.
+
+    Args:
+        output_dir: where to write; made when absent.
+        title: the page's heading.
+        log_history: `trainer.state.log_history` of a `transformers.Trainer`, or several by the name of their run.
+        examples: responses to show; neighbours with the same prompt share a card.
+        summary: name -> value, or a table as rows of one mapping each (columns as in the first row).
+        description: a paragraph under the heading; a blank line starts another.
+        images: titles and PNG files, which become part of the page.
+        filename: the file's name in `output_dir`.
+
+    Returns:
+        The path of the file.
+
+    Example:
+        >>> import tempfile
+        >>> example = Example("2+2=", "chosen", ["4", ";"], [1.0, 0.9], [0, 0], [1], [True, True])
+        >>> folder = tempfile.mkdtemp()
+        >>> write_report(folder, title="a run", examples=[example], summary={"accuracy": 0.5}).name
+        'report.html'
+    """
+    runs = log_history if isinstance(log_history, Mapping) else {"": log_history}
+    cards = [(prompt, list(group)) for prompt, group in groupby(examples, key=lambda example: example.prompt)]
+    page = _environment().get_template("report.html.j2")
+    html = page.render(
+        title=title,
+        paragraphs=[text.strip() for text in description.split("\n\n") if text.strip()],
+        table=_table(summary),
+        charts=[(name, Markup(curve_chart(name, curves, list(runs)))) for name, curves in collect_curves(runs).items()],
+        images=[(name, b64encode(Path(file).read_bytes()).decode()) for name, file in images],
+        cards=cards,
+        trace=lambda example: Markup(reward_trace(example)),
+    )
+    path = Path(output_dir) / filename
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def _table(summary: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The summary as `columns` (none for name -> value) and `rows` of cells."""
+    if isinstance(summary, Mapping):
+        return {"columns": [], "rows": [list(pair) for pair in summary.items()]}
+    columns = list(summary[0]) if summary else []
+    return {"columns": columns, "rows": [[row.get(column) for column in columns] for row in summary]}
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("segkernel.training", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"value": format_value, "sign": SIGNS.__getitem__}
+    environment.globals["token_columns"] = token_columns
+    return environment
+
+
+def format_value(value: Any) -> str:
+    """Numbers with four significant digits; everything else as text.
+
+    Example:
+        >>> format_value(0.123456), format_value(1200), format_value("a"), format_value(None)
+        ('0.1235', '1200', 'a', '-')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def token_columns(example: Example) -> list[dict[str, Any]]:
+    """What the template shows of every token: its text, classes, tooltip, and the bar under it in percent.
+
+    The bar runs from the baseline (0 where there is none) to the reward, on a scale shared by the whole response.
+    """
+    base = example.baseline or 0.0
+    shown = [base, *(r for r in (*example.token_rewards, example.low, example.high) if r is not None)]
+    finite = [value for value in shown if math.isfinite(value)] or [0.0]
+    bottom, top = min(finite), max(finite)
+    height = (top - bottom) or 1.0
+
+    def level(value: float) -> float:
+        return round(100 * (min(max(value, bottom), top) - bottom) / height, 1)
+
+    columns = []
+    for t, (token, reward, segment, kept) in enumerate(
+        zip(example.tokens, example.token_rewards, example.ids, example.kept, strict=True)
+    ):
+        sign = example.signs[segment]
+        starts = t == 0 or segment != example.ids[t - 1]
+        known = not math.isnan(reward)
+        edges = sorted((level(base), level(reward))) if known else (0.0, 0.0)
+        columns.append(
+            {
+                "text": visible_text(token) or "∅",
+                "breaks_before": token.startswith("\n"),
+                "breaks_after": "\n" in token and not token.startswith("\n"),
+                "classes": " ".join(
+                    [
+                        "t",
+                        {1: "plus", -1: "minus", 0: "neutral"}[sign],
+                        "kept" if kept else "masked",
+                        *(["start"] if starts else []),
+                    ]
+                ),
+                "sign": sign,
+                "starts": starts,
+                "title": f"token {t}, segment {segment} ({SIGNS[sign]}), "
+                f"reward {reward:.3g}, {'trained on' if kept else 'masked out'}",
+                "bottom": edges[0],
+                "height": round(edges[1] - edges[0], 1),
+                "known": known,
+                "base": level(base),
+                "low": None if example.low is None else level(example.low),
+                "high": None if example.high is None else level(example.high),
+            }
+        )
+    return columns

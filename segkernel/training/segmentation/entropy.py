@@ -1,0 +1,139 @@
+"""Segments by a reference model's entropy, and their rewards (arXiv 2501.02790): `segment-reward` and the PPO on it.
+
+A segment reward model is more than its weights: how the responses that it was trained on were cut, and how its rewards
+spread over their positions. Both are in the file `segments.json` beside them.
+"""
+
+import json
+import logging
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import segkernel
+from segkernel import _validate
+from segkernel.training.trainer.batches import Batch
+
+logger = logging.getLogger(__name__)
+
+FILE = "segments.json"
+# The line fitted to the deviations can come near 0, or below it, at positions with few rewards. Nothing is divided by
+# less than this share of the deviation over all rewards; the published lines stay far above it.
+LEAST_STD = 0.1
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """How a segment reward model's responses are cut, and the location-aware normaliser of its rewards.
+
+    Args:
+        entropy_threshold, min_length: the arguments of `segkernel.segment_by_entropy`, the threshold in nats.
+        mean, std, min_std: those of `segkernel.location_normalize`, in units of reward.
+
+    Raises:
+        ValueError: one of them is out of its range.
+    """
+
+    entropy_threshold: float
+    min_length: int
+    mean: tuple[float, float]
+    std: tuple[float, float]
+    min_std: float
+
+    def __post_init__(self) -> None:
+        check_segmentation(self.entropy_threshold, self.min_length)
+        for name in ("mean", "std"):
+            _validate.line(name, getattr(self, name))
+        if not 0 < self.min_std < math.inf:
+            raise ValueError(f"min_std: expected a positive number, got {self.min_std}")
+
+    @classmethod
+    def fit(cls, segment_rewards: Tensor, counts: Tensor, *, entropy_threshold: float, min_length: int) -> "Segmenter":
+        """Fit the normaliser to the segment rewards `[N, S]`, finite, of many responses with `counts` `[N]` segments.
+
+        A line over the position needs two positions with two rewards each. Where there are none, as when a high
+        threshold leaves one segment per response, the rewards' mean and deviation serve at every position.
+        """
+        rewards = segment_rewards[torch.arange(segment_rewards.shape[1]) < counts[:, None]].double()
+        overall = float(rewards.std(correction=min(1, len(rewards) - 1)))
+        try:
+            mean, std = segkernel.fit_location_normalizer(segment_rewards, counts)
+        except ValueError as error:
+            logger.warning("%s: one mean and deviation for every position (%s)", FILE, error)
+            mean, std = (0.0, float(rewards.mean())), (0.0, overall)
+        return cls(entropy_threshold, min_length, mean, std, min_std=max(LEAST_STD * overall, 1e-6))
+
+    def normalize(self, segment_rewards: Tensor, counts: Tensor) -> Tensor:
+        """`segkernel.location_normalize` by this normaliser: `[B, S]`."""
+        return segkernel.location_normalize(segment_rewards, counts, mean=self.mean, std=self.std, min_std=self.min_std)
+
+    def save(self, directory: str | Path) -> None:
+        (Path(directory) / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def load_segmenter(path: str | Path) -> Segmenter:
+    """The segmenter saved with the segment reward model in the directory `path`.
+
+    Raises:
+        FileNotFoundError: there is none, so that is no segment reward model.
+        ValueError: the file does not hold one.
+    """
+    file = Path(path) / FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"reward_model: expected a segment reward model, made with `segkernel train --method segment-reward`; "
+            f"{str(path)!r} holds no {FILE}"
+        )
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return Segmenter(
+            entropy_threshold=float(values["entropy_threshold"]),
+            min_length=int(values["min_length"]),
+            mean=tuple(map(float, values["mean"])),  # type: ignore[arg-type]  # of two: checked
+            std=tuple(map(float, values["std"])),  # type: ignore[arg-type]
+            min_std=float(values["min_std"]),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        missing = "there is no " if isinstance(error, KeyError) else ""
+        raise ValueError(f"{file}: cannot be read: {missing}{error}") from error
+
+
+def check_segmentation(entropy_threshold: float, min_length: int) -> None:
+    if not entropy_threshold >= 0:
+        raise ValueError(f"entropy_threshold: expected a number of at least 0, got {entropy_threshold}")
+    if min_length < 1:
+        raise ValueError(f"min_length: expected at least 1, got {min_length}")
+
+
+def token_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Entropy of the distribution that each response token came from, in nats: `[rows, T]`, 0 at other tokens.
+
+    `logits` is the reference model's, `[rows, T, V]`, of a batch of `ResponseCollator`, or of `PreferenceCollator`,
+    whose sides are rows of their own.
+
+    Raises:
+        ValueError: an entropy is not finite.
+    """
+    labels, mask = (batch[name].flatten(0, -2)[:, 1:] for name in ("input_ids", "response_mask"))
+    # The logits at t - 1, read in place, are of the distribution that token t came from.
+    _, entropy = segkernel.token_logprobs(logits[:, :-1], labels, mask, entropy=True)
+    if not entropy.isfinite().all():
+        raise ValueError("ref_model: expected finite logits, got NaN or infinity at a response token")
+    return F.pad(entropy, (1, 0))
+
+
+def rewards_at_segment_ends(scores: Tensor, ids: Tensor) -> Tensor:
+    """A reward model's `scores` `[rows, T]` at the last token of every segment: `[rows, S]`, 0 past a row's segments.
+
+    Raises:
+        ValueError: one of them is not finite.
+    """
+    rewards = segkernel.segment_reduce(scores, ids, ids.shape[1], reduce="last")
+    if not rewards.isfinite().all():
+        bad = rewards[~rewards.isfinite()][0].item()
+        raise ValueError(f"reward model: expected a finite score at the end of every segment, got {bad}")
+    return rewards

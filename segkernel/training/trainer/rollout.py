@@ -1,0 +1,147 @@
+"""Training on responses that the policy samples as it goes: which prompts are answered when, and in what parts.
+
+A rollout answers a chunk of prompts once; the Trainer then takes as many steps on its minibatches as the method asks
+for. Prompts, random numbers and minibatches follow from the seed, so a run can be cut off and resumed anywhere, and
+two processes make the rollouts of one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+
+from segkernel.training.sampling import SamplingOptions
+from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
+from segkernel.training.trainer.batches import Batch, on_device
+
+
+@dataclass
+class RolloutConfig(SamplingOptions, SegkernelConfig):
+    """Settings of every trainer on rollouts. `per_device_train_batch_size` counts the responses of a minibatch."""
+
+    minibatches: int = field(
+        default=1, metadata={"help": "Minibatches of a rollout, each of per_device_train_batch_size responses."}
+    )
+    rollout_epochs: int = field(default=4, metadata={"help": "How often each minibatch of a rollout is trained on."})
+
+    def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        SegkernelConfig.__post_init__(self)
+        for name in ("minibatches", "rollout_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.updates % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps: expected a divisor of minibatches * rollout_epochs = {self.updates}, "
+                f"so that no step mixes rollouts, got {self.gradient_accumulation_steps}"
+            )
+
+    @property
+    def updates(self) -> int:
+        """Minibatches trained on between one rollout and the next."""
+        return self.minibatches * self.rollout_epochs
+
+
+class RolloutTrainer(SegkernelTrainer, ABC):
+    """Trains on minibatches of rollouts: a subclass gives `collect`, and `compute_loss` of a minibatch."""
+
+    args: RolloutConfig
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rollouts = RolloutState()
+
+    @abstractmethod
+    def collect(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Batch:
+        """Answer prompts with random numbers by these keys; returns tensors with a row per prompt."""
+
+    def get_train_dataloader(self) -> DataLoader:
+        rows: Any = self.train_dataset
+        size = self.args.minibatches * self.args.per_device_train_batch_size
+        sampler = RolloutSampler(len(rows), size * self.args.world_size, self.args.updates, self.args.seed)
+        loader = DataLoader(rows, batch_size=size, sampler=sampler, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        state, prompts = self.rollouts, inputs["prompts"]
+        if state.minibatches_seen % self.args.updates == 0:
+            number, first = state.minibatches_seen // self.args.updates, self.args.process_index * len(prompts)
+            state.rollout = self.collect(prompts, [(self.args.seed, number, first + i) for i in range(len(prompts))])
+        # Every so many rows, since the prompts came in a random order already.
+        part = slice(state.minibatches_seen % self.args.minibatches, None, self.args.minibatches)
+        state.minibatches_seen += 1
+        return super().training_step(model, rows_of(state.rollout, part), *args, **kwargs)
+
+    def restore(self, checkpoint: str) -> None:
+        self.rollouts = RolloutState.load(checkpoint, self.args.process_index, self.args.device)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Beside the Trainer's own state of each process.
+        super()._save_rng_state(output_dir)
+        self.rollouts.save(output_dir, self.args.process_index)
+
+
+class RolloutSampler(Sampler[int]):
+    """Prompts in chunks, one chunk per rollout, each repeated as often as its rollout has minibatches to train on.
+
+    The order is a function of seed and epoch. Prompts that do not fill a chunk at an epoch's end wait for the next.
+
+    Example:
+        >>> sampler = RolloutSampler(prompts=5, chunk=2, repeats=2, seed=0)
+        >>> order = list(sampler)
+        >>> order[:2] == order[2:4], order[4:6] == order[6:], len(set(order)), len(order) == len(sampler)
+        (True, True, 4, True)
+    """
+
+    def __init__(self, prompts: int, chunk: int, repeats: int, seed: int) -> None:
+        if prompts < chunk:
+            raise ValueError(f"train_dataset: expected at least {chunk} prompts, one rollout, got {prompts}")
+        self.prompts, self.chunk, self.repeats, self.seed = prompts, chunk, repeats, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.prompts // self.chunk * self.chunk * self.repeats
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.prompts)
+        for first in range(0, self.prompts - self.chunk + 1, self.chunk):
+            for _ in range(self.repeats):
+                yield from order[first : first + self.chunk].tolist()
+
+
+@dataclass
+class RolloutState:
+    """Where a run stands: how many minibatches it has trained on, and the rollout that they come from."""
+
+    minibatches_seen: int = 0
+    rollout: Batch = field(default_factory=dict)
+
+    def save(self, checkpoint: str | Path, process: int) -> None:
+        torch.save({"minibatches_seen": self.minibatches_seen, "rollout": self.rollout}, _path(checkpoint, process))
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, process: int, device: torch.device) -> "RolloutState":
+        path = _path(checkpoint, process)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"resume_from_checkpoint: expected {path.name} in {str(checkpoint)!r}; resume with as many processes"
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return cls(state["minibatches_seen"], on_device(state["rollout"], device))
+
+
+def _path(checkpoint: str | Path, process: int) -> Path:
+    return Path(checkpoint) / f"rollout_{process}.pt"
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    return {name: values[rows] for name, values in batch.items()}

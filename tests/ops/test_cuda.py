@@ -1,0 +1,225 @@
+"""What the operators' tests on CUDA tensors leave out: CUDA graphs, synchronisation, Inductor, streams and devices.
+
+`test_on_ragged_rows` calls every operator once on whichever device the tests run on: what compute-sanitizer watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import segkernel
+from segkernel import reference
+from tests.cuda_emulation import graph as emulation
+from tests.helpers import BACKEND, assert_identical, assert_near, leaves, random_batch, random_scores
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+V = 1031  # prime: no row of logits is aligned like the one before
+
+Inputs = dict[str, Tensor]
+
+
+def make_inputs(device: str, seed: int = 0) -> Inputs:
+    """Made on the CPU, so that they are the same on every device."""
+    torch.manual_seed(seed)
+    with torch.device("cpu"):
+        batch = random_batch(65)
+        B, T = batch.mask.shape
+        labels = torch.randint(V, (B, 9))
+        labels[0, 3] = -100
+        inputs = {
+            "rewards": random_scores(B, T),
+            "long": random_scores(2, 3000),
+            "values": random_scores(B, T),
+            "mask": batch.mask,
+            "packed": batch.pack(random_scores(B, T)),
+            "cu_seqlens": batch.cu_seqlens,
+            "threshold": torch.linspace(0.0, 2.0, B),
+            "logits": (2 * torch.randn(B, 9, V)).bfloat16(),
+            "labels": labels,
+            "kept": torch.arange(9) % 3 < torch.arange(B)[:, None] % 4,
+            "weights": torch.rand(B, 9),
+            "hidden": torch.randn(40, 24),
+            "weight": torch.randn(V, 24) / 5,
+            "targets": torch.randint(V, (40,)),
+        }
+    inputs["logits"][~inputs["kept"]] = float("nan")  # never read
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def segments(ops: Any, x: Inputs) -> Any:
+    return ops.segment(x["rewards"], x["mask"], pivot_threshold=x["threshold"], delta=0.5, sequence_sign=1.0)
+
+
+def reduced_and_back(ops: Any, x: Inputs) -> Any:
+    ids = segments(ops, x).ids
+    reduced = ops.segment_reduce(x["values"], ids, ids.shape[1], reduce="mean")
+    return reduced, ops.segment_broadcast(reduced, ids, how="split")
+
+
+def packed(ops: Any, x: Inputs) -> Any:
+    rows = {"cu_seqlens": x["cu_seqlens"]}
+    return (
+        ops.hysteresis(x["packed"], low=-0.5, high=x["threshold"], **rows),
+        ops.segment(x["packed"], pivot_threshold=1.0, reduce="sum", **rows),
+        ops.gae(x["packed"], x["packed"], gamma=0.99, **rows),
+    )
+
+
+def gradient(ops: Any, x: Inputs) -> Any:
+    logits = x["logits"].detach().requires_grad_()
+    logprobs, entropies = ops.token_logprobs(logits, x["labels"], x["kept"], entropy=True, softcap=5.0)
+    return torch.autograd.grad((logprobs, entropies), logits, (x["weights"], x["weights"]))
+
+
+def head(ops: Any, x: Inputs) -> Any:
+    hidden, weight = x["hidden"].detach().requires_grad_(), x["weight"].detach().requires_grad_()
+    logprobs = ops.linear_token_logprobs(hidden, weight, x["targets"])
+    return (logprobs.detach(), *torch.autograd.grad(logprobs.sum(), (hidden, weight)))
+
+
+EXACT: dict[str, Callable[[Any, Inputs], Any]] = {
+    "detect_pivots": lambda ops, x: ops.detect_pivots(x["rewards"], x["mask"], threshold=x["threshold"]),
+    "hysteresis": lambda ops, x: ops.hysteresis(x["rewards"], x["mask"], low=-0.5, high=x["threshold"]),
+    "segment_by_entropy": lambda ops, x: ops.segment_by_entropy(x["values"], x["mask"], threshold=0.5, min_length=3),
+}
+NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
+    "segment": segments,
+    "long_rows": lambda ops, x: ops.segment(x["long"], delta=0.5, reduce="max"),
+    "packed": packed,
+    "gae": lambda ops, x: ops.gae(x["rewards"], x["values"], x["mask"], gamma=0.99),
+    "redistribute": lambda ops, x: ops.redistribute(x["rewards"], x["mask"], sequence_rewards=x["threshold"], mix=0.5),
+    "segment_reduce, segment_broadcast": reduced_and_back,
+    "token_logprobs": lambda ops, x: ops.token_logprobs(x["logits"], x["labels"], x["kept"], entropy=True),
+    "token_logprobs, gradient": gradient,
+    "sequence_logprobs": lambda ops, x: ops.sequence_logprobs(x["logits"], x["labels"], x["kept"], reduce="mean"),
+    "segment_logprobs": lambda ops, x: ops.segment_logprobs(
+        x["logits"].nan_to_num(), x["labels"], x["kept"].int() - 1, 1
+    ),
+    "linear_token_logprobs": head,
+}
+CALLS = EXACT | NEAR
+# Of those, the ones that use torch's own operators, too.
+WITH_TORCH = ("sequence_logprobs", "segment_logprobs", "linear_token_logprobs")
+every_call = pytest.mark.parametrize("name", CALLS)
+
+
+def to_cpu(output: Any) -> tuple[Tensor, ...]:
+    return tuple(leaf.cpu() for leaf in leaves(output))
+
+
+@every_call
+def test_on_ragged_rows(name: str) -> None:
+    actual = to_cpu(CALLS[name](segkernel, make_inputs(torch.get_default_device().type)))
+    with torch.device("cpu"):
+        expected = to_cpu(CALLS[name](reference, make_inputs("cpu")))
+    if name in EXACT:
+        assert_identical(actual, expected)
+    elif name == "token_logprobs, gradient":
+        assert_near(actual, expected, rtol=2e-2, atol=1e-5)  # rounded to bfloat16
+    else:
+        assert_near(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_gpu
+@every_call
+def test_in_a_cuda_graph(name: str) -> None:
+    call, inputs = CALLS[name], make_inputs("cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call(segkernel, inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call(segkernel, inputs)
+    replayed_on_other_inputs(call, inputs, captured, graph.replay)
+
+
+@pytest.mark.skipif(BACKEND != "emulated cuda", reason="needs the emulated kernels")
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in WITH_TORCH])
+def test_in_an_emulated_graph(name: str) -> None:
+    call, inputs = CALLS[name], make_inputs("cpu")
+    with emulation.recorded() as replay:
+        captured = call(segkernel, inputs)
+    replayed_on_other_inputs(call, inputs, captured, replay)
+
+
+def replayed_on_other_inputs(
+    call: Callable[[Any, Inputs], Any], inputs: Inputs, captured: Any, replay: Callable[[], object]
+) -> None:
+    replay()  # whatever it leaves behind must not be in the way of the next one
+    for kind, value in make_inputs(torch.get_default_device().type, seed=1).items():
+        inputs[kind].copy_(value)
+    for leaf in leaves(captured):
+        leaf.fill_(1)
+    replay()
+    assert_identical(captured, call(segkernel, inputs))
+
+
+@needs_gpu
+@every_call
+def test_never_synchronises(name: str) -> None:
+    inputs = make_inputs("cuda")
+    expected = CALLS[name](segkernel, inputs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        actual = CALLS[name](segkernel, inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert_identical(actual, expected)
+
+
+@needs_gpu
+@pytest.mark.compiles
+@every_call
+def test_compiles_as_one_graph_with_inductor(name: str) -> None:
+    torch.compiler.reset()
+    inputs = make_inputs("cuda")
+    if name in ("token_logprobs, gradient", "linear_token_logprobs"):  # autograd.grad stays outside
+        function = (
+            (lambda x: segkernel.token_logprobs(x["logits"], x["labels"], x["kept"], softcap=5.0))
+            if name.startswith("token")
+            else (lambda x: segkernel.linear_token_logprobs(x["hidden"], x["weight"], x["targets"]))
+        )
+        differentiated = inputs["logits" if name.startswith("token") else "hidden"].requires_grad_()
+        grads = [
+            torch.autograd.grad(run(inputs).sum(), differentiated)
+            for run in (torch.compile(function, fullgraph=True), function)
+        ]
+        assert_near(*grads)
+        return
+    compiled = torch.compile(lambda x: CALLS[name](segkernel, x), fullgraph=True)
+    assert_near(compiled(inputs), CALLS[name](segkernel, inputs))
+
+
+@needs_gpu
+def test_on_the_current_stream() -> None:
+    """Inputs that a slow stream is still writing are waited for, by order of that stream alone."""
+    rewards, late = torch.zeros(64, 4096, device="cuda"), torch.randn(64, 4096, device="cuda")
+    expected = segkernel.hysteresis(late, low=-0.5, high=0.5)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        rewards.copy_(late)
+        states = segkernel.hysteresis(rewards, low=-0.5, high=0.5)
+    stream.synchronize()
+    assert_identical(states, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_another_device() -> None:
+    rewards = torch.randn(4, 100, device="cuda:0")
+    expected = segkernel.hysteresis(rewards, low=-0.5, high=0.5)
+    other = segkernel.hysteresis(rewards.to("cuda:1"), low=-0.5, high=0.5)
+    assert other.device == torch.device("cuda:1")
+    assert torch.cuda.current_device() == 0
+    assert_identical(other.cpu(), expected.cpu())
+    mask = torch.ones(4, 100, dtype=torch.bool, device="cuda:1")
+    with pytest.raises(ValueError, match="mask: expected on cuda:0"):
+        segkernel.hysteresis(rewards, mask, low=-0.5, high=0.5)

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import segkernel
+from segkernel import reference
+from tests.helpers import DTYPES, LENGTHS, assert_identical, random_batch, random_scores
+
+NAN, INF = float("nan"), float("inf")
+
+
+def states(rewards: list, mask: list | None = None, **options) -> list:
+    mask = None if mask is None else torch.tensor(mask)
+    return segkernel.hysteresis(torch.tensor(rewards), mask, **options).tolist()
+
+
+REWARDS = [[0.25, 0.75, 0.25, -0.25, -0.75, 0.25, 0.75]]
+
+
+def test_literals():
+    assert states(REWARDS, low=-0.5, high=0.5) == [[0, 1, 1, 1, -1, -1, 1]]
+    assert states(REWARDS, low=-0.5, high=0.5, initial=-1) == [[-1, 1, 1, 1, -1, -1, 1]]
+    assert states(REWARDS, low=-0.5, high=0.5, hold=False) == [[0, 1, 0, 0, -1, 0, 1]]
+    assert states(REWARDS, low=0.0, high=0.0) == [[1, 1, 1, -1, -1, 1, 1]]
+
+
+def test_thresholds_themselves_are_in_the_band():
+    assert states([[0.5, -0.5, 0.75, 0.5, -0.5]], low=-0.5, high=0.5) == [[0, 0, 1, 1, 1]]
+    # As float32 the reward and the threshold are the same number.
+    assert states([[0.1, -0.1]], low=-0.1, high=0.1) == [[0, 0]]
+
+
+def test_masked_tokens_neither_switch_nor_reset_the_state():
+    assert states([[NAN, 1.0, -9.0, 0.0, NAN, -1.0]], [[0, 1, 0, 1, 0, 1]], low=-0.5, high=0.5) == [[0, 1, 0, 1, 0, -1]]
+    assert states([[1.0, 1.0]], [[0, 0]], low=-0.5, high=0.5, initial=1) == [[0, 0]]
+
+
+def test_packed_rows_do_not_see_each_other():
+    assert states([1.0, 0.0, 0.0, -1.0, 0.0], low=-0.5, high=0.5, cu_seqlens=torch.tensor([0, 2, 2, 3, 5])) == [
+        1, 1, 0, -1, -1,
+    ]  # fmt: skip
+
+
+def test_parameters_per_row():
+    rewards = [[0.0, 1.0, 0.0]] * 3
+    low, high, initial = torch.tensor([-1.0, 0.5, -1.0]), torch.tensor([2.0, 0.5, 0.5]), torch.tensor([1, 0, -1])
+    assert states(rewards, low=low, high=high, initial=initial) == [[1, 1, 1], [-1, 1, -1], [-1, 1, 1]]
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_not_a_number_is_in_the_band(hold):
+    assert states([[INF, NAN, -INF, NAN]], low=-0.5, high=0.5, hold=hold) == [[1, int(hold), -1, -int(hold)]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("T", LENGTHS)
+def test_against_the_reference(T, dtype):
+    batch = random_batch(T)
+    B = len(batch.lengths)
+    rewards = batch.poison(random_scores(B, T, dtype=dtype))
+    for options in (
+        {"low": -0.5, "high": 0.75},
+        {"low": -1.0, "high": 1.0, "hold": False, "initial": 1},
+        {"low": torch.linspace(-2, 0.5, B), "high": torch.linspace(0.5, 1, B), "initial": torch.arange(B) % 3 - 1},
+    ):
+        actual = segkernel.hysteresis(rewards, batch.mask, **options)
+        assert_identical(actual, reference.hysteresis(rewards, batch.mask, **options))
+        packed = segkernel.hysteresis(
+            batch.pack(rewards), batch.pack(batch.mask), cu_seqlens=batch.cu_seqlens, **options
+        )
+        assert_identical(packed, batch.pack(actual))
+
+
+@given(
+    rewards=st.lists(st.sampled_from([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, NAN]), max_size=40),
+    cut=st.integers(0, 40),
+    initial=st.sampled_from([-1, 0, 1]),
+)
+def test_shards_compose(rewards, cut, initial):
+    """A sequence in two shards, the second started in the state the first ended in, is the whole sequence."""
+    options = {"low": -0.5, "high": 0.25}
+    whole, head, tail = (torch.tensor([part]) for part in (rewards, rewards[:cut], rewards[cut:]))
+    head_states = segkernel.hysteresis(head, initial=initial, **options)
+    carried = int(head_states[0, -1]) if head_states.numel() else initial
+    tail_states = segkernel.hysteresis(tail, initial=carried, **options)
+    together = torch.cat([head_states, tail_states], dim=1)
+    assert_identical(together, segkernel.hysteresis(whole, initial=initial, **options))
+
+
+def test_bad_parameters(value_checks: None):
+    rewards = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"low: expected low <= high, got low = 1\.0, high = 0\.5"):
+        segkernel.hysteresis(rewards, low=1.0, high=0.5)
+    with pytest.raises(ValueError, match=r"low: expected low <= high, got low = 1, high = 0"):
+        segkernel.hysteresis(rewards, low=torch.tensor([0.0, 1.0]), high=torch.tensor([0.0, 0.0]))
+    with pytest.raises(ValueError, match=r"initial: expected -1, 0 or \+1, got 2"):
+        segkernel.hysteresis(rewards, low=0.0, high=0.5, initial=2)
+    with pytest.raises(ValueError, match=r"initial: expected -1, 0 or \+1, got -3"):
+        segkernel.hysteresis(rewards, low=0.0, high=0.5, initial=torch.tensor([1, -3]))
+    with pytest.raises(ValueError, match=r"initial: expected -1, 0 or \+1"):
+        segkernel.hysteresis(rewards, low=0.0, high=0.5, initial=torch.tensor([0, 256]))
+    with pytest.raises(ValueError, match=r"high: expected .*\[2\].*float32 \[3\]"):
+        segkernel.hysteresis(rewards, low=0.0, high=torch.ones(3))

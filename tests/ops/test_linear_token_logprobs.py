@@ -1,0 +1,335 @@
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import segkernel
+from segkernel import reference
+from tests.helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, leaves, opcheck, unchanged
+from tests.ops.logprob_helpers import TRANSFORMS, accuracy, random_labels
+
+NAN = float("nan")
+implementation = sys.modules["segkernel.ops.linear_token_logprobs"]
+
+
+def random_linear(*shape: int, H: int, V: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, weight and bias that give logits with a deviation of about 2."""
+    hidden, weight = torch.randn(*shape, H), 2 * torch.randn(V, H) / math.sqrt(H)
+    return hidden.to(dtype), weight.to(dtype), torch.randn(V).to(dtype)
+
+
+def test_literals():
+    # Logits 0, log 2, log 5 at the first token, and 0, log 2 + 1, log 5 - 1 with a bias.
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    weight = torch.tensor([[0.0, 3.0], [math.log(2), 3.0], [math.log(5), 3.0]])
+    log_probs, entropy = segkernel.linear_token_logprobs(hidden, weight, torch.tensor([1, 0]), entropy=True)
+    torch.testing.assert_close(log_probs, torch.tensor([2 / 8, 1 / 3]).log())
+    H = -sum(p * math.log(p) for p in (1 / 8, 2 / 8, 5 / 8))
+    torch.testing.assert_close(entropy, torch.tensor([H, math.log(3)]))
+    assert log_probs.dtype == entropy.dtype == torch.float32
+    bias = torch.tensor([math.log(3), 0.0, 0.0])
+    out = segkernel.linear_token_logprobs(hidden, weight, torch.tensor([1, 0]), bias=bias)
+    torch.testing.assert_close(out, torch.tensor([2 / 10, 3 / 5]).log())
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("H", "V"), [(1, 2), (5, 33), (64, 1000), (17, 4099)])
+def test_against_the_reference_in_float64(H, V, dtype, transform):
+    hidden, weight, bias = random_linear(3, 11, H=H, V=V, dtype=dtype)
+    labels, mask = random_labels(3, 11, V=V), torch.rand(3, 11) < 0.7
+    poisoned = hidden.masked_fill(~mask[..., None], NAN)
+    for b in (None, bias):
+        expected = reference.linear_token_logprobs(
+            hidden.double(),
+            weight.double(),
+            labels,
+            mask,
+            bias=None if b is None else b.double(),
+            entropy=True,
+            **transform,
+        )
+        actual = segkernel.linear_token_logprobs(poisoned, weight, labels, mask, bias=b, entropy=True, **transform)
+        for out, wanted in zip(actual, expected, strict=True):
+            assert out.dtype == dtype
+            assert_near(out.double(), wanted, **accuracy(dtype))
+
+
+def values_and_gradients(function, hidden, weight, bias, labels, mask, upstream) -> list[Tensor]:
+    leaves = [leaf.detach().requires_grad_() for leaf in (hidden, weight, bias)]
+    outs = function(leaves[0], leaves[1], labels, mask, bias=leaves[2], entropy=True, temperature=0.9)
+    upstream = [g.to(outs[0].dtype) for g in upstream]
+    return [*(out.detach() for out in outs), *torch.autograd.grad(outs, leaves, upstream)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("H", "V"), [(5, 33), (64, 1000), (17, 4099)])
+def test_error_is_no_more_than_torch_s_own(H, V, dtype):
+    """Truth in float64 of the same low-precision inputs; beside it the eager computation in their dtype."""
+    hidden, weight, bias = random_linear(3, 11, H=H, V=V, dtype=dtype)
+    labels, mask = random_labels(3, 11, V=V), torch.rand(3, 11) < 0.7
+    upstream = [torch.randn(3, 11, dtype=torch.float64) for _ in range(2)]
+
+    def eager(hidden, weight, labels, mask, *, bias, **options):
+        return reference.token_logprobs(torch.nn.functional.linear(hidden, weight, bias), labels, mask, **options)
+
+    doubles = [tensor.double() for tensor in (hidden, weight, bias)]
+    truth = values_and_gradients(reference.linear_token_logprobs, *doubles, labels, mask, upstream)
+    torch_s = values_and_gradients(eager, hidden, weight, bias, labels, mask, upstream)
+    poisoned = hidden.masked_fill(~mask[..., None], NAN)
+    upstream = [g.masked_fill(~mask, NAN) for g in upstream]
+    ours = values_and_gradients(segkernel.linear_token_logprobs, poisoned, weight, bias, labels, mask, upstream)
+    for actual, peer, exact in zip(ours, torch_s, truth, strict=True):
+        assert actual.dtype == peer.dtype
+        scale = exact.abs().max()
+        error, peer_error = (actual - exact).abs().max() / scale, (peer - exact).abs().max() / scale
+        # In float64 a change of base costs some ulps.
+        rounding = 1e-14 if dtype == torch.float64 else 2 * torch.finfo(actual.dtype).eps
+        assert error <= 1.5 * peer_error + rounding
+    assert not ours[2][~mask].any()
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_gradcheck(with_bias):
+    hidden, weight, bias = (x.requires_grad_() for x in random_linear(2, 4, H=3, V=7, dtype=torch.float64))
+    labels, mask = random_labels(2, 4, V=7), torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]])
+
+    def both(hidden, weight, bias):
+        b = bias if with_bias else None
+        return segkernel.linear_token_logprobs(
+            hidden, weight, labels, mask, bias=b, entropy=True, temperature=0.8, logit_scale=1.2, softcap=6.0
+        )
+
+    inputs = (hidden, weight, bias) if with_bias else (hidden, weight)
+    assert torch.autograd.gradcheck(lambda *given: both(*given, *([None] * (3 - len(given)))), inputs)
+
+
+@pytest.mark.parametrize("needed", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1)])
+def test_each_gradient_is_computed_only_when_needed(needed):
+    inputs = random_linear(9, H=5, V=33, dtype=torch.float32)
+    labels = random_labels(9, V=33)
+
+    def gradients(needed) -> list:
+        leaves = [x.clone().requires_grad_(bool(need)) for x, need in zip(inputs, needed, strict=True)]
+        segkernel.linear_token_logprobs(leaves[0], leaves[1], labels, bias=leaves[2]).sum().backward()
+        return [leaf.grad for leaf in leaves]
+
+    for actual, wanted, need in zip(gradients(needed), gradients((1, 1, 1)), needed, strict=True):
+        assert (actual is not None) == bool(need)
+        if need:
+            torch.testing.assert_close(actual, wanted)
+
+
+def test_masked_tokens():
+    hidden, weight, bias = random_linear(2, 5, H=6, V=33, dtype=torch.float32)
+    labels, mask = random_labels(2, 5, V=33), torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
+    labels[0, 3] = -100
+    kept = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    expected = segkernel.linear_token_logprobs(hidden[kept], weight, labels[kept], bias=bias)
+    hidden = hidden.masked_fill(~kept[..., None], NAN).requires_grad_()
+    weight.requires_grad_()
+    out = segkernel.linear_token_logprobs(hidden, weight, labels.masked_fill(mask == 0, 99), mask, bias=bias)
+    torch.testing.assert_close(out[kept], expected)
+    assert not out[~kept].any()
+    out.sum().backward()
+    assert weight.grad.isfinite().all()
+    assert not hidden.grad[~kept].any()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tokens_left_out_without_knowing_how_many(dtype, masked, monkeypatch):
+    """Where the host may not ask: all tokens are multiplied, to the same effect."""
+    N, V = 12, 3001
+    hidden, weight, bias = random_linear(N, H=6, V=V, dtype=dtype)
+    labels, mask = random_labels(N, V=V), torch.rand(N) < 0.6 if masked else None
+    labels[2:4] = -100
+    kept = labels != -100 if mask is None else mask & (labels != -100)
+    hidden = hidden.masked_fill(~kept[:, None], NAN)
+    labels = labels.masked_fill(~kept, -100) if mask is None else labels.masked_fill(~mask, 10**9)
+    upstream = [torch.randn(N, dtype=torch.float64).masked_fill(~kept, NAN) for _ in range(2)]
+    arguments = (segkernel.linear_token_logprobs, hidden, weight, bias, labels, mask, upstream)
+    if BACKEND != "cuda":
+        expected = values_and_gradients(*arguments)
+    else:  # of the valid tokens alone
+        upstream_kept = [g[kept] for g in upstream]
+        parts = values_and_gradients(
+            segkernel.linear_token_logprobs, hidden[kept], weight, bias, labels[kept], None, upstream_kept
+        )
+        spread = [torch.zeros(N, *part.shape[1:], dtype=part.dtype) for part in parts[:3]]
+        expected = [every.index_put((kept,), part) for every, part in zip(spread, parts, strict=False)] + parts[3:]
+    monkeypatch.setattr(implementation, "_may_compact", lambda labels, mask: False)
+    actual = values_and_gradients(*arguments)
+    eps = torch.finfo(dtype).eps
+    for out, wanted in zip(actual, expected, strict=True):
+        assert_near(out, wanted, rtol=4 * eps, atol=4 * eps * float(wanted.abs().max()))
+    for out in actual[:3]:
+        assert not out[~kept].any()
+
+
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU raises")
+@pytest.mark.parametrize("label", [-1, 33, 10**12])
+def test_nan_for_a_label_out_of_range(label):
+    hidden, weight, _ = random_linear(4, H=5, V=33, dtype=torch.float32)
+    labels = random_labels(4, V=33)
+    good = [0, 1, 3]
+    clean = segkernel.linear_token_logprobs(hidden[good], weight, labels[good], entropy=True)
+    labels[2] = label
+    hidden.requires_grad_()
+    outs = segkernel.linear_token_logprobs(hidden, weight, labels, entropy=True)
+    outs[0].sum().backward()
+    for values, expected in ((outs[0], clean[0]), (outs[1], clean[1])):
+        assert values[2].isnan()
+        torch.testing.assert_close(values[good], expected)
+    assert hidden.grad[2].isnan().all()
+    assert hidden.grad[good].isfinite().all()
+
+
+class LargestTensor(TorchDispatchMode):
+    """The largest number of elements of a tensor that an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = leaves(out) if isinstance(out, (tuple, Tensor)) else []
+        self.elements = max([self.elements, *(tensor.untyped_storage().nbytes() // 4 for tensor in tensors)])
+        return out
+
+
+def test_the_logits_are_never_held():
+    N, H, V = 300, 4, 40_000
+    hidden, weight, _ = random_linear(N, H=H, V=V, dtype=torch.float32)
+    labels, options = random_labels(N, V=V), (1.0, 1.0, None)
+    with LargestTensor() as forward:
+        _, entropies, lse = implementation._forward(hidden, weight, None, labels, None, *options, True)
+    with LargestTensor() as backward:
+        ones = torch.ones(N)
+        implementation._gradients(
+            ones, ones, hidden, weight, None, labels, None, entropies, lse, *options, True, True, False
+        )
+    for largest in (forward.elements, backward.elements):
+        assert N * V // 20 < largest < N * V // 15  # a tile
+
+
+@pytest.mark.skipif(BACKEND == "cuda", reason="a matter of the CPU's threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_bits_on_any_number_of_threads(dtype, threads):
+    hidden, weight, bias = random_linear(64, H=16, V=4099, dtype=dtype)
+    labels, mask = random_labels(64, V=4099), torch.rand(64) < 0.6
+    upstream = [torch.randn(64) for _ in range(2)]
+    outs = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        outs.append(
+            tuple(values_and_gradients(segkernel.linear_token_logprobs, hidden, weight, bias, labels, mask, upstream))
+        )
+    assert_identical(outs[1], outs[0])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 0), (2, 1, 3)])
+def test_any_leading_shape_and_nothing_valid(shape):
+    hidden, weight, _ = random_linear(*shape, H=6, V=33, dtype=torch.float32)
+    labels = random_labels(*shape, V=33)
+    out = segkernel.linear_token_logprobs(hidden, weight, labels)
+    assert_near(out, reference.linear_token_logprobs(hidden, weight, labels), rtol=0, atol=1e-5)
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    nothing = segkernel.linear_token_logprobs(*leaves, labels, torch.zeros(shape))
+    assert not nothing.any()
+    nothing.sum().backward()
+    assert not any(leaf.grad.any() for leaf in leaves)
+
+
+def test_strided_inputs():
+    hidden, weight, bias = random_linear(3, 8, H=6, V=33, dtype=torch.float32)
+    labels = random_labels(3, 8, V=33)
+    expected = segkernel.linear_token_logprobs(hidden[:, :-1].clone(), weight, labels[:, 1:].clone(), bias=bias)
+    actual = segkernel.linear_token_logprobs(
+        hidden[:, :-1], weight.T.contiguous().T, labels[:, 1:], bias=torch.stack([bias, bias], 1)[:, 0]
+    )
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_inputs_are_left_alone():
+    hidden, weight, bias = (x.requires_grad_() for x in random_linear(9, H=5, V=33, dtype=torch.float32))
+    labels = random_labels(9, V=33)
+    with unchanged(hidden, weight, bias, labels):
+        segkernel.linear_token_logprobs(hidden, weight, labels, bias=bias, softcap=5.0).sum().backward()
+
+
+def test_second_derivatives_are_refused():
+    hidden, weight, _ = (x.requires_grad_() for x in random_linear(4, H=5, V=7, dtype=torch.float64))
+    labels = random_labels(4, V=7)
+
+    def second_derivative():
+        out = segkernel.linear_token_logprobs(hidden, weight, labels).sum()
+        (first,) = torch.autograd.grad(out, hidden, create_graph=True)
+        torch.autograd.grad(first.square().sum(), hidden)
+
+    with pytest.raises(RuntimeError, match=r"linear_token_logprobs.*(second|twice)"):
+        second_derivative()
+
+
+def test_opcheck():
+    hidden, weight, bias = random_linear(2, 5, H=6, V=33, dtype=torch.float32)
+    labels, mask = random_labels(2, 5, V=33), torch.tensor([[1, 1, 0, 1, 1], [1, 0, 1, 1, 0]])
+    opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, mask, bias=bias))
+    hidden, weight, bias = (x.requires_grad_() for x in (hidden, weight, bias))
+    opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, mask, bias=bias, entropy=True))
+    opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels))
+
+
+def test_compiles_as_one_graph():
+    torch.compiler.reset()
+
+    def loss(hidden, weight, labels, mask):
+        log_probs, entropy = segkernel.linear_token_logprobs(hidden, weight, labels, mask, entropy=True)
+        return (log_probs + 0.1 * entropy).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for T in (6, 9):
+        hidden, weight, _ = random_linear(2, T, H=6, V=33, dtype=torch.float32)
+        labels, mask = random_labels(2, T, V=33), torch.rand(2, T) < 0.7
+        gradients = []
+        for function in (compiled, loss):
+            leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+            gradients.append(torch.autograd.grad(function(*leaves, labels, mask), leaves))
+        torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_bad_arguments(value_checks: None):
+    hidden, weight, bias = random_linear(2, 3, H=5, V=7, dtype=torch.float32)
+    labels = torch.zeros(2, 3, dtype=torch.int64)
+    call = segkernel.linear_token_logprobs
+    with pytest.raises(TypeError, match=r"hidden: expected .*floating-point.*got int64 \[2, 3, 5\]"):
+        call(hidden.long(), weight, labels)
+    with pytest.raises(TypeError, match=r"weight: expected .*float32.*got bfloat16 \[7, 5\]"):
+        call(hidden, weight.bfloat16(), labels)
+    with pytest.raises(ValueError, match=r"weight: expected .*\[V, 5\].*got float32 \[7, 6\]"):
+        call(hidden, torch.zeros(7, 6), labels)
+    with pytest.raises(ValueError, match=r"weight: expected .*\[V, .*got float32 \[5\]"):
+        call(hidden, weight[0], labels)
+    with pytest.raises(ValueError, match=r"bias: expected .*\[7\].*got float32 \[8\]"):
+        call(hidden, weight, labels, bias=torch.zeros(8))
+    with pytest.raises(TypeError, match=r"bias: expected .*float32.*got float64 \[7\]"):
+        call(hidden, weight, labels, bias=bias.double())
+    with pytest.raises(ValueError, match=r"labels: expected .*\[2, 3\].*got int64 \[2, 4\]"):
+        call(hidden, weight, torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"mask: expected \[2, 3\].*got bool \[3\]"):
+        call(hidden, weight, labels, torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=rf"weight: expected .*{DEVICE}.*\[7, 5\] on meta"):
+        call(hidden, weight.to("meta"), labels)
+    with pytest.raises(ValueError, match=r"temperature: expected .*> 0.*got 0"):
+        call(hidden, weight, labels, temperature=0.0)
+    labels[1, 2] = 7
+    with (
+        unchanged(hidden, weight, labels),
+        pytest.raises(IndexError, match=r"(?=.*\[1, 2\])labels.*expected .*7.*got 7"),
+    ):
+        call(hidden, weight, labels)

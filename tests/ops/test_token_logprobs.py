@@ -1,0 +1,307 @@
+import math
+
+import pytest
+import torch
+
+import segkernel
+from segkernel import reference
+from tests.helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, unchanged
+from tests.ops.logprob_helpers import BEYOND_ONE_PART, TRANSFORMS, VOCABULARIES, accuracy, random_labels, random_logits
+
+NAN, INF = float("nan"), float("inf")
+
+
+def both(logits, labels, mask=None, **options):
+    return segkernel.token_logprobs(logits, labels, mask, entropy=True, **options)
+
+
+def test_rows_more_than_2_to_the_31_logits_apart():
+    V = 41
+    # Only the rows are ever touched, so only they take memory.
+    far_apart = torch.empty(2**31 + 64 + V, dtype=torch.bfloat16).as_strided((2, V), (2**31 + 64, 1))
+    far_apart[:] = random_logits(2, V, dtype=torch.bfloat16)
+    labels = torch.tensor([3, V - 1])
+    together = far_apart.clone()
+    assert_identical(segkernel.token_logprobs(far_apart, labels), segkernel.token_logprobs(together, labels))
+    far_apart.requires_grad_()
+    together.requires_grad_()
+    segkernel.token_logprobs(far_apart, labels).sum().backward()
+    segkernel.token_logprobs(together, labels).sum().backward()
+    assert_identical(far_apart.grad, together.grad)
+
+
+def test_literals():
+    # Probabilities 1/2, 1/4, 1/8, 1/8: log-probabilities in halvings, an entropy of 1.75 bits.
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
+    log_probs, entropy = both(logits.repeat(4, 1) + 3, torch.arange(4))
+    torch.testing.assert_close(log_probs, -math.log(2) * torch.tensor([1.0, 2.0, 3.0, 3.0]))
+    torch.testing.assert_close(entropy, torch.full((4,), 1.75 * math.log(2)))
+    assert log_probs.dtype == entropy.dtype == torch.float32
+    # Alone, the log-probability is the same number.
+    assert_identical(segkernel.token_logprobs(logits.repeat(4, 1) + 3, torch.arange(4)), log_probs)
+
+
+def test_transform_literals():
+    logits, labels = torch.tensor([[0.0, math.log(2)]]), torch.tensor([1])
+    # z = scale / temperature * log 2, so p = 2^k / (1 + 2^k).
+    for options, k in (
+        ({"temperature": 0.5}, 2),
+        ({"logit_scale": 3.0}, 3),
+        ({"temperature": 0.5, "logit_scale": 2.0}, 4),
+    ):
+        out = segkernel.token_logprobs(logits, labels, **options)
+        torch.testing.assert_close(out, torch.tensor([math.log(2**k / (1 + 2**k))]))
+    # cap(y) = 3 tanh(y / 3), of the scaled logits and before the temperature: z = 3 tanh(2 log 2) / 0.5, tanh = 15/17.
+    out = segkernel.token_logprobs(logits * 3, labels, temperature=0.5, logit_scale=2.0, softcap=3.0)
+    torch.testing.assert_close(out, torch.tensor([-math.log1p(math.exp(-6 * 15 / 17))]))
+
+
+@pytest.mark.parametrize("V", VOCABULARIES)
+def test_uniform_and_certain(V):
+    labels = torch.tensor([0, V - 1, V // 2])
+    log_probs, entropy = both(torch.full((3, V), -7.0), labels)
+    torch.testing.assert_close(log_probs, torch.full((3,), -math.log(V)))
+    torch.testing.assert_close(entropy, torch.full((3,), math.log(V)))
+    logits = torch.full((3, V), -INF).scatter(1, labels[:, None], 2.5)
+    assert_near(both(logits, labels), (torch.zeros(3), torch.zeros(3)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("V", [*VOCABULARIES, *BEYOND_ONE_PART])
+def test_against_the_reference_in_float64(V, dtype, transform):
+    logits, labels = random_logits(3, 11, V, dtype=dtype), random_labels(3, 11, V=V)
+    mask = torch.rand(3, 11) < 0.7
+    expected = reference.token_logprobs(logits.double(), labels, mask, entropy=True, **transform)
+    logits = logits.masked_fill(~mask[..., None], NAN)
+    for out, wanted in zip(both(logits, labels, mask, **transform), expected, strict=True):
+        assert out.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert_near(out.double(), wanted, **accuracy(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_accuracy_of_a_real_vocabulary(dtype, spread):
+    V = 151936
+    logits = (random_logits(4, V, dtype=torch.float32, spread=spread) - 3).to(dtype)
+    labels = torch.tensor([0, V - 1, int(logits[2].argmax()), int(logits[3].argmin())])
+    expected = reference.token_logprobs(logits.double(), labels, entropy=True)
+    for out, wanted in zip(both(logits, labels), expected, strict=True):
+        assert (out - wanted).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("offset", [-1e4, -300.0, 1e4])
+def test_far_from_zero(offset):
+    logits, labels = random_logits(5, 1000, dtype=torch.float32) + offset, random_labels(5, V=1000)
+    expected = reference.token_logprobs(logits.double(), labels, entropy=True)
+    for out, wanted in zip(both(logits, labels), expected, strict=True):
+        assert_near(out.double(), wanted, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("V", [33, 1000, 4099])
+def test_the_maximum_may_be_anywhere(V):
+    """Ascending logits raise the running maximum at every step, descending ones never."""
+    ramp = torch.linspace(-40, 25, V)
+    single = torch.zeros(V)
+    rows = [ramp, ramp.flip(0), *(single.index_fill(0, torch.tensor([v]), 60.0) for v in (0, V // 2, V - 2, V - 1))]
+    logits, labels = torch.stack(rows), random_labels(len(rows), V=V)
+    expected = reference.token_logprobs(logits.double(), labels, entropy=True)
+    for out, wanted in zip(both(logits, labels), expected, strict=True):
+        assert_near(out.double(), wanted, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("V", [7, 33, 257, 4099])
+def test_impossible_tokens(V, dtype):
+    """Rows that are -inf but for their last, their first, or every other token."""
+    logits = torch.full((4, V), -INF, dtype=dtype)
+    logits[0, -1] = logits[1, 0] = -2.0
+    logits[2, ::2] = random_logits((V + 1) // 2, dtype=dtype)
+    logits[3, -3:] = 1.0
+    labels = torch.tensor([V - 1, 0, 0, V - 2])
+    log_probs, entropy = both(logits, labels)
+    assert_near((log_probs[:2], entropy[:2]), (torch.zeros_like(log_probs[:2]),) * 2, rtol=0, atol=1e-6)
+    wanted, wanted_entropy = reference.token_logprobs(logits[2:3, ::2].double(), labels[2:3], entropy=True)
+    assert_near(log_probs[2:3].double(), wanted, **accuracy(dtype))
+    assert_near(entropy[2:3].double(), wanted_entropy, **accuracy(dtype))
+    assert abs(entropy[3] - math.log(3)) < 1e-6
+
+    impossible, entropy = both(logits, torch.tensor([0, V - 1, 1, 0]))
+    assert impossible.tolist() == [-INF] * 4
+    assert entropy.isfinite().all()
+
+
+def test_tokens_of_vanishing_probability():
+    log_probs, entropy = both(torch.tensor([[0.0, -200.0, -3e38], [0.0, -150.0, -110.0]]), torch.tensor([1, 2]))
+    assert log_probs.tolist() == [-200.0, -110.0]
+    assert entropy.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("V", [2, 33, 1000])
+def test_rows_that_are_not_a_distribution(V, dtype):
+    """Rows with NaN, with +inf, and of nothing but -inf are NaN. Their neighbours are what they were."""
+    logits, labels = random_logits(9, V, dtype=dtype), random_labels(9, V=V)
+    clean = both(logits, labels)
+    logits[1, 0] = NAN
+    logits[2, V - 1] = INF
+    logits[4] = -INF
+    logits[5, V // 2] = NAN
+    logits[7, :2] = INF
+    bad = torch.tensor([1, 2, 4, 5, 7])
+    good = torch.tensor([0, 3, 6, 8])
+    for out, before in zip(both(logits, labels), clean, strict=True):
+        assert out[bad].isnan().all()
+        assert_identical(out[good], before[good])
+    for label in (0, V - 1):  # wherever the label is
+        assert segkernel.token_logprobs(logits, torch.full((9,), label))[bad].isnan().all()
+
+
+def test_softcap_of_infinite_logits():
+    """The formula holds: cap(-inf) is -softcap, so a row of nothing but -inf is uniform."""
+    logits = torch.tensor([[-INF, -INF, -INF, -INF], [-INF, 0.0, -INF, 0.0], [NAN, 0.0, 0.0, 0.0]])
+    log_probs, entropy = both(logits, torch.tensor([0, 0, 1]), softcap=2.0)
+    torch.testing.assert_close(log_probs[0], torch.tensor(-math.log(4)))
+    torch.testing.assert_close(entropy[0], torch.tensor(math.log(4)))
+    torch.testing.assert_close(log_probs[1], torch.tensor(-2 - math.log(2 + 2 * math.exp(-2))))
+    assert log_probs[2].isnan()
+    assert entropy[2].isnan()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_masked_rows(dtype):
+    logits, labels = random_logits(2, 5, 33, dtype=dtype), random_labels(2, 5, V=33)
+    mask = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
+    labels[0, 3] = -100  # masks too
+    kept = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    expected = both(logits, labels.clamp(min=0))
+    poisoned = logits.masked_fill(~kept[..., None], NAN)
+    labels = labels.masked_fill(mask == 0, 10**9)  # their labels may be anything
+    for given in (mask, mask.bool(), mask.float() * 0.5):
+        for out, wanted in zip(both(poisoned, labels, given), expected, strict=True):
+            assert_identical(out, wanted.masked_fill(~kept, 0))
+    everything_masked = both(torch.full((2, 5, 33), NAN, dtype=dtype), torch.full((2, 5), -100))
+    assert not torch.stack(everything_masked).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+def test_dtype_of_the_labels(dtype):
+    logits, labels = random_logits(40, 200, dtype=torch.float32), random_labels(40, V=200)
+    assert_identical(both(logits, labels.to(dtype)), both(logits, labels))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (5,), (2, 0), (2, 3), (2, 1, 3)])
+def test_any_leading_shape(shape):
+    logits, labels = random_logits(*shape, 33, dtype=torch.float32), random_labels(*shape, V=33)
+    for out, flat in zip(both(logits, labels), both(logits.view(-1, 33), labels.view(-1)), strict=True):
+        assert_identical(out, flat.view(shape))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("V", [31, 64, 257, *BEYOND_ONE_PART])
+def test_strided_logits(V, dtype):
+    """The rows of views start at any alignment, and give the same bits as those of a contiguous copy."""
+    logits, labels = random_logits(3, 6, V, dtype=dtype), random_labels(3, 6, V=V)
+    views = {
+        "shifted": (logits[:, :-1], labels[:, 1:]),
+        "every other": (logits[::2, 1::2], labels[::2, 1::2]),
+        "transposed": (logits.transpose(0, 1), labels.T),
+        "repeated": (logits[:, :1].expand(3, 6, V), labels),
+        "narrow": (logits[..., 1 : V - 3], labels % (V - 4)),
+    }
+    for view, view_labels in views.values():
+        assert_identical(both(view, view_labels), both(view.contiguous(), view_labels.contiguous()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_on_any_number_of_threads(dtype, threads):
+    logits, labels = random_logits(64, 4099, dtype=dtype), random_labels(64, V=4099)
+    mask = torch.rand(64) < 0.6
+    outs = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        outs.append(both(logits, labels, mask))
+    assert_identical(outs[1], outs[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("V", [33, 1000, *BEYOND_ONE_PART])
+def test_same_bits_whatever_else_is_in_the_batch(V, dtype):
+    logits, labels = random_logits(7, 3, V, dtype=dtype), random_labels(7, 3, V=V)
+    mask = torch.rand(7, 3) < 0.6
+    together = both(logits, labels, mask, temperature=0.8)
+    for b in range(7):
+        for t in range(3):
+            alone = both(logits[b, t].clone(), labels[b, t], mask[b, t], temperature=0.8)
+            assert_identical(alone, (together[0][b, t], together[1][b, t]))
+
+
+def test_inputs_are_left_alone():
+    logits, labels, mask = random_logits(4, 33, dtype=torch.float32), random_labels(4, V=33), torch.rand(4)
+    with unchanged(logits, labels, mask):
+        both(logits, labels, mask, temperature=0.5, logit_scale=2.0, softcap=5.0)
+
+
+LABELS_OUT_OF_RANGE = (-1, 7, 10**12, -101)
+
+
+@pytest.mark.parametrize("label", LABELS_OUT_OF_RANGE)
+def test_label_out_of_range(label, value_checks: None):
+    logits, labels = torch.zeros(2, 3, 7), torch.zeros(2, 3, dtype=torch.int64)
+    labels[1, 2] = label
+    with (
+        unchanged(logits, labels),
+        pytest.raises(IndexError, match=rf"(?=.*\[1, 2\])labels.*expected .*7.*got {label}"),
+    ):
+        segkernel.token_logprobs(logits, labels)
+    with pytest.raises(IndexError, match=rf"(?=.*\[5\])labels.*expected .*7.*got {label}"):
+        both(logits.view(6, 7), labels.view(6))
+    segkernel.token_logprobs(logits, labels, labels == 0)  # masked, it may be anything
+
+
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU raises")
+@pytest.mark.parametrize("label", LABELS_OUT_OF_RANGE)
+def test_nan_for_a_label_out_of_range(label):
+    logits, labels = random_logits(2, 3, 7, dtype=torch.float32), torch.zeros(2, 3, dtype=torch.int64)
+    clean = both(logits, labels)
+    labels[1, 2] = label
+    for out, before in zip(both(logits, labels), clean, strict=True):
+        assert out[1, 2].isnan()
+        out[1, 2] = before[1, 2]
+        assert_identical(out, before)
+
+
+def test_bad_arguments():
+    logits, labels = torch.zeros(2, 3, 7), torch.zeros(2, 3, dtype=torch.int64)
+    call = segkernel.token_logprobs
+    with pytest.raises(TypeError, match=r"logits: expected .*floating-point.*got int64 \[2, 3, 7\]"):
+        call(logits.long(), labels)
+    with pytest.raises(TypeError, match=r"logits: expected .*tensor.*got list"):
+        call([[0.0]], labels)
+    with pytest.raises(TypeError, match=r"labels: expected .*integer.*got float32 \[2, 3\]"):
+        call(logits, labels.float())
+    with pytest.raises(TypeError, match=r"labels: expected .*integer.*got bool \[2, 3\]"):
+        call(logits, labels.bool())
+    with pytest.raises(ValueError, match=r"labels: expected .*\[2, 3\].*got int64 \[2, 4\]"):
+        call(logits, torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"labels: expected .*\[2, 3\].*got int64 \[6\]"):
+        call(logits, labels.view(6))
+    with pytest.raises(ValueError, match=r"mask: expected \[2, 3\].*got bool \[2, 3, 7\]"):
+        call(logits, labels, torch.ones(2, 3, 7, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"logits: expected .*V.*got float32 \[\]"):
+        call(torch.zeros(()), labels)
+    with pytest.raises(ValueError, match=rf"labels: expected .*{DEVICE}.*got int64 \[2, 3\] on meta"):
+        call(logits, labels.to("meta"))
+    with pytest.raises(ValueError, match=rf"mask: expected .*{DEVICE}.*got int64 \[2, 3\] on meta"):
+        call(logits, labels, labels.to("meta"))
+    for temperature in (0.0, -1.0, NAN):
+        with pytest.raises(ValueError, match=rf"temperature: expected .*> 0.*got {temperature}"):
+            call(logits, labels, temperature=temperature)
+    for softcap in (0.0, -30.0, NAN):
+        with pytest.raises(ValueError, match=rf"softcap: expected .*> 0.*got {softcap}"):
+            call(logits, labels, softcap=softcap)
+    with pytest.raises(TypeError, match=r"temperature: expected a number.*got str"):
+        call(logits, labels, temperature="cold")
+    for logit_scale in (NAN, INF):
+        with pytest.raises(ValueError, match=rf"logit_scale: expected .*finite.*got {logit_scale}"):
+            call(logits, labels, logit_scale=logit_scale)

@@ -1,0 +1,305 @@
+import pytest
+import torch
+from torch import Tensor
+
+import segkernel
+from segkernel import reference
+from tests.helpers import BACKEND, DTYPES, assert_identical, opcheck
+from tests.ops.logprob_helpers import (
+    BEYOND_ONE_PART,
+    TRANSFORMS,
+    VOCABULARIES,
+    assert_gradient,
+    random_labels,
+    random_logits,
+)
+
+NAN, INF = float("nan"), float("inf")
+
+
+def gradient(logits: Tensor, labels: Tensor, mask: Tensor | None, upstream: list[Tensor], **options) -> Tensor:
+    """Of the sum of both outputs, weighted by `upstream`."""
+    logits = logits.detach().requires_grad_()
+    outs = segkernel.token_logprobs(logits, labels, mask, entropy=True, **options)
+    return torch.autograd.grad(outs, logits, upstream)[0]
+
+
+def reference_gradient(logits, labels, mask, upstream, **options) -> Tensor:
+    """In float64."""
+    exact = logits.detach().double().requires_grad_()
+    outs = reference.token_logprobs(exact, labels, mask, entropy=True, **options)
+    return torch.autograd.grad(outs, exact, [gradient.double() for gradient in upstream])[0]
+
+
+def random_upstream(*shape: int, dtype: torch.dtype) -> list[Tensor]:
+    return [torch.randn(shape, dtype=torch.float64 if dtype == torch.float64 else torch.float32) for _ in range(2)]
+
+
+def test_literals():
+    # Probabilities 1/2, 1/4, 1/4: d logprob = onehot - p, d entropy = -p (log p + H).
+    logits = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    zero, one = torch.zeros(1), torch.ones(1)
+    torch.testing.assert_close(
+        gradient(logits, torch.tensor([1]), None, [one, zero]), torch.tensor([[-0.5, 0.75, -0.25]])
+    )
+    # H = 1.5 log 2, so -p (log p + H) = -log 2 (1/4, -1/8, -1/8).
+    torch.testing.assert_close(
+        gradient(logits, torch.tensor([1]), None, [zero, one]),
+        torch.tensor([[-0.25, 0.125, 0.125]]) * torch.tensor(2.0).log(),
+    )
+    # A temperature of 1/2 makes p 4/6, 1/6, 1/6 and doubles the slope.
+    torch.testing.assert_close(
+        gradient(logits, torch.tensor([1]), None, [one, zero], temperature=0.5),
+        2 * torch.tensor([[-4 / 6, 5 / 6, -1 / 6]]),
+    )
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("V", [*VOCABULARIES, *BEYOND_ONE_PART])
+def test_against_the_reference_in_float64(V, dtype, transform):
+    logits, labels = random_logits(3, 11, V, dtype=dtype), random_labels(3, 11, V=V)
+    mask, upstream = torch.rand(3, 11) < 0.7, random_upstream(3, 11, dtype=dtype)
+    expected = reference_gradient(logits, labels, mask, upstream, **transform)
+    # At masked positions logits and the gradients that arrive may be anything.
+    poisoned = logits.masked_fill(~mask[..., None], NAN)
+    actual = gradient(poisoned, labels, mask, [g.masked_fill(~mask, NAN) for g in upstream], **transform)
+    assert_gradient(actual, expected)
+    assert not actual[~mask].any()
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+def test_gradcheck(transform):
+    logits = random_logits(2, 4, 7, dtype=torch.float64, spread=1.0).requires_grad_()
+    labels, mask = random_labels(2, 4, V=7), torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]])
+
+    def both(logits):
+        return segkernel.token_logprobs(logits, labels, mask, entropy=True, **transform)
+
+    assert torch.autograd.gradcheck(both, logits)
+    assert torch.autograd.gradcheck(lambda x: segkernel.token_logprobs(x[:, :-1], labels[:, 1:], **transform), logits)
+
+
+def test_one_output_alone():
+    """A loss of the entropy alone, or of the log-probability alone, when both were asked for."""
+    logits, labels = random_logits(5, 33, dtype=torch.float32), random_labels(5, V=33)
+    for output in range(2):
+        leaf = logits.clone().requires_grad_()
+        segkernel.token_logprobs(leaf, labels, entropy=True)[output].sum().backward()
+        upstream = [torch.ones(5) if output == k else torch.zeros(5) for k in range(2)]
+        assert_gradient(leaf.grad, reference_gradient(logits, labels, None, upstream))
+
+
+@pytest.mark.parametrize("V", [7, 33, 4099])
+def test_impossible_tokens(V):
+    """-inf logits get no gradient, whether or not the label is one of them."""
+    logits = random_logits(4, V, dtype=torch.float32)
+    logits[:, 1::2] = -INF
+    logits[3, :-1] = -INF
+    labels = torch.tensor([0, 1, 2, V - 1])
+    upstream = random_upstream(4, dtype=torch.float32)
+    actual = gradient(logits, labels, None, upstream)
+    assert actual.isfinite().all()
+    assert_gradient(actual, reference_gradient(logits, labels, None, upstream))
+    assert actual[3].abs().max() < 1e-6
+
+
+def test_rows_that_are_not_a_distribution():
+    logits, labels = random_logits(6, 33, dtype=torch.float32), random_labels(6, V=33)
+    upstream = random_upstream(6, dtype=torch.float32)
+    clean = gradient(logits, labels, None, upstream)
+    logits[1, 4], logits[2, 32], logits[4] = NAN, INF, -INF
+    actual = gradient(logits, labels, None, upstream)
+    assert_identical(actual[[0, 3, 5]], clean[[0, 3, 5]])
+    # Masked, they are as if they were not there.
+    mask = torch.tensor([1, 0, 0, 1, 0, 1])
+    assert_identical(gradient(logits, labels, mask, upstream), clean * mask[:, None])
+
+
+@pytest.mark.parametrize("V", [31, *BEYOND_ONE_PART])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradient_of_a_view(dtype, V):
+    """Whose rows lie otherwise in memory than those of the gradient."""
+    logits, labels = random_logits(2, 6, V, dtype=dtype).requires_grad_(), random_labels(2, 6, V=V)
+    upstream = random_upstream(2, 5, dtype=dtype)
+    outs = segkernel.token_logprobs(logits[:, :-1], labels[:, 1:], entropy=True)
+    (actual,) = torch.autograd.grad(outs, logits, upstream)
+    alone = gradient(logits[:, :-1].contiguous(), labels[:, 1:].contiguous(), None, upstream)
+    assert_identical(actual[:, :-1], alone)
+    assert not actual[:, -1].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_on_any_number_of_threads(dtype, threads):
+    logits, labels = random_logits(64, 4099, dtype=dtype), random_labels(64, V=4099)
+    mask, upstream = torch.rand(64) < 0.6, random_upstream(64, dtype=dtype)
+    gradients = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        gradients.append(gradient(logits, labels, mask, upstream))
+    assert_identical(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("V", [257, *BEYOND_ONE_PART])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_whatever_else_is_in_the_batch(dtype, V):
+    logits, labels = random_logits(9, V, dtype=dtype), random_labels(9, V=V)
+    upstream = random_upstream(9, dtype=dtype)
+    together = gradient(logits, labels, None, upstream)
+    for b in range(9):
+        alone = gradient(logits[b].clone(), labels[b], None, [g[b] for g in upstream])
+        assert_identical(alone, together[b])
+
+
+@pytest.mark.parametrize("V", [1, 7, 31, *BEYOND_ONE_PART])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_beside_the_logits_is_written(dtype, V):
+    """The gradient in the storage of a view leaves what lies between the view's rows alone."""
+    leaf, labels = random_logits(4, V + 6, dtype=dtype).requires_grad_(), random_labels(4, V=V)
+    mask = torch.tensor([True, False, True, True])
+    wide = leaf * 1
+    logits = wide[:, 3 : V + 3]
+    before = wide.detach().clone()
+    out = segkernel.token_logprobs(logits, labels, mask, inplace_backward=True)
+    (actual,) = torch.autograd.grad(out.sum(), logits)
+    upstream = [torch.ones_like(out), torch.zeros_like(out)]
+    assert_gradient(actual, reference_gradient(before[:, 3 : V + 3], labels, mask, upstream))
+    outside = torch.ones(V + 6, dtype=torch.bool)
+    outside[3 : V + 3] = False
+    assert_identical(wide.detach()[:, outside], before[:, outside])
+
+
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU raises before any gradient")
+def test_label_out_of_range_has_no_gradient():
+    logits, labels = random_logits(3, 33, dtype=torch.float32), torch.tensor([4, 33, 5])
+    upstream, good = torch.randn(2, 3), [0, 2]
+    actual = gradient(logits, labels, None, list(upstream))
+    assert actual[1].isnan().all()
+    assert_gradient(actual[good], reference_gradient(logits[good], labels[good], None, list(upstream[:, good])))
+
+
+def test_second_derivatives_are_refused():
+    logits, labels = random_logits(3, 7, dtype=torch.float64).requires_grad_(), random_labels(3, V=7)
+
+    def second_derivative():
+        (first,) = torch.autograd.grad(
+            segkernel.token_logprobs(logits, labels).sum(), logits, create_graph=True
+        )  # fmt: skip
+        torch.autograd.grad(first.square().sum(), logits)
+
+    with pytest.raises(RuntimeError, match=r"token_logprobs.*(second|twice)"):
+        second_derivative()
+
+
+@pytest.mark.parametrize("V", [33, *BEYOND_ONE_PART])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("entropy", [False, True])
+def test_gradient_in_the_logits_storage(entropy, dtype, V):
+    leaf, labels = random_logits(2, 5, V, dtype=dtype).requires_grad_(), random_labels(2, 5, V=V)
+    mask = torch.rand(2, 5) < 0.7
+    count = 1 + entropy
+    upstream = random_upstream(2, 5, dtype=dtype)[:count]
+
+    def outputs(logits: Tensor, inplace_backward: bool) -> tuple:
+        outs = segkernel.token_logprobs(
+            logits, labels, mask, entropy=entropy, temperature=0.9, inplace_backward=inplace_backward
+        )
+        return outs if entropy else (outs,)
+
+    logits = leaf * 1
+    (expected,) = torch.autograd.grad(outputs(logits, inplace_backward=False), logits, upstream)
+    outs = outputs(logits, inplace_backward=True)
+    assert_identical(outs, outputs(logits, inplace_backward=False))
+    (actual,) = torch.autograd.grad(outs, logits, upstream)
+    assert actual.data_ptr() == logits.data_ptr()
+    assert_identical(actual, expected)
+    assert_identical(logits.detach(), expected)
+
+    # And on through what made the logits.
+    (through,) = torch.autograd.grad(outputs(leaf * 2, inplace_backward=True), leaf, upstream)
+    (wanted,) = torch.autograd.grad(outputs(leaf * 2, inplace_backward=False), leaf, upstream)
+    assert_identical(through, wanted)
+
+
+def test_gradient_in_the_storage_of_poisoned_logits():
+    leaf, labels = random_logits(4, 33, dtype=torch.float32).requires_grad_(), random_labels(4, V=33)
+    mask = torch.tensor([True, False, True, False])
+    logits = leaf.masked_fill(~mask[:, None], NAN)
+    out = segkernel.token_logprobs(logits, labels, mask, inplace_backward=True)
+    (actual,) = torch.autograd.grad(out.sum(), logits)
+    assert actual.isfinite().all()
+    assert not actual[1::2].any()
+
+
+def test_gradient_in_the_storage_of_a_leaf_is_refused():
+    logits, labels = random_logits(4, 33, dtype=torch.float32).requires_grad_(), random_labels(4, V=33)
+    before = logits.detach().clone()
+    with pytest.raises((RuntimeError, ValueError), match=r"inplace_backward.*leaf"):
+        segkernel.token_logprobs(logits, labels, inplace_backward=True).sum().backward()
+    with pytest.raises((RuntimeError, ValueError), match=r"inplace_backward.*leaf"):
+        segkernel.token_logprobs(logits[:-1], labels[:-1], inplace_backward=True).sum().backward()
+    assert_identical(logits.detach(), before)
+    assert logits.grad is None
+
+
+def test_gradient_in_the_storage_of_changed_logits_is_refused():
+    leaf, labels = random_logits(4, 33, dtype=torch.float32).requires_grad_(), random_labels(4, V=33)
+    for inplace_backward in (False, True):
+        logits = leaf * 1
+        out = segkernel.token_logprobs(logits, labels, inplace_backward=inplace_backward)
+        logits.mul_(2)
+        changed = logits.detach().clone()
+        with pytest.raises(RuntimeError, match=r"modified by an inplace operation|changed|version"):
+            torch.autograd.grad(out.sum(), leaf)
+        assert_identical(logits.detach(), changed)
+
+
+def test_a_second_reader_of_the_overwritten_logits_is_refused():
+    """Another operation that saved the logits must not read the gradient in their place."""
+    leaf, labels = random_logits(4, 33, dtype=torch.float32).requires_grad_(), random_labels(4, V=33)
+    logits = leaf * 1
+    saved = logits.square().sum()
+    out = segkernel.token_logprobs(logits, labels, inplace_backward=True)
+    torch.autograd.grad(out.sum(), logits, retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation"):
+        torch.autograd.grad(saved, leaf)
+    # Nor may a second backward pass of the same output.
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation|changed|version|second|twice"):
+        torch.autograd.grad(out.sum(), logits)
+
+
+def test_no_gradient_is_asked_for():
+    logits, labels = random_logits(4, 33, dtype=torch.float32), random_labels(4, V=33)
+    assert not segkernel.token_logprobs(logits, labels).requires_grad
+    assert not segkernel.token_logprobs(logits, labels, inplace_backward=True).requires_grad
+    with torch.no_grad():
+        assert not segkernel.token_logprobs(logits.requires_grad_(), labels).requires_grad
+
+
+def test_opcheck():
+    logits, labels = random_logits(2, 5, 33, dtype=torch.float32), random_labels(2, 5, V=33)
+    mask = torch.tensor([[1, 1, 0, 1, 1], [1, 0, 1, 1, 0]])
+    for leaf in (logits, logits.clone().requires_grad_(), logits.double().requires_grad_()):
+        opcheck(lambda leaf=leaf: segkernel.token_logprobs(leaf, labels))
+        opcheck(lambda leaf=leaf: segkernel.token_logprobs(leaf, labels, mask, entropy=True, **TRANSFORMS[-1]))
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.compiles)])
+def test_compiles_as_one_graph(backend, entropy):
+    torch.compiler.reset()
+
+    def outputs(logits, labels, mask):
+        outs = segkernel.token_logprobs(logits[:, :-1], labels[:, 1:], mask[:, 1:], entropy=entropy)
+        return outs if entropy else (outs,)
+
+    compiled = torch.compile(outputs, fullgraph=True, backend=backend)
+    for T in (6, 9):  # the second length makes the size dynamic
+        logits, labels = random_logits(2, T, 33, dtype=torch.float32), random_labels(2, T, V=33)
+        mask = torch.rand(2, T) < 0.7
+        leaves = [logits.clone().requires_grad_() for _ in range(2)]
+        upstream = [torch.randn(2, T - 1) for _ in range(1 + entropy)]
+        outs = [compiled(leaves[0], labels, mask), outputs(leaves[1], labels, mask)]
+        assert_identical(outs[0], outs[1])
+        gradients = [torch.autograd.grad(out, leaf, upstream)[0] for out, leaf in zip(outs, leaves, strict=True)]
+        assert_identical(gradients[0], gradients[1])

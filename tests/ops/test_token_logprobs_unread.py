@@ -1,0 +1,46 @@
+"""Masked rows of logits lie in memory that cannot be read: whoever reads them all the same is killed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import BACKEND
+
+# Every row of logits is one page. Rows 1 and 3 are masked, row 4 by its label.
+PROGRAM = """
+import ctypes, mmap
+import numpy, torch
+import segkernel
+
+PAGE, ROWS = mmap.PAGESIZE, 6
+memory = mmap.mmap(-1, ROWS * PAGE)
+logits = torch.from_numpy(numpy.frombuffer(memory, dtype=numpy.uint8)).view(torch.{dtype}).view(ROWS, -1)
+logits.copy_(torch.randn(logits.shape))
+readable = logits.clone()
+labels = torch.tensor([0, 1, 2, 3, -100, logits.shape[1] - 1])
+mask = torch.tensor([1, 0, 1, 0, 1, 1])
+libc = ctypes.CDLL(None, use_errno=True)
+for row in (1, 3, 4):
+    assert libc.mprotect(ctypes.c_void_p(logits[row].data_ptr()), PAGE, 0) == 0  # PROT_NONE
+
+found = segkernel.token_logprobs(logits.requires_grad_(), labels, mask, entropy=True)
+expected = segkernel.token_logprobs(readable.requires_grad_(), labels, mask, entropy=True)
+for ours, theirs in zip(found, expected):
+    assert torch.equal(ours, theirs), (ours, theirs)
+sum(out.sum() for out in found).backward()
+sum(out.sum() for out in expected).backward()
+assert torch.equal(logits.grad, readable.grad)
+assert not logits.grad[[1, 3, 4]].any() and logits.grad[[0, 2, 5]].any()
+sums = segkernel.sequence_logprobs(logits[None], labels[None], mask[None])
+assert torch.allclose(sums, found[0].sum()[None])
+print("read what it should")
+"""
+
+
+@pytest.mark.skipif(BACKEND == "cuda", reason="a GPU's memory cannot be protected from the host")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_masked_logits_are_not_read(dtype: str) -> None:
+    program = PROGRAM.format(dtype=dtype)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "read what it should\n"), done.stderr

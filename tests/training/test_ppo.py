@@ -1,0 +1,438 @@
+"""PPO and its variants against the papers' equations in plain floats, and what they do with bad input."""
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+
+from segkernel import _cli as cli
+from segkernel.training import ASRPPOConfig, ASRPPOTrainer, PPOConfig, PPOTrainer, R3HFPPOConfig, R3HFPPOTrainer
+from segkernel.training.models import train_tokenizer
+from tests.ops.plain_floats import (
+    assert_rows,
+    gae_by_hand,
+    in_response,
+    logprobs_alone,
+    schmitt,
+    scores_alone,
+    whitened,
+)
+from tests.training.trainer_helpers import (
+    QUICK,
+    assert_resumes_to_the_same_bits,
+    assert_same_bits,
+    prompts,
+    tiny_lm,
+    tiny_reward_model,
+    tiny_tokenizer,
+    weights,
+    write_files,
+)
+
+EOS = 1
+PROMPTS = [[5, 6, 7], [8], [9, 10]]
+# One that ends, one that is nothing but the EOS, one that is cut off.
+RESPONSES = [[11, 12, EOS], [EOS], [13, 14, 15, 16]]
+ROLLOUT: dict[str, Any] = {
+    **QUICK,
+    "max_new_tokens": 4,
+    "max_prompt_length": 16,
+}
+KINDS = [(PPOConfig, PPOTrainer), (R3HFPPOConfig, R3HFPPOTrainer), (ASRPPOConfig, ASRPPOTrainer)]
+
+
+def make(config_type: Any, trainer_type: Any, output_dir: Path, tokenizer: Any, **options: Any) -> Any:
+    """A trainer of four different models, for `PROMPTS`."""
+    settings = {name: value for name, value in options.items() if name in config_type.__dataclass_fields__}
+    models = {name: value for name, value in options.items() if name not in settings}
+    return trainer_type(
+        tiny_lm(tokenizer, seed=1),
+        config_type(str(output_dir), **{**ROLLOUT, "per_device_train_batch_size": 2, **settings}),
+        [{"prompt_ids": ids} for ids in PROMPTS],
+        None,
+        tokenizer,
+        **{
+            "ref_model": tiny_lm(tokenizer, seed=2),
+            "reward_model": tiny_reward_model(tokenizer, seed=3),
+            "value_model": tiny_reward_model(tokenizer, seed=4),
+            **models,
+        },
+    )
+
+
+def collect(trainer: Any) -> dict[str, Tensor]:
+    trainer.sample = lambda given, keys: RESPONSES
+    return trainer.collect(PROMPTS, [(0, 0, row) for row in range(3)])
+
+
+def each(function: Any, model: Any, *more: Any) -> list[list[float]]:
+    return [function(model, p, r, *more) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+
+
+# --- rewards, advantages, losses -------------------------------------------------------------------------------------
+
+
+def token_rewards_by_hand(trainer: Any, scores: list[list[float]]) -> list[list[float]]:
+    """Of every response, before the KL term. The third was cut off: its last score is 0.25 less."""
+    scores = [list(row) for row in scores]
+    scores[2][-1] -= 0.25
+    if isinstance(trainer, R3HFPPOTrainer):
+        # mix * (s_t - s_{t-1}) + (1 - mix) * [t = T] * R
+        return [
+            [0.7 * (s[t] - s[t - 1]) + (0.3 * s[-1] if t == len(s) - 1 else 0.0) for t in range(1, len(s))]
+            for s in scores
+        ]
+    return [[0.0] * (len(s) - 2) + [s[-1]] for s in scores]
+
+
+@pytest.mark.parametrize(("config_type", "trainer_type"), KINDS)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_rollout_against_the_equations(tmp_path: Path, config_type: Any, trainer_type: Any, side: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = side
+    options = {"kl_coef": 0.3, "gamma": 0.9, "gae_lambda": 0.8, "missing_eos_penalty": 0.25, "temperature": 0.7}
+    options |= {"mix": 0.7} if trainer_type is R3HFPPOTrainer else {}
+    trainer = make(config_type, trainer_type, tmp_path, tokenizer, **options)
+    rollout = collect(trainer)
+
+    logprobs = each(logprobs_alone, trainer.model.policy, 0.7)
+    ref_logprobs = each(logprobs_alone, trainer.reference, 0.7)
+    values = [scores[:-1] for scores in each(scores_alone, trainer.model.value)]
+    rewards = token_rewards_by_hand(trainer, each(scores_alone, trainer.scorer.model))
+    rewards = [
+        [r - 0.3 * (a - b) for r, a, b in zip(*rows, strict=True)]
+        for rows in zip(rewards, logprobs, ref_logprobs, strict=True)
+    ]
+    advantages = [gae_by_hand(r, v, 0.9, 0.8) for r, v in zip(rewards, values, strict=True)]
+    returns = [[a + v for a, v in zip(*rows, strict=True)] for rows in zip(advantages, values, strict=True)]
+
+    assert_rows(in_response(rollout["logprobs"], rollout, RESPONSES), logprobs)
+    assert_rows(in_response(rollout["advantages"], rollout, RESPONSES), whitened(advantages))
+    assert_rows(in_response(rollout["returns"], rollout, RESPONSES), returns)
+    assert in_response(rollout["response_mask"].float(), rollout, RESPONSES) == [[1.0] * len(r) for r in RESPONSES]
+    if trainer_type is not ASRPPOTrainer:
+        assert torch.equal(rollout["policy_mask"], rollout["response_mask"])
+
+
+@pytest.mark.parametrize("kept", [[[1, 1, 1], [1], [1, 1, 1, 1]], [[0, 1, 1], [0], [1, 0, 0, 1]]])
+def test_the_loss_of_a_minibatch_against_the_equations(tmp_path: Path, tokenizer: Any, kept: list[list[int]]) -> None:
+    trainer = make(PPOConfig, PPOTrainer, tmp_path, tokenizer, clip_range=0.1, value_clip_range=0.05, value_coef=0.4)
+    rollout = collect(trainer)
+    for row, bits in enumerate(kept):
+        rollout["policy_mask"][row, rollout["response_mask"][row].clone()] = torch.tensor(bits).bool()
+    rollout["values"] = rollout["values"] * rollout["response_mask"]
+    old = [in_response(rollout[name], rollout, RESPONSES) for name in ("logprobs", "values")]
+    advantages, returns = (in_response(rollout[name], rollout, RESPONSES) for name in ("advantages", "returns"))
+    # The values of a rollout are also known where nobody looks: they must not matter.
+    for name in ("advantages", "returns", "values", "logprobs"):
+        rollout[name][~rollout["response_mask"]] = math.nan
+    torch.manual_seed(0)
+    for parameter in trainer.model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+
+    new = each(logprobs_alone, trainer.model.policy), [s[:-1] for s in each(scores_alone, trainer.model.value)]
+    policy, value, clipped = [], [], 0
+    for row, bits in enumerate(kept):
+        for t, bit in enumerate(bits):
+            v, r = new[1][row][t], returns[row][t]
+            held = min(max(v, old[1][row][t] - 0.05), old[1][row][t] + 0.05)
+            value.append(0.5 * max((v - r) ** 2, (held - r) ** 2))
+            if bit:
+                ratio, advantage = math.exp(new[0][row][t] - old[0][row][t]), advantages[row][t]
+                policy.append(-min(ratio * advantage, min(max(ratio, 0.9), 1.1) * advantage))
+                clipped += min(max(ratio, 0.9), 1.1) * advantage < ratio * advantage
+    assert clipped > 0
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, rollout)
+    assert loss.item() == pytest.approx(mean(policy) + 0.4 * mean(value), rel=1e-4)
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("kind", ["difference", "prefix"])
+@pytest.mark.parametrize("sequence_baseline", ["mean", "prompt", "0.1"])
+def test_asr_trains_on_the_segments_that_agree_with_the_response(
+    tmp_path: Path, tokenizer: Any, hold: bool, kind: str, sequence_baseline: str
+) -> None:
+    options = {"delta": 0.4, "hold": hold, "token_rewards": kind, "sequence_baseline": sequence_baseline}
+    trainer = make(ASRPPOConfig, ASRPPOTrainer, tmp_path, tokenizer, **options)
+    scores = each(scores_alone, trainer.scorer.model)
+    rewards = [s[1:] if kind == "prefix" else [b - a for a, b in pairwise(s)] for s in scores]
+    flat = [reward for row in rewards for reward in row]
+    low, high = mean(flat) - 0.4 * stdev(flat), mean(flat) + 0.4 * stdev(flat)
+    against = {"mean": [mean(s[-1] for s in scores)] * 3, "prompt": [s[0] for s in scores]}
+    levels = against.get(sequence_baseline, [0.1] * 3)
+    expected = [
+        [state == (1 if s[-1] > level else -1) for state in schmitt(row, low, high, hold=hold)]
+        for s, row, level in zip(scores, rewards, levels, strict=True)
+    ]
+    rollout = collect(trainer)
+    assert in_response(rollout["policy_mask"], rollout, RESPONSES) == expected
+
+
+def test_asr_by_pivots_alone(tmp_path: Path, tokenizer: Any) -> None:
+    """A segment is what lies between two jumps, its sign that of its mean against the baseline."""
+
+    def scorer(batch: dict[str, Tensor]) -> Tensor:
+        known = {11: 1.0, 12: 0.9, 13: -1.0, 14: -0.9, 15: 2.0, 16: 1.9, EOS: 0.5}
+        return torch.tensor([[known.get(int(token), 0.0) for token in row] for row in batch["input_ids"]])
+
+    options = {"token_rewards": "prefix", "baseline": 0.0, "pivot_threshold": 0.3, "threshold_unit": "reward"}
+    trainer = make(ASRPPOConfig, ASRPPOTrainer, tmp_path, tokenizer, **options, reward_model=scorer)
+    rollout = collect(trainer)
+    # Sequence rewards 0.5, 0.5, 1.9 against their mean of 0.967: only the third is positive, only its second segment
+    # agrees; of the others all segments are positive, and none is trained on.
+    assert in_response(rollout["policy_mask"], rollout, RESPONSES) == [[0, 0, 0], [0], [0, 0, 1, 1]]
+    trainer.log(logs := {"loss": 0.0})
+    # 1.0, 0.9 | 0.5; one; -1.0, -0.9 | 2.0, 1.9
+    assert logs["rollout/segments"] == pytest.approx(5 / 3)
+
+
+def test_mask_agreement_is_measured_where_the_truth_is_known(tmp_path: Path, tokenizer: Any) -> None:
+    def credit(batch: dict[str, Tensor]) -> Tensor:
+        return torch.where(batch["input_ids"] == 16, 1, -1)
+
+    def scorer(batch: dict[str, Tensor]) -> Tensor:
+        return (batch["input_ids"] >= 15).float()
+
+    options = {"token_rewards": "prefix", "baseline": 0.5, "delta": 0.0, "reward_model": scorer}
+    trainer = make(ASRPPOConfig, ASRPPOTrainer, tmp_path, tokenizer, **options, token_credit=credit)
+    collect(trainer)
+    trainer.log(logs := {"loss": 0.0})
+    # Rewards 0 0 0 | 0 | 0 0 1 1, responses - - +: kept all, all, the last two; by the truth all, all, the last.
+    assert logs["rollout/kept"] == pytest.approx(6 / 8)
+    assert logs["rollout/mask_agreement"] == pytest.approx(7 / 8)
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def low_tokens(batch: dict[str, Tensor]) -> Tensor:
+    """How many tokens of the lower half of the vocabulary a response has so far, less those of the upper half."""
+    return torch.where(batch["response_mask"], torch.where(batch["input_ids"] < 140, 1.0, -1.0), 0.0).cumsum(1)
+
+
+@pytest.mark.parametrize(("config_type", "trainer_type"), KINDS)
+def test_a_policy_learns_what_is_rewarded(tmp_path: Path, tokenizer: Any, config_type: Any, trainer_type: Any) -> None:
+    options = {
+        "num_train_epochs": 20,
+        "learning_rate": 1e-2,
+        "kl_coef": 0.01,
+        "per_device_train_batch_size": 8,
+        "minibatches": 2,
+    }
+    config = config_type(str(tmp_path), **{**ROLLOUT, "max_new_tokens": 8, "rollout_epochs": 2, **options})
+    lm, held_out = tiny_lm(tokenizer), prompts(4)
+    trainer = trainer_type(lm, config, prompts(16), held_out, tokenizer, reward_model=low_tokens)
+    trainer.train()
+    rewards = [log["rollout/reward"] for log in trainer.state.log_history if "rollout/reward" in log]
+    # Of at most 8; what a policy that knows nothing gets lies around 0.
+    assert mean(rewards[:3]) < 2
+    assert mean(rewards[-3:]) > 4.5
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == -metrics["eval_reward"]
+    assert metrics["eval_kl"] > 1
+    logged = set().union(*trainer.state.log_history)
+    assert {"rollout/reward", "rollout/kl", "rollout/entropy", "rollout/kept", "loss/value", "clipped"} <= logged
+
+
+@pytest.mark.parametrize(("config_type", "trainer_type"), KINDS)
+def test_resume_in_the_middle_of_a_rollout(tmp_path: Path, tokenizer: Any, config_type: Any, trainer_type: Any) -> None:
+    def make_trainer(output_dir: Path, **settings: Any) -> Any:
+        config = config_type(str(output_dir), **{**ROLLOUT, "minibatches": 2, "rollout_epochs": 2, **settings})
+        reward_model = tiny_reward_model(tokenizer, seed=3)
+        return trainer_type(tiny_lm(tokenizer), config, prompts(), None, tokenizer, reward_model=reward_model)
+
+    assert_resumes_to_the_same_bits(make_trainer, tmp_path)
+    # What is saved is a policy as any other, and its value model beside it.
+    assert (tmp_path / "whole" / "checkpoint-6" / "config.json").is_file()
+    assert (tmp_path / "whole" / "checkpoint-6" / "value" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("architecture", [(GPT2Config, GPT2LMHeadModel), (Qwen2Config, Qwen2ForCausalLM)])
+def test_value_models_of_other_architectures_start_at_zero(tmp_path: Path, tokenizer: Any, architecture: Any) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
+    config_type, model_type = architecture
+    policy = model_type(config_type(vocab_size=len(tokenizer), num_key_value_heads=2, **sizes))
+    config = PPOConfig(str(tmp_path), **{**ROLLOUT, "max_steps": 2})
+    trainer = PPOTrainer(policy, config, prompts(), None, tokenizer, reward_model=low_tokens)
+    value = trainer.model.value
+    assert torch.equal(value.get_input_embeddings().weight, policy.get_input_embeddings().weight)
+    assert not value(torch.tensor([[5, 6, 7]])).logits.any()
+    before = weights(trainer)
+    trainer.train()
+    moved = {name.split(".")[0] for name, tensor in weights(trainer).items() if not torch.equal(tensor, before[name])}
+    assert moved == {"policy", "value"}
+
+
+def test_the_best_model_is_loaded_at_the_end(tmp_path: Path, tokenizer: Any) -> None:
+    options = {"load_best_model_at_end": True, "metric_for_best_model": "kl", "greater_is_better": False}
+    options |= {"save_strategy": "epoch", "eval_strategy": "epoch", "num_train_epochs": 3, "learning_rate": 1e-3}
+    config = PPOConfig(str(tmp_path), **{**ROLLOUT, **options, "rollout_epochs": 2})
+    trainer = PPOTrainer(tiny_lm(tokenizer), config, prompts(8), prompts(4), tokenizer, reward_model=low_tokens)
+    trainer.train()
+    evaluated = [log["eval_kl"] for log in trainer.state.log_history if "eval_kl" in log]
+    best = evaluated.index(min(evaluated))
+    assert best < 2
+    checkpoint = tmp_path / f"checkpoint-{4 * (best + 1)}"
+    for model, folder in ((trainer.model.policy, checkpoint), (trainer.model.value, checkpoint / "value")):
+        saved = load_file(folder / "model.safetensors")
+        assert all(torch.equal(model.state_dict()[name], value) for name, value in saved.items())
+
+
+def test_the_rollouts_of_a_run_differ_and_its_minibatches_share_one_out(tmp_path: Path, tokenizer: Any) -> None:
+    config = PPOConfig(str(tmp_path), **{**ROLLOUT, "minibatches": 2, "rollout_epochs": 2, "learning_rate": 0.0})
+    trainer = PPOTrainer(tiny_lm(tokenizer), config, prompts(16), None, tokenizer, reward_model=low_tokens)
+    seen: list[list[list[int]]] = []
+    compute_loss = trainer.compute_loss
+
+    def watch(model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        seen.append(inputs["input_ids"].tolist())
+        return compute_loss(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = watch
+    trainer.train()
+    assert len(seen) == 2 * 2 * 4
+    for first in range(0, len(seen), 4):
+        a, b, *again = seen[first : first + 4]
+        assert [a, b] == again
+        assert all(row not in b for row in a)
+    # Two epochs over the same 16 prompts by the same policy: other random numbers.
+    assert sorted(seen[0] + seen[1]) != sorted(seen[8] + seen[9])
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_a_response_without_a_finite_score_trains_nothing(tmp_path: Path, tokenizer: Any) -> None:
+    def scorer(batch: dict[str, Tensor]) -> Tensor:
+        scores = torch.linspace(0, 1, batch["input_ids"].shape[1]).repeat(len(batch["input_ids"]), 1)
+        scores[(batch["input_ids"] == 14).any(1)] = math.nan
+        # Padding is nobody's business.
+        return scores.masked_fill(batch["attention_mask"] == 0, math.nan)
+
+    for config_type, trainer_type in KINDS:
+        output_dir = tmp_path / trainer_type.__name__
+        trainer = make(config_type, trainer_type, output_dir, tokenizer, reward_model=scorer)
+        rollout = collect(trainer)
+        assert rollout["response_mask"].sum(1).tolist() == [3, 1, 0]
+        assert not rollout["policy_mask"][2].any()
+        assert rollout["advantages"].isfinite().all()
+        trainer.log(logs := {"loss": 0.0})
+        assert logs["rollout/nonfinite_rewards"] == pytest.approx(1 / 3)
+        assert all(math.isfinite(value) for value in logs.values())
+        assert trainer.compute_loss(trainer.model, rollout).isfinite()
+
+
+def test_a_reward_model_that_returns_nan_ends_the_run(tmp_path: Path, tokenizer: Any) -> None:
+    reward_model = tiny_reward_model(tokenizer)
+    reward_model.score.weight.data.fill_(math.nan)
+    trainer = make(PPOConfig, PPOTrainer, tmp_path, tokenizer, reward_model=reward_model, minibatches=1)
+    with pytest.raises(FloatingPointError, match="reward_model: expected finite scores, got NaN or infinity"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(("token", "length", "ended"), [(EOS, 1.0, 1.0), (9, 4.0, 0.0)])
+def test_responses_that_are_all_empty_or_never_end(
+    tmp_path: Path, tokenizer: Any, token: int, length: float, ended: float
+) -> None:
+    """A policy that says one thing only: at once the EOS, or never."""
+    config = PPOConfig(str(tmp_path), **{**ROLLOUT, "num_train_epochs": 1, "rollout_epochs": 1})
+    policy = tiny_lm(tokenizer)
+    bias = torch.full((len(tokenizer),), -100.0)
+    bias[token] = 100.0
+    policy.lm_head.bias = torch.nn.Parameter(bias, requires_grad=False)
+    reward_model = tiny_reward_model(tokenizer)
+    trainer = PPOTrainer(policy, config, prompts(), None, tokenizer, reward_model=reward_model)
+    trainer.train()
+    logs = trainer.state.log_history[0]
+    assert (logs["rollout/length"], logs["rollout/ended"]) == (length, ended)
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_a_rollout_whose_mask_keeps_nothing_changes_nothing(tmp_path: Path, tokenizer: Any) -> None:
+    # Within a million standard deviations every token is neutral.
+    trainer = make(ASRPPOConfig, ASRPPOTrainer, tmp_path, tokenizer, delta=1e6, num_train_epochs=1, weight_decay=0.1)
+    before = weights(trainer)
+    trainer.train()
+    assert_same_bits(before, weights(trainer))
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert [log["skipped_steps"] for log in logs] == [1] * len(logs)
+    assert len(logs) == 4
+    assert [log["rollout/kept"] for log in logs if "rollout/kept" in log] == [0.0]
+
+
+def test_prompts_that_do_not_fit_are_trimmed_and_contexts_that_do_not_are_refused(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    trainer = make(PPOConfig, PPOTrainer, tmp_path, tokenizer, max_prompt_length=2)
+    assert [row["prompt_ids"] for row in trainer.train_dataset] == [[6, 7], [8], [9, 10]]
+    with pytest.raises(ValueError, match="max_prompt_length: expected at most 124 beside max_new_tokens=4"):
+        make(PPOConfig, PPOTrainer, tmp_path, tokenizer, max_prompt_length=125)
+
+
+@pytest.mark.parametrize(
+    ("config_type", "options", "message"),
+    [
+        (PPOConfig, {"minibatches": 0}, "minibatches: expected at least 1, got 0"),
+        (PPOConfig, {"gradient_accumulation_steps": 3}, "gradient_accumulation_steps: expected a divisor of .* = 4"),
+        (R3HFPPOConfig, {"mix": 1.5}, r"mix: expected a share in \[0, 1\], got 1.5"),
+        (ASRPPOConfig, {"token_rewards": "column"}, "token_rewards: expected `difference` or `prefix`"),
+        (ASRPPOConfig, {"sequence_baseline": "median"}, "sequence_baseline: expected `mean`, `prompt` or a number"),
+    ],
+)
+def test_settings_are_checked(tmp_path: Path, config_type: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_type(str(tmp_path), **{**ROLLOUT, **options})
+
+
+def test_too_few_prompts_for_one_rollout(tmp_path: Path, tokenizer: Any) -> None:
+    trainer = make(PPOConfig, PPOTrainer, tmp_path, tokenizer, minibatches=2)
+    with pytest.raises(ValueError, match="train_dataset: expected at least 4 prompts, one rollout, got 3"):
+        trainer.train()
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["ppo", "asr-ppo", "r3hf-ppo"])
+def test_from_the_command_line(tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write_files(tmp_path)
+    options = "--use_cpu --disable_tqdm=True --max_new_tokens=6 --max_prompt_length=64 --per_device_train_batch_size=4"
+    start = ["--prompts", files["preferences"], "--model", files["lm"], *options.split()]
+    common = ["train", "--method", method, *start, "--output_dir", files["out"], "--num_train_epochs=2"]
+
+    assert cli.main(common) == 2
+    assert "reward_model: expected a directory (or --reward_policy DIR, or" in capsys.readouterr().err
+    assert cli.main([*common, "--reward_model", files["rm"], "--check_calculations"]) == 2
+    assert f"expected one source of rewards, got {files['rm']} and calculations" in capsys.readouterr().err
+    assert cli.main([*common, "--reward_model", files["rm"]]) == 0
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    assert any("eval_reward" in log for log in history)
+    assert (tmp_path / "out" / "report.html").is_file()
+    # Another source of rewards would be another run.
+    assert cli.main([*common, "--check_calculations", "--resume_from_checkpoint", "last"]) == 2
+    assert f"had rewards='{files['rm']}', this one has 'calculations'" in capsys.readouterr().err
+    # What was trained is a start like any other.
+    again = ["train", "--method", method, "--prompts", files["preferences"], "--model", files["out"], *options.split()]
+    out = str(tmp_path / "again")
+    assert cli.main([*again, "--check_calculations", "--output_dir", out, "--max_steps=1", "--eval_strategy=no"]) == 0
+
+
+def test_a_reward_model_of_another_vocabulary_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write_files(tmp_path)
+    other = train_tokenizer(["something else altogether"], vocab_size=270)
+    tiny_reward_model(other).save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    start = ["--prompts", files["preferences"], "--model", files["lm"], "--reward_model", str(tmp_path / "other")]
+    assert cli.main(["train", "--method=ppo", *start, "--use_cpu", "--output_dir", files["out"]]) == 2
+    assert "differs from the policy's" in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""Runs as their users start them: in two processes, and killed halfway."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from segkernel import _cli as cli
+from tests.training.trainer_helpers import write_files
+
+COMMON = ("--use_cpu", "--disable_tqdm=True", "--seed=7", "--learning_rate=1e-3", "--delta=0.1", "--logging_steps=1")
+METHODS = {
+    "asr-dpo": ("--max_length=64",),
+    # Minibatches of a rollout that is sampled by both processes.
+    "asr-ppo": ("--max_new_tokens=8", "--max_prompt_length=64", "--minibatches=2", "--rollout_epochs=2"),
+    # Samples that the processes share out before training.
+    "asr-rft": ("--max_new_tokens=8", "--max_prompt_length=64", "--samples=3"),
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    return write_files(tmp_path, count=19)  # of which 3 are held out
+
+
+def arguments(files: dict[str, str], output_dir: Path, *options: str, method: str = "asr-dpo") -> list[str]:
+    data = "--preferences" if method == "asr-dpo" else "--prompts"
+    start = (data, files["preferences"], "--model", files["lm"], "--reward_model", files["rm"], "--eval_fraction=0.15")
+    return ["train", "--method", method, *COMMON, *METHODS[method], *start, "--output_dir", str(output_dir), *options]
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """As here: the same package, as many threads; and no settings of the user's for accelerate."""
+    threads = str(torch.get_num_threads())
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": threads,
+        "HF_HOME": str(directory / "none"),
+    }
+
+
+LAUNCHERS = {
+    # `--multi_gpu` starts its processes by torchrun, on a CPU as well; accelerate's CPU launcher needs MPI.
+    "ddp": (
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
+        *("-m", "segkernel"),
+    ),
+    "fsdp": (
+        *("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        str(Path(__file__).with_name("fsdp_on_cpu.py")),
+    ),
+}
+
+
+def history(output_dir: Path) -> list[dict[str, float]]:
+    state: dict[str, Any] = json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["log_history"]
+
+
+def run_in_two(launcher: str, directory: Path, *command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *LAUNCHERS[launcher], *command],
+        env=environment(directory),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("method", "launcher"), [*((method, "ddp") for method in METHODS), ("asr-dpo", "fsdp"), ("asr-ppo", "fsdp")]
+)
+def test_two_processes_make_the_run_of_one(files: dict[str, str], tmp_path: Path, method: str, launcher: str) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    # 3 held-out rows, two at a time: the last batch of two processes is filled up with rows that count once.
+    options = ("--num_train_epochs=2", "--per_device_eval_batch_size=2")
+    command = arguments(files, two, *options, "--per_device_train_batch_size=2", method=method)
+    assert run_in_two(launcher, tmp_path, *command).count("report: ") == 1
+    assert len(list(two.glob("checkpoint-*/rng_state_1.pth"))) == 2
+    assert cli.main(arguments(files, one, *options, "--per_device_train_batch_size=4", method=method)) == 0
+
+    for single, double in zip(history(one), history(two), strict=True):
+        assert single.keys() == double.keys()
+        for name in single.keys() - {"total_flos", "train_runtime", "eval_runtime"}:
+            if not name.endswith("_per_second"):
+                assert double[name] == pytest.approx(single[name], rel=1e-5, abs=1e-5), name
+    start, single, double = (load_file(Path(path) / "model.safetensors") for path in (files["lm"], one, two))
+    assert any((single[name] - start[name]).abs().max() > 1e-3 for name in single)
+    for name, weight in single.items():
+        torch.testing.assert_close(double[name], weight, rtol=0, atol=1e-5)
+
+
+def test_sharded_run_resumes_in_the_middle_of_a_rollout(files: dict[str, str], tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = ("--num_train_epochs=2", "--per_device_train_batch_size=2", "--save_strategy=steps", "--save_steps=6")
+    run_in_two("fsdp", tmp_path, *arguments(files, whole, *options, method="asr-ppo"))
+    # The run as it was when it had saved its sixth step, the second of a rollout's four.
+    shutil.copytree(whole / "checkpoint-6", cut / "checkpoint-6")
+    shutil.copy(whole / "run.json", cut)
+    resume = arguments(files, cut, *options, "--resume_from_checkpoint=last", method="asr-ppo")
+    run_in_two("fsdp", tmp_path, *resume)
+    assert history(cut)[-1]["step"] == 16
+    for name in ("model.safetensors", "value/model.safetensors"):
+        finished, resumed = (load_file(path / name) for path in (whole, cut))
+        assert finished.keys() == resumed.keys()
+        assert all(torch.equal(finished[key], resumed[key]) for key in finished)
+
+
+def test_killed_run_resumes_to_the_same_weights(files: dict[str, str], tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ("--per_device_train_batch_size=4", "--num_train_epochs=12", "--eval_strategy=no")
+    options = (*options, "--save_strategy=steps", "--save_steps=6")
+    with open(tmp_path / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "segkernel", *arguments(files, killed, *options)],
+            env=environment(tmp_path),
+            stdout=log,
+            stderr=log,
+        )
+        deadline = time.monotonic() + 300
+        while not (killed / "checkpoint-12" / "trainer_state.json").exists():
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not list(killed.glob("*.safetensors"))
+    assert not (killed / "checkpoint-48").exists()
+
+    assert cli.main(arguments(files, killed, *options, "--resume_from_checkpoint=last")) == 0
+    assert cli.main(arguments(files, whole, *options)) == 0
+    assert history(killed)[-1]["step"] == 48
+    finished, resumed = (load_file(path / "model.safetensors") for path in (whole, killed))
+    assert finished.keys() == resumed.keys()
+    assert all(torch.equal(finished[name], resumed[name]) for name in finished)

@@ -1,0 +1,255 @@
+"""The HTML report: what it says of every token, that it stands alone, and that no input breaks it."""
+
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+from segkernel.reference import segment
+from segkernel.training.report import Example, example_from_segments, write_report
+from segkernel.training.report.charts import Curve, collect_curves, curve_chart, reward_trace
+from segkernel.training.report.example import visible_text
+from segkernel.training.report.page import token_columns
+
+VOID = {"meta", "br", "img", "input", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects tokens, text and everything that would load from elsewhere."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.tokens: list[tuple[str, str, str]] = []  # classes, text, tooltip
+        self.loaded: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.tags.add(tag)
+        self.loaded += [value for name, value in found.items() if name in ("src", "href") and value[:1] != "#"]
+        if tag not in VOID:
+            self.open.append(tag)
+        classes = found.get("class", "").split()
+        if tag == "span" and "t" in classes and "title" in found:
+            self.tokens.append((" ".join(classes[1:]), "", found["title"]))
+        self.in_text = classes == ["text"]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self.in_text = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if getattr(self, "in_text", False) and self.tokens and self.tokens[-1][1] == "":
+            classes, _, title = self.tokens[-1]
+            self.tokens[-1] = (classes, data, title)
+
+
+def example(**changes: object) -> Example:
+    values: dict[str, object] = {
+        "prompt": "2+2=, 3+3=",
+        "label": "chosen",
+        "tokens": ["4", ";", "7", ";"],
+        "token_rewards": [1.0, 0.25, -1.5, 0.0],
+        "ids": [0, 0, 1, 1],
+        "signs": [1, -1],
+        "kept": [True, True, False, False],
+        "baseline": 0.0,
+        "low": -0.5,
+        "high": 0.5,
+    }
+    return Example(**{**values, **changes})
+
+
+def render(tmp_path: Path, *examples: Example, **arguments: object) -> str:
+    return write_report(tmp_path, title="a report", examples=examples, **arguments).read_text(encoding="utf-8")
+
+
+def test_every_token_carries_its_sign_and_whether_it_is_trained_on(tmp_path):
+    page = Page(render(tmp_path, example()))
+    assert page.tokens == [
+        ("plus kept start", "4", "token 0, segment 0 (+), reward 1, trained on"),
+        ("plus kept", ";", "token 1, segment 0 (+), reward 0.25, trained on"),
+        ("minus masked start", "7", "token 2, segment 1 (\N{MINUS SIGN}), reward -1.5, masked out"),
+        ("minus masked", ";", "token 3, segment 1 (\N{MINUS SIGN}), reward 0, masked out"),
+    ]
+    assert "2 tokens trained on (50 %)" in page.text
+
+
+def test_bars_run_from_the_baseline_to_the_reward():
+    # The scale runs from -1.5 to 1.0: 2.5 units of reward are 100 %.
+    bars = [(column["bottom"], column["height"]) for column in token_columns(example())]
+    assert bars == [(60.0, 40.0), (60.0, 10.0), (0.0, 60.0), (60.0, 0.0)]
+    assert {(column["low"], column["high"]) for column in token_columns(example())} == {(40.0, 80.0)}
+
+
+def test_the_page_needs_nothing_else(tmp_path):
+    history = [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6}]
+    html = render(tmp_path, example(), log_history=history)
+    page = Page(html)
+    assert page.loaded == []
+    assert not page.tags & {"script", "link", "iframe", "img"}
+    assert "url(http" not in html
+    assert "@import" not in html
+    assert "svg" in page.tags
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '" onmouseover="x', "&amp;", "</span></div>"])
+def test_text_of_the_data_is_escaped_wherever_it_is_shown(tmp_path, text):
+    changes = {"prompt": text, "label": text, "tokens": [text, ";", "7", ";"]}
+    page = Page(render(tmp_path, example(**changes), summary={text: text}, description=text, log_history={text: []}))
+    assert page.tokens[0][1] == text
+    assert "script" not in page.tags
+    # Prompt, label, token, its tick under the trace, summary (twice) and description.
+    assert page.text.count(text) >= 6
+
+
+def test_dollars_are_not_read_as_mathematics(tmp_path):
+    page = Page(render(tmp_path, example(tokens=["$\\frac$", "$", "7", "\n"])))
+    assert [token[1] for token in page.tokens] == ["$\\frac$", "$", "7", "↵"]
+
+
+def test_rewards_that_are_not_numbers_are_marked(tmp_path):
+    rewards = [math.nan, math.inf, -1.0, 0.5]
+    page = Page(render(tmp_path, example(token_rewards=rewards)))
+    assert [token[2].split(", ")[2] for token in page.tokens] == ["reward nan", "reward inf", "reward -1", "reward 0.5"]
+    assert [column["known"] for column in token_columns(example(token_rewards=rewards))] == [False, True, True, True]
+    Page(render(tmp_path, example(token_rewards=[math.nan] * 4, baseline=None, low=None, high=None)))
+
+
+def test_an_empty_response_is_said_to_be_empty(tmp_path):
+    page = Page(render(tmp_path, example(tokens=[], token_rewards=[], ids=[], signs=[], kept=[])))
+    assert "empty response" in page.text
+    assert page.tokens == []
+
+
+def test_responses_to_one_prompt_share_a_card(tmp_path):
+    both = (example(), example(label="rejected"), example(prompt="another"))
+    assert render(tmp_path, *both).count("<article") == 2
+
+
+def test_example_from_segments_reads_one_row_of_the_padded_result():
+    rewards = torch.tensor([[9.0, 9.0, 9.0], [math.nan, 1.0, -1.0]])
+    mask = torch.tensor([[1, 1, 1], [0, 1, 1]])
+    segments = segment(rewards, mask, baseline=0.0, delta=0.5, sequence_sign=torch.tensor([1, -1]))
+    found = example_from_segments("p", "rejected", ["a", "b"], [1.0, -1.0], segments, row=1, baseline=0.0, delta=0.5)
+    assert (found.ids, found.signs, found.kept) == ([0, 1], [1, -1], [False, True])
+    assert (found.low, found.high) == (-0.5, 0.5)
+    assert found.spans() == [(0, 1, 1), (1, 2, -1)]
+    with pytest.raises(ValueError, match=r"tokens: expected 2, one per valid position of row 1, got 3"):
+        example_from_segments("p", "rejected", ["a", "b", "c"], [1.0, -1.0, 0.0], segments, row=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kept": [True]}, r"kept: expected one value per token \(4\), got 1"),
+        ({"ids": [0, 1, 0, 1]}, "ids: expected values that never decrease"),
+        ({"ids": [0, 0, 1, 2]}, r"ids: expected values in \[0, 2\)"),
+        ({"signs": [1, 2]}, r"signs: expected -1, 0 or \+1"),
+    ],
+)
+def test_an_example_that_contradicts_itself_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        example(**changes)
+
+
+def test_curves_join_training_and_held_out_values_of_every_run():
+    history = [
+        {"step": 10, "loss": 0.7, "grad_norm": 2.0, "epoch": 0.1},
+        {"step": 10, "eval_loss": 0.65, "eval_runtime": 3.0, "eval_x_low": 0.1},
+        {"step": 20, "loss": 0.5, "grad_norm": 1.0, "epoch": 0.2},
+        {"step": 20, "train_runtime": 9.0, "train_loss": 0.6, "total_flos": 1.0},
+    ]
+    metrics = collect_curves({"a": history, "b": history[:1]})
+    assert list(metrics) == ["loss", "grad_norm"]
+    found = [(curve.run, curve.split, curve.steps, curve.values) for curve in metrics["loss"]]
+    assert found == [
+        ("a", "train", [10.0, 20.0], [0.7, 0.5]),
+        ("a", "eval", [10.0], [0.65]),
+        ("b", "train", [10.0], [0.7]),
+    ]
+
+
+def test_a_run_has_the_same_colour_in_every_chart():
+    svg = curve_chart("x", [Curve("b", "train", [1.0, 2.0], [1.0, 2.0])], ["a", "b"])
+    assert "var(--series-1)" in svg
+    assert "var(--series-0)" not in svg
+
+
+def test_summary_rows_become_a_table(tmp_path):
+    html = render(tmp_path, summary=[{"measure": "right", "start": 0.123456, "end": None}])
+    assert '<th scope="col">start</th>' in html
+    assert '<tr><th scope="row">right</th><td>0.1235</td><td>-</td></tr>' in html
+
+
+def test_inspect_reads_rewards_from_columns_of_the_file(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    from examples.capitals.task import make_tokenizer
+    from segkernel.training.cli.inspect import main
+
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    row = {
+        "prompt": "Peru, Iran? ",
+        "chosen": "Lima; Baghdad; ",
+        "rejected": "Cusco",
+        "chosen_token_rewards": [1, 0, -1, 0],
+        "rejected_token_rewards": [-1],
+    }
+    data, output = tmp_path / "pairs.jsonl", tmp_path / "page.html"
+    data.write_text((json.dumps(row) + "\n") * 2, encoding="utf-8")
+    options = ["--token_rewards", "column", "--baseline", "0", "--delta", "0.5", "--threshold_unit", "reward"]
+    paths = ["--preferences", str(data), "--tokenizer", str(tmp_path / "tokenizer"), "--output", str(output)]
+    main([*paths, *options, "--rows", "1"])
+    assert str(output) in capsys.readouterr().out
+    page = Page(output.read_text(encoding="utf-8"))
+    # Each response ends with the tokenizer's EOS, which has its last token's reward.
+    assert [(classes, text) for classes, text, _ in page.tokens] == [
+        ("plus kept start", "Lima"),
+        ("plus kept", "; "),
+        ("minus masked start", "Baghdad"),
+        ("minus masked", "; "),
+        ("minus masked", "<|end|>"),
+        ("minus kept start", "Cusco"),
+        ("minus kept", "<|end|>"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "preferences: expected a JSONL file, got none"),
+        (["--preferences", "x.jsonl"], "reward_model: expected a directory"),
+        (["--preferences", "x.jsonl", "--token_rewards", "column"], "tokenizer: expected a directory"),
+        (["--preferences", "x.jsonl", "--rows", "0"], "rows: expected at least 1, got 0"),
+    ],
+)
+def test_inspect_says_what_is_missing(argv, message):
+    pytest.importorskip("transformers")
+    from segkernel.training.cli.inspect import main
+
+    with pytest.raises(ValueError, match=message):
+        main(argv)
+
+
+def test_control_characters_of_sampled_text_are_shown_as_signs() -> None:
+    assert visible_text("a\x0e\x00b\n\tc\u3000é") == "a��b↵\tc\u3000é"
+    example = Example("p", "accepted", ["\x02x", "$"], [1.0, 0.5], [0, 0], [1], [True, True])
+    assert token_columns(example)[0]["text"] == "�x"
+    assert "\x02" not in reward_trace(example)

@@ -1,0 +1,112 @@
+"""Rollouts: what is sampled, and what it depends on."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from segkernel.training.sampling import InverseTransform, SamplingOptions, sample_responses, uniform_numbers
+from tests.training.trainer_helpers import tiny_lm, tiny_tokenizer
+
+OPTIONS = SamplingOptions(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_lm(tiny_tokenizer()).eval()
+
+
+def sample(model: Any, prompts: list[list[int]], keys: Any, options: SamplingOptions = OPTIONS, **changes: Any) -> Any:
+    settings: dict[str, Any] = {"eos_token_id": 1, "pad_token_id": 0, "batch_size": 8, **changes}
+    return sample_responses(model, prompts, keys, options, **settings)
+
+
+@pytest.mark.parametrize(
+    ("uniform", "token"), [(0.0, 0), (0.1999, 0), (0.2, 2), (0.4999, 2), (0.5001, 3), (0.9999999, 3)]
+)
+def test_a_token_is_taken_where_the_cumulative_distribution_passes_the_number(uniform: float, token: int) -> None:
+    # Probabilities 0.2, 0 and 0.3 and 0.5; the token of probability 0 is never taken.
+    scores = torch.tensor([[math.log(0.2), -math.inf, math.log(0.3), math.log(0.5), -math.inf]])
+    left = InverseTransform(torch.tensor([[uniform]], dtype=torch.float64), 1.0)(torch.empty(1, 0), scores)
+    assert left.argmax(-1).tolist() == [token]
+    assert left.isfinite().sum() == 1
+
+
+def test_temperature_sharpens() -> None:
+    # At temperature 0.5 the odds 1 : 2 are 1 : 4, so the second token begins at 0.2.
+    scores = torch.tensor([[0.0, math.log(2.0)]] * 2)
+    uniforms = torch.tensor([[0.19], [0.21]], dtype=torch.float64)
+    assert InverseTransform(uniforms, 0.5)(torch.empty(2, 0), scores).argmax(-1).tolist() == [0, 1]
+
+
+def test_samples_follow_the_policy(model: Any) -> None:
+    prompt = [5, 9, 7]
+    expected = model(torch.tensor([prompt])).logits[0, -1].detach().softmax(-1)
+    keys = [(3, index) for index in range(4000)]
+    first = [r[0] for r in sample(model, [prompt] * 4000, keys, SamplingOptions(max_new_tokens=1), batch_size=4000)]
+    shares = torch.bincount(torch.tensor(first), minlength=len(expected)) / 4000
+    # Five standard deviations of the likeliest token's share.
+    assert (shares - expected).abs().max() < 5 * math.sqrt(expected.max() / 4000)
+
+
+def test_a_response_depends_on_its_key_alone(model: Any) -> None:
+    prompts = [[5, 9, 7], [5], [6, 7, 8, 9, 10]]
+    keys = [(0, 1), (0, 2), (7, 3)]
+    together = sample(model, prompts, keys)
+    assert [sample(model, [p], [k])[0] for p, k in zip(prompts, keys, strict=True)] == together
+    assert sample(model, prompts[::-1], keys[::-1], batch_size=2) == together[::-1]
+    assert sample(model, prompts, [(1, 1), (1, 2), (1, 3)]) != together
+    assert all(0 not in response for response in together)
+
+
+def test_a_response_ends_with_the_eos_or_is_cut_off(model: Any) -> None:
+    free = sample(model, [[5, 9, 7]], [(0, 1)])[0]
+    assert len(free) == 6
+    # The token it gave third, taken for the EOS.
+    assert sample(model, [[5, 9, 7], [8]], [(0, 1), (0, 2)], eos_token_id=free[2])[0] == free[: free.index(free[2]) + 1]
+
+
+def test_greedy_is_the_likeliest_token(model: Any) -> None:
+    ids = [5, 9, 7]
+    for _ in range(6):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    assert sample(model, [[5, 9, 7]], None, eos_token_id=None) == [ids[3:]]
+
+
+@pytest.mark.parametrize("setting", ["repetition_penalty", "suppress_tokens", "bad_words_ids", "min_length", "eos"])
+def test_what_a_checkpoint_says_of_generation_does_not_matter(
+    model: Any, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    def samples() -> list[Any]:
+        prompts = [[5, 9, 7], [8]]
+        return [sample(model, prompts, keys, eos_token_id=None) for keys in (None, [(0, 1), (0, 2)])]
+
+    expected = samples()
+    first, third = expected[0][0][0], expected[0][0][2]
+    name, value = {
+        "repetition_penalty": ("repetition_penalty", 5.0),
+        "suppress_tokens": ("suppress_tokens", [first]),
+        "bad_words_ids": ("bad_words_ids", [[first]]),
+        "min_length": ("min_length", 8),
+        "eos": ("eos_token_id", third),
+    }[setting]
+    monkeypatch.setattr(model.generation_config, name, value)
+    assert samples() == expected
+    assert getattr(model.generation_config, name) == value
+
+
+def test_uniform_numbers_are_functions_of_their_keys() -> None:
+    numbers = uniform_numbers([(1, 2), (1, 3), (1, 2)], 5)
+    assert torch.equal(numbers[0], numbers[2])
+    assert not torch.equal(numbers[0], numbers[1])
+    assert ((numbers >= 0) & (numbers < 1)).all()
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="temperature: expected a positive number, got 0"):
+        SamplingOptions(temperature=0.0)
+    with pytest.raises(ValueError, match="max_new_tokens: expected at least 1, got 0"):
+        SamplingOptions(max_new_tokens=0)
+    with pytest.raises(ValueError, match=r"max_prompt_length: expected at most 118 .* for 128 tokens, got 120"):
+        SamplingOptions(max_prompt_length=120, max_new_tokens=10).check_context(tiny_lm(tiny_tokenizer()))

@@ -1,10 +1,14 @@
-"""Builds the operators on torch's stable ABI (no Python inside), for the CPU and, where it can, for CUDA; and the NumPy
-front (no torch inside).
+"""Build the torch operators for the CPU (`_cpu.so`) and CUDA (`_cuda.so`), and the NumPy module (`_numpy`).
 
-Switches: SEGKERNEL_DEBUG_BUILD=1 builds the CPU's with assertions, AddressSanitizer and UBSan. For CUDA see
-build_support/cuda.py.
+The operators use torch's stable ABI and no Python headers, so one file serves every Python and torch >= 2.10. The NumPy
+module uses pybind11 and no torch.
+
+Environment variables: SEGKERNEL_DEBUG_BUILD=1 builds the CPU operators with assertions, AddressSanitizer and UBSan. See
+build_support/cuda.py for those of the CUDA build. The compile commands are written to build/compile_commands.json, for
+clangd.
 """
 
+import json
 import os
 import platform
 import runpy
@@ -24,7 +28,7 @@ DEBUG = os.environ.get("SEGKERNEL_DEBUG_BUILD", "0") == "1"
 TORCH_TARGET_2_10 = "0x020a000000000000"
 X86 = platform.machine() in ("x86_64", "AMD64")
 
-# The instruction sets that a file may use follow from its name; the operator chooses between them at run time.
+# Compiler flags by file name suffix. The operators choose the instruction set at run time.
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [
     *AVX2,
@@ -67,20 +71,20 @@ def common_flags() -> list[str]:
     return [*flags, "-O3"]
 
 
-def for_this_machine(paths: list[str]) -> list[str]:
+def for_this_architecture(paths: list[str]) -> list[str]:
     return [source for source in paths if X86 or not source.endswith(tuple(FLAGS_BY_SUFFIX))]
 
 
-# torch's headers and one of its libraries are all that building takes: it is not imported, so its own may be missing.
+# Building needs only torch's headers and libtorch_cpu.so, so torch is located but not imported.
 requirements.check(Path("pyproject.toml"))
-TORCH_ROOT = requirements.folder_of("torch")
+TORCH_ROOT = requirements.package_folder("torch")
 TOOLKIT = cuda.choose_toolkit(runpy.run_path(str(TORCH_ROOT / "version.py"))["cuda"])
 
 
 def operators() -> Extension:
     return Extension(
         "segkernel._cpu",
-        sources=for_this_machine(CPU_SOURCES),
+        sources=for_this_architecture(CPU_SOURCES),
         include_dirs=[str(TORCH_ROOT / "include")],
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_2_10)],
         library_dirs=[str(TORCH_ROOT / "lib")],
@@ -89,27 +93,54 @@ def operators() -> Extension:
     )
 
 
-def numpy_front() -> Extension:
+def numpy_module() -> Extension:
     import pybind11
 
     return Extension(
         "segkernel._numpy",
-        sources=for_this_machine(NUMPY_SOURCES),
+        sources=for_this_architecture(NUMPY_SOURCES),
         include_dirs=[pybind11.get_include()],
         language="c++",
     )
 
 
+def flags_of_instruction_set(source: str) -> list[str]:
+    return next((flags for suffix, flags in FLAGS_BY_SUFFIX.items() if source.endswith(suffix)), [])
+
+
+def write_compile_commands(extensions: list[Extension]) -> None:
+    """Write build/compile_commands.json, by which clangd finds the flags of each C++ source."""
+    commands = [
+        {
+            "directory": str(Path.cwd()),
+            "file": source,
+            "arguments": [
+                "c++",
+                *(f"-D{name}={value}" for name, value in extension.define_macros),
+                *(f"-I{folder}" for folder in extension.include_dirs),
+                *common_flags(),
+                *flags_of_instruction_set(source),
+                *("-c", source),
+            ],
+        }
+        for extension in extensions
+        for source in extension.sources
+        if source.endswith(".cpp")
+    ]
+    Path("build").mkdir(exist_ok=True)
+    Path("build/compile_commands.json").write_text(json.dumps(commands, indent=1) + "\n", encoding="utf-8")
+
+
 class BuildExtensions(build_ext):
-    """Compiles each source with the flags of its instruction set, sources in parallel."""
+    """Compile sources in parallel, each with the flags of its instruction set."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname.endswith(("_cpu", "_cuda")):  # serves every Python, so it carries no Python tag
+        if fullname.endswith(("_cpu", "_cuda")):  # independent of the Python version: no ABI tag
             return str(Path(*fullname.split("."))) + ".so"
         return super().get_ext_filename(fullname)
 
     def run(self) -> None:
-        if TOOLKIT is None:  # what an earlier build with CUDA left is no part of this one
+        if TOOLKIT is None:  # remove the results of an earlier CUDA build
             for folder in [self.build_lib, *(["."] if self.inplace else [])]:
                 for name in ("_cuda.so", cuda.DESCRIPTION):
                     Path(folder, "segkernel", name).unlink(missing_ok=True)
@@ -124,6 +155,7 @@ class BuildExtensions(build_ext):
                 "cxx-compiler`), or set CXX."
             )
         super().build_extensions()
+        write_compile_commands(self.extensions)
 
     def copy_extensions_to_source(self) -> None:
         super().copy_extensions_to_source()
@@ -138,13 +170,13 @@ class BuildExtensions(build_ext):
             return
 
         def compile_one(source: str) -> list[str]:
-            flags = next((flags for end, flags in FLAGS_BY_SUFFIX.items() if source.endswith(end)), [])
+            flags = common_flags() + flags_of_instruction_set(source)
             return self.compiler.compile(
                 [source],
                 output_dir=temporary,
                 macros=ext.define_macros,
                 include_dirs=ext.include_dirs,
-                extra_postargs=common_flags() + flags,
+                extra_postargs=flags,
                 depends=[str(header) for header in Path("csrc").rglob("*.*h")],
             )
 
@@ -161,15 +193,15 @@ class BuildExtensions(build_ext):
         )
 
 
-class NameOfTheBuild(egg_info):
-    """The version of a build with CUDA says so: 0.1.0+cu130."""
+class CudaLocalVersion(egg_info):
+    """Append a local version label to CUDA builds: 0.2.0+cu130."""
 
     def finalize_options(self) -> None:
         self.tag_build = "" if TOOLKIT is None else "+cu" + TOOLKIT.version.replace(".", "")
         super().finalize_options()
 
 
-extensions = [operators(), numpy_front()]
+extensions = [operators(), numpy_module()]
 if TOOLKIT is not None:
     extensions.append(Extension("segkernel._cuda", sources=CUDA_SOURCES))
-setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions, "egg_info": NameOfTheBuild})
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions, "egg_info": CudaLocalVersion})

@@ -1,1 +1,1 @@
-"""What building and checking segkernel needs, and running it does not."""
+"""Build and release tools; not part of the installed package."""

@@ -1,7 +1,10 @@
-"""Builds `segkernel/_cuda.so` with plain nvcc. That needs neither a GPU nor a torch built with CUDA.
+"""Build `segkernel/_cuda.so` with plain nvcc. Neither a GPU nor a CUDA build of torch is needed.
 
-Switches: SEGKERNEL_CUDA=1 builds it or fails, 0 does not; by default it is built where torch has CUDA and there is an
-nvcc of the same major version. CUDA_HOME names the toolkit. SEGKERNEL_CUDA_ARCHS="8.0 9.0" narrows the architectures.
+Environment variables:
+    SEGKERNEL_CUDA: 1 builds the library or fails, 0 skips it. By default it is built if torch has CUDA and an nvcc of
+        the same major version is found.
+    CUDA_HOME: the toolkit to use.
+    SEGKERNEL_CUDA_ARCHS: compute capabilities to compile for, such as "8.0 9.0".
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,13 +30,15 @@ FLAGS = (
     "-DUSE_CUDA",  # torch's headers declare their CUDA functions
     "-Xcompiler=-fPIC,-fvisibility=hidden",
 )
-# PyPI's toolkit, from CUDA 13 on. What its nvcc requires names no versions, and no two of these may differ in theirs.
+# The CUDA toolkit on PyPI (13.0 and later). nvcc's own requirements are unpinned, but all versions must match.
 PACKAGES = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-runtime", "nvidia-cuda-cccl")
-DESCRIPTION = "_cuda.json"  # beside the library: tells what it was built for without loading it
+DESCRIPTION = "_cuda.json"  # toolkit and architectures of the library, readable without loading it
 
 
 @dataclass(frozen=True)
 class Toolkit:
+    """An installed CUDA toolkit."""
+
     nvcc: Path
     version: str  # "13.0"
 
@@ -42,17 +48,21 @@ class Toolkit:
 
     @property
     def home(self) -> Path:
-        return self.nvcc.parent.parent  # what CUDA_HOME would be
+        """The folder that CUDA_HOME would name."""
+        return self.nvcc.parent.parent
 
     def architectures(self) -> list[str]:
-        """What SEGKERNEL_CUDA_ARCHS asks for, or those of ARCHITECTURES that this nvcc knows."""
-        asked = os.environ.get("SEGKERNEL_CUDA_ARCHS", "").replace(",", " ").split()
-        if wrong := [name for name in asked if re.fullmatch(r"\d+\.\d", name) is None]:
-            sys.exit(f"segkernel: SEGKERNEL_CUDA_ARCHS: expected numbers such as `8.0 9.0`, got {wrong[0]!r}")
+        """The architectures in SEGKERNEL_CUDA_ARCHS, or all of ARCHITECTURES that this nvcc supports."""
+        requested = os.environ.get("SEGKERNEL_CUDA_ARCHS", "").replace(",", " ").split()
+        if wrong := [name for name in requested if re.fullmatch(r"\d+\.\d", name) is None]:
+            sys.exit(f"segkernel: SEGKERNEL_CUDA_ARCHS: expected values such as `8.0 9.0`, got {wrong[0]!r}")
         known = output_of(self.nvcc, "--list-gpu-code").split()
-        if unknown := [name for name in asked if sm(name) not in known]:
-            sys.exit(f"segkernel: SEGKERNEL_CUDA_ARCHS: {unknown[0]} is unknown to {self.nvcc} ({', '.join(known)})")
-        chosen = asked or [name for name in ARCHITECTURES if sm(name) in known]
+        if unknown := [name for name in requested if sm(name) not in known]:
+            sys.exit(
+                f"segkernel: SEGKERNEL_CUDA_ARCHS: expected architectures that {self.nvcc} supports "
+                f"({', '.join(known)}), got {unknown[0]}"
+            )
+        chosen = requested or [name for name in ARCHITECTURES if sm(name) in known]
         return sorted(set(chosen), key=float)
 
 
@@ -65,7 +75,7 @@ def output_of(*command: str | Path) -> str:
 
 
 def candidates() -> Iterator[Path]:
-    """Where an nvcc may be: CUDA_HOME alone where it is set, else the PATH, the usual place, PyPI's packages."""
+    """Possible paths of nvcc: only CUDA_HOME if it is set, otherwise the PATH, /usr/local/cuda and PyPI packages."""
     home = os.environ.get("CUDA_HOME")
     if home:
         yield Path(home) / "bin/nvcc"
@@ -74,7 +84,7 @@ def candidates() -> Iterator[Path]:
     if on_path is not None:
         yield Path(on_path)
     yield Path("/usr/local/cuda/bin/nvcc")
-    packages = importlib.util.find_spec("nvidia")  # where PACKAGES are, if they are
+    packages = importlib.util.find_spec("nvidia")  # the namespace package that PACKAGES install into
     for folder in (packages.submodule_search_locations or ()) if packages is not None else ():
         yield from sorted(Path(folder).glob("cu*/bin/nvcc"))
 
@@ -95,8 +105,8 @@ def packages_of(version: str) -> list[str]:
     return [f"{package}=={version}.*" for package in PACKAGES]
 
 
-def how_to_have(version: str) -> str:
-    """What puts a toolkit of this version where it is found."""
+def install_hint(version: str) -> str:
+    """How to install a CUDA toolkit of this version."""
     if not is_on_pypi(version):
         return f"install the CUDA toolkit {version} and set CUDA_HOME to it"
     packages = " ".join(f"'{package}'" for package in packages_of(version))
@@ -104,7 +114,10 @@ def how_to_have(version: str) -> str:
 
 
 def choose_toolkit(torch_cuda: str | None) -> Toolkit | None:
-    """The toolkit to build with beside a torch built with CUDA `torch_cuda` (None: without), None for the CPU alone."""
+    """The toolkit to build with, or None for a CPU-only build.
+
+    `torch_cuda` is the CUDA version that torch was built with, None for a CPU build of torch.
+    """
     wanted = os.environ.get("SEGKERNEL_CUDA", "auto")
     if wanted not in ("0", "1", "auto"):
         sys.exit(f"segkernel: SEGKERNEL_CUDA: expected 0, 1 or auto, got {wanted!r}")
@@ -114,15 +127,15 @@ def choose_toolkit(torch_cuda: str | None) -> Toolkit | None:
     if wanted == "1" and not found:
         home = os.environ.get("CUDA_HOME")
         where = f"in CUDA_HOME, {home}" if home else "on the PATH, in /usr/local/cuda or in this environment"
-        sys.exit(f"segkernel: SEGKERNEL_CUDA=1, but there is no nvcc {where}: {how_to_have(torch_cuda or '13.0')}.")
+        sys.exit(f"segkernel: SEGKERNEL_CUDA=1, but there is no nvcc {where}: {install_hint(torch_cuda or '13.0')}.")
     fitting = next((toolkit for toolkit in found if toolkit.major == str(torch_cuda).split(".")[0]), None)
     if wanted == "1":
         return fitting or found[0]
     if fitting is None:
         others = ", ".join(f"{toolkit.nvcc} is {toolkit.version}" for toolkit in found) or "none found"
         print(
-            f"segkernel: building the CPU kernels only: this torch has CUDA {torch_cuda}, and the CUDA kernels "
-            f"take an nvcc of the same major version ({others}): {how_to_have(str(torch_cuda))}.",
+            f"segkernel: building the CPU kernels only: torch was built with CUDA {torch_cuda}, and the CUDA "
+            f"kernels need an nvcc of the same major version ({others}): {install_hint(str(torch_cuda))}.",
             file=sys.stderr,
         )
     return fitting
@@ -131,33 +144,44 @@ def choose_toolkit(torch_cuda: str | None) -> Toolkit | None:
 def build(
     toolkit: Toolkit, sources: Iterable[str], target: Path, temporary: Path, torch_root: Path, torch_target: str
 ) -> None:
-    """Compiles the sources in parallel, links `target`, and writes its description beside it."""
+    """Compile the sources that changed, in parallel, link `target`, and write its description next to it."""
     architectures = toolkit.architectures()
     newest = architectures[-1].replace(".", "")
     codes = [name.replace(".", "") for name in architectures]
     targets = [f"-gencode=arch=compute_{code},code=sm_{code}" for code in codes]
-    targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")  # for GPUs to come
+    targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")  # PTX for future GPUs
     defines = [f"-DTORCH_TARGET_VERSION={torch_target}", f"-I{torch_root / 'include'}"]
     temporary.mkdir(parents=True, exist_ok=True)
+    newest_header = max((path.stat().st_mtime for path in Path("csrc").rglob("*.*h")), default=0.0)
 
     def compile_one(source: str) -> str:
+        command = [*map(str, (toolkit.nvcc, *FLAGS, *targets, *defines, "-c", source))]
         compiled = temporary / source.replace("/", ".").replace(".cu", ".o")
-        run(toolkit.nvcc, *FLAGS, *targets, *defines, "-c", source, "-o", compiled)
+        recorded = compiled.with_suffix(".command")  # other flags or another toolkit: compile again
+        up_to_date = (
+            compiled.exists()
+            and compiled.stat().st_mtime > max(newest_header, Path(source).stat().st_mtime)
+            and recorded.exists()
+            and recorded.read_text() == shlex.join(command)
+        )
+        if not up_to_date:
+            run(*command, "-o", compiled)
+            recorded.write_text(shlex.join(command))
         return str(compiled)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
     target.parent.mkdir(parents=True, exist_ok=True)
-    make_stub_of_torch_cuda(temporary)
+    make_torch_cuda_stub(temporary)
     run(
         toolkit.nvcc,
         "-shared",
-        # torch hands over streams and memory, which belong to the driver, so its runtime need not be ours. With our own
-        # inside, the library loads beside every minor version of torch's.
+        # A static runtime lets the library load next to every minor version of torch's CUDA runtime: streams and
+        # memory belong to the driver, so the two runtimes can share them.
         "-cudart=static",
-        f"-L{toolkit.home / 'lib'}",  # the nvcc 13.0 of PyPI looks for its own runtime in lib64, where it is not
+        f"-L{toolkit.home / 'lib'}",  # nvcc 13.0 from PyPI searches lib64, but its runtime is in lib
         "--no-device-link",
-        *(f"-L{folder}" for folder in (temporary, torch_root / "lib")),  # -Xlinker takes no path with a space
+        *(f"-L{folder}" for folder in (temporary, torch_root / "lib")),  # -Xlinker splits paths at spaces
         "-Xlinker=--no-as-needed,-ltorch_cuda,-ltorch_cpu,--as-needed,--exclude-libs=ALL,-s",
         *objects,
         "-o",
@@ -167,8 +191,8 @@ def build(
     (target.parent / DESCRIPTION).write_text(json.dumps(description) + "\n")
 
 
-def make_stub_of_torch_cuda(folder: Path) -> None:
-    """An empty libtorch_cuda.so, to be linked against for its name: a CPU build of torch has none."""
+def make_torch_cuda_stub(folder: Path) -> None:
+    """Write an empty libtorch_cuda.so to link against: a CPU build of torch has none."""
     stub = folder / "libtorch_cuda.so"
     compiler = os.environ.get("CC", "cc").split()
     run(*compiler, "-shared", "-xc", os.devnull, f"-Wl,-soname,{stub.name}", "-o", stub)

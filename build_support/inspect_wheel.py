@@ -1,6 +1,6 @@
-"""`python -m build_support.inspect_wheel WHEEL...`: what a wheel's libraries need, and whether they may.
+"""`python -m build_support.inspect_wheel WHEEL...`: check the shared libraries and symbols that a wheel needs.
 
-Of torch, only the C functions of its stable ABI: anything else would tie the wheel to one version of torch.
+Only the C functions of torch's stable ABI are allowed: any other torch symbol ties the wheel to one torch version.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VERSIONED = ("GLIBC", "GLIBCXX", "CXXABI", "GCC")
 
 @dataclass(frozen=True)
 class Kind:
-    """What a library of the wheel may need beyond the system's libraries."""
+    """Allowed dependencies of one of the wheel's libraries, in addition to system libraries."""
 
     needs: frozenset[str]
     symbols: re.Pattern[str]
@@ -46,33 +46,34 @@ class Library:
 
 
 def inspect_library(path: Path) -> Library:
-    """Judges one shared library by its file name."""
+    """List what a library needs and what of it is not allowed for its kind, which its file name gives."""
     kind = next(kind for name, kind in KINDS.items() if path.name == name or path.name.startswith(f"{name}."))
     needed = re.findall(r"\(NEEDED\).*\[(.+)\]", output("readelf", "--dynamic", "--wide", path))
     library = Library(path.name, needed, {})
     for name in needed:
         if name not in kind.needs | SYSTEM and not name.startswith("ld-linux"):
             library.problems.append(f"needs {name}")
-    library.problems += [f"does not name {name}, whose symbols it uses" for name in sorted(kind.needs - set(needed))]
+    missing = sorted(kind.needs - set(needed))
+    library.problems += [f"lacks a NEEDED entry for {name}, whose symbols it uses" for name in missing]
     for line in output("nm", "--dynamic", "--undefined-only", path).splitlines():
         symbol, _, version = line.split()[-1].partition("@")
         release = re.fullmatch(r"@?([A-Z]+)_([\d.]+)", version)
         if release is not None and release[1] in VERSIONED:
-            library.versions[release[1]] = max(library.versions.get(release[1], "0"), release[2], key=numbers)
+            library.versions[release[1]] = max(library.versions.get(release[1], "0"), release[2], key=as_tuple)
         elif kind.symbols.fullmatch(symbol) is None and TOOLCHAIN.fullmatch(symbol) is None:
             library.problems.append(f"uses {output('c++filt', symbol).strip()}")
     return library
 
 
 def inspect_wheel(wheel: Path) -> list[Library]:
-    """Prints what is in a wheel, and returns its libraries with all that is wrong with them."""
+    """Print the contents of a wheel; returns its libraries with the problems found."""
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
         shared = [name for name in archive.namelist() if re.search(r"\.so(\.\d+)*$", name)]
         archive.extractall(folder)
         root = Path(folder) / "segkernel"
         foreign = [name for name in shared if not Path(name).name.startswith(("_cpu.so", "_cuda.so", "_numpy."))]
         libraries = [inspect_library(Path(folder) / name) for name in shared if name not in foreign]
-        libraries += [Library(name, [], {}, ["is not segkernel's"]) for name in foreign]
+        libraries += [Library(name, [], {}, ["is not part of segkernel"]) for name in foreign]
         print(f"{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MiB")
         for library in libraries:
             versions = ", ".join(f"{name} {version}" for name, version in sorted(library.versions.items()))
@@ -84,15 +85,15 @@ def inspect_wheel(wheel: Path) -> list[Library]:
                     f"    CUDA {described['toolkit']}, {', '.join(described['architectures'])}, PTX {described['ptx']}"
                 )
             for problem in library.problems:
-                print(f"    wrong: {problem}")
+                print(f"    problem: {problem}")
     return libraries
 
 
 def compare_architectures(library: Library, path: Path, described: dict[str, object]) -> None:
-    """The machine code in the file is what its description says, where cuobjdump can be had."""
+    """Compare the machine code in the file with its description, if cuobjdump is installed."""
     cuobjdump = shutil.which("cuobjdump")
     if cuobjdump is None:
-        print("    architectures not compared: there is no cuobjdump")
+        print("    architectures not compared: cuobjdump is not installed")
         return
     listed = output(cuobjdump, "--list-elf", "--list-ptx", path)
     architectures = described["architectures"]
@@ -101,10 +102,10 @@ def compare_architectures(library: Library, path: Path, described: dict[str, obj
     expected.add(f"sm_{str(described['ptx']).replace('.', '')}.ptx")
     found = set(re.findall(r"\bsm_\w+\.(?:cubin|ptx)", listed))
     library.problems += [f"has no {name}" for name in sorted(expected - found)]
-    library.problems += [f"has {name}, which _cuda.json does not tell of" for name in sorted(found - expected)]
+    library.problems += [f"has {name}, which _cuda.json does not list" for name in sorted(found - expected)]
 
 
-def numbers(version: str) -> tuple[int, ...]:
+def as_tuple(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 

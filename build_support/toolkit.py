@@ -1,4 +1,4 @@
-"""`python -m build_support.toolkit VERSION FOLDER`: puts CUDA's compiler of this version into FOLDER, from PyPI."""
+"""`python -m build_support.toolkit VERSION FOLDER`: install a CUDA compiler from PyPI into FOLDER."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from build_support import cuda
 
 
 def toolkit_home(version: str, folder: Path) -> Path:
-    """A toolkit of this version: the system's where it is, else PyPI's in `folder`."""
+    """The home of a toolkit of this version: an installed one, or one from PyPI in `folder`."""
     for toolkit in cuda.toolkits():
         if toolkit.version == version:
             return toolkit.home
@@ -18,8 +18,9 @@ def toolkit_home(version: str, folder: Path) -> Path:
 
 
 def from_pypi(version: str, folder: Path) -> Path:
+    """Install nvcc and its runtime from PyPI into `folder`; returns the toolkit's home."""
     if not cuda.is_on_pypi(version):
-        sys.exit(f"segkernel: CUDA {version}: PyPI has no nvcc before 13.0; {cuda.how_to_have(version)}")
+        sys.exit(f"segkernel: CUDA {version}: PyPI has no nvcc before 13.0; {cuda.install_hint(version)}")
     print(f"CUDA {version}: nvcc from PyPI")
     command = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder))
     subprocess.run([*command, *cuda.packages_of(version)], check=True)

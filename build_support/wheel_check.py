@@ -1,7 +1,7 @@
-"""`make wheel-check`: installs the wheels of dist/ beside several torches, each in a fresh environment, and uses them.
+"""`make wheel-check`: test the wheels in dist/ with several torch versions, each in a fresh environment.
 
-Whether the CUDA kernels should load follows from the torch that pip brought: loaded beside the same major version of
-CUDA, else a warning and the CPU. Loading needs no GPU. An environment takes up to 8 GB while it is checked.
+With a torch of the same CUDA major version the CUDA kernels must load; with any other torch, segkernel must warn once
+and run on the CPU. Loading needs no GPU. An environment takes up to 8 GB of disk during its check.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ TESTS = (
 )
 TEST_PACKAGES = ("numpy", "scipy", "pytest", "hypothesis", "ml_dtypes")
 
-# Prints what the wheel does beside this torch. The last step resolves every symbol of the CUDA kernels, whatever the
-# version of CUDA: it is torch's stable ABI that must be there.
+# Prints as JSON how the wheel behaves with this torch. The last step resolves every symbol of the CUDA library, also
+# next to a torch of another CUDA version: the stable ABI must provide them.
 PROBE = """
 import ctypes, json, pathlib, sys, warnings
 import torch
@@ -49,7 +49,7 @@ if library.exists() and torch.version.cuda is not None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--torch", required=True, help='versions, "2.10.0 2.13.0": the oldest supported and others')
+    parser.add_argument("--torch", required=True, help='torch versions to test with, such as "2.10.0 2.13.0"')
     parser.add_argument("--wheels", type=Path, default=ROOT / "dist")
     arguments = parser.parse_args()
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
@@ -58,17 +58,17 @@ def main() -> int:
         sys.exit(f"segkernel: no wheel for {tag} in {arguments.wheels}: `make wheels` builds them")
     proven: list[str] = []
     for version in arguments.torch.split():
-        outcomes = check_beside(version, wheels)
+        outcomes = check_with(version, wheels)
         print(*outcomes, sep="\n", flush=True)
         proven += outcomes
     situations = ("loaded", "falls back: another major version", "falls back: torch without CUDA")
     if missing := [situation for situation in situations if not any(situation in line for line in proven)]:
-        print("not covered by these torches and wheels:", "; ".join(missing))
+        print("not covered by these torch versions and wheels:", "; ".join(missing))
     return 0
 
 
-def check_beside(torch_version: str, wheels: list[Path]) -> list[str]:
-    """Checks every wheel in one fresh environment with this torch; returns what was proven, a line each."""
+def check_with(torch_version: str, wheels: list[Path]) -> list[str]:
+    """Check every wheel in one fresh environment with this torch; returns one line of results per wheel."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         venv.create(folder / "environment", with_pip=True)
@@ -84,26 +84,26 @@ def check_beside(torch_version: str, wheels: list[Path]) -> list[str]:
             outcome = judge(json.loads(next(line for line in printed if line.startswith("{"))))
             tests = [f"tests/{name}.py" for name in TESTS]
             summary = run(python, "-m", "pytest", "-q", "-m", "not compiles", *tests, cwd=folder).splitlines()[-1]
-            proven.append(f"{wheel.name} beside {outcome}; {summary}")
+            proven.append(f"{wheel.name} with {outcome}; {summary}")
         return proven
 
 
 def judge(seen: dict[str, object]) -> str:
-    """What was seen, in words; exits where it is not what should be."""
+    """Describe the result of PROBE; exits if it is not the expected one."""
     toolkit, torch_cuda, warnings = str(seen["toolkit"]), seen["cuda"], seen["warnings"]
-    beside = f"torch {seen['torch']} (CUDA {torch_cuda})"
+    installed = f"torch {seen['torch']} (CUDA {torch_cuda})"
     assert isinstance(warnings, list)
     expect("site-packages" in str(seen["folder"]), "the wheel is what was imported", seen)
     expect(seen["states"] == [[0, 1, -1]], "hysteresis works on the CPU", seen)
     if not toolkit:
-        expect(seen["problem"] is not None, "a CPU wheel tells that it has no CUDA kernels", seen)
-        return f"{beside}: works on the CPU"
+        expect(seen["problem"] is not None, "a CPU wheel reports that it has no CUDA kernels", seen)
+        return f"{installed}: works on the CPU"
     if torch_cuda is not None and str(torch_cuda).split(".")[0] == toolkit.split(".")[0]:
         expect(seen["problem"] is None and not warnings, "the CUDA kernels load", seen)
-        return f"{beside}: CUDA kernels loaded"
+        return f"{installed}: CUDA kernels loaded"
     expect(len(warnings) == 1 and f"built with CUDA {toolkit}" in warnings[0], "one warning", seen)
     why = "torch without CUDA" if torch_cuda is None else "another major version (every symbol resolves)"
-    return f"{beside}: falls back: {why}, with one warning"
+    return f"{installed}: falls back: {why}, with one warning"
 
 
 def expect(condition: bool, what: str, seen: object) -> None:

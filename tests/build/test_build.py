@@ -1,4 +1,4 @@
-"""The build of the CUDA kernels and the inspection of what was built. Needs no GPU; what compiles needs nvcc."""
+"""The build of the extensions and the inspection of wheels. No GPU needed; tests that compile CUDA need nvcc."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def no_switches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fake_toolkit(folder: Path, version: str, codes: str = "sm_80 sm_90 sm_100") -> Path:
-    """A folder whose nvcc answers two questions."""
+    """A toolkit folder whose nvcc is a script that prints its version and architectures."""
     nvcc = folder / "bin" / "nvcc"
     nvcc.parent.mkdir(parents=True)
     nvcc.write_text(
@@ -46,25 +46,19 @@ def toolkit_13(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cuda.Toolkit:
     return toolkit
 
 
-def test_the_package_and_its_metadata_tell_the_same_version() -> None:
-    assert re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE) == [
-        segkernel.__version__
-    ]
-
-
-def test_cuda_home_is_used_where_its_major_version_fits(toolkit_13: cuda.Toolkit) -> None:
+def test_cuda_home_is_used_if_its_major_version_fits(toolkit_13: cuda.Toolkit) -> None:
     assert toolkit_13.version == "13.1"
     assert cuda.choose_toolkit("13.2") == toolkit_13
 
 
-def test_beside_a_torch_without_cuda_or_of_another_major(
+def test_cpu_only_build_for_torch_without_cuda_or_of_another_major_version(
     toolkit_13: cuda.Toolkit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cuda.choose_toolkit(None) is None
     assert capsys.readouterr().err == ""
     assert cuda.choose_toolkit("12.8") is None
     message = capsys.readouterr().err
-    assert "building the CPU kernels only: this torch has CUDA 12.8" in message
+    assert "building the CPU kernels only: torch was built with CUDA 12.8" in message
     assert "nvcc is 13.1" in message
     monkeypatch.setenv("SEGKERNEL_CUDA", "1")
     assert cuda.choose_toolkit(None) == toolkit_13
@@ -72,19 +66,21 @@ def test_beside_a_torch_without_cuda_or_of_another_major(
     assert cuda.choose_toolkit("13.0") is None
 
 
-def test_of_several_toolkits_the_one_for_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choose_toolkit_prefers_torchs_major_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [cuda.Toolkit(tmp_path / version / "bin/nvcc", version) for version in ("12.8", "13.0")]
     monkeypatch.setattr(cuda, "toolkits", lambda: iter(found))
     monkeypatch.setenv("SEGKERNEL_CUDA", "1")
     assert [cuda.choose_toolkit(of_torch) for of_torch in ("13.2", "12.6", None)] == [found[1], found[0], found[0]]
 
 
-def test_no_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_choose_toolkit_without_nvcc_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert cuda.choose_toolkit("13.2") is None
     message = capsys.readouterr().err
     assert "(none found): install the CUDA toolkit 13.2 and set CUDA_HOME to it, or unset that and `pip i" in message
-    # All of one version: nvcc's own requirements would bring the newest of the others, which it does not go with.
+    # All pinned to one version: nvcc's own requirements are unpinned and would bring incompatible ones.
     assert message.count("==13.2.*'") == len(cuda.PACKAGES)
     assert cuda.choose_toolkit("12.8") is None
     assert "(none found): install the CUDA toolkit 12.8 and set CUDA_HOME to it.\n" in capsys.readouterr().err
@@ -100,7 +96,9 @@ def test_no_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         cuda.choose_toolkit("13.0")
 
 
-def test_the_toolkit_of_torchs_major_version_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choose_toolkit_searches_all_candidates_for_torchs_major_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nvccs = [fake_toolkit(tmp_path / version, version) / "bin/nvcc" for version in ("13.0", "12.8")]
     monkeypatch.setattr(cuda, "candidates", lambda: iter(nvccs))
     monkeypatch.setenv("SEGKERNEL_CUDA", "1")
@@ -108,31 +106,34 @@ def test_the_toolkit_of_torchs_major_version_comes_first(tmp_path: Path, monkeyp
     assert [toolkit and toolkit.version for toolkit in chosen] == ["12.8", "13.0", "13.0"]
 
 
-def test_architectures(toolkit_13: cuda.Toolkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert toolkit_13.architectures() == ["8.0", "9.0", "10.0"]  # in the order of numbers, without those it lacks
+def test_architectures_sorted_filtered_and_validated(toolkit_13: cuda.Toolkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert toolkit_13.architectures() == ["8.0", "9.0", "10.0"]  # numeric order, unsupported ones dropped
     monkeypatch.setenv("SEGKERNEL_CUDA_ARCHS", "9.0, 8.0")
     assert toolkit_13.architectures() == ["8.0", "9.0"]
-    for wrong, message in (("sm_90", "expected numbers such as"), ("12.0", "12.0 is unknown to")):
+    for wrong, message in (
+        ("sm_90", "expected values such as"),
+        ("12.0", "expected architectures that .* got 12.0"),
+    ):
         monkeypatch.setenv("SEGKERNEL_CUDA_ARCHS", wrong)
         with pytest.raises(SystemExit, match=message):
             toolkit_13.architectures()
 
 
-def test_an_environment_that_lacks_what_building_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unmet_build_requirements_name_the_pip_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requirements.check(ROOT / "pyproject.toml")
-    assert requirements.stated(ROOT / "pyproject.toml")[0].startswith("setuptools>=")
+    assert requirements.build_requirements(ROOT / "pyproject.toml")[0].startswith("setuptools>=")
     monkeypatch.setattr("importlib.metadata.version", {"torch": "2.9.1+cu128", "pytest": "9.0.0a0+git1"}.__getitem__)
     pyproject = tmp_path / "pyproject.toml"
     pyproject.write_text('[build-system]\nrequires = ["pytest>=9", "torch>=2.10", "segkernel_lacks>=1"]\n')
     message = (
-        r"building takes torch>=2\.10 \(2\.9\.1\+cu128 is installed\), segkernel_lacks>=1 \(not installed\) in .*: "
-        r"`pip install 'torch>=2\.10' 'segkernel_lacks>=1'`, then"
+        r"unmet build requirements: torch>=2\.10 \(2\.9\.1\+cu128 is installed\), segkernel_lacks>=1 \(not installed\)\. "
+        r"Run `pip install 'torch>=2\.10' 'segkernel_lacks>=1'`, then"
     )
     with pytest.raises(SystemExit, match=message):
         requirements.check(pyproject)
 
 
-def test_nothing_of_an_earlier_build_with_cuda_is_left(tmp_path: Path) -> None:
+def test_cpu_build_removes_an_earlier_cuda_build(tmp_path: Path) -> None:
     package = tmp_path / "lib" / "segkernel"
     package.mkdir(parents=True)
     for name in ("_cuda.so", "_cuda.json"):
@@ -142,7 +143,7 @@ def test_nothing_of_an_earlier_build_with_cuda_is_left(tmp_path: Path) -> None:
         [sys.executable, "setup.py", "-q", "build_ext", *folders],
         check=True,
         cwd=ROOT,
-        env={**os.environ, "SEGKERNEL_CUDA": "0", "CC": "true", "CXX": "true"},  # what compiles is another test's
+        env={**os.environ, "SEGKERNEL_CUDA": "0", "CC": "true", "CXX": "true"},  # no compiling here
     )
     assert list(package.iterdir()) == []
 
@@ -156,7 +157,7 @@ def compiled(folder: Path, name: str, source: str, *flags: str) -> Path:
     return library
 
 
-def test_inspection_finds_what_ties_a_library_to_one_torch(tmp_path: Path) -> None:
+def test_inspect_library_reports_symbols_outside_the_stable_abi(tmp_path: Path) -> None:
     source = """
     #include <torch/csrc/inductor/aoti_torch/c/shim.h>
     namespace c10 { void warn(); }
@@ -167,12 +168,12 @@ def test_inspection_finds_what_ties_a_library_to_one_torch(tmp_path: Path) -> No
     library = inspect_library(compiled(tmp_path, "_cpu.so", source, *torch_flags))
     assert sorted(library.problems) == ["needs libc10.so", "uses PyErr_Occurred", "uses c10::warn()"]
     assert "libtorch_cpu.so" in library.needed
-    # The NumPy front may use Python, and nothing of torch.
+    # The NumPy module may use Python symbols and none of torch.
     library = inspect_library(compiled(tmp_path, "_numpy.cpython-311.so", source, *torch_flags[:1]))
     assert sorted(library.problems) == ["uses aoti_torch_device_type_cpu", "uses c10::warn()"]
     library = inspect_library(compiled(tmp_path, "_cuda.so", 'extern "C" int nothing() { return 0; }'))
     assert len(library.problems) == 2
-    assert library.problems[1] == "does not name libtorch_cuda.so, whose symbols it uses"
+    assert library.problems[1] == "lacks a NEEDED entry for libtorch_cuda.so, whose symbols it uses"
 
 
 PROGRAMS = {path.name for folder in os.get_exec_path() for path in Path(folder).glob("*++*")}
@@ -180,7 +181,7 @@ COMPILERS = sorted(name for name in PROGRAMS if re.fullmatch(r"g\+\+(-1[1-9])?|c
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_every_compiler_takes_headers_that_several_files_include(compiler: str, tmp_path: Path) -> None:
+def test_headers_included_in_two_files_link_with_every_compiler(compiler: str, tmp_path: Path) -> None:
     for name in ("one.cpp", "two.cpp"):
         (tmp_path / name).write_text('#include "simd/isa.h"\n#include "ops/token_logprobs/token_logprobs_row.h"\n')
     command = [compiler, "-std=c++20", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", "one.cpp", "two.cpp", "-o", "both.so"]
@@ -188,23 +189,23 @@ def test_every_compiler_takes_headers_that_several_files_include(compiler: str, 
     assert done.returncode == 0, done.stderr
 
 
-def test_what_was_built_here_needs_torch_and_the_system_alone() -> None:
+def test_built_libraries_need_only_torch_and_system_libraries() -> None:
     built = [path for path in Path(segkernel.__file__).parent.glob("_*.so") if path.name != "_cuda.so"]
     assert len(built) == 2
     for path in built:
         assert inspect_library(path).problems == []
 
 
-def test_inspection_finds_foreign_libraries(tmp_path: Path) -> None:
+def test_inspect_wheel_reports_bundled_libraries(tmp_path: Path) -> None:
     wheel = tmp_path / "segkernel-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("segkernel.libs/libtorch_cpu.so.1", b"")
     (library,) = inspect_wheel(wheel)
-    assert library.problems == ["is not segkernel's"]
+    assert library.problems == ["is not part of segkernel"]
 
 
-def test_the_toolkits_runtime_is_found_wherever_its_nvcc_looks(toolkit_13: cuda.Toolkit, tmp_path: Path) -> None:
-    """The nvcc 13.0 of PyPI looks in lib64, and PyPI's runtime is in lib."""
+def test_build_links_a_runtime_in_lib_or_lib64(toolkit_13: cuda.Toolkit, tmp_path: Path) -> None:
+    """nvcc 13.0 from PyPI searches lib64, but its runtime is in lib."""
     runtime = toolkit_13.home / "lib"
     runtime.mkdir()
     (tmp_path / "runtime.c").touch()
@@ -221,7 +222,7 @@ def test_the_toolkits_runtime_is_found_wherever_its_nvcc_looks(toolkit_13: cuda.
 
 
 @pytest.mark.skipif(not any(cuda.toolkits()), reason="needs nvcc")
-def test_the_cuda_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_build_uses_only_the_stable_abi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGKERNEL_CUDA", "1")
     monkeypatch.setenv("SEGKERNEL_CUDA_ARCHS", "9.0")
     monkeypatch.chdir(ROOT)
@@ -241,4 +242,4 @@ def test_the_cuda_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     exported = subprocess.run(
         ["nm", "-D", "--defined-only", library], check=True, capture_output=True, text=True
     ).stdout
-    assert " cuda" not in exported  # the runtime inside must not answer for torch's
+    assert " cuda" not in exported  # the static runtime is not exported, so it cannot replace torch's

@@ -49,8 +49,7 @@ WITH_SANITIZERS := LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print
 # The operator tests on kernels built with AddressSanitizer and UBSan.
 sanitize: $(READY)
 	SEGKERNEL_CUDA=0 SEGKERNEL_DEBUG_BUILD=1 $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
-	$(WITH_SANITIZERS) PYTHONPATH=$(SANITIZED)/lib $(subst $(BIN)/python -m pytest,$(BIN)/pytest,$(PYTEST)) -q \
-		-m "not compiles" $(OP_TESTS)
+	$(WITH_SANITIZERS) $(PYTEST) -o "pythonpath=$(SANITIZED)/lib ." -q -m "not compiles" $(OP_TESTS)
 
 sanitize-emulated: $(READY)
 	library=$$($(BIN)/python -m tests.cuda_emulation.build --sanitize) && SEGKERNEL_LIBRARY=$$library \

@@ -19,6 +19,10 @@ settings.register_profile("segkernel", max_examples=40, deadline=None, derandomi
 settings.load_profile("segkernel")
 
 
+def pytest_report_header() -> str:
+    return f"segkernel: {segkernel.__file__}, kernels: {BACKEND}"
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(20241101)

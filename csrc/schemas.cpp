@@ -1,7 +1,8 @@
 // Every operator's schema: the table of contents. Implementations register themselves at the end of their files.
 //
-// A parameter that may be one number or one per row is a pair: `float low, Tensor? row_low` ([B], wins when given).
-#include <torch/csrc/stable/library.h>
+// A parameter that is either a scalar or one value per row is a pair: `float low, Tensor? row_low` ([B], wins when
+// given). `reduce` and `how` are enum values: see segkernel/_enums.py.
+#include "torch/registration.h"
 
 STABLE_TORCH_LIBRARY(segkernel, library) {
   library.def(
@@ -12,13 +13,9 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       " int initial, Tensor? row_initial, bool hold, Tensor? cu_seqlens) -> Tensor");
   library.def(
       "segment(Tensor rewards, Tensor? mask, float? pivot_threshold, Tensor? row_pivot_threshold,"
-      " float baseline, Tensor? row_baseline, float? delta, Tensor? row_delta, Tensor? row_initial, int options,"
-      " float? sequence_sign, Tensor? row_sequence_sign, Tensor? cu_seqlens, SymInt? max_segments)"
-      " -> (Tensor ids, Tensor counts, Tensor lengths, Tensor rewards, Tensor signs, Tensor mask)");
-  // The same with numbers for all rows but the sign, and as many segments as tokens: what a call costs is arguments.
-  library.def(
-      "segment.numbers(Tensor rewards, Tensor? mask, float? pivot_threshold, float baseline, float? delta, int options,"
-      " float? sequence_sign, Tensor? row_sequence_sign, Tensor? cu_seqlens)"
+      " float baseline, Tensor? row_baseline, float? delta, Tensor? row_delta, bool hold, int initial,"
+      " Tensor? row_initial, int reduce, float? sequence_sign, Tensor? row_sequence_sign, bool keep_neutral,"
+      " Tensor? cu_seqlens, SymInt? max_segments)"
       " -> (Tensor ids, Tensor counts, Tensor lengths, Tensor rewards, Tensor signs, Tensor mask)");
   library.def(
       "segment_by_entropy(Tensor entropy, Tensor? mask, float threshold, Tensor? row_threshold, int min_length,"

@@ -4,7 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "../cuda/launch.h"
-#include "tensors.h"
+#include "arguments.h"
 
 // Which tensors the kernels are registered for. With SK_EMULATED_CUDA a host compiler builds them for tensors in host
 // memory, to run the operators' tests where there is no GPU.

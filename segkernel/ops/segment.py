@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from segkernel import _validate
-from segkernel._enums import SEGMENT_REDUCTIONS, segment_options
+from segkernel._enums import REDUCE, SEGMENT_REDUCTIONS
 from segkernel._library import no_gradient, ops
 from segkernel.types import Segments
 
 _segment = ops.segment.default
-_segment_by_numbers = ops.segment.numbers
 
 
 def segment(
@@ -89,52 +88,32 @@ def segment(
         if cu_seqlens is not None:
             raise ValueError("max_segments: expected None with cu_seqlens (packed segments sit at their row's offset)")
         _validate.integer("max_segments", max_segments, at_least=0)
-    options = segment_options(reduce, hold, keep_neutral, initial_value)
-    if row_pivot is row_baseline is row_delta is row_initial is None and not max_segments:
-        outputs = _segment_by_numbers(
-            rewards, mask, pivot_value, baseline_value, delta_value, options, sign_value, row_sign, cu_seqlens
-        )
-    else:
-        _validate.not_negative("pivot_threshold", None, row_pivot)
-        _validate.not_negative("delta", None, row_delta)
-        outputs = _segment(
-            rewards,
-            mask,
-            pivot_value,
-            row_pivot,
-            baseline_value,
-            row_baseline,
-            delta_value,
-            row_delta,
-            row_initial,
-            options,
-            sign_value,
-            row_sign,
-            cu_seqlens,
-            max_segments or None,
-        )
+    _validate.not_negative("pivot_threshold", None, row_pivot)
+    _validate.not_negative("delta", None, row_delta)
+    outputs = _segment(
+        rewards,
+        mask,
+        pivot_value,
+        row_pivot,
+        baseline_value,
+        row_baseline,
+        delta_value,
+        row_delta,
+        hold,
+        initial_value,
+        row_initial,
+        REDUCE[reduce],
+        sign_value,
+        row_sign,
+        keep_neutral,
+        cu_seqlens,
+        max_segments or None,
+    )
     segments = Segments(*outputs)
     return segments if sequence_sign is not None else segments._replace(mask=None)
 
 
-def _empty_outputs(
-    rewards: Tensor, cu_seqlens: Tensor | None, max_segments: int | None, has_mask: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = _validate.row_count(rewards, cu_seqlens)
-    per_segment = rewards.shape
-    if cu_seqlens is None and max_segments is not None:
-        per_segment = torch.Size((rows, max_segments))
-    return (
-        torch.empty_like(rewards, dtype=torch.int32),
-        rewards.new_empty((rows,), dtype=torch.int32),
-        rewards.new_empty(per_segment, dtype=torch.int32),
-        rewards.new_empty(per_segment, dtype=torch.float32),
-        rewards.new_empty(per_segment, dtype=torch.int8),
-        rewards.new_empty(rewards.shape if has_mask else (0,), dtype=torch.bool),
-    )
-
-
-no_gradient("segment", "segment.numbers")
+no_gradient("segment")
 
 
 @torch.library.register_fake("segkernel::segment")
@@ -147,27 +126,26 @@ def _(
     row_baseline: Tensor | None,
     delta: float | None,
     row_delta: Tensor | None,
+    hold: bool,
+    initial: int,
     row_initial: Tensor | None,
-    options: int,
+    reduce: int,
     sequence_sign: float | None,
     row_sequence_sign: Tensor | None,
+    keep_neutral: bool,
     cu_seqlens: Tensor | None,
     max_segments: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = _validate.row_count(rewards, cu_seqlens)
+    per_segment = rewards.shape
+    if cu_seqlens is None and max_segments is not None:
+        per_segment = torch.Size((rows, max_segments))
     has_mask = sequence_sign is not None or row_sequence_sign is not None
-    return _empty_outputs(rewards, cu_seqlens, max_segments, has_mask)
-
-
-@torch.library.register_fake("segkernel::segment.numbers")
-def _(
-    rewards: Tensor,
-    mask: Tensor | None,
-    pivot_threshold: float | None,
-    baseline: float,
-    delta: float | None,
-    options: int,
-    sequence_sign: float | None,
-    row_sequence_sign: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _empty_outputs(rewards, cu_seqlens, None, sequence_sign is not None or row_sequence_sign is not None)
+    return (
+        torch.empty_like(rewards, dtype=torch.int32),
+        rewards.new_empty((rows,), dtype=torch.int32),
+        rewards.new_empty(per_segment, dtype=torch.int32),
+        rewards.new_empty(per_segment, dtype=torch.float32),
+        rewards.new_empty(per_segment, dtype=torch.int8),
+        rewards.new_empty(rewards.shape if has_mask else (0,), dtype=torch.bool),
+    )

@@ -1,6 +1,9 @@
 // Pivots: a block per row, the last valid reward carried from tile to tile.
 #include "../../cuda/row_tiles.cuh"
 #include "../../torch/cuda_device.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "detect_pivots.h"
 
 namespace segkernel {

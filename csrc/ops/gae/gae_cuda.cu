@@ -4,6 +4,9 @@
 
 #include "../../cuda/row_tiles.cuh"
 #include "../../torch/cuda_device.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "gae.h"
 
 namespace segkernel {

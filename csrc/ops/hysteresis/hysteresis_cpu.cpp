@@ -1,4 +1,7 @@
-#include "../../torch/tensors.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/parallel.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "hysteresis_row.h"
 
 namespace segkernel {
@@ -9,7 +12,7 @@ Tensor hysteresis_cpu(const Tensor& rewards, const OptionalTensor& mask, double 
   const RowsOf rows("rewards", rewards, cu_seqlens);
   const int64_t tokens = rewards.numel();
   const bool* valid = data<bool>("mask", mask, tokens);
-  const auto initials = per_row<int8_t>("initial", static_cast<double>(initial), row_initial, rows->count);
+  const auto initials = state_per_row("initial", initial, row_initial, rows->count);
   check_states("initial", initials, rows->count);
   Tensor states = rows.empty_tokens<int8_t>();
   int8_t* out = mutable_data<int8_t>(states);

@@ -1,6 +1,9 @@
 // The Schmitt trigger: a block per row, the state carried from tile to tile.
 #include "../../cuda/row_tiles.cuh"
 #include "../../torch/cuda_device.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "hysteresis.h"
 
 namespace segkernel {
@@ -49,7 +52,7 @@ Tensor hysteresis_cuda(const Tensor& rewards, const OptionalTensor& mask, double
   const RowsOf rows("rewards", rewards, cu_seqlens, device);
   const int64_t tokens = rewards.numel();
   const bool* valid = data<bool>("mask", mask, tokens, device);
-  const auto initials = per_row<int8_t>("initial", static_cast<double>(initial), row_initial, rows->count, device);
+  const auto initials = state_per_row("initial", initial, row_initial, rows->count, device);
   Tensor states = rows.empty_tokens<int8_t>();
 
   dispatch_floats("rewards", rewards.scalar_type(), [&](auto type) {

@@ -2,6 +2,10 @@
 #include <cstring>
 #include <tuple>
 
+#include "../../torch/dispatch.h"
+#include "../../torch/outputs.h"
+#include "../../torch/parallel.h"
+#include "../../torch/registration.h"
 #include "../token_logprobs/token_logprobs_arguments.h"
 #include "../token_logprobs/token_logprobs_dispatch.h"
 #include "../token_logprobs/token_logprobs_transform.h"

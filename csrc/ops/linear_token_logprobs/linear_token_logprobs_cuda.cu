@@ -2,6 +2,9 @@
 #include <tuple>
 
 #include "../../torch/cuda_device.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/outputs.h"
+#include "../../torch/registration.h"
 #include "../token_logprobs/token_logprobs_arguments.h"
 #include "../token_logprobs/token_logprobs_device.cuh"
 #include "../token_logprobs/token_logprobs_transform.h"

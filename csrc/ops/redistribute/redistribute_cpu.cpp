@@ -1,4 +1,7 @@
-#include "../../torch/tensors.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/parallel.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "redistribute_row.h"
 
 namespace segkernel {

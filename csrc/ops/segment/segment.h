@@ -29,20 +29,6 @@ auto dispatch_reduce(Reduce reduce, const Body& body) {
   }
 }
 
-// `segment_options` of segkernel/codes.py: numbers are what costs most in a call from Python, so these come as one.
-struct SegmentOptions {
-  Reduce reduce;
-  bool hold;
-  bool keep_neutral;
-  int initial;
-
-  explicit SegmentOptions(int64_t packed)
-      : reduce(static_cast<Reduce>(packed & 7)),
-        hold((packed & 8) != 0),
-        keep_neutral((packed & 16) != 0),
-        initial(static_cast<int>(packed >> 5) - 1) {}
-};
-
 // A segment starts at a row's first valid token, at a pivot, and where the trigger's state changes. `segment` run
 // without pivots has an infinite threshold; run without a trigger, infinite low and high, so that no state changes.
 template <class C>

@@ -1,3 +1,5 @@
+#include "../../torch/parallel.h"
+#include "../../torch/registration.h"
 #include "segment_host.h"
 #include "segment_tensors.h"
 
@@ -29,5 +31,4 @@ struct SegmentOnCpu : Device {
 
 STABLE_TORCH_LIBRARY_IMPL(segkernel, CPU, library) {
   library.impl("segment", TORCH_BOX(&segkernel::segment_tensors<segkernel::SegmentOnCpu>));
-  library.impl("segment.numbers", TORCH_BOX(&segkernel::segment_tensors_by_numbers<segkernel::SegmentOnCpu>));
 }

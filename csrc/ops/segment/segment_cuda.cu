@@ -6,6 +6,7 @@
 #include "../../cuda/lookback.cuh"
 #include "../../cuda/tile_schedule.cuh"
 #include "../../torch/cuda_device.h"
+#include "../../torch/registration.h"
 #include "segment_tensors.h"
 #include "segment_tile.cuh"
 
@@ -301,5 +302,4 @@ class SegmentOnCuda : public DeviceScope {
 
 STABLE_TORCH_LIBRARY_IMPL(segkernel, SK_CUDA_KEY, library) {
   library.impl("segment", TORCH_BOX(&segkernel::segment_tensors<segkernel::SegmentOnCuda>));
-  library.impl("segment.numbers", TORCH_BOX(&segkernel::segment_tensors_by_numbers<segkernel::SegmentOnCuda>));
 }

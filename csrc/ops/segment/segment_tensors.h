@@ -1,58 +1,59 @@
-// `segment` from the operator's arguments to plain pointers, for every backend.
+// The operator `segment`: from its arguments to plain pointers, for every backend.
 #pragma once
 
 #include <tuple>
 
-#include "../../torch/tensors.h"
+#include "../../torch/arguments.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/outputs.h"
+#include "../../torch/rows.h"
 #include "segment_params.h"
 
 namespace segkernel {
 
-using SegmentTensors = std::tuple<StableIValue, StableIValue, StableIValue, StableIValue, StableIValue, StableIValue>;
+// ids, counts, lengths, rewards, signs, mask.
+using SegmentTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// `Backend(argument, tensor)` is a `Device` with two functions: `rows` makes a `RowsOf`, `run` does the work.
-// `pivot_threshold`, `delta` and `sequence_sign` are absent when neither the number nor the rows are given.
+// `Backend` is a `Device`, made from the rewards. Its `rows` makes a `RowsOf`, its `run` computes the outputs.
+// `pivot_threshold`, `delta` and `sequence_sign` are absent when neither their scalar nor their tensor is given.
 template <class Backend>
 SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask, std::optional<double> pivot_threshold,
                                const OptionalTensor& row_pivot_threshold, double baseline,
                                const OptionalTensor& row_baseline, std::optional<double> delta,
-                               const OptionalTensor& row_delta, const OptionalTensor& row_initial,
-                               int64_t packed_options, std::optional<double> sequence_sign,
-                               const OptionalTensor& row_sequence_sign, const OptionalTensor& cu_seqlens,
-                               std::optional<int64_t> max_segments) {
+                               const OptionalTensor& row_delta, bool hold, int64_t initial,
+                               const OptionalTensor& row_initial, int64_t reduce, std::optional<double> sequence_sign,
+                               const OptionalTensor& row_sequence_sign, bool keep_neutral,
+                               const OptionalTensor& cu_seqlens, std::optional<int64_t> max_segments) {
   const Backend backend("rewards", rewards);
   const RowsOf rows = backend.rows("rewards", rewards, cu_seqlens);
   const int64_t tokens = rewards.numel();
   const bool* valid = data<bool>("mask", mask, tokens, backend);
   const bool packed = rows->packed();
   const bool want_mask = sequence_sign.has_value() || row_sequence_sign.has_value();
-  const int64_t kept_segments = packed ? 0 : max_segments.value_or(rows->length);
-  check(kept_segments >= 0, "max_segments", "expected >= 0, got ", kept_segments);
+  const int64_t capacity = packed ? 0 : max_segments.value_or(rows->length);
+  check(capacity >= 0, "max_segments", "expected >= 0, got ", capacity);
   check_not_negative("pivot_threshold", PerRow<double>{pivot_threshold.value_or(0), nullptr}, 1);
   check_not_negative("delta", PerRow<double>{delta.value_or(0), nullptr}, 1);
-  const SegmentOptions options(packed_options);
-  check(options.reduce <= Reduce::min, "options", "unknown reduction in ", packed_options);
+  check_code("reduce", reduce, static_cast<int64_t>(Reduce::min));
+  const auto initials = state_per_row("initial", initial, row_initial, rows->count, backend);
 
-  const auto per_token = [&]<class E>(E) {
-    return packed ? Output<E>({tokens}, backend) : Output<E>({rows->count, rows->length}, backend);
-  };
   const auto per_segment = [&]<class E>(E) {
-    return packed ? Output<E>({tokens}, backend) : Output<E>({rows->count, kept_segments}, backend);
+    return packed ? empty<E>({tokens}, backend) : empty<E>({rows->count, capacity}, backend);
   };
-  auto ids = per_token(int32_t{});
-  auto counts = Output<int32_t>({rows->count}, backend);
-  auto lengths = per_segment(int32_t{});
-  auto segment_rewards = per_segment(float{});
-  auto signs = per_segment(int8_t{});
-  auto loss_mask = want_mask ? per_token(bool{}) : Output<bool>({0}, backend);
-  const SegmentOut out{.ids = ids.data(),
-                       .counts = counts.data(),
-                       .lengths = lengths.data(),
-                       .rewards = segment_rewards.data(),
-                       .signs = signs.data(),
-                       .mask = want_mask ? loss_mask.data() : nullptr,
+  const Tensor ids = rows.empty_tokens<int32_t>();
+  const Tensor counts = empty<int32_t>({rows->count}, backend);
+  const Tensor lengths = per_segment(int32_t{});
+  const Tensor segment_rewards = per_segment(float{});
+  const Tensor signs = per_segment(int8_t{});
+  const Tensor loss_mask = want_mask ? rows.empty_tokens<bool>() : empty<bool>({0}, backend);
+  const SegmentOut out{.ids = mutable_data<int32_t>(ids),
+                       .counts = mutable_data<int32_t>(counts),
+                       .lengths = mutable_data<int32_t>(lengths),
+                       .rewards = mutable_data<float>(segment_rewards),
+                       .signs = mutable_data<int8_t>(signs),
+                       .mask = want_mask ? mutable_data<bool>(loss_mask) : nullptr,
                        .packed = packed,
-                       .capacity = kept_segments};
+                       .capacity = capacity};
 
   dispatch_floats("rewards", rewards.scalar_type(), [&](auto type) {
     using T = decltype(type);
@@ -67,26 +68,15 @@ SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask
         .use_trigger = delta.has_value() || row_delta.has_value(),
         .deltas = one_per_row(C{}, "delta", delta.value_or(0), row_delta),
         .baselines = one_per_row(C{}, "baseline", baseline, row_baseline),
-        .initials = one_per_row(int8_t{}, "initial", options.initial, row_initial),
-        .hold = options.hold,
+        .initials = initials,
+        .hold = hold,
         .want_mask = want_mask,
         .sequence_signs = one_per_row(double{}, "sequence_sign", sequence_sign.value_or(0), row_sequence_sign),
-        .keep_neutral = options.keep_neutral,
+        .keep_neutral = keep_neutral,
     };
-    backend.run(options.reduce, data<T>("rewards", rewards, tokens, backend), valid, *rows, rules, out);
+    backend.run(static_cast<Reduce>(reduce), data<T>("rewards", rewards, tokens, backend), valid, *rows, rules, out);
   });
-  return {ids.give_away(),   counts.give_away(),   lengths.give_away(), segment_rewards.give_away(),
-          signs.give_away(), loss_mask.give_away()};
-}
-
-template <class Backend>
-SegmentTensors segment_tensors_by_numbers(const Tensor& rewards, const OptionalTensor& mask,
-                                          std::optional<double> pivot_threshold, double baseline,
-                                          std::optional<double> delta, int64_t packed_options,
-                                          std::optional<double> sequence_sign, const OptionalTensor& row_sequence_sign,
-                                          const OptionalTensor& cu_seqlens) {
-  return segment_tensors<Backend>(rewards, mask, pivot_threshold, {}, baseline, {}, delta, {}, {}, packed_options,
-                                  sequence_sign, row_sequence_sign, cu_seqlens, {});
+  return {ids, counts, lengths, segment_rewards, signs, loss_mask};
 }
 
 }  // namespace segkernel

@@ -1,6 +1,9 @@
 #include <vector>
 
-#include "../../torch/tensors.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/parallel.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "segment_broadcast_row.h"
 
 namespace segkernel {
@@ -10,7 +13,7 @@ Tensor segment_broadcast_cpu(const Tensor& values, const Tensor& ids, int64_t ho
   const int64_t tokens = ids.numel();
   const int32_t* id_in = data<int32_t>("ids", ids, tokens);
   check(values.dim() == 2 && values.size(0) == rows->count, "values", "expected [B, S] with B = ", rows->count);
-  check(how >= 0 && how <= static_cast<int64_t>(Broadcast::last), "how", "unknown code ", how);
+  check_code("how", how, static_cast<int64_t>(Broadcast::last));
   const int64_t segments = values.size(1);
   Tensor tokens_out;
 

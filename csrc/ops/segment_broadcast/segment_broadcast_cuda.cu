@@ -2,6 +2,9 @@
 // then writes. Ids may come in any order.
 #include "../../cuda/warp.cuh"
 #include "../../torch/cuda_device.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "segment_broadcast.h"
 
 namespace segkernel {
@@ -65,7 +68,7 @@ Tensor segment_broadcast_cuda(const Tensor& values, const Tensor& ids, int64_t h
   const int64_t tokens = ids.numel();
   const int32_t* id_in = data<int32_t>("ids", ids, tokens, device);
   check(values.dim() == 2 && values.size(0) == rows->count, "values", "expected [B, S] with B = ", rows->count);
-  check(how >= 0 && how <= static_cast<int64_t>(Broadcast::last), "how", "unknown code ", how);
+  check_code("how", how, static_cast<int64_t>(Broadcast::last));
   const int64_t segments = values.size(1);
   const bool surveys = static_cast<Broadcast>(how) != Broadcast::repeat;
   Tensor known = empty<int64_t>({rows->count, surveys ? segments : 0}, device);

@@ -1,6 +1,9 @@
 #include <tuple>
 
-#include "../../torch/tensors.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/parallel.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "segment_by_entropy_row.h"
 
 namespace segkernel {

@@ -4,6 +4,9 @@
 
 #include "../../cuda/warp.cuh"
 #include "../../torch/cuda_device.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "segment_by_entropy.h"
 
 namespace segkernel {

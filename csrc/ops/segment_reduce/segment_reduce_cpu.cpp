@@ -1,6 +1,9 @@
 #include <vector>
 
-#include "../../torch/tensors.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/parallel.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "segment_reduce_row.h"
 
 namespace segkernel {
@@ -11,7 +14,7 @@ Tensor segment_reduce_cpu(const Tensor& values, const Tensor& ids, int64_t segme
   const int64_t tokens = values.numel();
   const int32_t* id_in = data<int32_t>("ids", ids, tokens);
   check(segments >= 0, "num_segments", "expected >= 0, got ", segments);
-  check(reduce >= 0 && reduce <= kLogSumExp, "reduce", "unknown code ", reduce);
+  check_code("reduce", reduce, kLogSumExp);
   Tensor reduced;
 
   dispatch_floats("values", values.scalar_type(), [&](auto type) {

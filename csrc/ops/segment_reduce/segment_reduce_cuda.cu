@@ -2,6 +2,9 @@
 // that sums have the same bits in every run.
 #include "../../cuda/row_tiles.cuh"
 #include "../../torch/cuda_device.h"
+#include "../../torch/dispatch.h"
+#include "../../torch/registration.h"
+#include "../../torch/rows.h"
 #include "segment_reduce.h"
 
 namespace segkernel {
@@ -113,7 +116,7 @@ Tensor segment_reduce_cuda(const Tensor& values, const Tensor& ids, int64_t segm
   const int64_t tokens = values.numel();
   const int32_t* id_in = data<int32_t>("ids", ids, tokens, device);
   check(segments >= 0, "num_segments", "expected >= 0, got ", segments);
-  check(reduce >= 0 && reduce <= kLogSumExp, "reduce", "unknown code ", reduce);
+  check_code("reduce", reduce, kLogSumExp);
   Tensor reduced;
 
   dispatch_floats("values", values.scalar_type(), [&](auto type) {

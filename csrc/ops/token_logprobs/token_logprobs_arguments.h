@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "../../torch/tensors.h"
+#include "../../torch/arguments.h"
 
 namespace segkernel {
 

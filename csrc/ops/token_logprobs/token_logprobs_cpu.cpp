@@ -1,5 +1,9 @@
 #include <tuple>
 
+#include "../../torch/dispatch.h"
+#include "../../torch/outputs.h"
+#include "../../torch/parallel.h"
+#include "../../torch/registration.h"
 #include "token_logprobs_arguments.h"
 #include "token_logprobs_dispatch.h"
 #include "token_logprobs_outputs.h"

@@ -2,7 +2,7 @@
 // log sum exp in float64, which the gradient needs.
 #pragma once
 
-#include "../../torch/tensors.h"
+#include "../../torch/outputs.h"
 
 namespace segkernel {
 

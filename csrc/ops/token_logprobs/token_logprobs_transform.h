@@ -1,7 +1,7 @@
 // The operators' numbers and gradients, checked, as the rules of token_logprobs.h take them.
 #pragma once
 
-#include "../../torch/tensors.h"
+#include "../../torch/arguments.h"
 #include "token_logprobs.h"
 
 namespace segkernel {

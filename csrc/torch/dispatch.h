@@ -1,0 +1,25 @@
+// Dispatch on a tensor's dtype.
+#pragma once
+
+#include "arguments.h"
+
+namespace segkernel {
+
+// Calls `body` with a value of the element type.
+template <class Body>
+void dispatch_floats(const char* argument, ScalarType dtype, const Body& body) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return body(double{});
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::BFloat16:
+      return body(bfloat16{});
+    case ScalarType::Half:
+      return body(float16{});
+    default:
+      fail(argument, "expected float64, float32, bfloat16 or float16, got ", toString(dtype));
+  }
+}
+
+}  // namespace segkernel

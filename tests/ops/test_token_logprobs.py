@@ -111,6 +111,18 @@ def test_the_maximum_may_be_anywhere(V):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("jump", [80.0, 95.0, 150.0, 190.0, 300.0, 1000.0])
+def test_running_maximum_that_jumps_beyond_the_exponent_range_of_floats(jump, dtype):
+    """A kernel that exponentiates relative to an earlier maximum overflows here, and has to notice it."""
+    logits = torch.zeros(1, 8192, dtype=dtype)
+    logits[:, :4096] = -jump
+    log_probs, entropy = both(logits.expand(2, -1), torch.tensor([5000, 5]))
+    expected = torch.tensor([0.0, -jump], dtype=torch.float64) - math.log(4096)
+    assert_near(log_probs.double(), expected, rtol=1e-6, atol=0)
+    assert_near(entropy.double(), torch.full((2,), math.log(4096), dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", [7, 33, 257, 4099])
 def test_impossible_tokens(V, dtype):
     """Rows that are -inf but for their last, their first, or every other token."""

@@ -1,8 +1,8 @@
-#include "../../simd/vec_avx2.h"
+#include "../../simd/vec_math.h"
 #include "token_logprobs_row.h"
 
 namespace segkernel {
 
-const LogprobKernels kLogprobKernelsAvx2 = kLogprobKernels<VecAvx2>;
+const LogprobKernels kLogprobKernelsAvx2 = kLogprobKernels<Vec>;
 
 }  // namespace segkernel

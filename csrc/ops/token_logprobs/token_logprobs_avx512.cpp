@@ -1,8 +1,8 @@
-#include "../../simd/vec_avx512.h"
+#include "../../simd/vec_math.h"
 #include "token_logprobs_row.h"
 
 namespace segkernel {
 
-const LogprobKernels kLogprobKernelsAvx512 = kLogprobKernels<VecAvx512>;
+const LogprobKernels kLogprobKernelsAvx512 = kLogprobKernels<Vec>;
 
 }  // namespace segkernel

@@ -1,10 +1,10 @@
-#include "../../simd/vec_baseline.h"
 #include "../../simd/vec_double.h"
+#include "../../simd/vec_math.h"
 #include "token_logprobs_row.h"
 
 namespace segkernel {
 
 const RowKernels<double> kLogprobKernelsDouble = kRowKernels<VecDouble, double>;
-const LogprobKernels kLogprobKernelsBaseline = kLogprobKernels<VecBaseline>;
+const LogprobKernels kLogprobKernelsBaseline = kLogprobKernels<Vec>;
 
 }  // namespace segkernel

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#include "../../simd/vec_math.h"
+#include "../../simd/inline.h"
 #include "token_logprobs_kernels.h"
 #include "token_logprobs_terms.h"
 
@@ -27,6 +27,12 @@ template <>
 inline constexpr bfloat16 kMinusInfinity<bfloat16> = {0xff80};
 template <>
 inline constexpr float16 kMinusInfinity<float16> = {0xfc00};
+
+// Requests the cache lines of the next kBytes bytes.
+template <int kBytes>
+SK_INLINE void prefetch(const char* at) {
+  for (int offset = 0; offset < kBytes; offset += 64) __builtin_prefetch(at + offset);
+}
 
 // Calls body(pointer, index) for every two vectors of values [count]; the last of them are padded with -inf, which
 // contributes nothing to any sum.

@@ -1,4 +1,4 @@
-"""`python -m segkernel` is the command `segkernel`."""
+"""`python -m segkernel`: the command `segkernel`."""
 
 import sys
 

@@ -1,40 +1,39 @@
-"""Reference trainers, one file per method, on `transformers.Trainer`.
+"""Trainers of segment-level credit assignment on `transformers.Trainer`, and their command line.
 
-| method | file | trains |
-| --- | --- | --- |
-| `pretrain` | `pretrain.py` | a causal language model |
-| `reward` | `reward.py` | a reward model read at every token (Bradley-Terry) |
-| `segment-reward` | `segment_reward.py` | a reward model of segments, cut by a language model's entropy |
-| `dpo` | `dpo.py` | a policy by DPO on whole responses: the baseline |
-| `asr-dpo` | `asr_dpo.py` | a policy by DPO on the segments that earned the reward |
-| `ppo` | `ppo.py` | a policy by PPO on the reward of whole responses: the baseline |
-| `asr-ppo` | `asr_ppo.py` | a policy by PPO on the segments that earned the reward |
-| `segment-ppo` | `segment_ppo.py` | a policy by PPO on the rewards of segments, normalised by their position |
-| `token-ppo` | `token_ppo.py` | the same with every token for a segment |
-| `r3hf-ppo` | `r3hf_ppo.py` | a policy by PPO on rewards redistributed over the tokens |
-| `rft` | `rft.py` | a policy on the best of its own responses: the baseline |
-| `asr-rft` | `asr_rft.py` | a policy on those of their segments that earned the reward |
-| `aligndistil` | `aligndistil.py` | a policy by distillation, token by token, beyond a DPO model |
+`segkernel.training.methods` holds one file per method; `segkernel.training.methods.registry` lists them. Their config
+and trainer classes are exported here and imported on first use:
+
+    >>> from segkernel.training import DPOConfig, DPOTrainer
+
+Everything in this package needs the packages of the `train` extra; importing it without them is an `ImportError`.
 """
 
-try:
-    import transformers  # noqa: F401
-except ImportError as error:
-    raise ImportError("segkernel's trainers need transformers: pip install 'segkernel[train]'") from error
+import importlib
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
 
-from segkernel.training.methods.aligndistil import AlignDistilConfig, AlignDistilTrainer
-from segkernel.training.methods.asr_dpo import ASRDPOConfig, ASRDPOTrainer
-from segkernel.training.methods.asr_ppo import ASRPPOConfig, ASRPPOTrainer
-from segkernel.training.methods.asr_rft import ASRRFTConfig, ASRRFTTrainer
-from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
-from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
-from segkernel.training.methods.pretrain import PretrainConfig, PretrainTrainer
-from segkernel.training.methods.r3hf_ppo import R3HFPPOConfig, R3HFPPOTrainer
-from segkernel.training.methods.reward import RewardConfig, RewardTrainer
-from segkernel.training.methods.rft import RFTConfig, RFTTrainer
-from segkernel.training.methods.segment_ppo import SegmentPPOConfig, SegmentPPOTrainer
-from segkernel.training.methods.segment_reward import SegmentRewardConfig, SegmentRewardTrainer
-from segkernel.training.methods.token_ppo import TokenPPOConfig
+from segkernel.training.methods.registry import METHODS
+
+if TYPE_CHECKING:
+    from segkernel.training.methods.aligndistil import AlignDistilConfig, AlignDistilTrainer
+    from segkernel.training.methods.asr_dpo import ASRDPOConfig, ASRDPOTrainer
+    from segkernel.training.methods.asr_ppo import ASRPPOConfig, ASRPPOTrainer
+    from segkernel.training.methods.asr_rft import ASRRFTConfig, ASRRFTTrainer
+    from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
+    from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
+    from segkernel.training.methods.pretrain import PretrainConfig, PretrainTrainer
+    from segkernel.training.methods.r3hf_ppo import R3HFPPOConfig, R3HFPPOTrainer
+    from segkernel.training.methods.reward import RewardConfig, RewardTrainer
+    from segkernel.training.methods.rft import RFTConfig, RFTTrainer
+    from segkernel.training.methods.segment_ppo import SegmentPPOConfig, SegmentPPOTrainer
+    from segkernel.training.methods.segment_reward import SegmentRewardConfig, SegmentRewardTrainer
+    from segkernel.training.methods.token_ppo import TokenPPOConfig, TokenPPOTrainer
+
+# Import names of the packages of the `train` extra in pyproject.toml.
+REQUIREMENTS = ("transformers", "accelerate", "tokenizers", "datasets", "jinja2", "matplotlib", "tqdm", "rich")
+
+_MODULES = {name: method.module for method in METHODS.values() for name in method.class_names}
 
 __all__ = [
     "ASRDPOConfig",
@@ -62,4 +61,27 @@ __all__ = [
     "SegmentRewardConfig",
     "SegmentRewardTrainer",
     "TokenPPOConfig",
+    "TokenPPOTrainer",
 ]
+
+
+def _check_requirements() -> None:
+    missing = [name for name in REQUIREMENTS if not sys.modules.get(name) and not importlib.util.find_spec(name)]
+    if missing:
+        raise ImportError(
+            f"segkernel.training needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            "installed: pip install 'segkernel[train]'"
+        )
+
+
+_check_requirements()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

@@ -156,7 +156,7 @@ def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str
     architecture = _architecture(config)
     if not architecture.endswith("ForTokenClassification") or config.num_labels != 1:
         raise ValueError(
-            f"reward_model: expected a model with one score per token (`segkernel train --method reward`), got "
+            f"reward_model: expected a model with one score per token (`segkernel train reward`), got "
             f"{architecture or 'an unnamed architecture'} in {path!r}"
         )
     _check_same_tokens(path, tokenizer, "reward_model")

@@ -16,10 +16,14 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from segkernel.training.mixins import OptionsMixin
+
 
 @dataclass
-class SamplingOptions:
-    """How responses are sampled."""
+class SamplingOptions(OptionsMixin):
+    """Length and temperature of sampled responses."""
+
+    _argument_group_name = "sampling"
 
     max_new_tokens: int = field(
         default=128, metadata={"help": "A response that has not ended after so many tokens is cut off there."}
@@ -30,6 +34,7 @@ class SamplingOptions:
     temperature: float = field(default=1.0, metadata={"help": "Temperature of the policy that is sampled from."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("max_new_tokens", "max_prompt_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

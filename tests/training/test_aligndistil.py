@@ -358,7 +358,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     data = ("--preferences", files["preferences"], "--model", files["lm"], *quick)
 
     def run(method: str, name: str, *options: str) -> int:
-        return cli.main(["train", "--method", method, *data, "--output_dir", str(tmp_path / name), *options])
+        return cli.main(["train", method, *data, "--output_dir", str(tmp_path / name), *options])
 
     assert run("aligndistil", "none", "--reverse_dpo_model", files["lm"]) == 2
     assert "dpo_model: expected a directory, got none (--dpo_model DIR)" in capsys.readouterr().err

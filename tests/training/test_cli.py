@@ -1,17 +1,23 @@
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
+from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, TrainingArguments
 
 from segkernel import _cli as cli
+from segkernel import training
 from segkernel._library import cuda_kernels
+from segkernel.training import REQUIREMENTS
+from segkernel.training.cli.options import COMMON
+from segkernel.training.methods.registry import METHODS
 from segkernel.training.trainer.run_directory import check_record, check_run_directory, find_checkpoint, run_record
 from tests.training.trainer_helpers import (
     pairs,
@@ -55,10 +61,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_from_texts_to_a_policy(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lm, rm, policy = (str(tmp_path / name) for name in ("new-lm", "new-rm", "policy"))
     small = (*SMALL, "--vocab_size=290", "--num_train_epochs=1")
-    assert run("--method", "pretrain", "--texts", files["texts"], "--output_dir", lm, *small) == 0
+    assert run("pretrain", "--texts", files["texts"], "--output_dir", lm, *small) == 0
     data = ("--preferences", files["preferences"], "--model", lm, "--num_train_epochs=1", "--separator", " ")
-    assert run("--method", "reward", *data, "--output_dir", rm) == 0
-    assert run("--method", "asr-dpo", *data, "--reward_model", rm, "--output_dir", policy, "--delta", "0.1") == 0
+    assert run("reward", *data, "--output_dir", rm) == 0
+    assert run("asr-dpo", *data, "--reward_model", rm, "--output_dir", policy, "--delta", "0.1") == 0
 
     before, after = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (lm, policy))
     assert any(not torch.equal(before[name], after[name]) for name in before)
@@ -78,7 +84,7 @@ def test_from_texts_to_a_policy(files: dict[str, str], tmp_path: Path, capsys: p
 def test_resume_from_the_command_line(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["--method=dpo", "--preferences", files["preferences"], "--model", files["lm"], "--num_train_epochs=2"]
+    common = ["dpo", "--preferences", files["preferences"], "--model", files["lm"], "--num_train_epochs=2"]
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
     assert run(*common, "--output_dir", whole) == 0
     # The run as it was when its first epoch was saved.
@@ -102,7 +108,7 @@ def test_resume_from_the_command_line(
 
     # Another method, other data or another start would mix two runs.
     resumed = ("--output_dir", cut, "--resume_from_checkpoint", "last")
-    assert "had method='dpo', this one has 'reward'" in refused(capsys, "--method=reward", *common[1:], *resumed)
+    assert "had method='dpo', this one has 'reward'" in refused(capsys, "reward", *common[1:], *resumed)
     assert "had model=" in refused(capsys, *common, *resumed, "--model", files["rm"])
     write_jsonl(Path(files["preferences"]), pairs()[:-1])
     assert "had data_sha256=" in refused(capsys, *common, *resumed)
@@ -111,7 +117,7 @@ def test_resume_from_the_command_line(
 def test_bad_input_is_refused_before_anything_is_written(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asr = ("--method=asr-dpo", "--model", files["lm"], "--output_dir", files["out"])
+    asr = ("asr-dpo", "--model", files["lm"], "--output_dir", files["out"])
     data = ("--preferences", files["preferences"])
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n{"prompt"\n')
@@ -143,7 +149,7 @@ def test_bad_input_is_refused_before_anything_is_written(
             "eval_fraction: expected a share in [0, 1)",
         ),
         ((*asr, *data, "--reward_model", files["rm"], "--resume_from_checkpoint=last"), "there is no checkpoint in"),
-        (("--method=pretrain", "--texts", files["texts"], "--vocab_size=10"), "vocab_size: expected at least 258"),
+        (("pretrain", "--texts", files["texts"], "--vocab_size=10"), "vocab_size: expected at least 258"),
     ]
     for arguments, message in cases:
         assert message in refused(capsys, *arguments)
@@ -158,30 +164,117 @@ def test_token_rewards_from_the_data(files: dict[str, str], tmp_path: Path) -> N
         row["down"] = [-1.0] * len(tokenizer(row["rejected"])["input_ids"])
     path = write_jsonl(tmp_path / "rewards.jsonl", rows)
     columns = ("--token_rewards=column", "--chosen_rewards_column=up", "--rejected_rewards_column=down")
-    arguments = ("--method=asr-dpo", "--preferences", str(path), "--model", files["lm"], "--output_dir", files["out"])
+    arguments = ("asr-dpo", "--preferences", str(path), "--model", files["lm"], "--output_dir", files["out"])
     assert run(*arguments, *columns, "--num_train_epochs=1", "--baseline=0", "--logging_steps=1") == 0
     history = json.loads((Path(files["out"]) / "trainer_state.json").read_text())["log_history"]
     assert [log["kept_chosen"] for log in history if "kept_chosen" in log] == [1.0, 1.0, 1.0]
 
 
-def test_help_lists_methods_and_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "--help"]) == 0
-    assert f"{{{','.join(cli.METHODS)}}}" in capsys.readouterr().out
+def printed_help(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["train", "--method", "asr-dpo", "--help"])
+        cli.main([*arguments])
     assert stopped.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    for option in ("--preferences", "--reward_model", "--delta", "--gradient_accumulation_steps", "--bf16"):
-        assert f"{option} " in text
-    assert "Half the width of the trigger's neutral zone" in text
+    return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["train", "--method", "none"], ["info", "extra"]])
-def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
-    assert stopped.value.code == 2
-    assert "usage: segkernel" in capsys.readouterr().err
+@pytest.mark.parametrize("arguments", [["train"], ["train", "--help"]])
+def test_train_lists_every_method_once_in_its_group(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 0
+    text = capsys.readouterr().out
+    listed = re.findall(r"^  (\S+) +(.*)$", text, re.MULTILINE)
+    assert [name for name, _ in listed] == list(METHODS)
+    assert all(summary.startswith(METHODS[name].summary) for name, summary in listed)
+    assert {line[:-1] for line in text.splitlines() if line.endswith(":")} == {m.group for m in METHODS.values()}
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """Options of a help text by heading."""
+    parts = re.split(r"^(\S.*):$", text, flags=re.MULTILINE)
+    return {
+        title: re.findall(r"^  (--\w+)", body, re.MULTILINE)
+        for title, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def test_method_help_shows_its_own_options_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = printed_help(capsys, "train", "asr-dpo", "--help")
+    shown = sections(text)
+    assert list(shown) == ["asr-dpo", "segments", "rewards", "data", "model", "training", "help"]
+    assert {"--beta", "--max_length"} <= set(shown["asr-dpo"])
+    assert {"--delta", "--baseline", "--hold"} <= set(shown["segments"])
+    assert "--reward_model" in shown["rewards"]
+    assert shown["data"][0] == "--preferences"
+    assert shown["training"] == [f"--{name}" for name in COMMON]
+    assert "Half the width of the trigger's neutral zone" in " ".join(text.split())
+    # Every group fits a screen.
+    assert max(map(len, text.splitlines())) <= 80
+    assert max(len(part.splitlines()) for part in re.split(r"\n\n", text)) <= 50
+    # No option is shown twice, and none of the Trainer's is under a heading of the method's.
+    options = [option for group in shown.values() for option in group]
+    assert len(options) == len(set(options))
+    trainer = {f"--{field.name}" for field in fields(TrainingArguments)}
+    assert not trainer & {option for title in list(shown)[:-2] for option in shown[title]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_all_shows_every_option(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = sections(printed_help(capsys, "train", method, "--help-all"))
+    config, _ = METHODS[method].load()
+    options = {option for group in shown.values() for option in group}
+    assert {f"--{field.name}" for field in fields(config)} <= options
+    assert len(shown["other options of transformers.TrainingArguments"]) > 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "COMMAND: expected train, inspect or info, got none (see `segkernel --help`)"),
+        ("trian", "COMMAND: expected train, inspect or info, got 'trian'; did you mean train?"),
+        ("tr", "COMMAND: expected train, inspect or info, got 'tr'"),
+        ("info extra", "unexpected argument 'extra'"),
+        ("train asr-dop", "METHOD: there is no method 'asr-dop'; did you mean asr-dpo?"),
+        ("train none", "METHOD: there is no method 'none' (see `segkernel train`)"),
+        ("train --method dpo", "METHOD: expected a method before the options, got --method (see `segkernel train`)"),
+        ("train dpo --learning_rat 1", "there is no option --learning_rat; did you mean --learning_rate?"),
+        ("train dpo --learning-rat=1", "there is no option --learning-rat; did you mean --learning-rate?"),
+        ("train dpo --learning 1", "there is no option --learning; did you mean --learning_rate?"),
+        ("train dpo extra", "unexpected argument 'extra'"),
+        ("train dpo --beta", "--beta: expected one argument"),
+        ("train dpo --max_length x", "--max_length: expected an integer, got 'x'"),
+        ("train dpo --bf16 maybe", "--bf16: expected true or false, got 'maybe'"),
+        (
+            "train asr-dpo --token_rewards diference",
+            "--token_rewards: expected difference, prefix or column, got 'diference'; did you mean difference?",
+        ),
+        (
+            "train dpo --eval_strategy epohc",
+            "--eval_strategy: expected no, steps or epoch, got 'epohc'; did you mean epoch?",
+        ),
+        ("inspect --row 3", "there is no option --row; did you mean --rows?"),
+        ("inspect --rows=0", "rows: expected at least 1, got 0"),
+        ("inspect --preferences none.jsonl --token_rewards=column --tokenizer .", "there is no file 'none.jsonl'"),
+    ],
+)
+def test_usage_errors_are_one_line_with_the_nearest_spelling(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("segkernel: error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    if "did you mean" not in message:
+        assert "did you mean" not in printed.err
+
+
+def test_top_level_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed_help(capsys, "--help")
+    assert re.findall(r"^    (\w+)", text, re.MULTILINE) == ["train", "inspect", "info"]
 
 
 def test_info_names_versions_and_backends(capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,14 +288,54 @@ def test_info_names_versions_and_backends(capsys: pytest.CaptureFixture[str]) ->
     assert "GPU" in lines["device"] or "cuda:0" in lines["device"]
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "transformers.py").write_text("raise ImportError('No module named transformers')")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    command = [sys.executable, "-m", "segkernel", "train", "--method", "dpo"]
+@pytest.mark.parametrize("package", REQUIREMENTS)
+@pytest.mark.parametrize("arguments", ["train", "train dpo", "inspect"])
+def test_missing_package_of_the_extra_is_named(
+    package: str, arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block(package, monkeypatch)
+    assert cli.main(arguments.split()) == 2
+    expected = f"segkernel.training needs {package}, which is not installed: pip install 'segkernel[train]'"
+    assert capsys.readouterr().err == f"segkernel: error: {expected}\n"
+    # What needs no such package works all the same.
+    assert cli.main(["info"]) == 0
+    assert "inspect" in printed_help(capsys, "--help")
+
+
+def block(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `package` impossible to import, and forget the modules that were imported with it."""
+    for name in [name for name in sys.modules if f"{name}.".startswith("segkernel.training.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.parametrize("package", ["transformers", "matplotlib", "jinja2", "rich", "tqdm"])
+def test_missing_package_is_named_without_a_traceback(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from segkernel._cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, "train", "dpo"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "pip install 'segkernel[train]'" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"needs {package}, which is not installed: pip install 'segkernel[train]'" in done.stderr
+
+
+def test_required_packages_are_those_of_the_extra() -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    (extra,) = re.findall(r"^train = \[(.*?)\]$", project, re.MULTILINE | re.DOTALL)
+    assert sorted(re.findall(r'"([\w-]+)>', extra)) == sorted(REQUIREMENTS)
+
+
+def test_registry_and_exports_agree() -> None:
+    for method in METHODS.values():
+        config, trainer = method.load()
+        assert (config.__module__, trainer.__module__) == (method.module, method.module)
+        assert getattr(training, config.__name__) is config
+        assert getattr(training, trainer.__name__) is trainer
+    assert set(training.__all__) == {name for method in METHODS.values() for name in method.class_names}
+    assert set(training.__all__) <= set(dir(training))
+    with pytest.raises(AttributeError, match=r"'segkernel\.training' has no attribute 'none'"):
+        training.none  # noqa: B018
 
 
 def test_importing_segkernel_imports_no_transformers() -> None:
@@ -243,9 +376,9 @@ def test_rewards_that_a_dpo_policy_implies(
 ) -> None:
     common = ("--preferences", files["preferences"], "--num_train_epochs=1")
     policy, out = str(tmp_path / "policy"), str(tmp_path / "out")
-    assert run("--method=dpo", *common, "--model", files["lm"], "--output_dir", policy, "--learning_rate=1e-3") == 0
+    assert run("dpo", *common, "--model", files["lm"], "--output_dir", policy, "--learning_rate=1e-3") == 0
     rewards = ("--reward_policy", policy, "--output_dir", out)
-    start = ("--method=asr-dpo", *common, *rewards)
+    start = ("asr-dpo", *common, *rewards)
     assert "model: expected the model that --reward_policy was trained from, got none" in refused(
         capsys, *start, "--tokenizer", policy
     )
@@ -253,14 +386,14 @@ def test_rewards_that_a_dpo_policy_implies(
     assert f"expected one source of rewards, got {files['rm']} and policy {policy}" in refused(
         capsys, *start, "--reward_model", files["rm"]
     )
-    assert f"expected no other source beside `column`, got policy {policy}" in refused(
+    assert f"expected no other source with `column`, got policy {policy}" in refused(
         capsys, *start, "--token_rewards=column"
     )
     assert run(*start) == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["rewards"] == f"policy {policy}"
     assert "reward_policy: expected a causal language model" in refused(
         capsys,
-        "--method=asr-dpo",
+        "asr-dpo",
         *common,
         "--model",
         files["lm"],

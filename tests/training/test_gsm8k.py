@@ -33,7 +33,7 @@ def head(source: str, lines: int, target: Path) -> str:
 
 def train(method: str, output_dir: Path, *arguments: str) -> list[dict[str, Any]]:
     """Run `segkernel train` and return what it logged."""
-    assert cli.main(["train", "--method", method, "--output_dir", str(output_dir), *COMMON.split(), *arguments]) == 0
+    assert cli.main(["train", method, "--output_dir", str(output_dir), *COMMON.split(), *arguments]) == 0
     return json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
 
 

@@ -409,7 +409,7 @@ def test_from_the_command_line(tmp_path: Path, method: str, capsys: pytest.Captu
     files = write_files(tmp_path)
     options = "--use_cpu --disable_tqdm=True --max_new_tokens=6 --max_prompt_length=64 --per_device_train_batch_size=4"
     start = ["--prompts", files["preferences"], "--model", files["lm"], *options.split()]
-    common = ["train", "--method", method, *start, "--output_dir", files["out"], "--num_train_epochs=2"]
+    common = ["train", method, *start, "--output_dir", files["out"], "--num_train_epochs=2"]
 
     assert cli.main(common) == 2
     assert "reward_model: expected a directory (or --reward_policy DIR, or" in capsys.readouterr().err
@@ -423,7 +423,7 @@ def test_from_the_command_line(tmp_path: Path, method: str, capsys: pytest.Captu
     assert cli.main([*common, "--check_calculations", "--resume_from_checkpoint", "last"]) == 2
     assert f"had rewards='{files['rm']}', this one has 'calculations'" in capsys.readouterr().err
     # What was trained is a start like any other.
-    again = ["train", "--method", method, "--prompts", files["preferences"], "--model", files["out"], *options.split()]
+    again = ["train", method, "--prompts", files["preferences"], "--model", files["out"], *options.split()]
     out = str(tmp_path / "again")
     assert cli.main([*again, "--check_calculations", "--output_dir", out, "--max_steps=1", "--eval_strategy=no"]) == 0
 
@@ -434,5 +434,5 @@ def test_a_reward_model_of_another_vocabulary_is_refused(tmp_path: Path, capsys:
     tiny_reward_model(other).save_pretrained(tmp_path / "other")
     other.save_pretrained(tmp_path / "other")
     start = ["--prompts", files["preferences"], "--model", files["lm"], "--reward_model", str(tmp_path / "other")]
-    assert cli.main(["train", "--method=ppo", *start, "--use_cpu", "--output_dir", files["out"]]) == 2
+    assert cli.main(["train", "ppo", *start, "--use_cpu", "--output_dir", files["out"]]) == 2
     assert "differs from the policy's" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 def arguments(files: dict[str, str], output_dir: Path, *options: str, method: str = "asr-dpo") -> list[str]:
     data = "--preferences" if method == "asr-dpo" else "--prompts"
     start = (data, files["preferences"], "--model", files["lm"], "--reward_model", files["rm"], "--eval_fraction=0.15")
-    return ["train", "--method", method, *COMMON, *METHODS[method], *start, "--output_dir", str(output_dir), *options]
+    return ["train", method, *COMMON, *METHODS[method], *start, "--output_dir", str(output_dir), *options]
 
 
 def environment(directory: Path) -> dict[str, str]:

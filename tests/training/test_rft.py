@@ -390,12 +390,12 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     data = ("--prompts", files["preferences"], "--model", files["lm"], "--num_train_epochs=1", *quick)
     for method in ("rft", "asr-rft"):
         out = ("--output_dir", str(tmp_path / method))
-        assert cli.main(["train", "--method", method, *data, *out]) == 2
+        assert cli.main(["train", method, *data, *out]) == 2
         assert "reward_model: expected a directory (or --reward_policy DIR, or" in capsys.readouterr().err
-        assert cli.main(["train", "--method", method, *data, *out, "--reward_model", files["rm"]]) == 0
+        assert cli.main(["train", method, *data, *out, "--reward_model", files["rm"]]) == 0
         assert "eval_reward" in capsys.readouterr().out
     # No calculation, no reward: every sample is as good as the other, and no segment is positive.
     checked = ("--check_calculations", "--output_dir", str(tmp_path / "checked"))
-    assert cli.main(["train", "--method", "rft", *data, *checked]) == 0
-    assert cli.main(["train", "--method", "asr-rft", *data, *checked[:1], "--output_dir", str(tmp_path / "none")]) == 2
+    assert cli.main(["train", "rft", *data, *checked]) == 0
+    assert cli.main(["train", "asr-rft", *data, *checked[:1], "--output_dir", str(tmp_path / "none")]) == 2
     assert "no segment of any accepted response is positive" in capsys.readouterr().err

@@ -358,21 +358,21 @@ def test_threshold_is_the_reward_models_unless_another_is_given(
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write_files(tmp_path)
     unsure_lm(tiny_tokenizer()).save_pretrained(files["lm"])
-    common = ("train", "--use_cpu", "--disable_tqdm=True", "--num_train_epochs=1", "--logging_steps=1")
+    common = ("--use_cpu", "--disable_tqdm=True", "--num_train_epochs=1", "--logging_steps=1")
     common = (*common, "--model", files["lm"], "--eval_fraction=0.2")
     segments = str(tmp_path / "segments")
-    reward = ("--method=segment-reward", "--preferences", files["preferences"], "--entropy_threshold=2.5")
-    assert cli.main([*common, *reward, "--output_dir", segments, "--max_length=64"]) == 0
+    reward = ("--preferences", files["preferences"], "--entropy_threshold=2.5")
+    assert cli.main(["train", "segment-reward", *common, *reward, "--output_dir", segments, "--max_length=64"]) == 0
 
     ppo = ("--prompts", files["preferences"], "--max_new_tokens=6", "--max_prompt_length=32", "--rollout_epochs=2")
     ppo = (*common, *ppo, "--per_device_train_batch_size=3")
     capsys.readouterr()
     # An ordinary reward model has no segments, and that is said before anything is written.
-    assert cli.main([*ppo, "--method=segment-ppo", "--reward_model", files["rm"], "--output_dir", files["out"]]) == 2
-    assert "made with `segkernel train --method segment-reward`" in capsys.readouterr().err
+    assert cli.main(["train", "segment-ppo", *ppo, "--reward_model", files["rm"], "--output_dir", files["out"]]) == 2
+    assert "made with `segkernel train segment-reward`" in capsys.readouterr().err
     assert not Path(files["out"]).exists()
     out = str(tmp_path / "calculations")
-    assert cli.main([*ppo, "--method=segment-ppo", "--check_calculations", "--output_dir", out]) == 2
+    assert cli.main(["train", "segment-ppo", *ppo, "--check_calculations", "--output_dir", out]) == 2
     assert "entropy_threshold: expected a number" in capsys.readouterr().err
 
     for number, (method, options) in enumerate(
@@ -383,7 +383,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         )
     ):
         out = str(tmp_path / f"policy{number}")
-        assert cli.main([*ppo, f"--method={method}", *options, "--output_dir", out]) == 0
+        assert cli.main(["train", method, *ppo, *options, "--output_dir", out]) == 0
         history = json.loads((Path(out) / "trainer_state.json").read_text())["log_history"]
         logged = set().union(*history)
         assert {"rollout/segments", "rollout/segment_reward", "rollout/kl", "eval_segments"} <= logged

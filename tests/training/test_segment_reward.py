@@ -336,7 +336,7 @@ def test_broken_segmenter_is_refused(tmp_path: Path, change: dict[str, Any], mes
 
 
 def test_unreadable_segmenter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"made with `segkernel train --method segment-reward`"):
+    with pytest.raises(FileNotFoundError, match=r"made with `segkernel train segment-reward`"):
         load_segmenter(tmp_path)
     (tmp_path / "segments.json").write_text("{}")
     with pytest.raises(ValueError, match=r"segments\.json: cannot be read: there is no 'entropy_threshold'"):
@@ -348,7 +348,7 @@ def test_unreadable_segmenter_is_refused(tmp_path: Path) -> None:
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write_files(tmp_path)
-    common = ("train", "--method=segment-reward", "--preferences", files["preferences"], "--use_cpu")
+    common = ("train", "segment-reward", "--preferences", files["preferences"], "--use_cpu")
     common = (*common, "--output_dir", files["out"], "--disable_tqdm=True", "--max_length=64", "--num_train_epochs=1")
     assert cli.main([*common]) == 2
     assert "model: expected the language model whose entropy cuts the responses" in capsys.readouterr().err

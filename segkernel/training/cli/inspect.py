@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import HfArgumentParser
-
+from segkernel._arguments import UserError
+from segkernel.training.cli.arguments import required_file
+from segkernel.training.cli.options import OptionParser
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.data.readers import read_preferences
@@ -34,7 +35,7 @@ class InspectArguments:
         default="", metadata={"help": "JSONL or JSONL.gz file of rows with `prompt`, `chosen`, `rejected`."}
     )
     reward_model: str | None = field(
-        default=None, metadata={"help": "Directory of a reward model made with `segkernel train --method reward`."}
+        default=None, metadata={"help": "Directory of a reward model made with `segkernel train reward`."}
     )
     tokenizer: str | None = field(
         default=None,
@@ -50,8 +51,6 @@ class InspectArguments:
     output: str = field(default="inspect.html", metadata={"help": "The page to write."})
 
     def __post_init__(self) -> None:
-        if not self.preferences:
-            raise ValueError("preferences: expected a JSONL file, got none (--preferences FILE)")
         for name in ("rows", "fit_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -67,6 +66,7 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
         FileNotFoundError: there is no such file, model or tokenizer.
         ValueError: a malformed file, or no source of token rewards, or two.
     """
+    required_file("preferences", arguments.preferences)
     from_column = options.token_rewards == "column"
     if from_column == (arguments.reward_model is not None):
         raise ValueError(
@@ -113,9 +113,17 @@ def _summary(
     }
 
 
-def main(argv: Sequence[str]) -> None:
-    """The command line of `segkernel inspect`."""
-    types: list[Any] = [InspectArguments, PairSegmentOptions]
-    parser = HfArgumentParser(types, prog="segkernel inspect", description=__doc__)
-    arguments, options = parser.parse_args_into_dataclasses(list(argv), look_for_args_file=False)
-    print(f"report: {inspect(arguments, options)}")
+def main(argv: Sequence[str]) -> int:
+    """Run `segkernel inspect`."""
+    parser = OptionParser(
+        [InspectArguments, PairSegmentOptions],
+        prog="segkernel inspect",
+        description="Show the responses of a preference file, cut into segments, as one HTML page.",
+        title="inspect",
+    )
+    try:
+        arguments, options = parser.parse(argv)
+        print(f"report: {inspect(arguments, options)}")
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    return 0

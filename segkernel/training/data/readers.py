@@ -8,14 +8,10 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 __all__ = [
-    "PreferenceArguments",
-    "PromptArguments",
-    "TextArguments",
     "read_jsonl",
     "read_preferences",
     "read_prompts",
@@ -26,78 +22,6 @@ __all__ = [
 SIDES = ("chosen", "rejected")
 
 Row = TypeVar("Row", bound=dict[str, Any])
-
-
-@dataclass
-class PreferenceArguments:
-    """Where the preference pairs come from, and which of them are held out."""
-
-    _argument_group_name = "data"
-
-    preferences: str = field(
-        default="",
-        metadata={"help": "JSONL or JSONL.gz file of rows with the string columns `prompt`, `chosen`, `rejected`."},
-    )
-    separator: str = field(
-        default="",
-        metadata={"help": "Text put between prompt and response; it belongs to the prompt."},
-    )
-    eval_fraction: float = field(
-        default=0.1,
-        metadata={
-            "help": "Share of the prompts held out for evaluation, with all of their pairs. Which prompts: by a hash "
-            "of their text, so every method holds out the same ones. 0 holds out none."
-        },
-    )
-    split_seed: int = field(default=0, metadata={"help": "Another number holds out other prompts."})
-
-
-@dataclass
-class TextArguments:
-    """Where the texts to learn a language from come from, and which of them are held out."""
-
-    _argument_group_name = "data"
-
-    texts: str = field(
-        default="",
-        metadata={
-            "help": "JSONL or JSONL.gz file of rows with the string columns `text`, or `prompt` and `completion`, or "
-            "`question` and `answer`."
-        },
-    )
-    separator: str = field(
-        default="", metadata={"help": "Text put between prompt and completion (question and answer)."}
-    )
-    eval_fraction: float = field(
-        default=0.05, metadata={"help": "Share of the texts held out for evaluation, by a hash of their text."}
-    )
-    split_seed: int = field(default=0, metadata={"help": "Another number holds out other texts."})
-
-
-@dataclass
-class PromptArguments:
-    """Where the prompts to answer come from, and which of them are held out."""
-
-    _argument_group_name = "data"
-
-    prompts: str = field(
-        default="",
-        metadata={
-            "help": "JSONL or JSONL.gz file of rows with the string column `prompt` or `question`; a preference file "
-            "serves as well. A prompt that comes more than once is taken once."
-        },
-    )
-    separator: str = field(
-        default="", metadata={"help": "Text put between prompt and response; it belongs to the prompt."}
-    )
-    eval_fraction: float = field(
-        default=0.1,
-        metadata={
-            "help": "Share of the prompts held out for evaluation, by a hash of their text, so every method holds out "
-            "the same ones. 0 holds out none."
-        },
-    )
-    split_seed: int = field(default=0, metadata={"help": "Another number holds out other prompts."})
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:

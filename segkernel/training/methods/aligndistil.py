@@ -8,7 +8,7 @@ The loss of a pair is the mean over its chosen response's tokens of `beta / alph
 paper also trains on responses of the policy itself: `on_policy`, one response per prompt, sampled before each step.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.losses.distillation import aligndistil_loss, distillation_loss
-from segkernel.training.cli.launch import parse_arguments, prepare_pairs
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts
-from segkernel.training.data.readers import PreferenceArguments
 from segkernel.training.methods.dpo import summed_logprobs, with_reference
-from segkernel.training.models import ModelArguments, load_causal_lm, load_frozen_lm
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.batches import Batch, Rows, model_logits, on_device, response_batch
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
@@ -35,13 +32,12 @@ TEACHERS = ("dpo_model", "reverse_dpo_model")
 class AlignDistilConfig(SamplingOptions, PreferenceConfig):
     """Settings of `AlignDistilTrainer`."""
 
-    output_dir: str = field(default="runs/aligndistil", metadata={"help": "Where checkpoints, model and report go."})
     learning_rate: float = field(default=2e-5, metadata={"help": "AdamW's peak learning rate."})
     dpo_model: str | None = field(
-        default=None, metadata={"help": "Directory of a model made with `segkernel train --method dpo`."}
+        default=None, metadata={"help": "Directory of a model made with `segkernel train dpo`."}
     )
     reverse_dpo_model: str | None = field(
-        default=None, metadata={"help": "Directory of a model made with `segkernel train --method dpo --reverse`."}
+        default=None, metadata={"help": "Directory of a model made with `segkernel train dpo --reverse`."}
     )
     beta: float = field(default=0.1, metadata={"help": "The beta that the two DPO models were trained with."})
     strength: float = field(
@@ -60,8 +56,7 @@ class AlignDistilConfig(SamplingOptions, PreferenceConfig):
     )
 
     def __post_init__(self) -> None:
-        SamplingOptions.__post_init__(self)
-        PreferenceConfig.__post_init__(self)
+        super().__post_init__()
         for name in ("beta", "floor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
@@ -199,15 +194,3 @@ def check_teacher(name: str, teacher: PreTrainedModel, model: PreTrainedModel) -
     entries, expected = (m.config.get_text_config().vocab_size for m in (teacher, model))
     if entries != expected:
         raise ValueError(f"{name}: expected logits over the policy's {expected} tokens, got {entries}")
-
-
-def build(argv: Sequence[str]) -> AlignDistilTrainer:
-    """The trainer of `segkernel train --method aligndistil`."""
-    config, data, start = parse_arguments("aligndistil", argv, AlignDistilConfig, PreferenceArguments, ModelArguments)
-    for name in TEACHERS:
-        if getattr(config, name) is None:
-            raise ValueError(f"{name}: expected a directory, got none (--{name} DIR)")
-    pairs = prepare_pairs("aligndistil", config, data, start, **{name: getattr(config, name) for name in TEACHERS})
-    teachers = {name: load_frozen_lm(name, getattr(config, name), pairs.tokenizer, start.dtype) for name in TEACHERS}
-    model = load_causal_lm(start, pairs.tokenizer)
-    return AlignDistilTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, **teachers)

@@ -6,20 +6,18 @@ before training; from there on this is `DPOTrainer`.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from segkernel.training.cli.launch import parse_arguments, prepare_pairs
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.encoding import encode_preferences, encode_splits
-from segkernel.training.data.readers import SIDES, PreferenceArguments
+from segkernel.training.data.readers import SIDES
 from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
-from segkernel.training.models import ModelArguments, load_causal_lm
-from segkernel.training.rewards.scoring import PrefixScorer, RewardArguments, load_reward_source
+from segkernel.training.rewards.scoring import PrefixScorer
 from segkernel.training.segmentation.segmenting import (
     PairSegmentOptions,
     Thresholds,
@@ -37,12 +35,7 @@ logger = logging.getLogger(__name__)
 class ASRDPOConfig(PairSegmentOptions, DPOConfig):
     """Settings of `ASRDPOTrainer`."""
 
-    output_dir: str = field(default="runs/asr-dpo", metadata={"help": "Where checkpoints, model and report go."})
     report_pairs: int = field(default=6, metadata={"help": "Pairs that report.html shows with their segments."})
-
-    def __post_init__(self) -> None:
-        PairSegmentOptions.__post_init__(self)
-        DPOConfig.__post_init__(self)
 
 
 class ASRDPOTrainer(DPOTrainer):
@@ -126,18 +119,3 @@ def _log_kept(rows: Rows, thresholds: Thresholds) -> None:
         empty,
         len(rows),
     )
-
-
-def build(argv: Sequence[str]) -> ASRDPOTrainer:
-    """The trainer of `segkernel train --method asr-dpo`."""
-    config, rewards, data, start = parse_arguments(
-        "asr-dpo", argv, ASRDPOConfig, RewardArguments, PreferenceArguments, ModelArguments
-    )
-    from_column = config.token_rewards == "column"
-    if from_column and rewards.given():
-        raise ValueError(f"token_rewards: expected no other source beside `column`, got {rewards.given()[0]}")
-    source = "column" if from_column else rewards.source()
-    pairs = prepare_pairs("asr-dpo", config, data, start, reward_columns=config.reward_columns, rewards=source)
-    scorer = None if from_column else load_reward_source(rewards, pairs.tokenizer, start)
-    model = load_causal_lm(start, pairs.tokenizer)
-    return ASRDPOTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, reward_model=scorer)

@@ -4,14 +4,12 @@ Rewards and values are those of `PPOTrainer`; the policy loss reads the tokens o
 agrees with the sign of the response's reward against a baseline.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from segkernel.training.cli.launch import build_from_prompts
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
 from segkernel.training.rewards.scoring import prompt_scores, token_rewards
 from segkernel.training.segmentation.segmenting import (
@@ -28,7 +26,6 @@ from segkernel.training.trainer.batches import Batch
 class ASRPPOConfig(SegmentOptions, PPOConfig):
     """Settings of `ASRPPOTrainer`. The thresholds are placed anew on the token rewards of every rollout."""
 
-    output_dir: str = field(default="runs/asr-ppo", metadata={"help": "Where checkpoints, models and report go."})
     sequence_baseline: str = field(
         default="mean",
         metadata={
@@ -38,8 +35,7 @@ class ASRPPOConfig(SegmentOptions, PPOConfig):
     )
 
     def __post_init__(self) -> None:
-        SegmentOptions.__post_init__(self)
-        PPOConfig.__post_init__(self)
+        super().__post_init__()
         self.refuse_column()
         self.sequence_baseline = word_or_number("sequence_baseline", self.sequence_baseline, ("mean", "prompt"))
 
@@ -77,8 +73,3 @@ class ASRPPOTrainer(PPOTrainer):
         if self.args.sequence_baseline == "prompt":
             return prompt_scores(batch["scores"], batch)
         return float(self.args.sequence_baseline)
-
-
-def build(argv: Sequence[str]) -> ASRPPOTrainer:
-    """The trainer of `segkernel train --method asr-ppo`."""
-    return build_from_prompts("asr-ppo", argv, ASRPPOConfig, ASRPPOTrainer)

@@ -5,7 +5,6 @@ All of that but the last step is frozen, so it is done once, before training; fr
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from segkernel.training.cli.launch import build_from_prompts
 from segkernel.training.data.collators import values_of_responses
 from segkernel.training.methods.rft import RFTConfig, RFTTrainer
 from segkernel.training.rewards.scoring import token_rewards
@@ -33,12 +31,10 @@ logger = logging.getLogger(__name__)
 class ASRRFTConfig(SegmentOptions, RFTConfig):
     """Settings of `ASRRFTTrainer`. Thresholds are placed on the token rewards of all samples, accepted or not."""
 
-    output_dir: str = field(default="runs/asr-rft", metadata={"help": "Where checkpoints, model and report go."})
     report_responses: int = field(default=6, metadata={"help": "Responses that report.html shows with their segments."})
 
     def __post_init__(self) -> None:
-        SegmentOptions.__post_init__(self)
-        RFTConfig.__post_init__(self)
+        super().__post_init__()
         self.refuse_column()
 
 
@@ -110,8 +106,3 @@ class ASRRFTTrainer(RFTTrainer):
             )
             for row in self.train_dataset[: self.args.report_responses]
         ]
-
-
-def build(argv: Sequence[str]) -> ASRRFTTrainer:
-    """The trainer of `segkernel train --method asr-rft`."""
-    return build_from_prompts("asr-rft", argv, ASRRFTConfig, ASRRFTTrainer)

@@ -4,7 +4,7 @@ A row may carry `chosen_mask` and `rejected_mask` (bools over its response token
 log-probabilities of those tokens only. Plain DPO's rows carry none, so every response token counts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.losses import dpo_loss
-from segkernel.training.cli.launch import parse_arguments, prepare_pairs
 from segkernel.training.data.collators import PreferenceCollator
-from segkernel.training.data.readers import PreferenceArguments
-from segkernel.training.models import ModelArguments, load_causal_lm
 from segkernel.training.trainer.batches import Batch, Rows, map_batches, model_logits
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 
@@ -25,7 +22,6 @@ from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTr
 class DPOConfig(PreferenceConfig):
     """Settings of `DPOTrainer`."""
 
-    output_dir: str = field(default="runs/dpo", metadata={"help": "Where checkpoints, model and report go."})
     learning_rate: float = field(default=2e-5, metadata={"help": "AdamW's peak learning rate."})
     beta: float = field(default=0.1, metadata={"help": "DPO's beta: the pull towards the reference model."})
     reverse: bool = field(
@@ -116,10 +112,3 @@ def summed_logprobs(logits: Tensor, batch: Batch, mask: str) -> Tensor:
     """
     labels, chosen_tokens = (batch[name].flatten(0, 1)[:, 1:] for name in ("input_ids", mask))
     return segkernel.sequence_logprobs(logits[:, :-1], labels, chosen_tokens).view(-1, 2)
-
-
-def build(argv: Sequence[str]) -> DPOTrainer:
-    """The trainer of `segkernel train --method dpo`."""
-    config, data, start = parse_arguments("dpo", argv, DPOConfig, PreferenceArguments, ModelArguments)
-    pairs = prepare_pairs("dpo", config, data, start)
-    return DPOTrainer(load_causal_lm(start, pairs.tokenizer), config, pairs.train, pairs.held_out, pairs.tokenizer)

@@ -6,7 +6,7 @@ and belongs to the token at its position: its log-probability, its reward, the v
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
-from segkernel.training.cli.launch import build_from_prompts
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts, encode_splits
 from segkernel.training.rewards.scoring import PrefixScorer, finite_responses, last_position, prefix_scorer
@@ -31,7 +30,6 @@ from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, ro
 class PPOConfig(RolloutConfig):
     """Settings of `PPOTrainer`."""
 
-    output_dir: str = field(default="runs/ppo", metadata={"help": "Where checkpoints, models and report go."})
     learning_rate: float = field(default=1e-5, metadata={"help": "AdamW's peak learning rate."})
     clip_range: float = field(default=0.2, metadata={"help": "How far a token's probability ratio may move."})
     value_clip_range: float = field(default=0.2, metadata={"help": "How far a value may move from its old one."})
@@ -276,8 +274,3 @@ class PPOTrainer(RolloutTrainer):
 
 def _inputs(batch: Batch) -> Batch:
     return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
-
-
-def build(argv: Sequence[str]) -> PPOTrainer:
-    """The trainer of `segkernel train --method ppo`."""
-    return build_from_prompts("ppo", argv, PPOConfig, PPOTrainer)

@@ -1,6 +1,6 @@
 """Language modelling on texts: a small model to start the other methods from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,11 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.training.cli.launch import parse_arguments, prepare_texts
 from segkernel.training.data.collators import TextCollator, pad_token_id
 from segkernel.training.data.encoding import encode_splits, encode_texts
-from segkernel.training.data.readers import TextArguments
-from segkernel.training.models import ModelArguments, load_causal_lm
 from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.batches import Batch
 
@@ -21,7 +18,6 @@ from segkernel.training.trainer.batches import Batch
 class PretrainConfig(SegkernelConfig):
     """Settings of `PretrainTrainer`."""
 
-    output_dir: str = field(default="runs/pretrain", metadata={"help": "Where checkpoints, model and report go."})
     max_length: int = field(default=256, metadata={"help": "Tokens of a training block; texts are packed into blocks."})
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's peak learning rate."})
 
@@ -62,12 +58,3 @@ class PretrainTrainer(SegkernelTrainer):
         logprobs = segkernel.sequence_logprobs(logits[:, :-1], labels, mask)
         loss = -logprobs.sum() / mask.sum()
         return (loss, {"logits": logits}) if return_outputs else loss
-
-
-def build(argv: Sequence[str]) -> PretrainTrainer:
-    """The trainer of `segkernel train --method pretrain`."""
-    config, data, start = parse_arguments("pretrain", argv, PretrainConfig, TextArguments, ModelArguments)
-    texts = prepare_texts("pretrain", config, data, start)
-    return PretrainTrainer(
-        load_causal_lm(start, texts.tokenizer), config, texts.train, texts.held_out, processing_class=texts.tokenizer
-    )

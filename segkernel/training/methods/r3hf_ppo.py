@@ -4,13 +4,11 @@ A token's reward is how much it moves the reward model's score, so the rewards o
 its prompt's; `mix` blends them with the sequence's reward at the last token. All else is `PPOTrainer`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 import segkernel
-from segkernel.training.cli.launch import build_from_prompts
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
 from segkernel.training.rewards.scoring import prompt_scores
 from segkernel.training.trainer.batches import Batch
@@ -20,7 +18,6 @@ from segkernel.training.trainer.batches import Batch
 class R3HFPPOConfig(PPOConfig):
     """Settings of `R3HFPPOTrainer`."""
 
-    output_dir: str = field(default="runs/r3hf-ppo", metadata={"help": "Where checkpoints, models and report go."})
     mix: float = field(
         default=1.0,
         metadata={"help": "Weight of the redistributed rewards; the sequence's reward at the last token has the rest."},
@@ -45,8 +42,3 @@ class R3HFPPOTrainer(PPOTrainer):
             sequence_rewards=batch["sequence_rewards"],
             mix=self.args.mix,
         )
-
-
-def build(argv: Sequence[str]) -> R3HFPPOTrainer:
-    """The trainer of `segkernel train --method r3hf-ppo`."""
-    return build_from_prompts("r3hf-ppo", argv, R3HFPPOConfig, R3HFPPOTrainer)

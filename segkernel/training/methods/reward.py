@@ -4,15 +4,11 @@ The score of a sequence is the head's output at its last response token. Since t
 any earlier token is the score of that prefix, which is what token rewards are made of (arXiv 2411.00809, 2411.08302).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from segkernel.losses import bradley_terry_loss
-from segkernel.training.cli.launch import parse_arguments, prepare_pairs
-from segkernel.training.data.readers import PreferenceArguments
-from segkernel.training.models import ModelArguments, load_reward_model
 from segkernel.training.rewards.scoring import prefix_scores, sequence_scores
 from segkernel.training.trainer.batches import Batch
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
@@ -22,7 +18,6 @@ from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTr
 class RewardConfig(PreferenceConfig):
     """Settings of `RewardTrainer`."""
 
-    output_dir: str = field(default="runs/reward", metadata={"help": "Where checkpoints, model and report go."})
     learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's peak learning rate."})
 
 
@@ -40,12 +35,3 @@ class RewardTrainer(PreferenceTrainer):
             "scores/rejected": rejected,
             "scores/margin": chosen - rejected,
         }
-
-
-def build(argv: Sequence[str]) -> RewardTrainer:
-    """The trainer of `segkernel train --method reward`."""
-    config, data, start = parse_arguments("reward", argv, RewardConfig, PreferenceArguments, ModelArguments)
-    pairs = prepare_pairs("reward", config, data, start)
-    return RewardTrainer(
-        load_reward_model(start, pairs.tokenizer), config, pairs.train, pairs.held_out, pairs.tokenizer
-    )

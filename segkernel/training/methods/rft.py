@@ -8,7 +8,7 @@ sampling's rows carry none, so every response token counts.
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.training.cli.launch import build_from_prompts
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts, encode_splits
 from segkernel.training.rewards.scoring import PrefixScorer, finite_responses, prefix_scorer, sequence_scores
@@ -33,14 +32,12 @@ logger = logging.getLogger(__name__)
 class RFTConfig(SamplingOptions, SegkernelConfig):
     """Settings of `RFTTrainer`."""
 
-    output_dir: str = field(default="runs/rft", metadata={"help": "Where checkpoints, model and report go."})
     learning_rate: float = field(default=2e-5, metadata={"help": "AdamW's peak learning rate."})
     samples: int = field(default=8, metadata={"help": "Responses sampled per prompt."})
     keep: int = field(default=1, metadata={"help": "How many of them are trained on: those of the highest reward."})
 
     def __post_init__(self) -> None:
-        SamplingOptions.__post_init__(self)
-        SegkernelConfig.__post_init__(self)
+        super().__post_init__()
         if self.samples < 1:
             raise ValueError(f"samples: expected at least 1, got {self.samples}")
         if not 1 <= self.keep <= self.samples:
@@ -208,8 +205,3 @@ class RFTTrainer(SegkernelTrainer):
         if "response_ids" in rows[0]:
             return self.response_collator(rows)
         return {"prompts": [row["prompt_ids"] for row in rows]}
-
-
-def build(argv: Sequence[str]) -> RFTTrainer:
-    """The trainer of `segkernel train --method rft`."""
-    return build_from_prompts("rft", argv, RFTConfig, RFTTrainer)

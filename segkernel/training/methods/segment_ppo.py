@@ -11,20 +11,17 @@ far the score moved over it, as it is.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
 
 import segkernel
-from segkernel.training.cli.launch import build_from_prompts
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
-from segkernel.training.rewards.scoring import RewardArguments, token_rewards
+from segkernel.training.rewards.scoring import token_rewards
 from segkernel.training.segmentation.entropy import (
     Segmenter,
     check_segmentation,
-    load_segmenter,
     rewards_at_segment_ends,
     token_entropy,
 )
@@ -37,7 +34,6 @@ logger = logging.getLogger(__name__)
 class SegmentPPOConfig(PPOConfig):
     """Settings of `SegmentPPOTrainer`."""
 
-    output_dir: str = field(default="runs/segment-ppo", metadata={"help": "Where checkpoints, models and report go."})
     entropy_threshold: float | None = field(
         default=None,
         metadata={
@@ -134,12 +130,3 @@ class SegmentPPOTrainer(PPOTrainer):
             "segments": counts.float(),
             "segment_reward": batch["segment_rewards"].sum(1) / counts.clamp(min=1),
         }
-
-
-def build(argv: Sequence[str]) -> SegmentPPOTrainer:
-    """The trainer of `segkernel train --method segment-ppo`."""
-    return build_from_prompts("segment-ppo", argv, SegmentPPOConfig, SegmentPPOTrainer, segmenter_option)
-
-
-def segmenter_option(rewards: RewardArguments) -> dict[str, Segmenter | None]:
-    return {"segmenter": None if rewards.reward_model is None else load_segmenter(rewards.reward_model)}

@@ -8,7 +8,7 @@ The EOS is a token of the response like any other: it belongs to the last segmen
 not single it out; the authors' code leaves it out of the segments, but not where the response is one segment.)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.losses import bradley_terry_loss
-from segkernel.training.cli.launch import parse_arguments, prepare_pairs
 from segkernel.training.data.collators import columns_of_sides
-from segkernel.training.data.readers import PreferenceArguments
-from segkernel.training.models import ModelArguments, load_causal_lm, load_reward_model
 from segkernel.training.rewards.scoring import prefix_scores
 from segkernel.training.segmentation.entropy import (
     Segmenter,
@@ -37,7 +34,6 @@ from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTr
 class SegmentRewardConfig(PreferenceConfig):
     """Settings of `SegmentRewardTrainer`."""
 
-    output_dir: str = field(default="runs/segment-reward", metadata={"help": "Where checkpoints, model and report go."})
     learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's peak learning rate."})
     entropy_threshold: float = field(
         default=1.75,
@@ -149,16 +145,3 @@ def segment_rewards(model: nn.Module, batch: Batch) -> Tensor:
     """The model's rewards of both responses' segments, `[B, 2, S]`; 0 past their number."""
     ids = batch["segment_ids"]
     return rewards_at_segment_ends(prefix_scores(model, batch), ids.flatten(0, 1)).view_as(ids)
-
-
-def build(argv: Sequence[str]) -> SegmentRewardTrainer:
-    """The trainer of `segkernel train --method segment-reward`."""
-    config, data, start = parse_arguments(
-        "segment-reward", argv, SegmentRewardConfig, PreferenceArguments, ModelArguments
-    )
-    if start.model is None:
-        raise ValueError("model: expected the language model whose entropy cuts the responses (--model DIR), got none")
-    pairs = prepare_pairs("segment-reward", config, data, start)
-    model = load_reward_model(start, pairs.tokenizer)
-    reference = load_causal_lm(start, pairs.tokenizer)
-    return SegmentRewardTrainer(model, config, pairs.train, pairs.held_out, pairs.tokenizer, ref_model=reference)

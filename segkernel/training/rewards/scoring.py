@@ -5,86 +5,16 @@ rows of their own in what is returned.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.training.models import ModelArguments, load_frozen_lm, load_scoring_model
-from segkernel.training.rewards.calculations import CalculationScorer
 from segkernel.training.trainer.batches import Batch, model_logits
 
 # Scores of every prefix, `[B, T]`, read at the response's tokens and at the last token of the prompt.
 PrefixScorer = Callable[[Batch], Tensor]
-
-
-@dataclass
-class RewardArguments:
-    """Where the rewards of responses come from."""
-
-    _argument_group_name = "rewards"
-
-    reward_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "Directory of a reward model made with `segkernel train --method reward` (`segment-reward` for "
-            "`segment-ppo` and `token-ppo`)."
-        },
-    )
-    reward_policy: str | None = field(
-        default=None,
-        metadata={
-            "help": "In place of a reward model: directory of a policy made with `segkernel train --method dpo`, for "
-            "the reward that it implies against its reference, --model."
-        },
-    )
-    reward_policy_beta: float = field(default=0.1, metadata={"help": "The beta that --reward_policy was trained with."})
-    check_calculations: bool = field(
-        default=False,
-        metadata={
-            "help": "In place of a reward model: +1 for every right calculation that a response annotates as in "
-            "`<<48/2=24>>`, -1 for every wrong one."
-        },
-    )
-
-    def given(self) -> list[str]:
-        """What the rewards come from: one source, or none, or too many."""
-        model = [self.reward_model] if self.reward_model else []
-        policy = [f"policy {self.reward_policy}"] if self.reward_policy else []
-        return [*model, *policy, *(["calculations"] if self.check_calculations else [])]
-
-    def source(self) -> str:
-        """The one source, for the record of the run.
-
-        Raises:
-            ValueError: there is none, or there are several.
-        """
-        given = self.given()
-        if not given:
-            raise ValueError(
-                "reward_model: expected a directory (or --reward_policy DIR, or --check_calculations), got none"
-            )
-        if len(given) > 1:
-            raise ValueError(f"reward_model: expected one source of rewards, got {' and '.join(given)}")
-        return given[0]
-
-
-def load_reward_source(
-    arguments: RewardArguments, tokenizer: PreTrainedTokenizerBase, start: ModelArguments
-) -> PreTrainedModel | PrefixScorer:
-    """What scores the prefixes of responses; a model is refused when its tokens are not the policy's."""
-    if arguments.reward_model is not None:
-        return load_scoring_model(arguments.reward_model, tokenizer, start.dtype)
-    if arguments.reward_policy is None:
-        return CalculationScorer(tokenizer)
-    if start.model is None:
-        raise ValueError("model: expected the model that --reward_policy was trained from, got none (--model DIR)")
-    policy = load_frozen_lm("reward_policy", arguments.reward_policy, tokenizer, start.dtype)
-    reference = load_frozen_lm("model", start.model, tokenizer, start.dtype)
-    return ImplicitRewardScorer(policy, reference, beta=arguments.reward_policy_beta)
 
 
 def prefix_scorer(reward_model: nn.Module | PrefixScorer, device: torch.device) -> PrefixScorer:
@@ -93,7 +23,7 @@ def prefix_scorer(reward_model: nn.Module | PrefixScorer, device: torch.device) 
 
 
 class RewardModelScorer:
-    """Reads a frozen reward model (`segkernel train --method reward`) at every token."""
+    """Reads a frozen reward model (`segkernel train reward`) at every token."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model.to(device).eval().requires_grad_(False)

@@ -85,7 +85,7 @@ def load_segmenter(path: str | Path) -> Segmenter:
     file = Path(path) / FILE
     if not file.is_file():
         raise FileNotFoundError(
-            f"reward_model: expected a segment reward model, made with `segkernel train --method segment-reward`; "
+            f"reward_model: expected a segment reward model, made with `segkernel train segment-reward`; "
             f"{str(path)!r} holds no {FILE}"
         )
     try:

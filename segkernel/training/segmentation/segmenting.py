@@ -13,6 +13,7 @@ from segkernel import _validate
 from segkernel.training.data.collators import PreferenceCollator, columns_of_sides
 from segkernel.training.data.encoding import token_texts
 from segkernel.training.data.readers import SIDES
+from segkernel.training.mixins import OptionsMixin
 from segkernel.training.report import Example, example_from_segments
 from segkernel.training.rewards.scoring import PrefixScorer, prefix_scorer, token_rewards
 from segkernel.training.trainer.base import SegkernelConfig
@@ -29,8 +30,10 @@ ThresholdUnit = Literal["std", "reward"]
 
 
 @dataclass
-class SegmentOptions:
-    """How token rewards come about, and how they are cut into segments (`segkernel.segment`)."""
+class SegmentOptions(OptionsMixin):
+    """Token rewards, and the thresholds that cut them into segments (`segkernel.segment`)."""
+
+    _argument_group_name = "segments"
 
     token_rewards: TokenRewards = field(
         default="difference",
@@ -74,6 +77,7 @@ class SegmentOptions:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _validate.one_of("token_rewards", self.token_rewards, get_args(TokenRewards))
         _validate.one_of("threshold_unit", self.threshold_unit, get_args(ThresholdUnit))
         if self.delta is None and self.pivot_threshold is None:

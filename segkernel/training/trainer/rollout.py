@@ -31,8 +31,7 @@ class RolloutConfig(SamplingOptions, SegkernelConfig):
     rollout_epochs: int = field(default=4, metadata={"help": "How often each minibatch of a rollout is trained on."})
 
     def __post_init__(self) -> None:
-        SamplingOptions.__post_init__(self)
-        SegkernelConfig.__post_init__(self)
+        super().__post_init__()
         for name in ("minibatches", "rollout_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

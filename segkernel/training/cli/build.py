@@ -1,0 +1,137 @@
+"""Trainer of `segkernel train METHOD`: options to inputs, data, models and the trainer made of them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy
+
+from segkernel.training.cli.arguments import (
+    PreferenceArguments,
+    PromptArguments,
+    RewardArguments,
+    TextArguments,
+)
+from segkernel.training.cli.inputs import INPUTS, Options, rewards_in_data
+from segkernel.training.cli.options import OptionParser
+from segkernel.training.data.readers import read_preferences, read_prompts, read_texts, split_by_prompt
+from segkernel.training.methods.registry import Method
+from segkernel.training.models import ModelArguments, load_causal_lm, load_reward_model, load_tokenizer
+from segkernel.training.trainer.base import SegkernelTrainer
+from segkernel.training.trainer.run_directory import (
+    check_record,
+    check_run_directory,
+    find_checkpoint,
+    run_record,
+    write_record,
+)
+
+DATA = {"texts": TextArguments, "preferences": PreferenceArguments, "prompts": PromptArguments}
+Rows = list[dict[str, Any]]
+
+
+def build_trainer(method: Method, argv: Sequence[str]) -> SegkernelTrainer:
+    """Parse the options of a method, check them, load what they name, and make the trainer.
+
+    Raises:
+        UserError: an option that does not exist, or a value of the wrong type.
+        ValueError, OSError: an option out of range, a missing file or directory, malformed data, an output directory
+            that holds another run. All of these are found before a model is loaded, except mistakes in the models.
+    """
+    options = parse_options(method, argv)
+    record = claim_run(method, options)
+    train, held_out = read_data(options)
+    config = options.config
+    if not held_out:
+        config.eval_strategy = IntervalStrategy.NO
+    if config.device.type == "cpu":
+        config.dataloader_pin_memory = False
+    texts = (row[name] for row in train for name in options.data.text_columns)
+    tokenizer = load_tokenizer(options.model, texts)
+    # A model with new weights, or a new head, is the same whenever the run is started or resumed.
+    set_seed(config.seed)
+    if config.should_save:
+        write_record(config.output_dir, record)
+    inputs = {name: INPUTS[name].load(options, tokenizer) for name in method.inputs}
+    model = (load_reward_model if method.model == "reward" else load_causal_lm)(options.model, tokenizer)
+    _, trainer_class = method.load()
+    trainer: SegkernelTrainer = trainer_class(
+        model=model,
+        args=config,
+        train_dataset=train,
+        eval_dataset=held_out or None,
+        processing_class=tokenizer,
+        **inputs,
+    )
+    return trainer
+
+
+def option_parser(method: Method) -> OptionParser:
+    """Parser of all options of a method; those of its config come first."""
+    config_class, _ = method.load()
+    rewards = [RewardArguments] if "reward_model" in method.inputs else []
+    parser = OptionParser(
+        [config_class, *rewards, DATA[method.data], ModelArguments],
+        prog=f"segkernel train {method.name}",
+        description=f"{method.summary[0].upper()}{method.summary[1:]}"
+        + (f" (arXiv {method.paper})." if method.paper else "."),
+        title=method.name,
+    )
+    parser.set_defaults(output_dir=f"runs/{method.name}")
+    return parser
+
+
+def parse_options(method: Method, argv: Sequence[str]) -> Options:
+    """Parse the options of a method."""
+    config, *rewards, data, model = option_parser(method).parse(argv)
+    return Options(config, data, model, rewards[0] if rewards else RewardArguments())
+
+
+def claim_run(method: Method, options: Options) -> dict[str, str | None]:
+    """Validate the options, the output directory and the resume state before anything is loaded.
+
+    Returns:
+        The record of the run (`run.json`): what a resumed run must have in common with it.
+    """
+    config, start = options.config, options.model
+    sources = {name: value for key in method.inputs for name, value in INPUTS[key].check(options).items()}
+    path = options.data.path
+    check_writable(Path(config.output_dir))
+    config.resume_from_checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
+    record = {**run_record(method.name, path, start.model), **sources}
+    checkpoint = None if config.resume_from_checkpoint is None else Path(config.resume_from_checkpoint).resolve()
+    # A checkpoint of another directory starts a run here, so here there must be none.
+    check_run_directory(
+        config.output_dir, resuming=checkpoint is not None and checkpoint.parent == Path(config.output_dir).resolve()
+    )
+    if checkpoint is not None:
+        check_record(checkpoint.parent, record)
+        if start.model is None and start.tokenizer is None:
+            start.tokenizer = config.resume_from_checkpoint
+    return record
+
+
+def check_writable(output_dir: Path) -> None:
+    """Refuse an output directory that cannot be made or written to.
+
+    Raises:
+        OSError: a part of the path is a file, or not writable.
+    """
+    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"output_dir: expected a directory, got the file {str(existing)!r}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"output_dir: the directory {str(existing)!r} is not writable")
+
+
+def read_data(options: Options) -> tuple[Rows, Rows]:
+    """Read the data file and split it into training rows and held-out rows."""
+    data = options.data
+    if isinstance(data, PreferenceArguments):
+        columns = options.config.reward_columns if rewards_in_data(options) else {}  # type: ignore[attr-defined]
+        rows = read_preferences(data.path, separator=data.separator, **columns)
+    else:
+        rows = (read_texts if isinstance(data, TextArguments) else read_prompts)(data.path, separator=data.separator)
+    return split_by_prompt(rows, data.eval_fraction, seed=data.split_seed, key=data.split_column)

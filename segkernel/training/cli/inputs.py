@@ -1,0 +1,104 @@
+"""Inputs of the trainers other than data: scorers, reference models, teachers, each loaded from options."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from segkernel.training.cli.arguments import DataArguments, RewardArguments
+from segkernel.training.models import ModelArguments, load_causal_lm, load_frozen_lm, load_scoring_model
+from segkernel.training.rewards.calculations import CalculationScorer
+from segkernel.training.rewards.scoring import ImplicitRewardScorer, PrefixScorer
+from segkernel.training.segmentation.entropy import Segmenter, load_segmenter
+from segkernel.training.trainer.base import SegkernelConfig
+
+
+@dataclass
+class Options:
+    """Parsed options of `segkernel train METHOD`; `rewards` only for methods that read rewards."""
+
+    config: SegkernelConfig
+    data: DataArguments
+    model: ModelArguments
+    rewards: RewardArguments
+
+
+class Input(NamedTuple):
+    """One input of a trainer.
+
+    `check` refuses wrong options before anything is read and returns entries for the record of the run; `load` returns
+    the trainer's argument.
+    """
+
+    check: Callable[[Options], dict[str, str]]
+    load: Callable[[Options, PreTrainedTokenizerBase], Any]
+
+
+def rewards_in_data(options: Options) -> bool:
+    """Whether the token rewards are a column of the data (`--token_rewards column`)."""
+    return getattr(options.config, "token_rewards", None) == "column"
+
+
+def check_rewards(options: Options) -> dict[str, str]:
+    if not rewards_in_data(options):
+        return {"rewards": options.rewards.source()}
+    if options.rewards.given():
+        raise ValueError(f"token_rewards: expected no other source with `column`, got {options.rewards.given()[0]}")
+    return {"rewards": "column"}
+
+
+def load_rewards(options: Options, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | PrefixScorer | None:
+    """The scorer of prefixes; a model is refused when its tokens are not the policy's."""
+    rewards, start = options.rewards, options.model
+    if rewards_in_data(options):
+        return None
+    if rewards.reward_model is not None:
+        return load_scoring_model(rewards.reward_model, tokenizer, start.dtype)
+    if rewards.reward_policy is None:
+        return CalculationScorer(tokenizer)
+    if start.model is None:
+        raise ValueError("model: expected the model that --reward_policy was trained from, got none (--model DIR)")
+    policy = load_frozen_lm("reward_policy", rewards.reward_policy, tokenizer, start.dtype)
+    reference = load_frozen_lm("model", start.model, tokenizer, start.dtype)
+    return ImplicitRewardScorer(policy, reference, beta=rewards.reward_policy_beta)
+
+
+def segmenter_of(options: Options) -> Segmenter | None:
+    """The segmenter saved with a segment reward model; none with another source of rewards."""
+    return None if options.rewards.reward_model is None else load_segmenter(options.rewards.reward_model)
+
+
+def check_segmenter(options: Options) -> dict[str, str]:
+    segmenter_of(options)
+    return {}
+
+
+def check_reference(options: Options) -> dict[str, str]:
+    if options.model.model is None:
+        raise ValueError("model: expected the language model whose entropy cuts the responses (--model DIR), got none")
+    return {}
+
+
+def teacher(name: str) -> Input:
+    """Frozen language model whose directory is the option `name`."""
+
+    def check(options: Options) -> dict[str, str]:
+        path = getattr(options.config, name)
+        if path is None:
+            raise ValueError(f"{name}: expected a directory, got none (--{name} DIR)")
+        return {name: path}
+
+    def load(options: Options, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+        return load_frozen_lm(name, getattr(options.config, name), tokenizer, options.model.dtype)
+
+    return Input(check, load)
+
+
+INPUTS = {
+    "reward_model": Input(check_rewards, load_rewards),
+    "segmenter": Input(check_segmenter, lambda options, tokenizer: segmenter_of(options)),
+    "ref_model": Input(check_reference, lambda options, tokenizer: load_causal_lm(options.model, tokenizer)),
+    "dpo_model": teacher("dpo_model"),
+    "reverse_dpo_model": teacher("reverse_dpo_model"),
+}

@@ -15,7 +15,7 @@ from segkernel.training import (
     RewardTrainer,
 )
 from segkernel.training.data.readers import SIDES
-from segkernel.training.rewards.scoring import ImplicitRewardScorer
+from segkernel.training.rewards.implicit import ImplicitRewardScorer
 from segkernel.training.segmentation.segmenting import Thresholds, report_examples
 from segkernel.training.trainer.preference import accuracy_interval
 from tests.ops.plain_floats import logprobs_alone

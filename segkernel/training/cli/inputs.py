@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from segkernel.training.cli.arguments import DataArguments, RewardArguments
 from segkernel.training.models import ModelArguments, load_causal_lm, load_frozen_lm, load_scoring_model
 from segkernel.training.rewards.calculations import CalculationScorer
-from segkernel.training.rewards.scoring import ImplicitRewardScorer, PrefixScorer
+from segkernel.training.rewards.implicit import ImplicitRewardScorer
+from segkernel.training.rewards.prefix_scores import PrefixScorer
 from segkernel.training.segmentation.entropy import Segmenter, load_segmenter
 from segkernel.training.trainer.base import SegkernelConfig
 

@@ -17,7 +17,7 @@ from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.encoding import encode_preferences, encode_splits
 from segkernel.training.data.readers import SIDES
 from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
-from segkernel.training.rewards.scoring import PrefixScorer
+from segkernel.training.rewards.prefix_scores import PrefixScorer
 from segkernel.training.segmentation.segmenting import (
     PairSegmentOptions,
     Thresholds,

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
-from segkernel.training.rewards.scoring import prompt_scores, token_rewards
+from segkernel.training.rewards.prefix_scores import prompt_scores, token_rewards
 from segkernel.training.segmentation.segmenting import (
     SegmentOptions,
     Thresholds,

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from segkernel.training.data.collators import values_of_responses
 from segkernel.training.methods.rft import RFTConfig, RFTTrainer
-from segkernel.training.rewards.scoring import token_rewards
+from segkernel.training.rewards.prefix_scores import token_rewards
 from segkernel.training.segmentation.segmenting import (
     SegmentOptions,
     Thresholds,

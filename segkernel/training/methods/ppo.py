@@ -19,7 +19,8 @@ import segkernel
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts, encode_splits
-from segkernel.training.rewards.scoring import PrefixScorer, finite_responses, last_position, prefix_scorer
+from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, last_position
+from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import sample_responses
 from segkernel.training.trainer.actor_critic import ActorCritic, value_model_like
 from segkernel.training.trainer.batches import Batch, model_logits, response_batch

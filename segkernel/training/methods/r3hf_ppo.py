@@ -10,7 +10,7 @@ from torch import Tensor
 
 import segkernel
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
-from segkernel.training.rewards.scoring import prompt_scores
+from segkernel.training.rewards.prefix_scores import prompt_scores
 from segkernel.training.trainer.batches import Batch
 
 

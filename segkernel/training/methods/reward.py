@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from segkernel.losses import bradley_terry_loss
-from segkernel.training.rewards.scoring import prefix_scores, sequence_scores
+from segkernel.training.rewards.prefix_scores import sequence_scores
+from segkernel.training.rewards.reward_model import prefix_scores
 from segkernel.training.trainer.batches import Batch
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import segkernel
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts, encode_splits
-from segkernel.training.rewards.scoring import PrefixScorer, finite_responses, prefix_scorer, sequence_scores
+from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, sequence_scores
+from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.batches import Batch, Rows, map_batches, model_logits, response_batch

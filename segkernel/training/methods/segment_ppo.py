@@ -18,7 +18,7 @@ from torch import Tensor
 
 import segkernel
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
-from segkernel.training.rewards.scoring import token_rewards
+from segkernel.training.rewards.prefix_scores import token_rewards
 from segkernel.training.segmentation.entropy import (
     Segmenter,
     check_segmentation,

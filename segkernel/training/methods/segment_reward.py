@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import segkernel
 from segkernel.losses import bradley_terry_loss
 from segkernel.training.data.collators import columns_of_sides
-from segkernel.training.rewards.scoring import prefix_scores
+from segkernel.training.rewards.reward_model import prefix_scores
 from segkernel.training.segmentation.entropy import (
     Segmenter,
     check_segmentation,

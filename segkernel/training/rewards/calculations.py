@@ -1,4 +1,4 @@
-"""Rewards that need no reward model: whether the calculations a response annotates, `<<48/2=24>>`, are right."""
+"""Rewards for right calculations that a response annotates as in `<<48/2=24>>`; no reward model is needed."""
 
 import ast
 import operator
@@ -24,10 +24,10 @@ NUMBER = re.compile(r"-?\d*(?:\.(\d*))?")
 
 
 def check_calculations(text: str) -> list[tuple[int, bool]]:
-    """Where every annotated calculation of a text ends, and whether it is right.
+    """Annotated calculations of a text: the end of each, in characters, and whether it is right.
 
-    It is when the stated result is the value of the expression, rounded to as many decimals as are stated. What
-    cannot be read as arithmetic is wrong.
+    A calculation is right if the stated result is the value of the expression, rounded to as many decimals as are
+    stated. An annotation that is not arithmetic (`+ - * /` on numbers) is wrong.
 
     Example:
         >>> check_calculations("48/2 = <<48/2=24>>24, then <<24+1=26>>26, <<50/60=0.83>>0.83")
@@ -37,7 +37,7 @@ def check_calculations(text: str) -> list[tuple[int, bool]]:
 
 
 class CalculationScorer:
-    """Scores every prefix of every response with its right calculations less its wrong ones."""
+    """`PrefixScorer`: number of right calculations in the prefix minus the number of wrong ones."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

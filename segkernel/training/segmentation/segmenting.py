@@ -15,7 +15,8 @@ from segkernel.training.data.encoding import token_texts
 from segkernel.training.data.readers import SIDES
 from segkernel.training.mixins import OptionsMixin
 from segkernel.training.report import Example, example_from_segments
-from segkernel.training.rewards.scoring import PrefixScorer, prefix_scorer, token_rewards
+from segkernel.training.rewards.prefix_scores import PrefixScorer, token_rewards
+from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.trainer.base import SegkernelConfig
 from segkernel.training.trainer.batches import Batch, Rows, map_batches
 from segkernel.types import Segments

@@ -49,15 +49,15 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       " Tensor? bias, Tensor labels, Tensor? mask, Tensor entropy, Tensor lse, float logit_scale, float temperature,"
       " float? softcap, bool hidden_needed, bool weight_needed, bool bias_needed)"
       " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
-  library.def("linear_token_logprobs_valid(Tensor labels, Tensor? mask, int vocabulary) -> Tensor");
+  library.def("_linear_token_logprobs_valid(Tensor labels, Tensor? mask, int vocabulary) -> Tensor");
   library.def(
-      "linear_token_logprobs_fold_(Tensor(a!) state, Tensor tile, Tensor labels, int first, float logit_scale,"
+      "_linear_token_logprobs_fold_(Tensor(a!) state, Tensor tile, Tensor labels, int first, float logit_scale,"
       " float temperature, float? softcap, bool want_entropy) -> ()");
   library.def(
-      "linear_token_logprobs_finish(Tensor state, Tensor like, float logit_scale, float temperature, float? softcap)"
+      "_linear_token_logprobs_finish(Tensor state, Tensor like, float logit_scale, float temperature, float? softcap)"
       " -> (Tensor logprobs, Tensor entropy, Tensor lse)");
   library.def(
-      "linear_token_logprobs_gradient_(Tensor(a!) tile, Tensor labels, int first, Tensor? grad_logprobs,"
+      "_linear_token_logprobs_gradient_(Tensor(a!) tile, Tensor labels, int first, Tensor? grad_logprobs,"
       " Tensor? grad_entropy, Tensor entropy, Tensor lse, float logit_scale, float temperature, float? softcap) -> ()");
   library.def("cpu_isa() -> str");
 }

@@ -46,14 +46,14 @@ SK_INLINE Lane<float> maximum(Lane<float> a, Lane<float> b) {
 
 template <class C>
 SK_INLINE Lane<C> exp2(Lane<C> t) {
-  return {power_of_two(t.v)};
+  return {fast_exp2(t.v)};
 }
 
 // 1 - 2 / (e^2x + 1): its absolute error, about 1e-7 of float, is what counts where the result is multiplied by a
 // softcap and exponentiated.
 SK_INLINE Lane<float> tanh(Lane<float> x) {
   constexpr float kTwoLog2E = 2.885390082f;
-  const float denominator = power_of_two(x.v * kTwoLog2E) + 1;
+  const float denominator = fast_exp2(x.v * kTwoLog2E) + 1;
 #if defined(__CUDA_ARCH__)
   float reciprocal;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(denominator));

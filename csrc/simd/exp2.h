@@ -1,4 +1,4 @@
-// 2^x of one number, on the host or on a GPU.
+// Scalar exp2 for host and device.
 #pragma once
 
 #include <math.h>
@@ -7,10 +7,10 @@
 
 namespace segkernel {
 
-SK_INLINE double power_of_two(double x) { return ::exp2(x); }
+SK_INLINE double fast_exp2(double x) { return ::exp2(x); }
 
-// On a GPU by its special-function unit, with a relative error below 2^-22; 0 where the result is subnormal.
-SK_INLINE float power_of_two(float x) {
+// On a GPU the special-function unit's approximation: relative error below 2^-22, subnormal results flushed to 0.
+SK_INLINE float fast_exp2(float x) {
 #if defined(__CUDA_ARCH__)
   float power;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));

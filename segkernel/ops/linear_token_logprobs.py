@@ -116,7 +116,7 @@ class _Tiles:
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, mask: Tensor | None
     ) -> None:
-        is_valid = ops.linear_token_logprobs_valid.default(labels, mask, weight.shape[0])  # [N]
+        is_valid = ops._linear_token_logprobs_valid.default(labels, mask, weight.shape[0])  # [N]
         compacts = _may_compact(labels, mask)
         self.valid = is_valid.nonzero().squeeze(-1) if compacts else None
         self.all_kept = self.valid is None or self.valid.shape[0] == labels.numel()
@@ -171,8 +171,8 @@ def _forward(
     tiles = _Tiles(hidden, weight, bias, labels, mask)
     state = hidden.new_empty((tiles.hidden.shape[0], 4), dtype=torch.float64)
     for first, _, tile in tiles:
-        ops.linear_token_logprobs_fold_.default(state, tile, tiles.labels, first, *options, want_entropy)
-    logprobs, entropies, lse = ops.linear_token_logprobs_finish.default(state, hidden, *options)
+        ops._linear_token_logprobs_fold_.default(state, tile, tiles.labels, first, *options, want_entropy)
+    logprobs, entropies, lse = ops._linear_token_logprobs_finish.default(state, hidden, *options)
     dtype = _validate.compute_dtype(hidden)
     return (
         tiles.spread(logprobs.to(dtype), labels),
@@ -215,7 +215,7 @@ def _gradients(
     hidden_of_valid = tiles.hidden_of_valid() if weight_needed else tiles.hidden
     scratch = torch.empty_like(tiles.hidden) if hidden_needed and dtype != hidden.dtype and not hidden.is_cuda else None
     for first, last, tile in tiles:
-        ops.linear_token_logprobs_gradient_.default(
+        ops._linear_token_logprobs_gradient_.default(
             tile, tiles.labels, first, *upstream, *known, logit_scale, temperature, softcap
         )
         if hidden_needed:

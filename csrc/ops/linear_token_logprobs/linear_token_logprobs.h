@@ -1,5 +1,5 @@
-// What linear_token_logprobs knows of a row of logits of which it sees one tile at a time: all rows, and the tokens
-// [first, first + width) of the vocabulary.
+// State of linear_token_logprobs for one row of logits, which is computed a tile at a time: a tile holds the logits of
+// all rows for the slice [first, first + width) of the vocabulary.
 #pragma once
 
 #include "../token_logprobs/token_logprobs.h"
@@ -15,10 +15,10 @@ struct RowResult {
 // A row of `state` [n, 4], float64.
 struct RowState {
   Running sums;
-  double label_y;  // NaN until the label's tile, and for good where the label is not in the vocabulary
+  double label_y;  // NaN until the label's tile; stays NaN if the label is out of range
 
   static SK_INLINE RowState empty() { return {Running::empty(), NAN}; }
-  // Of a row whose label is kIgnoredLabel, and whose logits are never read: all of its results are 0.
+  // State of a row with the label kIgnoredLabel, whose logits are never read: all results are 0.
   static SK_INLINE RowState ignored() { return {{0.0, 1.0, 0.0}, 0.0}; }
 
   SK_INLINE RowResult result(double factor) const {
@@ -28,7 +28,7 @@ struct RowState {
 };
 static_assert(sizeof(RowState) == 4 * sizeof(double));
 
-// Where the label is among the tile's logits, or -1.
+// Index of the label in the tile, or -1.
 SK_INLINE int64_t index_in_tile(int64_t label, int64_t first, int64_t width) {
   return label >= first && label < first + width ? label - first : -1;
 }

@@ -1,4 +1,4 @@
-// The steps of linear_token_logprobs around its matrix products.
+// The steps of linear_token_logprobs between its matrix products.
 #include <cstring>
 #include <tuple>
 
@@ -8,6 +8,7 @@
 #include "../../torch/registration.h"
 #include "../token_logprobs/token_logprobs_arguments.h"
 #include "../token_logprobs/token_logprobs_dispatch.h"
+#include "../token_logprobs/token_logprobs_row_gradients.h"
 #include "../token_logprobs/token_logprobs_transform.h"
 #include "linear_token_logprobs.h"
 
@@ -29,14 +30,14 @@ struct Tile {
 
 }  // namespace
 
-// Which of the flattened tokens are to be multiplied: bool [N]. Every one of their labels is in range.
+// bool [N]: the flattened tokens that are valid. Throws when one of them has a label out of range.
 Tensor linear_token_logprobs_valid_cpu(const Tensor& labels, const OptionalTensor& mask, int64_t vocabulary) {
   const Positions positions(labels, labels.dim());
-  const ValidRows which(positions, vocabulary, data<int64_t>("labels", labels, positions.count),
-                        data<bool>("mask", mask, positions.count));
+  const RowPartition partition(positions, vocabulary, data<int64_t>("labels", labels, positions.count),
+                               data<bool>("mask", mask, positions.count));
   Tensor valid = empty<bool>({positions.count});
-  for (const int64_t row : which.valid) mutable_data<bool>(valid)[row] = true;
-  for (const int64_t row : which.masked) mutable_data<bool>(valid)[row] = false;
+  for (const int64_t row : partition.valid) mutable_data<bool>(valid)[row] = true;
+  for (const int64_t row : partition.masked) mutable_data<bool>(valid)[row] = false;
   return valid;
 }
 
@@ -87,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cpu(const Tensor
   return {logprobs, entropy, lse};
 }
 
-// Turns a tile of logits into the gradient with respect to them. All of the rows' numbers are [n], float64.
+// Replaces a tile of logits by the gradient with respect to them. Per-row arguments are float64 [n].
 void linear_token_logprobs_gradient_cpu(const Tensor& tile, const Tensor& labels, int64_t first,
                                         const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
                                         const Tensor& entropy, const Tensor& lse, double logit_scale,
@@ -105,10 +106,10 @@ void linear_token_logprobs_gradient_cpu(const Tensor& tile, const Tensor& labels
         std::memset(values, 0, part.rows.vocabulary * sizeof(T));
         return;
       }
-      const RowGradient rule = gradients.of(row);
+      const RowGradient gradient = gradients[row];
       const int64_t label = part.label_index(row);
-      const double at_label = label < 0 ? 0 : rule.at_label(y_of(values + label, transform, kernels), transform);
-      kernels.gradient(values, values, part.rows.vocabulary, transform, GradientTerms::make(rule, transform));
+      const double at_label = label < 0 ? 0 : gradient.at_label(y_of(values + label, transform, kernels), transform);
+      kernels.gradient(values, values, part.rows.vocabulary, transform, gradient.off_label(transform));
       if (label >= 0) values[label] = narrow<T>(static_cast<compute_t<T>>(at_label));
     });
   });
@@ -117,8 +118,8 @@ void linear_token_logprobs_gradient_cpu(const Tensor& tile, const Tensor& labels
 }  // namespace segkernel
 
 STABLE_TORCH_LIBRARY_IMPL(segkernel, CPU, library) {
-  library.impl("linear_token_logprobs_valid", TORCH_BOX(&segkernel::linear_token_logprobs_valid_cpu));
-  library.impl("linear_token_logprobs_fold_", TORCH_BOX(&segkernel::linear_token_logprobs_fold_cpu));
-  library.impl("linear_token_logprobs_finish", TORCH_BOX(&segkernel::linear_token_logprobs_finish_cpu));
-  library.impl("linear_token_logprobs_gradient_", TORCH_BOX(&segkernel::linear_token_logprobs_gradient_cpu));
+  library.impl("_linear_token_logprobs_valid", TORCH_BOX(&segkernel::linear_token_logprobs_valid_cpu));
+  library.impl("_linear_token_logprobs_fold_", TORCH_BOX(&segkernel::linear_token_logprobs_fold_cpu));
+  library.impl("_linear_token_logprobs_finish", TORCH_BOX(&segkernel::linear_token_logprobs_finish_cpu));
+  library.impl("_linear_token_logprobs_gradient_", TORCH_BOX(&segkernel::linear_token_logprobs_gradient_cpu));
 }

@@ -7,6 +7,7 @@
 #include "../../torch/registration.h"
 #include "../token_logprobs/token_logprobs_arguments.h"
 #include "../token_logprobs/token_logprobs_device.cuh"
+#include "../token_logprobs/token_logprobs_row_gradients.h"
 #include "../token_logprobs/token_logprobs_transform.h"
 #include "linear_token_logprobs.h"
 
@@ -69,8 +70,7 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
   const int64_t row = blockIdx.x;
   T* logits = tile.row(row);
   if (tile.ignored(row)) return fill_row(logits, tile.width, T{});
-  write_row_gradient<kCapped, kEntropy>(logits, logits, tile.width, tile.label_index(row), transform,
-                                        gradients.of(row));
+  write_row_gradient<kCapped, kEntropy>(logits, logits, tile.width, tile.label_index(row), transform, gradients[row]);
 }
 
 int64_t blocks_for(int64_t count) { return (count + kLogitThreads - 1) / kLogitThreads; }
@@ -131,7 +131,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cuda(const Tenso
   return {logprobs, entropy, lse};
 }
 
-// Turns a tile of logits into the gradient with respect to them. All of the rows' numbers are [n], float64.
+// Replaces a tile of logits by the gradient with respect to them. Per-row arguments are float64 [n].
 void linear_token_logprobs_gradient_cuda(const Tensor& tile, const Tensor& labels, int64_t first,
                                          const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
                                          const Tensor& entropy, const Tensor& lse, double logit_scale,
@@ -155,8 +155,8 @@ void linear_token_logprobs_gradient_cuda(const Tensor& tile, const Tensor& label
 }  // namespace segkernel
 
 STABLE_TORCH_LIBRARY_IMPL(segkernel, SK_CUDA_KEY, library) {
-  library.impl("linear_token_logprobs_valid", TORCH_BOX(&segkernel::linear_token_logprobs_valid_cuda));
-  library.impl("linear_token_logprobs_fold_", TORCH_BOX(&segkernel::linear_token_logprobs_fold_cuda));
-  library.impl("linear_token_logprobs_finish", TORCH_BOX(&segkernel::linear_token_logprobs_finish_cuda));
-  library.impl("linear_token_logprobs_gradient_", TORCH_BOX(&segkernel::linear_token_logprobs_gradient_cuda));
+  library.impl("_linear_token_logprobs_valid", TORCH_BOX(&segkernel::linear_token_logprobs_valid_cuda));
+  library.impl("_linear_token_logprobs_fold_", TORCH_BOX(&segkernel::linear_token_logprobs_fold_cuda));
+  library.impl("_linear_token_logprobs_finish", TORCH_BOX(&segkernel::linear_token_logprobs_finish_cuda));
+  library.impl("_linear_token_logprobs_gradient_", TORCH_BOX(&segkernel::linear_token_logprobs_gradient_cuda));
 }

@@ -1,4 +1,4 @@
-// The rows of logits [..., V] with whatever leading strides, and which of them are to be read.
+// Rows of logits [..., V] with any leading strides, and their partition into scored and masked ones.
 #pragma once
 
 #include <stdexcept>
@@ -11,11 +11,11 @@ namespace segkernel {
 
 constexpr int64_t kIgnoredLabel = -100;
 
-enum class RowKind { masked, scored, no_such_label };
+enum class RowKind { masked, scored, label_out_of_range };
 
 SK_HOST_DEVICE inline RowKind kind_of(bool valid, int64_t label, int64_t vocabulary) {
   if (!valid || label == kIgnoredLabel) return RowKind::masked;
-  return label >= 0 && label < vocabulary ? RowKind::scored : RowKind::no_such_label;
+  return label >= 0 && label < vocabulary ? RowKind::scored : RowKind::label_out_of_range;
 }
 
 // The leading dimensions, flattened in row-major order.
@@ -41,7 +41,7 @@ struct Positions {
   }
 };
 
-// Where a row lies, in elements, by its position; 64-bit throughout. Plain data, so that kernels take it by value.
+// Offset of a row in elements, from its position; 64-bit throughout. Plain data, which CUDA kernels take by value.
 class RowOffsets {
  public:
   RowOffsets(const Tensor& tensor, int64_t dims) {
@@ -49,7 +49,7 @@ class RowOffsets {
     int64_t strides[kMaxDims + 1] = {0};
     for (int64_t d = 0; d < dims; ++d) {
       if (tensor.size(d) == 1) continue;
-      // A dimension that continues the one before is one with it: [B, T] of whole logits is B * T rows.
+      // Contiguous dimensions are merged: [B, T] of contiguous logits is B * T rows with one stride.
       const bool continues = sizes[dims_] > 1 && strides[dims_] == tensor.size(d) * tensor.stride(d);
       if (!continues) check(++dims_ <= kMaxDims, "logits", "expected at most ", kMaxDims, " strides of rows");
       sizes[dims_] = continues ? sizes[dims_] * tensor.size(d) : tensor.size(d);
@@ -93,17 +93,17 @@ struct LogitRows {
   int64_t vocabulary = 0;
 };
 
-// Rows to be read, and rows that are masked or carry the ignored label. Working through such lists shares the rows
-// that cost something evenly between threads.
-struct ValidRows {
+// Partition into valid rows and rows that are masked or have the ignored label, so that threads get equal numbers of
+// valid ones.
+struct RowPartition {
   std::vector<int64_t> valid;
   std::vector<int64_t> masked;
 
-  ValidRows(const Positions& rows, int64_t vocabulary, const int64_t* labels, const bool* mask) {
+  RowPartition(const Positions& rows, int64_t vocabulary, const int64_t* labels, const bool* mask) {
     valid.reserve(rows.count);
     for (int64_t row = 0; row < rows.count; ++row) {
       const RowKind kind = kind_of(is_valid(mask, row), labels[row], vocabulary);
-      if (kind == RowKind::no_such_label) {
+      if (kind == RowKind::label_out_of_range) {
         throw std::out_of_range("labels: expected 0 <= label < " + std::to_string(vocabulary) +
                                 ", or -100 where there is none, got " + std::to_string(labels[row]) + " at " +
                                 rows.name(row));

@@ -7,18 +7,19 @@
 #include "token_logprobs_arguments.h"
 #include "token_logprobs_dispatch.h"
 #include "token_logprobs_outputs.h"
+#include "token_logprobs_row_gradients.h"
 #include "token_logprobs_transform.h"
 
 namespace segkernel {
 
-// logits [..., V], labels [...] -> `LogprobOutputs`. `inplace_backward` concerns the registered derivative alone.
+// logits [..., V], labels [...] -> LogprobOutputs. `inplace_backward` is read by the registered derivative only.
 std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, const Tensor& labels,
                                                       const OptionalTensor& mask, double logit_scale,
                                                       double temperature, std::optional<double> softcap,
                                                       bool want_entropy, bool inplace_backward) {
   const LogitRows rows(logits);
   const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
-  const ValidRows which(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
+  const RowPartition partition(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
   const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
   const LogprobOutputs outputs(logits, labels, want_entropy);
   double* lse_out = mutable_data<double>(outputs.lse);
@@ -30,14 +31,14 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, cons
     C* logprob_out = mutable_data<C>(outputs.logprobs);
     C* entropy_out = want_entropy ? mutable_data<C>(outputs.entropy) : nullptr;
     const RowKernels<T>& kernels = row_kernels(T{});
-    for (const int64_t row : which.masked) {
+    for (const int64_t row : partition.masked) {
       logprob_out[row] = 0;
       lse_out[row] = 0;
       if (want_entropy) entropy_out[row] = 0;
     }
-    const auto count = static_cast<int64_t>(which.valid.size());
+    const auto count = static_cast<int64_t>(partition.valid.size());
     for_each_row(count, count * rows.vocabulary, [&](int64_t i) {
-      const int64_t row = which.valid[i];
+      const int64_t row = partition.valid[i];
       const T* values = in + rows.offset(row);
       Running sums = Running::empty();
       kernels.accumulate(values, rows.vocabulary, transform, want_entropy, sums);
@@ -52,14 +53,14 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, cons
 
 namespace {
 
-// Writes d loss / d logits for all rows to `grad`, laid out as `grad_rows` says; it may be the logits' own storage.
+// Writes d loss / d logits of all rows to `grad` [..., V], of any leading strides; it may be the logits' own storage.
 void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy, const Tensor& logits,
                     const Tensor& labels, const OptionalTensor& mask, const Tensor& entropy, const Tensor& lse,
                     const LogitTransform& transform, const Tensor& grad) {
   const LogitRows rows(logits);
   const LogitRows grad_rows(grad);
   const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
-  const ValidRows which(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
+  const RowPartition partition(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
@@ -67,19 +68,19 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
     T* out = mutable_data<T>(grad);
     const auto gradients = row_gradients<C>(grad_logprobs, grad_entropy, entropy, lse, rows.positions.count);
     const RowKernels<T>& kernels = row_kernels(T{});
-    const auto count = static_cast<int64_t>(which.valid.size());
+    const auto count = static_cast<int64_t>(partition.valid.size());
     for_each_row(count, count * rows.vocabulary, [&](int64_t i) {
-      const int64_t row = which.valid[i];
+      const int64_t row = partition.valid[i];
       const T* values = in + rows.offset(row);
       T* row_grad = out + grad_rows.offset(row);
-      const RowGradient rule = gradients.of(row);
-      const double at_label = rule.at_label(y_of(values + label[row], transform, kernels), transform);
-      kernels.gradient(values, row_grad, rows.vocabulary, transform, GradientTerms::make(rule, transform));
+      const RowGradient gradient = gradients[row];
+      const double at_label = gradient.at_label(y_of(values + label[row], transform, kernels), transform);
+      kernels.gradient(values, row_grad, rows.vocabulary, transform, gradient.off_label(transform));
       row_grad[label[row]] = narrow<T>(static_cast<C>(at_label));
     });
-    const auto masked = static_cast<int64_t>(which.masked.size());
+    const auto masked = static_cast<int64_t>(partition.masked.size());
     for_each_row(masked, masked * rows.vocabulary, [&](int64_t i) {
-      std::memset(out + grad_rows.offset(which.masked[i]), 0, rows.vocabulary * sizeof(T));
+      std::memset(out + grad_rows.offset(partition.masked[i]), 0, rows.vocabulary * sizeof(T));
     });
   });
 }
@@ -104,16 +105,10 @@ void token_logprobs_backward_in_place_cpu(const OptionalTensor& grad_logprobs, c
   write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, logits);
 }
 
-std::string cpu_isa() { return name_of(chosen_isa()); }
-
 }  // namespace segkernel
 
 STABLE_TORCH_LIBRARY_IMPL(segkernel, CPU, library) {
   library.impl("token_logprobs", TORCH_BOX(&segkernel::token_logprobs_cpu));
   library.impl("token_logprobs_backward", TORCH_BOX(&segkernel::token_logprobs_backward_cpu));
   library.impl("token_logprobs_backward_", TORCH_BOX(&segkernel::token_logprobs_backward_in_place_cpu));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(segkernel, CompositeExplicitAutograd, library) {
-  library.impl("cpu_isa", TORCH_BOX(&segkernel::cpu_isa));
 }

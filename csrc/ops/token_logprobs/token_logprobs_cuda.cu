@@ -8,6 +8,7 @@
 #include "token_logprobs_arguments.h"
 #include "token_logprobs_device.cuh"
 #include "token_logprobs_outputs.h"
+#include "token_logprobs_row_gradients.h"
 #include "token_logprobs_transform.h"
 
 namespace segkernel {
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
   const int64_t label = batch.labels[blockIdx.x];
   const RowKind kind = batch.kind(blockIdx.x, label);
   if (kind == RowKind::masked) return write(0, 0, 0);
-  if (kind == RowKind::no_such_label) return write(NAN, NAN, NAN);
+  if (kind == RowKind::label_out_of_range) return write(NAN, NAN, NAN);
   const T* row = batch.row(blockIdx.x);
   const C label_y = y_of<kCapped>(widen(row[label]), static_cast<C>(transform.inner));
   const Running sums = row_sums<kCapped, kEntropy>(row, batch.vocabulary, transform);
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
     return fill_row(row_grad, batch.vocabulary, narrow<T>(value));
   }
   write_row_gradient<kCapped, kEntropy>(batch.row(row), row_grad, batch.vocabulary, static_cast<int>(label), transform,
-                                        gradients.of(row));
+                                        gradients[row]);
 }
 
 template <class T>

@@ -150,17 +150,17 @@ __device__ inline void fill_row(T* out, int count, T value) {
 // the label in the row, negative where the label is elsewhere.
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __device__ inline void write_row_gradient(const T* row, T* grad, int count, int label, const LogitTransform& transform,
-                                          const RowGradient& rule) {
-  __shared__ GradientTerms terms;
+                                          const RowGradient& gradient) {
+  __shared__ OffLabelCoefficients coefficients;
   const C inner = static_cast<C>(transform.inner);
   // Worked out in double, which some GPUs have little of: by one thread each.
   const bool has_label = label >= 0 && threadIdx.x == kLogitThreads - 1;
   C label_y = 0;
   if (has_label) label_y = y_of<kCapped>(widen(row[label]), inner);
-  if (threadIdx.x == 0) terms = GradientTerms::make(rule, transform);
+  if (threadIdx.x == 0) coefficients = gradient.off_label(transform);
   __syncthreads();
-  const C at_label = has_label ? static_cast<C>(rule.at_label(label_y, transform)) : C{0};
-  const auto off_label = OffLabel<Lane<C>, kCapped, kEntropy>::make(transform, terms);
+  const C at_label = has_label ? static_cast<C>(gradient.at_label(label_y, transform)) : C{0};
+  const auto off_label = OffLabelGradient<Lane<C>, kCapped, kEntropy>::make(transform, coefficients);
   map_row(row, grad, count, [=](C x) { return off_label({y_of<kCapped>(x, inner)}).v; });
   __syncthreads();
   if (has_label) grad[label] = narrow<T>(at_label);

@@ -1,4 +1,4 @@
-// The row kernels of the chosen instruction set, by element type.
+// Row kernels of the instruction set in use, by element type.
 #pragma once
 
 #include "../../simd/isa.h"

@@ -1,22 +1,22 @@
-// The loops over one row of logits, as plain functions: one table per instruction set, chosen at run time.
+// Row kernels: the loops over one row of logits, as a table of plain functions per instruction set.
 #pragma once
 
 #include <cstdint>
 
 #include "../../core/dtypes.h"
-#include "token_logprobs.h"
+#include "token_logprobs_gradient.h"
 
 namespace segkernel {
 
 template <class T>
 struct RowKernels {
-  // Merges the sums over logits [count] into `running`; `weighted` is left alone unless `entropy`.
+  // Merges the sums over logits [count] into `running`; `weighted` is left unchanged unless `entropy`.
   void (*accumulate)(const T* logits, int64_t count, const LogitTransform& transform, bool entropy, Running& running);
-  // Under a softcap: y = tanh(inner * x) of one logit, to the last bit as `accumulate` saw it.
+  // y = tanh(inner * x) of one logit, bit for bit as in `accumulate`.
   double (*cap)(const T* logit, double inner);
   // Writes the gradient off the label to grad [count], which may be `logits` itself.
   void (*gradient)(const T* logits, T* grad, int64_t count, const LogitTransform& transform,
-                   const GradientTerms& terms);
+                   const OffLabelCoefficients& coefficients);
 };
 
 template <class T>

@@ -1,5 +1,5 @@
-// What `token_logprobs` returns: log-probabilities and entropies like `labels`, in the compute type of the logits; and
-// log sum exp in float64, which the gradient needs.
+// Outputs of `token_logprobs`: log-probabilities and entropies in the shape of `labels` and the compute type of the
+// logits, and log sum exp in float64, which the gradient needs.
 #pragma once
 
 #include "../../torch/outputs.h"
@@ -9,7 +9,7 @@ namespace segkernel {
 struct LogprobOutputs {
   Tensor logprobs, entropy, lse;
 
-  // Uninitialised. Entropies that nobody asked for are [0].
+  // Uninitialized. `entropy` is [0] unless wanted.
   LogprobOutputs(const Tensor& logits, const Tensor& labels, bool want_entropy)
       : logprobs(like(labels, compute_dtype(logits))),
         entropy(want_entropy ? like(labels, compute_dtype(logits))

@@ -1,7 +1,8 @@
-// The loops over one row of logits, written once over a vector type V (csrc/simd).
+// Row kernels over a vector type V (csrc/simd). A row is processed in chunks of 4 KiB, which stay in the first-level
+// cache when they are read a second time.
 //
-// Included by the files that are built for one instruction set: everything here is a template over V, or inlined, and
-// calls nothing of the standard library but C functions.
+// Included by the files that are built for one instruction set: everything here is a template over V or always inlined,
+// and calls only C functions of the standard library, so that no code for a newer instruction set gets a shared symbol.
 #pragma once
 
 #include <string.h>
@@ -12,10 +13,9 @@
 
 namespace segkernel {
 
-// A row is worked through in blocks that stay in the first-level cache while they are read twice.
-constexpr int64_t kBlockBytes = 4096;
+// Logits in a chunk.
 template <class T>
-constexpr int64_t kBlock = kBlockBytes / sizeof(T);
+constexpr int64_t kChunk = 4096 / sizeof(T);
 
 template <class T>
 inline constexpr T kMinusInfinity = {};
@@ -34,8 +34,8 @@ SK_INLINE void prefetch(const char* at) {
   for (int offset = 0; offset < kBytes; offset += 64) __builtin_prefetch(at + offset);
 }
 
-// Calls body(pointer, index) for every two vectors of values [count]; the last of them are padded with -inf, which
-// contributes nothing to any sum.
+// Calls body(pointer, index) for every two vectors of values [count]. The last two are padded with -inf, the identity
+// element of the maximum and of the sums.
 template <class V, class T, class Body>
 SK_INLINE void for_vectors(const T* values, int64_t count, const Body& body) {
   constexpr int64_t kStep = 2 * V::kLanes;
@@ -48,7 +48,7 @@ SK_INLINE void for_vectors(const T* values, int64_t count, const Body& body) {
 }
 
 template <class V, class T>
-SK_INLINE typename V::Scalar block_max(const T* values, int64_t count) {
+SK_INLINE typename V::Scalar chunk_max(const T* values, int64_t count) {
   V first = V::broadcast(-INFINITY);
   V second = first;
   for_vectors<V>(values, count, [&](const T* at, int64_t) {
@@ -60,11 +60,10 @@ SK_INLINE typename V::Scalar block_max(const T* values, int64_t count) {
   return reduce_max(maximum(first, second));
 }
 
-// The sums over values [count], relative to `reference`. `next` is what will be read after this block: the arithmetic
-// here is time enough to fetch it.
+// The sums over values [count], relative to `reference`. Prefetches `next`, the chunk after this one, unless null.
 template <class V, bool kEntropy, class T>
-Running block_sums(const T* values, int64_t count, double reference, double factor, const char* next) {
-  // Where there is nothing but -inf there is no maximum to be relative to.
+Running chunk_sums(const T* values, int64_t count, double reference, double factor, const char* next) {
+  // The maximum of nothing but -inf is no valid reference; any finite one gives the sum 0.
   const auto difference = Difference<V>::make(factor, reference == -INFINITY ? 0 : reference);
   TermSums<V, kEntropy> even, odd;
   for_vectors<V>(values, count, [&](const T* at, int64_t i) SK_INLINE_LAMBDA {
@@ -78,17 +77,17 @@ Running block_sums(const T* values, int64_t count, double reference, double fact
 }
 
 template <class V, bool kEntropy, class T>
-SK_INLINE void accumulate_block(const T* values, int64_t count, double factor, const char* next, Running& running) {
+SK_INLINE void accumulate_chunk(const T* values, int64_t count, double factor, const char* next, Running& running) {
   accumulate_part(
-      running, factor, [&]() SK_INLINE_LAMBDA -> double { return block_max<V>(values, count); },
+      running, factor, [&]() SK_INLINE_LAMBDA -> double { return chunk_max<V>(values, count); },
       [&](double reference)
-          SK_INLINE_LAMBDA { return block_sums<V, kEntropy>(values, count, reference, factor, next); });
+          SK_INLINE_LAMBDA { return chunk_sums<V, kEntropy>(values, count, reference, factor, next); });
 }
 
-// Writes tanh(inner * x) of the logits [count], padded with -inf to whole steps, in the order that load2 gives them.
-// Returns the padded count.
+// Writes y = tanh(inner * x) of logits [count], in the order of load2, padded with -inf to two whole vectors. Returns
+// the padded count.
 template <class V, class T>
-SK_INLINE int64_t cap_block(const T* logits, int64_t count, double inner_factor, typename V::Scalar* capped) {
+SK_INLINE int64_t cap_chunk(const T* logits, int64_t count, double inner_factor, typename V::Scalar* capped) {
   constexpr int64_t kStep = 2 * V::kLanes;
   const V inner = V::broadcast(static_cast<typename V::Scalar>(inner_factor));
   V a, b;
@@ -98,7 +97,7 @@ SK_INLINE int64_t cap_block(const T* logits, int64_t count, double inner_factor,
     V::store2(capped + i, tanh(a * inner), tanh(b * inner));
   }
   if (i == count) return count;
-  T padded[kStep], penalty[kStep];  // 0 and -inf past the end: there, no logit is what is to be capped
+  T padded[kStep], penalty[kStep];  // past the end 0 and -inf: the padding is added after tanh, which is finite
   for (int64_t k = 0; k < kStep; ++k) {
     padded[k] = i + k < count ? logits[i + k] : T{};
     penalty[k] = i + k < count ? T{} : kMinusInfinity<T>;
@@ -112,28 +111,28 @@ SK_INLINE int64_t cap_block(const T* logits, int64_t count, double inner_factor,
 
 template <class V, bool kEntropy, class T>
 void accumulate_row(const T* logits, int64_t count, const LogitTransform& transform, Running& running) {
-  static_assert(kBlock<T> % (2 * V::kLanes) == 0);
-  for (int64_t begin = 0; begin < count; begin += kBlock<T>) {
-    const T* block = logits + begin;
-    const int64_t length = count - begin < kBlock<T> ? count - begin : kBlock<T>;
+  static_assert(kChunk<T> % (2 * V::kLanes) == 0);
+  for (int64_t begin = 0; begin < count; begin += kChunk<T>) {
+    const T* chunk = logits + begin;
+    const int64_t length = count - begin < kChunk<T> ? count - begin : kChunk<T>;
     if (transform.capped) {
-      alignas(64) typename V::Scalar capped[kBlock<T>];
-      const int64_t padded = cap_block<V>(block, length, transform.inner, capped);
-      accumulate_block<V, kEntropy>(&capped[0], padded, transform.factor, nullptr, running);
+      alignas(64) typename V::Scalar capped[kChunk<T>];
+      const int64_t padded = cap_chunk<V>(chunk, length, transform.inner, capped);
+      accumulate_chunk<V, kEntropy>(&capped[0], padded, transform.factor, nullptr, running);
     } else {
-      const char* next = count - begin >= 2 * kBlock<T> ? reinterpret_cast<const char*>(block + kBlock<T>) : nullptr;
-      accumulate_block<V, kEntropy>(block, length, transform.factor, next, running);
+      const char* next = count - begin >= 2 * kChunk<T> ? reinterpret_cast<const char*>(chunk + kChunk<T>) : nullptr;
+      accumulate_chunk<V, kEntropy>(chunk, length, transform.factor, next, running);
     }
   }
 }
 
 template <class V, bool kCapped, bool kEntropy, class T>
 void gradient_row(const T* logits, T* grad, int64_t count, const LogitTransform& transform,
-                  const GradientTerms& terms) {
+                  const OffLabelCoefficients& coefficients) {
   using Scalar = typename V::Scalar;
   constexpr int64_t kStep = 2 * V::kLanes;
   const V inner = V::broadcast(static_cast<Scalar>(transform.inner));
-  const auto gradient_of = OffLabel<V, kCapped, kEntropy>::make(transform, terms);
+  const auto gradient_of = OffLabelGradient<V, kCapped, kEntropy>::make(transform, coefficients);
   const auto off_label = [&](V x) SK_INLINE_LAMBDA { return gradient_of(kCapped ? tanh(x * inner) : x); };
   int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
@@ -160,21 +159,22 @@ void accumulate(const T* logits, int64_t count, const LogitTransform& transform,
 }
 
 template <class V, class T>
-void gradient(const T* logits, T* grad, int64_t count, const LogitTransform& transform, const GradientTerms& terms) {
-  const bool entropy = terms.linear != 0;
+void gradient(const T* logits, T* grad, int64_t count, const LogitTransform& transform,
+              const OffLabelCoefficients& coefficients) {
+  const bool entropy = coefficients.linear != 0;
   if (transform.capped) {
-    entropy ? gradient_row<V, true, true>(logits, grad, count, transform, terms)
-            : gradient_row<V, true, false>(logits, grad, count, transform, terms);
+    entropy ? gradient_row<V, true, true>(logits, grad, count, transform, coefficients)
+            : gradient_row<V, true, false>(logits, grad, count, transform, coefficients);
   } else {
-    entropy ? gradient_row<V, false, true>(logits, grad, count, transform, terms)
-            : gradient_row<V, false, false>(logits, grad, count, transform, terms);
+    entropy ? gradient_row<V, false, true>(logits, grad, count, transform, coefficients)
+            : gradient_row<V, false, false>(logits, grad, count, transform, coefficients);
   }
 }
 
 template <class V, class T>
 double cap(const T* logit, double inner) {
   typename V::Scalar capped[2 * V::kLanes];
-  cap_block<V>(logit, 1, inner, capped);
+  cap_chunk<V>(logit, 1, inner, capped);
   return capped[0];
 }
 

@@ -1,13 +1,13 @@
-// What logits add to the sums of their row, and the gradient with respect to them off the label. Written over the
-// vector types of csrc/simd; to a GPU's thread, one number is a vector of one lane (csrc/cuda/scalar_vec.cuh).
+// Per-logit terms of the running sums and of the gradient, over a vector type V: Vec or VecDouble (csrc/simd) on the
+// CPU, a scalar with the same interface in a CUDA thread (csrc/cuda/scalar_vec.cuh).
 #pragma once
 
-#include "token_logprobs.h"
+#include "token_logprobs_gradient.h"
 
 namespace segkernel {
 
-// d = factor * (y - reference), not below where 2^d is 0: the clamp keeps 2^d * d of d = -inf from being 0 * -inf, and
-// lets NaN through.
+// d = factor * (y - reference), clamped from below to kLowest, where 2^d is 0: then 2^d * d of d = -inf is not 0 *
+// -inf. NaN stays NaN.
 template <class V>
 struct Difference {
   V factor;
@@ -21,7 +21,7 @@ struct Difference {
   SK_INLINE V operator()(V y) const { return maximum(V::broadcast(V::kLowest), (y - reference) * factor); }
 };
 
-// The sums of `RunningSums` but for the maximum; without kEntropy, `weighted` stays 0.
+// `sum` and `weighted` of RunningSums; without kEntropy, `weighted` stays 0.
 template <class V, bool kEntropy>
 struct TermSums {
   V sum = V::broadcast(0);
@@ -35,19 +35,16 @@ struct TermSums {
   }
 };
 
-// d loss / d x off the label, of y: see `GradientTerms`.
+// d loss / d x off the label as a function of y.
 template <class V, bool kCapped, bool kEntropy>
-struct OffLabel {
+struct OffLabelGradient {
   Difference<V> difference;
   V constant;
   V linear;
 
-  static SK_INLINE OffLabel make(const LogitTransform& transform, const GradientTerms& terms) {
-    using Scalar = typename V::Scalar;
-    // NaN is made the plain one: rounding to bfloat16 by addition carries an all-ones payload over into the sign.
-    return {Difference<V>::make(transform.factor, terms.reference),
-            V::broadcast(static_cast<Scalar>(terms.constant == terms.constant ? terms.constant : NAN)),
-            V::broadcast(static_cast<Scalar>(terms.linear == terms.linear ? terms.linear : NAN))};
+  static SK_INLINE OffLabelGradient make(const LogitTransform& transform, const OffLabelCoefficients& coefficients) {
+    return {Difference<V>::make(transform.factor, coefficients.reference), broadcast(coefficients.constant),
+            broadcast(coefficients.linear)};
   }
 
   SK_INLINE V operator()(V y) const {
@@ -55,6 +52,12 @@ struct OffLabel {
     V gradient = exp2(d) * (kEntropy ? fma(linear, d, constant) : constant);
     if (kCapped) gradient = gradient * fma(V::broadcast(0) - y, y, V::broadcast(1));
     return gradient;
+  }
+
+ private:
+  // NaN loses its payload: rounding to bfloat16 by an addition would carry a payload of ones into the sign.
+  static SK_INLINE V broadcast(double coefficient) {
+    return V::broadcast(static_cast<typename V::Scalar>(coefficient == coefficient ? coefficient : NAN));
   }
 };
 

@@ -1,4 +1,4 @@
-// The operators' numbers and gradients, checked, as the rules of token_logprobs.h take them.
+// LogitTransform from an operator's arguments, checked.
 #pragma once
 
 #include "../../torch/arguments.h"
@@ -14,14 +14,6 @@ inline LogitTransform make_transform(const Tensor& logits, double logit_scale, d
   const double* cap = softcap.has_value() ? &*softcap : nullptr;
   return logits.scalar_type() == ScalarType::Double ? LogitTransform::make<double>(logit_scale, temperature, cap)
                                                     : LogitTransform::make<float>(logit_scale, temperature, cap);
-}
-
-template <class C>
-RowGradients<C> row_gradients(const OptionalTensor& of_logprobs, const OptionalTensor& of_entropies,
-                              const Tensor& entropies, const Tensor& lses, int64_t count, const Device& device = {}) {
-  return {data<C>("grad_logprobs", of_logprobs, count, device), data<C>("grad_entropy", of_entropies, count, device),
-          of_entropies.has_value() ? data<C>("entropy", entropies, count, device) : nullptr,
-          data<double>("lse", lses, count, device)};
 }
 
 }  // namespace segkernel

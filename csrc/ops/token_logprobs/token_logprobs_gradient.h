@@ -1,0 +1,58 @@
+// Gradient of the loss with respect to a row of logits x, from those with respect to its log-probability and entropy:
+//
+//   d loss / d x_i = dz/dx_i * (g_logprob * ([i is the label] - p_i) - g_entropy * p_i * (log p_i + entropy)).
+//
+// The label's element is computed in double; the others are 2^d * (constant + linear * d), in the compute type.
+#pragma once
+
+#include "token_logprobs.h"
+
+namespace segkernel {
+
+// The row's constants of the gradient off the label: with d = factor * (y - reference),
+// d loss / d x = 2^d * (constant + linear * d) * (1 - y^2 under a softcap). `reference` is exact in float.
+struct OffLabelCoefficients {
+  double reference;
+  double constant;
+  double linear;
+};
+
+struct RowGradient {
+  double grad_logprob;
+  double grad_entropy;
+  double lse;
+  double entropy;
+
+  SK_INLINE double at_label(double y, const LogitTransform& transform) const {
+    const double log_p = kLn2 * (transform.factor * y) - lse;
+    const double p = ::exp(log_p);
+    const double entropy_part = p == 0 ? 0 : grad_entropy * p * (log_p + entropy);
+    return transform.derivative(y) * (grad_logprob * (1 - p) - entropy_part);
+  }
+
+  // The reference is log sum exp in units of y, so that 2^d is p. Its rounding error is compensated by a factor
+  // 2^-rest.
+  SK_INLINE OffLabelCoefficients off_label(const LogitTransform& transform) const {
+    const double lse2 = lse * kLog2E;
+    const float reference = static_cast<float>(lse2 / transform.factor);
+    const double rest = lse2 - transform.factor * reference;
+    const double scale = transform.slope * ::exp2(-rest);
+    return {reference, scale * (-grad_logprob - grad_entropy * (entropy - kLn2 * rest)), -scale * grad_entropy * kLn2};
+  }
+};
+
+// The gradients of a batch of rows. Either upstream gradient may be null; the entropies are null with theirs.
+template <class C>
+struct RowGradients {
+  const C* grad_logprobs;
+  const C* grad_entropies;
+  const C* entropies;
+  const double* lses;
+
+  SK_INLINE RowGradient operator[](int64_t row) const {
+    return {grad_logprobs == nullptr ? 0.0 : grad_logprobs[row], grad_entropies == nullptr ? 0.0 : grad_entropies[row],
+            lses[row], grad_entropies == nullptr ? 0.0 : entropies[row]};
+  }
+};
+
+}  // namespace segkernel

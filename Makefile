@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
-.PHONY: run test test-host test-emulated lint format sanitize sanitize-emulated experiment bench gpu-check wheels \
+.PHONY: run test test-host test-emulated peers lint format sanitize sanitize-emulated experiment bench gpu-check wheels \
 	wheel-check clean
 
 # Train the demonstration models, print the table of results, write a report.
@@ -30,6 +30,11 @@ test-host: $(READY)
 # The operator tests on the CUDA kernels, which are compiled for the host. No GPU is needed.
 test-emulated: $(READY)
 	library=$$($(BIN)/python -m tests.cuda_emulation.build) && SEGKERNEL_LIBRARY=$$library $(PYTEST) $(EMULATED_TESTS)
+
+# Packages that the integration tests compare with, each in a folder of its own and without its dependencies.
+peers: $(READY)
+	grep -v '^#' tests/integrations/requirements.txt | while read -r package; do \
+		$(BIN)/python -m pip install -q --no-deps --upgrade --target "build/peers/$${package%%==*}" "$$package"; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

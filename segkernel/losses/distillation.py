@@ -1,21 +1,19 @@
-"""Distillation towards a policy extrapolated from two others, as pure functions of logits (arXiv 2503.02832)."""
+"""Reverse-KL distillation, and the extrapolated teacher of AlignDistil (arXiv 2503.02832)."""
 
 import torch
 from torch import Tensor
 
-from segkernel import _validate
-
-__all__ = ["adaptive_teacher", "aligndistil_loss", "distillation_loss"]
+from segkernel import _tensors, _validate
 
 
 def adaptive_teacher(
     dpo_logits: Tensor, reverse_dpo_logits: Tensor, *, strength: float = 20.0, floor: float = 1e-3
 ) -> tuple[Tensor, Tensor]:
-    """AlignDistil's teacher: the DPO model's logits, extrapolated away from the reverse DPO model's, token by token.
+    """Teacher of AlignDistil: DPO logits extrapolated away from the reverse DPO model's, per token.
 
     `teacher = dpo + alpha_t * (dpo - reverse)` with `alpha_t = strength * TVD_t + floor`, where
     `TVD_t = 1/2 * sum_v |p_dpo - p_reverse|` is the total variation distance of the two distributions. Where they
-    agree, the preference says nothing about the token and the teacher stays with the DPO model.
+    agree, the preference carries no information about the token and the teacher equals the DPO model.
 
     Args:
         dpo_logits: `[N, V]`, of the model trained by DPO. Any floating dtype; computed in float32 (float64
@@ -33,7 +31,7 @@ def adaptive_teacher(
 
     Example:
         >>> import torch
-        >>> from segkernel.losses.distillation import adaptive_teacher
+        >>> from segkernel.losses import adaptive_teacher
         >>> dpo, reverse = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> teacher, weights = adaptive_teacher(dpo, reverse, strength=2.0, floor=0.5)
         >>> weights  # TVD 0 and (e - 1) / (e + 1)
@@ -42,10 +40,10 @@ def adaptive_teacher(
         tensor([[ 1.0000,  0.0000],
                 [ 2.4242, -1.4242]])
     """
-    _validate.not_negative("strength", strength, None)
+    _validate.not_negative("strength", strength)
     _validate.positive("floor", floor)
-    _validate.same_shape(dpo_logits=dpo_logits, reverse_dpo_logits=reverse_dpo_logits)
-    dpo, reverse = (logits.to(_validate.compute_dtype(logits)) for logits in (dpo_logits, reverse_dpo_logits))
+    _tensors.same_shape(dpo_logits=dpo_logits, reverse_dpo_logits=reverse_dpo_logits)
+    dpo, reverse = (logits.to(_tensors.compute_dtype(logits)) for logits in (dpo_logits, reverse_dpo_logits))
     distance = 0.5 * (dpo.softmax(-1) - reverse.softmax(-1)).abs().sum(-1)
     weights = strength * distance + floor
     # An entry that both models exclude with -inf stays excluded: -inf - -inf would be NaN.
@@ -69,14 +67,14 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from segkernel.losses.distillation import distillation_loss
+        >>> from segkernel.losses import distillation_loss
         >>> distillation_loss(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]))  # log((1 + e) / 2) - 1/2
         tensor([0.1201])
     """
-    _validate.same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
-    student = student_logits.log_softmax(-1, dtype=_validate.compute_dtype(student_logits))
-    teacher = teacher_logits.log_softmax(-1, dtype=_validate.compute_dtype(teacher_logits))
-    # What the student excludes with -inf adds 0, also where the teacher does the same.
+    _tensors.same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
+    student = student_logits.log_softmax(-1, dtype=_tensors.compute_dtype(student_logits))
+    teacher = teacher_logits.log_softmax(-1, dtype=_tensors.compute_dtype(teacher_logits))
+    # Entries that the student excludes with -inf contribute 0, even if the teacher is -inf, too.
     return (student.exp() * (student - teacher).masked_fill(student == -torch.inf, 0.0)).sum(-1)
 
 
@@ -89,9 +87,10 @@ def aligndistil_loss(
     strength: float = 20.0,
     floor: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
-    """AlignDistil's loss, one value per token: `beta / alpha_t * KL(student || teacher_t)`, by `adaptive_teacher`.
+    """AlignDistil loss, one value per token: `beta / alpha_t * KL(student || teacher_t)`, see `adaptive_teacher`.
 
-    It is RLHF with the reward `beta * log(pi_dpo / pi_reverse)` and a pull of `beta / alpha_t` towards the DPO model.
+    Equivalent to RLHF with the reward `beta * log(pi_dpo / pi_reverse)` and a KL penalty `beta / alpha_t` towards the
+    DPO model.
 
     Args:
         student_logits: `[N, V]`, of the policy; carries the gradient.
@@ -105,11 +104,11 @@ def aligndistil_loss(
         `(losses, weights)`, each `[N]`; `weights` is `alpha_t`.
 
     Raises:
-        ValueError: `beta` is not positive, or what `adaptive_teacher` refuses.
+        ValueError: `beta` is not positive, and the errors of `adaptive_teacher`.
 
     Example:
         >>> import torch
-        >>> from segkernel.losses.distillation import aligndistil_loss
+        >>> from segkernel.losses import aligndistil_loss
         >>> same = torch.tensor([[0.0, 1.0]])
         >>> aligndistil_loss(torch.zeros(1, 2), same, same, beta=0.1, floor=0.5)  # 0.1 / 0.5 * KL
         (tensor([0.0240]), tensor([0.5000]))

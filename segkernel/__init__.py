@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segkernel._validate import debug
+    from segkernel._debug import debug
     from segkernel.ops.detect_pivots import detect_pivots
     from segkernel.ops.gae import gae
     from segkernel.ops.hysteresis import hysteresis
@@ -44,20 +44,20 @@ __all__ = [
     "token_logprobs",
 ]
 
-# Where a name is not in the operator's file of the same name.
-_HOMES = {
+# Names not defined in ops/<name>.py.
+_MODULES = {
     "Segments": "segkernel.types",
-    "debug": "segkernel._validate",
+    "debug": "segkernel._debug",
     "fit_location_normalizer": "segkernel.ops.location_normalize",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Imports torch and the operators at first use, so that `segkernel.numpy` needs neither."""
+    """Import torch and the operators on first use, so that `segkernel.numpy` needs neither."""
     if name not in __all__:
         raise AttributeError(f"module 'segkernel' has no attribute {name!r}")
-    importlib.import_module("segkernel.ops")  # whole, lest threads that begin with different operators deadlock
-    value = getattr(importlib.import_module(_HOMES.get(name, f"segkernel.ops.{name}")), name)
+    importlib.import_module("segkernel.ops")  # as a whole: threads that import parts of it can deadlock
+    value = getattr(importlib.import_module(_MODULES.get(name, f"segkernel.ops.{name}")), name)
     globals()[name] = value
     return value
 
@@ -66,6 +66,6 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-# Whoever has torch loaded expects `torch.ops.segkernel` to be there.
+# If torch is already imported, register `torch.ops.segkernel` eagerly.
 if "torch" in sys.modules:
     importlib.import_module("segkernel.ops")

@@ -1,4 +1,4 @@
-"""Integer values of string options. Keep them equal to the enums in csrc/ that the comments name."""
+"""Integer values of string options; keep in sync with the enums in csrc/."""
 
 # enum Reduce, csrc/ops/segment/segment.h; logsumexp: kLogSumExp, csrc/ops/segment_reduce/segment_reduce.h
 REDUCE = {"sum": 0, "mean": 1, "last": 2, "max": 3, "min": 4, "logsumexp": 5}

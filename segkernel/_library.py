@@ -1,7 +1,7 @@
-"""Loads the operators, so that `torch.ops.segkernel` is populated whoever imports first.
+"""Load the compiled operators.
 
-The CPU's must be there. CUDA's are loaded where they fit torch; where they don't, importing works all the same, and a
-call on CUDA tensors says why it cannot.
+The CPU library is required. The CUDA library is loaded only if it matches torch's CUDA major version; otherwise the
+import succeeds and calls on CUDA tensors raise an error that gives the reason.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 _FOLDER = Path(__file__).parent
-# SEGKERNEL_LIBRARY=/path/to/library.so is loaded instead: the tests' CUDA kernels for CPU tensors.
+# SEGKERNEL_LIBRARY=/path/to/library.so replaces it; the tests load emulated CUDA kernels so.
 _PATH = Path(os.environ.get("SEGKERNEL_LIBRARY") or _FOLDER / "_cpu.so")
 
 if not _PATH.exists():
@@ -30,36 +31,27 @@ if not _PATH.exists():
 
 
 def _load(library: Path) -> None:
-    """Loads operators; an OSError says why it cannot."""
-    if _is_cut_short(library):
-        raise OSError(f"{library}: file too short")
+    """Load operators; the OSError carries the dynamic linker's message."""
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
-        raise OSError(str(error.__cause__ or error)) from None  # torch keeps the dynamic linker's words from its own
-
-
-def _is_cut_short(library: Path) -> bool:
-    """Whether a file ends before its sections do: of that, the dynamic linker can die by SIGBUS."""
-    with library.open("rb") as file:
-        header = file.read(64)
-    if len(header) < 64 or not header.startswith(b"\x7fELF"):
-        return False  # which it says by itself
-    start, size, count = struct.unpack("=40xQ10xHH2x", header)
-    return int(start + size * count) > library.stat().st_size
+        raise OSError(str(error.__cause__ or error)) from None  # torch wraps the linker's error in its own
 
 
 try:
     _load(_PATH)
 except OSError as error:
     raise ImportError(
-        f"segkernel's operators cannot be loaded beside torch {torch.__version__}: {error}. They need torch >= 2.10; "
-        "where it is that, reinstall segkernel"
+        f"segkernel's operators cannot be loaded with torch {torch.__version__}: {error}. They need torch >= 2.10; "
+        "with such a torch, reinstall segkernel"
     ) from None
 
 
 class Operator:
-    """An operator under a torch (2.15 is one) that makes a RuntimeError of every error thrown in C++ but IndexError."""
+    """Workaround for torch >= 2.15, which turns every C++ exception except IndexError into RuntimeError.
+
+    Calls of an overload re-raise segkernel's validation errors as ValueError.
+    """
 
     def __init__(self, overloads: Any) -> None:
         self.overloads = overloads
@@ -74,7 +66,7 @@ class Operator:
                 return overload(*arguments)
             except RuntimeError as error:
                 if type(error) is RuntimeError and re.match(r"\w+: expected ", str(error)):
-                    raise ValueError(str(error)) from None  # what it was before torch
+                    raise ValueError(str(error)) from None
                 raise
 
         setattr(self, name, call)
@@ -82,7 +74,7 @@ class Operator:
 
 
 class Operators:
-    """`torch.ops.segkernel` with the errors that the operators document."""
+    """`torch.ops.segkernel` with every operator wrapped in `Operator`."""
 
     def __getattr__(self, name: str) -> Operator:
         operator = Operator(getattr(torch.ops.segkernel, name))
@@ -91,7 +83,7 @@ class Operators:
 
 
 def _keeps_value_errors() -> bool:
-    """Whether a ValueError of the operators arrives as one."""
+    """Whether torch raises C++'s std::invalid_argument as ValueError."""
     try:
         torch.ops.segkernel.hysteresis.default(
             torch.empty(1, 0, device="cpu"), None, 1.0, None, 0.0, None, 0, None, True, None
@@ -106,32 +98,39 @@ def _keeps_value_errors() -> bool:
 ops: Any = torch.ops.segkernel if _keeps_value_errors() else Operators()
 
 
-_WITHOUT_GRADIENT = torch.library.Library("segkernel", "IMPL")
+_IMPLEMENTATIONS = torch.library.Library("segkernel", "IMPL")
 
 
 def no_gradient(*operators: str) -> None:
-    """Lets autograd pass these by. It would attach to their outputs what warns in a backward pass and gives nothing."""
+    """Mark operators as non-differentiable: an autograd fallthrough, so that outputs carry no grad_fn."""
     for name in operators:
-        _WITHOUT_GRADIENT.impl(name, torch.library.fallthrough_kernel, "Autograd")
+        _IMPLEMENTATIONS.impl(name, torch.library.fallthrough_kernel, "Autograd")
+
+
+def register_fake(operator: str) -> Callable[[Function], Function]:
+    """Decorator of an operator's fake kernel, which gives shapes and dtypes to `torch.compile`."""
+    decorate: Callable[[Function], Function] = torch.library.register_fake(f"segkernel::{operator}")
+    return decorate
 
 
 def cpu_isa() -> str:
-    """The instruction set that the CPU kernels use: "avx512", "avx2" or "baseline".
+    """Instruction set of the CPU kernels, for example "avx512" or "baseline".
 
-    Chosen when first needed; the environment variable `SEGKERNEL_ISA` may name a lower one.
+    Chosen on first use: the best that the processor has, or a lower one that the environment variable
+    `SEGKERNEL_ISA` names.
     """
     return str(ops.cpu_isa.default())
 
 
 @dataclass(frozen=True)
 class CudaKernels:
-    """What the CUDA kernels were built with, empty where they were not built; and why they are not in use."""
+    """Build description of the CUDA kernels, empty if there are none, and the reason why they are not in use."""
 
     toolkit: str = ""  # "13.0"
     architectures: tuple[str, ...] = ()  # of the machine code: ("8.0", "9.0")
-    ptx: str = ""  # of the code that the driver compiles for newer GPUs: "9.0"
-    problem: str | None = None  # None: loaded, or fit to be
-    worth_a_warning: bool = False  # whether the user will have expected something else
+    ptx: str = ""  # virtual architecture that the driver compiles for newer GPUs: "9.0"
+    problem: str | None = None  # None if loaded, or if they can be
+    worth_a_warning: bool = False  # whether the user is likely to expect CUDA kernels
 
     def run_on(self, capability: tuple[int, int]) -> bool:
         """Whether a GPU of this compute capability has code: its own, that of a lower minor version, or PTX."""
@@ -142,17 +141,17 @@ class CudaKernels:
 
 
 def find_cuda_kernels(folder: Path, torch_cuda: str | None, *, has_gpu: bool) -> CudaKernels:
-    """The CUDA kernels in `folder`, judged without loading them for a torch built with CUDA `torch_cuda`."""
-    beside = (
+    """Describe the CUDA kernels in `folder`, without loading them, for a torch built with CUDA `torch_cuda`."""
+    torch_build = (
         "this torch was built without CUDA" if torch_cuda is None else f"this torch was built with CUDA {torch_cuda}"
     )
     if not (folder / "_cuda.so").exists():
         if torch_cuda is None:
-            return CudaKernels(problem=f"segkernel was built without CUDA; {beside}, too")
+            return CudaKernels(problem=f"segkernel was built without CUDA; {torch_build}, too")
         major = torch_cuda.split(".")[0]
         problem = (
-            f"segkernel was built without CUDA; {beside}. Install segkernel's wheel for CUDA {major}, or build it "
-            f"beside this torch with nvcc {major}.x: `pip install --no-build-isolation .`"
+            f"segkernel was built without CUDA; {torch_build}. Install segkernel's wheel for CUDA {major}, or build it "
+            f"with this torch and nvcc {major}.x: `pip install --no-build-isolation .`"
         )
         return CudaKernels(problem=problem, worth_a_warning=has_gpu)
     try:
@@ -168,14 +167,14 @@ def find_cuda_kernels(folder: Path, torch_cuda: str | None, *, has_gpu: bool) ->
         return kernels
     wheel = "without CUDA" if torch_cuda is None else f"for CUDA {torch_cuda.split('.')[0]}"
     problem = (
-        f"segkernel was built with CUDA {kernels.toolkit}, {beside}. Install a torch for CUDA {major}, or segkernel's "
-        f"wheel {wheel}"
+        f"segkernel was built with CUDA {kernels.toolkit}, {torch_build}. Install a torch for CUDA {major}, or "
+        f"segkernel's wheel {wheel}"
     )
     return replace(kernels, problem=problem, worth_a_warning=True)
 
 
 def load_cuda_kernels(folder: Path, torch_cuda: str | None, *, has_gpu: bool) -> CudaKernels:
-    """Loads the CUDA kernels where they fit; else warns where that may surprise, and makes calls on CUDA tell why."""
+    """Load the CUDA kernels if they match torch; otherwise warn if necessary and make calls on CUDA tensors raise."""
     kernels = find_cuda_kernels(folder, torch_cuda, has_gpu=has_gpu)
     if kernels.problem is None:
         try:
@@ -190,11 +189,8 @@ def load_cuda_kernels(folder: Path, torch_cuda: str | None, *, has_gpu: bool) ->
     return kernels
 
 
-_refusals = torch.library.Library("segkernel", "IMPL")
-
-
 def refuse_cuda_tensors(problem: str) -> None:
-    """Makes every operator raise on CUDA tensors, naming the problem, instead of torch's list of backends."""
+    """Register CUDA kernels that raise NotImplementedError with the problem, in place of torch's list of backends."""
 
     def refusal(name: str) -> Callable[..., Any]:
         def refuse(*args: Any, **kwargs: Any) -> Any:
@@ -205,11 +201,11 @@ def refuse_cuda_tensors(problem: str) -> None:
     for qualified in torch._C._dispatch_get_all_op_names():
         namespace, _, name = qualified.partition("::")
         if namespace == "segkernel":
-            _refusals.impl(name, refusal(name), "CUDA")
+            _IMPLEMENTATIONS.impl(name, refusal(name), "CUDA")
 
 
 def _machine_has_gpu() -> bool:
-    """Looks for the driver's device files: asking the driver itself would take CUDA away from forked processes."""
+    """Look for the driver's device files: initializing the driver would make CUDA unusable in forked processes."""
     return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg"))
 
 

@@ -1,15 +1,17 @@
-"""What `segment` returns, shared by the operator and its reference."""
+"""Result and option types of the public functions."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
 
 from torch import Tensor
 
 
 class Segments(NamedTuple):
-    """Segments of every row.
+    """Result of `segment`.
 
-    `S = max_segments or T`. Segments past `S` are left out of the `[B, S]` fields; `counts` counts them.
-    Packed: segment `k` of row `b` sits at `cu_seqlens[b] + k`.
+    `S = max_segments or T`. Segments past `S` are left out of the `[B, S]` fields but counted in `counts`.
+    Packed: segment `k` of row `b` is at index `cu_seqlens[b] + k`.
 
     | field | padded | packed | meaning |
     | --- | --- | --- | --- |
@@ -27,3 +29,11 @@ class Segments(NamedTuple):
     rewards: Tensor
     signs: Tensor
     mask: Tensor | None
+
+
+class LogitOptions(TypedDict, total=False):
+    """Options that map logits to the distribution `softmax(z)`, in the overloads of the log-prob functions."""
+
+    temperature: float
+    logit_scale: float
+    softcap: float | None

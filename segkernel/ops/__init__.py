@@ -1,6 +1,6 @@
-"""One file per operator: docstring, wrapper, fake kernel and, where it has one, its derivative.
+"""One file per operator: public function, fake kernel and, if it is differentiable, its derivative.
 
-Imported together: an operator's derivative may be another operator.
+Imported together because the derivative of an operator may be another operator.
 """
 
 from segkernel.ops import (  # noqa: F401

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import _validate
-from segkernel._library import ops
+from segkernel import _tensors
+from segkernel._library import ops, register_fake
 
 
 def detect_pivots(
@@ -39,13 +39,14 @@ def detect_pivots(
         >>> segkernel.detect_pivots(torch.tensor([[0.0, 0.1, 0.9, 1.0]]), threshold=0.5)
         tensor([[ True, False,  True, False]])
     """
-    rewards, mask, cu_seqlens = _validate.tokens("rewards", rewards, mask, cu_seqlens)
-    value, row_value = _validate.per_row("threshold", threshold, rewards, cu_seqlens)
-    _validate.not_negative("threshold", value, row_value)
-    return ops.detect_pivots.default(rewards, mask, value, row_value, cu_seqlens)
+    rewards, mask, cu_seqlens = _tensors.tokens("rewards", rewards, mask, cu_seqlens)
+    value, row_value = _tensors.per_row("threshold", threshold, rewards, cu_seqlens)
+    _tensors.not_negative("threshold", value, row_value)
+    pivots: Tensor = ops.detect_pivots.default(rewards, mask, value, row_value, cu_seqlens)
+    return pivots
 
 
-@torch.library.register_fake("segkernel::detect_pivots")
+@register_fake("detect_pivots")
 def _(
     rewards: Tensor,
     mask: Tensor | None,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import _validate
-from segkernel._library import no_gradient, ops
+from segkernel import _tensors, _validate
+from segkernel._library import no_gradient, ops, register_fake
 
 
 def gae(
@@ -21,19 +21,19 @@ def gae(
     """Advantages and returns over the valid tokens of each row.
 
     `A_t = delta_t + gamma * lam * A_next`, `delta_t = r_t + gamma * V_next - V_t`, where "next" is the next valid
-    token of the row: holes in the mask, such as tool output, are passed over. The value after the last valid token
+    token of the row: holes in the mask, such as tool output, are skipped. The value after the last valid token
     is 0. Source: High-dimensional continuous control using GAE, arXiv 1506.02438, eq. 16.
 
     Args:
         rewards, values: one per token, in units of reward, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64,
-            float32, bfloat16 or float16. Where their dtypes differ, both are promoted.
+            float32, bfloat16 or float16. If their dtypes differ, both are promoted.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
         gamma, lam: discount and trace decay, numbers or one per row `[B]`.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:
         `(advantages, returns)`, `returns = advantages + values`: float32 (float64 for float64 input), the shape of
-        `rewards`; 0 at masked positions. They carry no gradient.
+        `rewards`; 0 at masked positions. Constants to autograd.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -46,23 +46,26 @@ def gae(
         >>> returns
         tensor([[1., 1.]])
     """
-    rewards, mask, cu_seqlens = _validate.tokens("rewards", rewards, mask, cu_seqlens)
-    _validate.tensor("values", values)
+    rewards, mask, cu_seqlens = _tensors.tokens("rewards", rewards, mask, cu_seqlens)
+    _tensors.tensor("values", values)
     if values.shape != rewards.shape:
         raise ValueError(f"values: expected {list(rewards.shape)} like rewards, got {_validate.describe(values)}")
-    _validate.same_device("values", values, "rewards", rewards)
+    _tensors.same_device("values", values, "rewards", rewards)
     if values.dtype != rewards.dtype:
         dtype = torch.promote_types(values.dtype, rewards.dtype)
         rewards, values = rewards.to(dtype), values.to(dtype)
-    gamma_value, row_gamma = _validate.per_row("gamma", gamma, rewards, cu_seqlens)
-    lam_value, row_lam = _validate.per_row("lam", lam, rewards, cu_seqlens)
-    return ops.gae.default(rewards, values.contiguous(), mask, gamma_value, row_gamma, lam_value, row_lam, cu_seqlens)
+    gamma_value, row_gamma = _tensors.per_row("gamma", gamma, rewards, cu_seqlens)
+    lam_value, row_lam = _tensors.per_row("lam", lam, rewards, cu_seqlens)
+    advantages, returns = ops.gae.default(
+        rewards, values.contiguous(), mask, gamma_value, row_gamma, lam_value, row_lam, cu_seqlens
+    )
+    return advantages, returns
 
 
 no_gradient("gae")
 
 
-@torch.library.register_fake("segkernel::gae")
+@register_fake("gae")
 def _(
     rewards: Tensor,
     values: Tensor,
@@ -73,5 +76,5 @@ def _(
     row_lam: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    dtype = _validate.compute_dtype(rewards)
+    dtype = _tensors.compute_dtype(rewards)
     return torch.empty_like(rewards, dtype=dtype), torch.empty_like(rewards, dtype=dtype)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import _validate
-from segkernel._library import ops
+from segkernel import _tensors, _validate
+from segkernel._library import ops, register_fake
 
 
 def hysteresis(
@@ -45,13 +45,13 @@ def hysteresis(
         >>> segkernel.hysteresis(torch.tensor([[0.1, 0.9, 0.3, -0.8, 0.3]]), low=-0.5, high=0.5)
         tensor([[ 0,  1,  1, -1, -1]], dtype=torch.int8)
     """
-    rewards, mask, cu_seqlens = _validate.tokens("rewards", rewards, mask, cu_seqlens)
-    low_value, row_low = _validate.per_row("low", low, rewards, cu_seqlens)
-    high_value, row_high = _validate.per_row("high", high, rewards, cu_seqlens)
-    _validate.ordered(low_value, row_low, high_value, row_high)
-    initial_value, row_initial = _validate.states("initial", initial, rewards, cu_seqlens)
+    rewards, mask, cu_seqlens = _tensors.tokens("rewards", rewards, mask, cu_seqlens)
+    low_value, row_low = _tensors.per_row("low", low, rewards, cu_seqlens)
+    high_value, row_high = _tensors.per_row("high", high, rewards, cu_seqlens)
+    _tensors.ordered(low_value, row_low, high_value, row_high)
+    initial_value, row_initial = _tensors.states("initial", initial, rewards, cu_seqlens)
     _validate.boolean("hold", hold)
-    return ops.hysteresis.default(
+    states: Tensor = ops.hysteresis.default(
         rewards,
         mask,
         low_value,
@@ -63,9 +63,10 @@ def hysteresis(
         hold,
         cu_seqlens,
     )
+    return states
 
 
-@torch.library.register_fake("segkernel::hysteresis")
+@register_fake("hysteresis")
 def _(
     rewards: Tensor,
     mask: Tensor | None,

@@ -1,23 +1,67 @@
-"""Log-probabilities of labels straight from hidden states, without the logits."""
+"""Label log-probabilities from hidden states and the LM head, without the logits in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from segkernel import _validate
-from segkernel._library import cuda_kernels, ops
-from segkernel.ops.token_logprobs import Logprobs, check_labels, logit_options
+from segkernel import _tensors, _validate
+from segkernel._library import cuda_kernels, ops, register_fake
+from segkernel.ops.token_logprobs import check_labels, logit_options
 
-# Logits exist one tile at a time: all valid tokens times a slice of the vocabulary. A slice is wide enough for matrix
-# products at full speed, and at most a 16th of the vocabulary, so that tile and workspace are small beside the logits
-# whatever their number. On the CPU a tile of 1024 tokens stays in the cache; on CUDA it is some 256 MB of bfloat16.
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from segkernel.types import LogitOptions
+
+# Logits are computed in tiles of all valid tokens by a slice of the vocabulary. A slice is wide enough for matrix
+# products at full speed and at most 1/16 of the vocabulary, which bounds tile and workspace relative to the logits.
+# On the CPU a tile of 1,024 tokens fits the cache; on CUDA a tile is at most 256 MB of bfloat16.
 TILE_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
 NARROWEST_TILE = 1024
 TILES_AT_LEAST = 16
+
+
+@overload
+def linear_token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    bias: Tensor | None = ...,
+    entropy: Literal[False] = False,
+    **options: Unpack[LogitOptions],
+) -> Tensor: ...
+
+
+@overload
+def linear_token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    bias: Tensor | None = ...,
+    entropy: Literal[True],
+    **options: Unpack[LogitOptions],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def linear_token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    bias: Tensor | None = ...,
+    entropy: bool,
+    **options: Unpack[LogitOptions],
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def linear_token_logprobs(
@@ -31,17 +75,16 @@ def linear_token_logprobs(
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,
-) -> Logprobs:
-    """`token_logprobs(hidden @ weight.T + bias, labels, mask)`, never holding the logits.
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`token_logprobs(hidden @ weight.T + bias, labels, mask)`, without materializing the logits.
 
-    Only the hidden states of valid tokens are multiplied, with a slice of the vocabulary at a time; the backward pass
-    forms each tile of logits again. The gradient of `weight` is one matrix product per slice, that of `hidden` is
+    Only the hidden states of valid tokens are multiplied, with one slice of the vocabulary at a time; the backward
+    pass recomputes each tile of logits. The gradient of `weight` is one matrix product per slice, that of `hidden` is
     accumulated in float32 over the slices.
 
-    On CUDA, how many tokens are valid is known to the device alone, while the host decides the size of a product. With
-    a `mask` the host waits for that number, once in each pass, and only valid tokens are multiplied. Without one, and
-    while a CUDA graph is captured, nothing waits: all tokens are multiplied, and those whose label is -100, or whom the
-    mask drops, are left out of all results. So give `mask=labels != -100` where that drops many.
+    On CUDA, passing `mask` costs one device synchronization per pass, because the size of the matrix product depends on
+    the number of valid tokens. Without `mask`, or while a CUDA graph is captured, all tokens are multiplied, and those
+    that are masked or whose label is -100 are ignored. So pass `mask=labels != -100` if many labels are -100.
 
     Args:
         hidden: `[..., H]`, float64, float32, bfloat16 or float16.
@@ -59,7 +102,7 @@ def linear_token_logprobs(
         ValueError: shapes or devices that don't match, parameters that are not positive.
         IndexError: as `token_logprobs`.
 
-    Gradients of both outputs flow to `hidden`, `weight` and `bias`, each worked out only when needed; second
+    Gradients of both outputs flow to `hidden`, `weight` and `bias`, each computed only when needed; second
     derivatives raise RuntimeError.
 
     Example:
@@ -68,7 +111,7 @@ def linear_token_logprobs(
         >>> segkernel.linear_token_logprobs(hidden, weight, torch.tensor([2, -100]))
         tensor([-1.3863,  0.0000])
     """
-    _validate.tensor("hidden", hidden)
+    _tensors.tensor("hidden", hidden)
     if hidden.dim() == 0:
         raise ValueError(f"hidden: expected [..., H], got {_validate.describe(hidden)}")
     _check_like_hidden("weight", weight, hidden)
@@ -79,23 +122,24 @@ def linear_token_logprobs(
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias: expected [{weight.shape[0]}] to match weight, got {_validate.describe(bias)}")
     labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1])
-    _validate.labels_in_range(labels, mask, weight.shape[0])
+    _tensors.labels_in_range(labels, mask, weight.shape[0])
     options = logit_options(temperature, logit_scale, softcap)
     _validate.boolean("entropy", entropy)
+    logprobs: Tensor
     logprobs, entropies, _ = ops.linear_token_logprobs.default(hidden, weight, bias, labels, mask, *options, entropy)
     return (logprobs, entropies) if entropy else logprobs
 
 
 def _check_like_hidden(name: str, value: Tensor, hidden: Tensor) -> None:
-    _validate.tensor(name, value)
+    _tensors.tensor(name, value)
     if value.dtype != hidden.dtype:
         wanted = str(hidden.dtype).removeprefix("torch.")
         raise TypeError(f"{name}: expected {wanted} like hidden, got {_validate.describe(value)}")
-    _validate.same_device(name, value, "hidden", hidden)
+    _tensors.same_device(name, value, "hidden", hidden)
 
 
 def _slices(tokens: int, vocabulary: int, device: str) -> Iterator[tuple[int, int]]:
-    """`[first, last)` of every slice of the vocabulary, of even widths."""
+    """Yields `[first, last)` of every slice of the vocabulary; the slices are of about equal width."""
     widest = max(min(TILE_ELEMENTS[device] // max(tokens, 1), vocabulary // TILES_AT_LEAST), NARROWEST_TILE)
     width = -(-vocabulary // -(-vocabulary // widest) // 64) * 64
     for first in range(0, vocabulary, width):
@@ -103,14 +147,14 @@ def _slices(tokens: int, vocabulary: int, device: str) -> Iterator[tuple[int, in
 
 
 def _may_compact(labels: Tensor, mask: Tensor | None) -> bool:
-    """Whether the host may ask how many tokens are valid."""
+    """Whether the host may read the number of valid tokens: on CUDA that synchronizes."""
     return not labels.is_cuda or (mask is not None and not torch.cuda.is_current_stream_capturing())
 
 
 class _Tiles:
-    """The tokens to be multiplied, and their logits a tile at a time, each in the place of the one before.
+    """Iterator over logits tiles `[n, width]` in one reused buffer.
 
-    Tokens that are not valid are not among them or, where the host doesn't know, carry the label -100.
+    Invalid tokens are dropped, or labeled -100 when compaction would need a device synchronization.
     """
 
     def __init__(
@@ -128,15 +172,15 @@ class _Tiles:
         self.weight, self.bias = weight, bias
 
     def hidden_of_valid(self) -> Tensor:
-        """`hidden` with 0 for the others, whose gradient is 0 while their hidden states may be NaN."""
+        """`hidden` with 0 at invalid tokens, whose hidden states may be NaN."""
         return self.hidden if self.is_valid is None else torch.where(self.is_valid, self.hidden, 0)
 
     def compact(self, rows: Tensor) -> Tensor:
-        """Rows of all tokens to rows of those that are multiplied."""
+        """Rows of all tokens to rows of the multiplied ones."""
         return rows if self.all_kept else rows[self.valid]
 
     def spread(self, rows: Tensor, like: Tensor) -> Tensor:
-        """The reverse, in the shape of `like`, with 0 for the others."""
+        """Inverse of `compact`, in the shape of `like`, with 0 at dropped tokens."""
         if self.all_kept:
             return rows.view(like.shape)
         every = rows.new_zeros(like.shape)
@@ -173,7 +217,7 @@ def _forward(
     for first, _, tile in tiles:
         ops._linear_token_logprobs_fold_.default(state, tile, tiles.labels, first, *options, want_entropy)
     logprobs, entropies, lse = ops._linear_token_logprobs_finish.default(state, hidden, *options)
-    dtype = _validate.compute_dtype(hidden)
+    dtype = _tensors.compute_dtype(hidden)
     return (
         tiles.spread(logprobs.to(dtype), labels),
         tiles.spread(entropies.to(dtype), labels) if want_entropy else labels.new_empty((0,), dtype=dtype),
@@ -205,7 +249,7 @@ def _gradients(
 
     upstream = (per_row(grad_logprobs), per_row(grad_entropies))
     known = (per_row(entropies if grad_entropies is not None else lse), per_row(lse))
-    dtype = _validate.compute_dtype(hidden)
+    dtype = _tensors.compute_dtype(hidden)
     grad_hidden = torch.zeros_like(tiles.hidden, dtype=dtype) if hidden_needed else hidden.new_empty(0)
     grad_weight = weight.new_empty(weight.shape) if weight_needed else weight.new_empty(0)
     grad_bias = torch.empty_like(weight[:, 0]) if bias_needed else weight.new_empty(0)
@@ -230,7 +274,7 @@ def _gradients(
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, scratch: Tensor | None) -> None:
-    """`total += a @ b`. Where `a` and `b` are narrower than `total`, cuBLAS adds to it, and the CPU needs `scratch`."""
+    """`total += a @ b`. For `a`, `b` of lower precision cuBLAS accumulates into `total`; the CPU needs `scratch`."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     elif scratch is None:
@@ -239,13 +283,13 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, scratch: Tensor | None) ->
         total.add_(torch.mm(a, b, out=scratch))
 
 
-# Where the CUDA kernels are not in use, calls on CUDA tensors say why already.
+# Without CUDA kernels, `_library` has registered CUDA implementations that raise.
 _DEVICES = ("cpu",) if cuda_kernels.problem is not None else ("cpu", "cuda")
 torch.library.impl("segkernel::linear_token_logprobs", _DEVICES, _forward)
 torch.library.impl("segkernel::linear_token_logprobs_backward", _DEVICES, _gradients)
 
 
-@torch.library.register_fake("segkernel::linear_token_logprobs")
+@register_fake("linear_token_logprobs")
 def _(
     hidden: Tensor,
     weight: Tensor,
@@ -257,13 +301,13 @@ def _(
     softcap: float | None,
     want_entropy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = _validate.compute_dtype(hidden)
+    dtype = _tensors.compute_dtype(hidden)
     logprobs = torch.empty_like(labels, dtype=dtype)
     entropies = torch.empty_like(labels, dtype=dtype) if want_entropy else labels.new_empty((0,), dtype=dtype)
     return logprobs, entropies, torch.empty_like(labels, dtype=torch.float64)
 
 
-@torch.library.register_fake("segkernel::linear_token_logprobs_backward")
+@register_fake("linear_token_logprobs_backward")
 def _(
     grad_logprobs: Tensor | None,
     grad_entropies: Tensor | None,

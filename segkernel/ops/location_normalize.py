@@ -1,4 +1,4 @@
-"""Segment rewards normalised by the position of their segment in the response."""
+"""Location-aware normalization of segment rewards."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from segkernel import _validate
+from segkernel import _tensors, _validate
 
-# Residuals beyond this many standard errors count linearly: 95 % efficient on normal data (Huber, 1964).
+# Residuals beyond this many standard errors enter the loss linearly: 95 % efficient on normal data (Huber, 1964).
 _HUBER_KNEE = 1.345
 
 
@@ -21,17 +21,17 @@ def location_normalize(
     std: tuple[float, float],
     min_std: float = 1e-6,
 ) -> Tensor:
-    """Normalises each segment's reward by the mean and the spread of rewards at its position in the response.
+    """Normalizes each segment's reward by the mean and standard deviation of rewards at its position in the response.
 
     Segment `k` (from 0) of `n` ends at `p = (k + 1) / n`. With `mean = (w_m, b_m)` and `std = (w_s, b_s)` it becomes
-    `(R - (w_m log p + b_m)) / max(w_s log p + b_s, min_std)`. Source: the location-aware normaliser of Segment-level
+    `(R - (w_m log p + b_m)) / max(w_s log p + b_s, min_std)`. Source: the location-aware normalizer of Segment-level
     RLHF, arXiv 2501.02790, sec. 3. Differentiable with respect to `segment_rewards`.
 
     Args:
         segment_rewards: `[B, S]`, as `segment` returns them; float64, float32, bfloat16 or float16.
         counts: number of segments per row, integer `[B]`; those past `S` count in `n`.
         mean, std: slope and intercept over `log p`, in units of reward; from `fit_location_normalizer`.
-        min_std: `> 0`, the least standard deviation to divide by.
+        min_std: `> 0`, lower bound of the standard deviation to divide by.
 
     Returns:
         `[B, S]`, float32 (float64 for float64 rewards); 0 past `counts`.
@@ -47,10 +47,11 @@ def location_normalize(
         tensor([[0., 1., 0.]])
     """
     _check_segments(segment_rewards, counts)
-    (mean_slope, mean_intercept), (std_slope, std_intercept) = _validate.line("mean", mean), _validate.line("std", std)
+    mean_slope, mean_intercept = _validate.slope_and_intercept("mean", mean)
+    std_slope, std_intercept = _validate.slope_and_intercept("std", std)
     _validate.positive("min_std", min_std)
 
-    rewards = segment_rewards.to(_validate.compute_dtype(segment_rewards))
+    rewards = segment_rewards.to(_tensors.compute_dtype(segment_rewards))
     present, log_p = _log_positions(rewards, counts)
     location_mean = mean_slope * log_p + mean_intercept
     location_std = (std_slope * log_p + std_intercept).clamp(min=min_std)
@@ -63,8 +64,8 @@ def fit_location_normalizer(
     """Fits the `mean` and `std` of `location_normalize` to the segment rewards of many responses.
 
     Rewards are grouped by the position `p = (k + 1) / n` of their segment; the mean and the standard deviation of
-    every group are regressed on `log p` with Huber's loss, in units of the group's standard error, so that groups
-    that fall out of line weigh little (Segment-level RLHF, arXiv 2501.02790). Runs on the host.
+    every group are regressed on `log p` with Huber's loss in units of the group's standard error, which bounds the
+    influence of outlying groups (Segment-level RLHF, arXiv 2501.02790). Runs on the host.
 
     Args:
         segment_rewards: `[B, S]`, as `segment` returns them; values past `counts` are not read.
@@ -81,7 +82,7 @@ def fit_location_normalizer(
         >>> import torch, segkernel
         >>> rewards = torch.tensor([[0.0, 2.0], [2.0, 4.0]])
         >>> mean, std = segkernel.fit_location_normalizer(rewards, torch.tensor([2, 2]))
-        >>> [round(number, 2) for number in (*mean, *std)]  # means 1 and 3 at p = 1/2 and 1, no trend in the spread
+        >>> [round(value, 2) for value in (*mean, *std)]  # means 1 and 3 at p = 1/2 and 1, no trend in the spread
         [2.89, 3.0, 0.0, 1.41]
     """
     _check_segments(segment_rewards, counts)
@@ -92,7 +93,7 @@ def fit_location_normalizer(
     if not np.isfinite(rewards).all():
         raise ValueError("segment_rewards: expected finite rewards, got NaN or infinity")
 
-    # Positions are fractions, so that those meant to end a bin can come out a rounding error beyond it.
+    # Positions are fractions: one at the end of a bin can exceed it by a rounding error.
     group = np.ceil(np.exp(log_p) * bins - 1e-9).astype(int) - 1
     size = np.bincount(group, minlength=bins)
     used = size >= 2
@@ -127,7 +128,7 @@ def _huber_line(x: np.ndarray, y: np.ndarray, standard_error: np.ndarray) -> tup
 
 
 def _log_positions(segment_rewards: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Which segments exist, and `log p` of each of them, `[B, S]` in the dtype of `segment_rewards`."""
+    """Whether each segment exists, and its `log p`: both `[B, S]`, the latter in the dtype of `segment_rewards`."""
     index = torch.arange(segment_rewards.shape[1], device=counts.device)
     n = counts.unsqueeze(1)  # [B, 1]
     present = index < n
@@ -136,10 +137,10 @@ def _log_positions(segment_rewards: Tensor, counts: Tensor) -> tuple[Tensor, Ten
 
 
 def _check_segments(segment_rewards: Tensor, counts: Tensor) -> None:
-    _validate.tensor("segment_rewards", segment_rewards)
-    _validate.tensor("counts", counts, _validate.INTEGERS, "integer")
+    _tensors.tensor("segment_rewards", segment_rewards)
+    _tensors.tensor("counts", counts, _tensors.INTEGERS, "integer")
     if segment_rewards.dim() != 2:
         raise ValueError(f"segment_rewards: expected [B, S], got {_validate.describe(segment_rewards)}")
     if counts.shape != segment_rewards.shape[:1]:
         raise ValueError(f"counts: expected [{segment_rewards.shape[0]}], got {_validate.describe(counts)}")
-    _validate.same_device("counts", counts, "segment_rewards", segment_rewards)
+    _tensors.same_device("counts", counts, "segment_rewards", segment_rewards)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkernel import _validate
-from segkernel._library import no_gradient, ops
+from segkernel import _tensors
+from segkernel._library import no_gradient, ops, register_fake
 
 
 def redistribute(
@@ -18,7 +18,7 @@ def redistribute(
     mix: float | Tensor = 1.0,
     cu_seqlens: Tensor | None = None,
 ) -> Tensor:
-    """Rewards each token with what it adds to the reward model's score of the prefix.
+    """Token rewards as differences of a reward model's prefix scores.
 
     `mix * (s_t - s_prev) + (1 - mix) * [t is the last valid token] * sequence_rewards`, where `s_prev` is the
     previous valid token's score and `initial` before the first. With `mix=1` a row sums to `s_last - initial`.
@@ -34,8 +34,8 @@ def redistribute(
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:
-        float32 (float64 for float64 scores), the shape of `prefix_scores`, in their units; 0 at masked positions. No
-        gradient flows to them.
+        float32 (float64 for float64 scores), the shape of `prefix_scores`, in their units; 0 at masked positions.
+        Constants to autograd.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -46,21 +46,22 @@ def redistribute(
         >>> segkernel.redistribute(torch.tensor([[0.5, 0.75, 0.25]]), initial=0.25)
         tensor([[ 0.2500,  0.2500, -0.5000]])
     """
-    prefix_scores, mask, cu_seqlens = _validate.tokens("prefix_scores", prefix_scores, mask, cu_seqlens)
-    initial_value, row_initial = _validate.per_row("initial", initial, prefix_scores, cu_seqlens)
-    mix_value, row_mix = _validate.per_row("mix", mix, prefix_scores, cu_seqlens)
+    prefix_scores, mask, cu_seqlens = _tensors.tokens("prefix_scores", prefix_scores, mask, cu_seqlens)
+    initial_value, row_initial = _tensors.per_row("initial", initial, prefix_scores, cu_seqlens)
+    mix_value, row_mix = _tensors.per_row("mix", mix, prefix_scores, cu_seqlens)
     if sequence_rewards is not None:
-        _validate.tensor("sequence_rewards", sequence_rewards, _validate.FLOATS | _validate.INTEGERS, "real")
-        _, sequence_rewards = _validate.per_row("sequence_rewards", sequence_rewards, prefix_scores, cu_seqlens)
-    return ops.redistribute.default(
+        _tensors.tensor("sequence_rewards", sequence_rewards, _tensors.FLOATS | _tensors.INTEGERS, "real")
+        _, sequence_rewards = _tensors.per_row("sequence_rewards", sequence_rewards, prefix_scores, cu_seqlens)
+    rewards: Tensor = ops.redistribute.default(
         prefix_scores, mask, initial_value, row_initial, sequence_rewards, mix_value, row_mix, cu_seqlens
     )
+    return rewards
 
 
 no_gradient("redistribute")
 
 
-@torch.library.register_fake("segkernel::redistribute")
+@register_fake("redistribute")
 def _(
     prefix_scores: Tensor,
     mask: Tensor | None,
@@ -71,4 +72,4 @@ def _(
     row_mix: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> Tensor:
-    return torch.empty_like(prefix_scores, dtype=_validate.compute_dtype(prefix_scores))
+    return torch.empty_like(prefix_scores, dtype=_tensors.compute_dtype(prefix_scores))

@@ -1,13 +1,13 @@
-"""Segmentation of token rewards, with the loss mask that follows from it."""
+"""Segmentation of token rewards and the adaptive loss mask."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from segkernel import _validate
-from segkernel._enums import REDUCE, SEGMENT_REDUCTIONS
-from segkernel._library import no_gradient, ops
+from segkernel import _tensors, _validate
+from segkernel._enums import REDUCE
+from segkernel._library import no_gradient, ops, register_fake
 from segkernel.types import Segments
 
 _segment = ops.segment.default
@@ -28,7 +28,7 @@ def segment(
     cu_seqlens: Tensor | None = None,
     max_segments: int | None = None,
 ) -> Segments:
-    """Cuts each row of token rewards into segments, in one pass.
+    """Splits each row of token rewards into segments, in one pass.
 
     A segment starts at the first valid token, at a pivot (`pivot_threshold`, see `detect_pivots`), and where the
     Schmitt trigger at `baseline - delta`, `baseline + delta` changes state (`delta`, see `hysteresis`). At least one
@@ -38,19 +38,20 @@ def segment(
 
     Args:
         rewards: token rewards, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64, float32, bfloat16 or float16.
-            Compared and reduced in float32 (float64 for float64). A row's sums are always added up in the same order;
-            which one may differ between processors.
+            Compared and reduced in float32 (float64 for float64). The summation order of a row is fixed on one
+            processor and may differ between processors.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
         pivot_threshold: `>= 0`, a number or one per row `[B]`, in units of reward; None finds no pivots.
-        baseline: centre of the trigger's neutral zone; without a trigger, what a segment's reward is compared with.
+        baseline: center of the trigger's neutral zone; without a trigger, the value that segment rewards are compared
+            with.
         delta: `>= 0`, half the width of the neutral zone, a number or one per row `[B]`; None runs no trigger.
         hold, initial: as in `hysteresis`.
-        reduce: how a segment's token rewards become one: "mean", "sum", "last", "max" or "min".
-        sequence_sign: a number or one per row `[B]`, of which only the sign counts; None makes no mask. A row with
-            sign 0 keeps neutral segments at most.
+        reduce: reduction of a segment's token rewards: "mean", "sum", "last", "max" or "min".
+        sequence_sign: a number or one per row `[B]`, of which only the sign is used; None computes no mask. A row
+            with sign 0 keeps at most neutral segments.
         keep_neutral: whether the mask keeps segments of sign 0.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
-        max_segments: `S >= 0`, how many segments per row the `[B, S]` fields hold; None or 0 hold all. Padded only.
+        max_segments: `S >= 0`, number of segments per row in the `[B, S]` fields; None or 0 means `T`. Padded only.
 
     Returns:
         `Segments`. Their rewards carry no gradient; `segment_reduce` over the ids does.
@@ -71,25 +72,26 @@ def segment(
         >>> segments.mask
         tensor([[ True,  True,  True, False, False]])
     """
-    rewards, mask, cu_seqlens = _validate.tokens("rewards", rewards, mask, cu_seqlens)
-    if pivot_threshold is None and delta is None:
-        raise ValueError("segment: expected pivot_threshold, delta or both, got neither")
-    pivot_value, row_pivot = _validate.optional_per_row("pivot_threshold", pivot_threshold, rewards, cu_seqlens)
-    delta_value, row_delta = _validate.optional_per_row("delta", delta, rewards, cu_seqlens)
-    baseline_value, row_baseline = _validate.per_row("baseline", baseline, rewards, cu_seqlens)
-    initial_value, row_initial = _validate.states("initial", initial, rewards, cu_seqlens)
-    sign_value, row_sign = _validate.optional_per_row(
+    rewards, mask, cu_seqlens = _tensors.tokens("rewards", rewards, mask, cu_seqlens)
+    _validate.segment_options(
+        pivot_threshold,
+        delta,
+        hold=hold,
+        reduce=reduce,
+        keep_neutral=keep_neutral,
+        max_segments=max_segments,
+        offsets_name="cu_seqlens",
+        packed=cu_seqlens is not None,
+    )
+    pivot_value, row_pivot = _tensors.optional_per_row("pivot_threshold", pivot_threshold, rewards, cu_seqlens)
+    delta_value, row_delta = _tensors.optional_per_row("delta", delta, rewards, cu_seqlens)
+    baseline_value, row_baseline = _tensors.per_row("baseline", baseline, rewards, cu_seqlens)
+    initial_value, row_initial = _tensors.states("initial", initial, rewards, cu_seqlens)
+    sign_value, row_sign = _tensors.optional_per_row(
         "sequence_sign", sequence_sign, rewards, cu_seqlens, dtype=torch.float64
     )
-    _validate.one_of("reduce", reduce, SEGMENT_REDUCTIONS)
-    _validate.boolean("hold", hold)
-    _validate.boolean("keep_neutral", keep_neutral)
-    if max_segments is not None:
-        if cu_seqlens is not None:
-            raise ValueError("max_segments: expected None with cu_seqlens (packed segments sit at their row's offset)")
-        _validate.integer("max_segments", max_segments, at_least=0)
-    _validate.not_negative("pivot_threshold", None, row_pivot)
-    _validate.not_negative("delta", None, row_delta)
+    _tensors.not_negative("pivot_threshold", None, row_pivot)
+    _tensors.not_negative("delta", None, row_delta)
     outputs = _segment(
         rewards,
         mask,
@@ -116,7 +118,7 @@ def segment(
 no_gradient("segment")
 
 
-@torch.library.register_fake("segkernel::segment")
+@register_fake("segment")
 def _(
     rewards: Tensor,
     mask: Tensor | None,
@@ -136,7 +138,7 @@ def _(
     cu_seqlens: Tensor | None,
     max_segments: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = _validate.row_count(rewards, cu_seqlens)
+    rows = _tensors.row_count(rewards, cu_seqlens)
     per_segment = rewards.shape
     if cu_seqlens is None and max_segments is not None:
         per_segment = torch.Size((rows, max_segments))

@@ -1,4 +1,4 @@
-"""Segment values given back to tokens."""
+"""Broadcast of segment values to tokens."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkernel import _validate
+from segkernel import _tensors, _validate
 from segkernel._enums import BROADCAST, REDUCE
-from segkernel._library import ops
+from segkernel._library import ops, register_fake
 
-# The derivative of each way of giving a value back is the reduction that undoes it.
-_DERIVATIVE = {
+# Adjoint of each broadcast mode.
+_ADJOINT = {
     BROADCAST["repeat"]: REDUCE["sum"],
     BROADCAST["split"]: REDUCE["mean"],
     BROADCAST["last"]: REDUCE["last"],
@@ -26,7 +26,7 @@ def segment_broadcast(
     how: str = "repeat",
     cu_seqlens: Tensor | None = None,
 ) -> Tensor:
-    """Gives each token what is its own of its segment's value. Differentiable.
+    """Broadcasts segment values to their tokens. Differentiable.
 
     `how="split"` is the interpolation of Segmenting Text and Learning Their Rewards (arXiv 2501.02790, sec. 3.3).
 
@@ -51,26 +51,27 @@ def segment_broadcast(
         >>> segkernel.segment_broadcast(values, ids, how="split")
         tensor([[3., 3., 0., 1.]])
     """
-    _validate.tensor("values", values)
+    _tensors.tensor("values", values)
     if values.dim() != 2:
         raise ValueError(f"values: expected [B, S], got {_validate.describe(values)}")
     if not isinstance(ids, Tensor):
         raise TypeError(f"ids: expected an integer tensor, got {_validate.describe(ids)}")
     if cu_seqlens is not None:
-        _validate.offsets(cu_seqlens, "ids", ids)
+        _tensors.offsets(cu_seqlens, "ids", ids)
     elif ids.dim() != 2:
         raise ValueError(f"ids: expected [B, T], or [N] together with cu_seqlens, got {_validate.describe(ids)}")
-    ids = _validate.segment_ids(ids, "values", values, ids.shape, cu_seqlens)
-    if values.shape[0] != _validate.row_count(ids, cu_seqlens):
+    ids = _tensors.segment_ids(ids, "values", values, ids.shape, cu_seqlens)
+    if values.shape[0] != _tensors.row_count(ids, cu_seqlens):
         name, given = ("ids", ids) if cu_seqlens is None else ("cu_seqlens", cu_seqlens)
         raise ValueError(f"{name}: expected {values.shape[0]} rows like values, got {_validate.describe(given)}")
     _validate.one_of("how", how, BROADCAST)
-    return ops.segment_broadcast.default(values.contiguous(), ids, BROADCAST[how], cu_seqlens)
+    broadcast: Tensor = ops.segment_broadcast.default(values.contiguous(), ids, BROADCAST[how], cu_seqlens)
+    return broadcast
 
 
-@torch.library.register_fake("segkernel::segment_broadcast")
+@register_fake("segment_broadcast")
 def _(values: Tensor, ids: Tensor, how: int, cu_seqlens: Tensor | None) -> Tensor:
-    return torch.empty_like(ids, dtype=_validate.compute_dtype(values))
+    return torch.empty_like(ids, dtype=_tensors.compute_dtype(values))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -82,7 +83,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     ids, cu_seqlens = ctx.saved_tensors
-    reduce = _DERIVATIVE[ctx.how]
+    reduce = _ADJOINT[ctx.how]
     grad_values = ops.segment_reduce.default(grad.contiguous(), ids, ctx.num_segments, reduce, cu_seqlens)
     return grad_values.to(ctx.dtype), None, None, None
 

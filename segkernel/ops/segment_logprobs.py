@@ -1,13 +1,65 @@
-"""Log-probabilities of segments."""
+"""Sums and means of label log-probabilities per segment."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal, overload
+
 from torch import Tensor
 
-from segkernel import _validate
+from segkernel import _tensors, _validate
 from segkernel.ops.segment_reduce import segment_reduce
 from segkernel.ops.sequence_logprobs import check_rows
-from segkernel.ops.token_logprobs import Logprobs, check_labels, check_logits, token_logprobs
+from segkernel.ops.token_logprobs import check_labels, check_logits, token_logprobs
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from segkernel.types import LogitOptions
+
+
+@overload
+def segment_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    num_segments: int,
+    *,
+    reduce: str = ...,
+    inplace_backward: bool = ...,
+    cu_seqlens: Tensor | None = ...,
+    entropy: Literal[False] = False,
+    **options: Unpack[LogitOptions],
+) -> Tensor: ...
+
+
+@overload
+def segment_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    num_segments: int,
+    *,
+    reduce: str = ...,
+    inplace_backward: bool = ...,
+    cu_seqlens: Tensor | None = ...,
+    entropy: Literal[True],
+    **options: Unpack[LogitOptions],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def segment_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    num_segments: int,
+    *,
+    reduce: str = ...,
+    inplace_backward: bool = ...,
+    cu_seqlens: Tensor | None = ...,
+    entropy: bool,
+    **options: Unpack[LogitOptions],
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def segment_logprobs(
@@ -23,8 +75,8 @@ def segment_logprobs(
     entropy: bool = False,
     inplace_backward: bool = False,
     cu_seqlens: Tensor | None = None,
-) -> Logprobs:
-    """Sums or averages the label log-probabilities of every segment, reading only the logits of segments that count.
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Sums or averages the label log-probabilities of every segment, reading only the logits of its valid tokens.
 
     The segment action's log-probability of segment-level PPO (arXiv 2501.02790).
 
@@ -40,8 +92,8 @@ def segment_logprobs(
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:
-        `[B, S]`, or a pair of them with `entropy`; float32, or float64 for float64 logits. 0 for a segment that has no
-        valid token.
+        `[B, S]`, or a pair of them with `entropy`; float32, or float64 for float64 logits. 0 for a segment without
+        valid tokens.
 
     Raises:
         TypeError, ValueError, IndexError: as `token_logprobs`; ValueError for an unknown `reduce`, a negative
@@ -58,7 +110,7 @@ def segment_logprobs(
     check_logits(logits)
     labels, _ = check_labels(labels, None, "logits[..., 0]", logits, logits.shape[:-1])
     check_rows(labels, cu_seqlens)
-    ids = _validate.segment_ids(ids, "labels", labels, labels.shape, cu_seqlens).masked_fill(labels == -100, -1)
+    ids = _tensors.segment_ids(ids, "labels", labels, labels.shape, cu_seqlens).masked_fill(labels == -100, -1)
     per_token = token_logprobs(
         logits,
         labels,
@@ -73,4 +125,7 @@ def segment_logprobs(
     def reduced(values: Tensor) -> Tensor:
         return segment_reduce(values, ids, num_segments, reduce=reduce, cu_seqlens=cu_seqlens)
 
-    return tuple(reduced(values) for values in per_token) if entropy else reduced(per_token)
+    if isinstance(per_token, Tensor):
+        return reduced(per_token)
+    logprobs, entropies = per_token
+    return reduced(logprobs), reduced(entropies)

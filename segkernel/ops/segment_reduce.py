@@ -1,4 +1,4 @@
-"""Reductions of token values over segments."""
+"""Reduction of token values over segments."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkernel import _validate
+from segkernel import _tensors, _validate
 from segkernel._enums import BROADCAST, REDUCE
-from segkernel._library import ops
+from segkernel._library import ops, register_fake
 
 
 def segment_reduce(
@@ -32,8 +32,8 @@ def segment_reduce(
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:
-        `[B, S]`, float32 (float64 for float64 values); 0 where a segment has no token. A row is
-        always summed in the same order, so the bits don't depend on threads or on the other rows.
+        `[B, S]`, float32 (float64 for float64 values); 0 for a segment without tokens. The summation order is fixed,
+        so that results do not depend on the number of threads or on the other rows.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -45,17 +45,18 @@ def segment_reduce(
         >>> segkernel.segment_reduce(values, ids, 3)
         tensor([[3., 4., 0.]])
     """
-    values, _, cu_seqlens = _validate.tokens("values", values, None, cu_seqlens)
-    ids = _validate.segment_ids(ids, "values", values, values.shape, cu_seqlens)
+    values, _, cu_seqlens = _tensors.tokens("values", values, None, cu_seqlens)
+    ids = _tensors.segment_ids(ids, "values", values, values.shape, cu_seqlens)
     _validate.integer("num_segments", num_segments, at_least=0)
     _validate.one_of("reduce", reduce, REDUCE)
-    return ops.segment_reduce.default(values, ids, num_segments, REDUCE[reduce], cu_seqlens)
+    reduced: Tensor = ops.segment_reduce.default(values, ids, num_segments, REDUCE[reduce], cu_seqlens)
+    return reduced
 
 
-@torch.library.register_fake("segkernel::segment_reduce")
+@register_fake("segment_reduce")
 def _(values: Tensor, ids: Tensor, num_segments: int, reduce: int, cu_seqlens: Tensor | None) -> Tensor:
-    rows = _validate.row_count(values, cu_seqlens)
-    return values.new_empty((rows, num_segments), dtype=_validate.compute_dtype(values))
+    rows = _tensors.row_count(values, cu_seqlens)
+    return values.new_empty((rows, num_segments), dtype=_tensors.compute_dtype(values))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -70,7 +71,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
     grad = grad.contiguous()
 
     def to_tokens(segment_values: Tensor, how: str) -> Tensor:
-        return ops.segment_broadcast.default(segment_values, ids, BROADCAST[how], cu_seqlens)
+        token_values: Tensor = ops.segment_broadcast.default(segment_values, ids, BROADCAST[how], cu_seqlens)
+        return token_values
 
     if ctx.reduce == REDUCE["sum"]:
         grad_values = to_tokens(grad, "repeat")
@@ -79,7 +81,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
     elif ctx.reduce == REDUCE["last"]:
         grad_values = to_tokens(grad, "last")
     elif ctx.reduce == REDUCE["logsumexp"]:
-        # d logsumexp / d v_t = exp(v_t - logsumexp); tokens of no segment, or of one that is all -inf, get 0.
+        # d logsumexp / d v_t = exp(v_t - logsumexp); 0 for tokens outside all segments and in segments of only -inf.
         in_segment = (ids >= 0) & (ids < ctx.num_segments)
         shifted = torch.where(in_segment, values, -torch.inf) - to_tokens(reduced.clamp(min=-3e38), "repeat")
         grad_values = to_tokens(grad, "repeat") * shifted.exp()

@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from segkernel import _validate
-from segkernel._library import ops
+from segkernel import _tensors, _validate
+from segkernel._library import ops, register_fake
 
-# A tensor, or a pair of tensors where the entropy was asked for. Spelled Any so that a caller, who knows which,
-# need not narrow a union.
-Logprobs = Any
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from segkernel.types import LogitOptions
+
+
+@overload
+def token_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    inplace_backward: bool = ...,
+    entropy: Literal[False] = False,
+    **options: Unpack[LogitOptions],
+) -> Tensor: ...
+
+
+@overload
+def token_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    inplace_backward: bool = ...,
+    entropy: Literal[True],
+    **options: Unpack[LogitOptions],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def token_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    inplace_backward: bool = ...,
+    entropy: bool,
+    **options: Unpack[LogitOptions],
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def token_logprobs(
@@ -25,22 +62,22 @@ def token_logprobs(
     softcap: float | None = None,
     entropy: bool = False,
     inplace_backward: bool = False,
-) -> Logprobs:
-    """Returns `log softmax(z)[label]` for every token, and the entropy of `softmax(z)` when asked.
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Label log-probabilities `log softmax(z)[label]` and, with `entropy`, the entropies of `softmax(z)`.
 
-    `z = cap(logit_scale * logits) / temperature` with `cap(y) = softcap * tanh(y / softcap)`. The logits are read once,
-    in place, and only where they are needed: rows that are masked, or whose label is -100, are skipped.
+    `z = cap(logit_scale * logits) / temperature` with `cap(y) = softcap * tanh(y / softcap)`. The logits are read once
+    and in place. Rows that are masked, or whose label is -100, are not read.
 
     Args:
         logits: `[..., V]`, float64, float32, bfloat16 or float16. Only the last dimension must be contiguous:
             `logits[:, :-1]` is not copied.
         labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks.
         mask: `[...]`, bool or numeric, nonzero is valid; None means all valid.
-        temperature, logit_scale, softcap: `> 0`; a `softcap` of None caps nothing.
+        temperature, logit_scale, softcap: `> 0`; a `softcap` of None means no cap.
         entropy: also return the entropy, in nats.
-        inplace_backward: let the backward pass write the gradient into the logits' storage, which saves a buffer of
+        inplace_backward: the backward pass writes the gradient into the logits' storage, which saves a buffer of
             their size. The logits must not be read afterwards: autograd raises if another operation saved them. Under
-            `torch.compile` a buffer is allocated all the same.
+            `torch.compile` a buffer is still allocated.
 
     Returns:
         Log-probabilities `[...]`, or `(log-probabilities, entropies)`; float32, or float64 for float64 logits. 0 at
@@ -63,21 +100,22 @@ def token_logprobs(
     """
     check_logits(logits)
     labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
-    _validate.labels_in_range(labels, mask, logits.shape[-1])
+    _tensors.labels_in_range(labels, mask, logits.shape[-1])
     options = logit_options(temperature, logit_scale, softcap)
     _validate.boolean("entropy", entropy)
     _validate.boolean("inplace_backward", inplace_backward)
-    # A compiled graph may not write to what it saved for its backward pass.
+    # A compiled graph must not write to tensors that it saved for its backward pass.
     writes = inplace_backward and logits.requires_grad and torch.is_grad_enabled()
     inplace = writes and not torch.compiler.is_compiling()
     if inplace:
         check_writable(logits)
+    logprobs: Tensor
     logprobs, entropies, _ = ops.token_logprobs.default(logits, labels, mask, *options, entropy, inplace)
     return (logprobs, entropies) if entropy else logprobs
 
 
 def check_logits(logits: Tensor) -> None:
-    _validate.tensor("logits", logits)
+    _tensors.tensor("logits", logits)
     if logits.dim() == 0:
         raise ValueError(f"logits: expected [..., V], got {_validate.describe(logits)}")
     if logits.shape[-1] > 1 and logits.stride(-1) != 1:
@@ -91,15 +129,15 @@ def check_labels(
     labels: Tensor, mask: Tensor | None, name: str, like: Tensor, shape: torch.Size
 ) -> tuple[Tensor, Tensor | None]:
     """Labels and mask of the given shape as the operators take them: int64 and bool, contiguous."""
-    _validate.tensor("labels", labels, _validate.INTEGERS, "integer")
+    _tensors.tensor("labels", labels, _tensors.INTEGERS, "integer")
     if labels.shape != shape:
         raise ValueError(f"labels: expected {list(shape)} like {name}, got {_validate.describe(labels)}")
-    _validate.same_device("labels", labels, name, like)
-    return labels.to(torch.int64).contiguous(), _validate.token_mask(mask, "labels", labels, labels.shape)
+    _tensors.same_device("labels", labels, name, like)
+    return labels.to(torch.int64).contiguous(), _tensors.token_mask(mask, "labels", labels, labels.shape)
 
 
 def logit_options(temperature: float, logit_scale: float, softcap: float | None) -> tuple[float, float, float | None]:
-    """The numbers that turn logits into `z`, in the operators' order."""
+    """The scalars that map logits to `z`, in the order of the operators' schemas."""
     _validate.positive("temperature", temperature)
     _validate.positive("logit_scale", logit_scale)
     if softcap is not None:
@@ -108,13 +146,13 @@ def logit_options(temperature: float, logit_scale: float, softcap: float | None)
 
 
 def check_writable(logits: Tensor) -> None:
-    """Whether the gradient may be written over `logits`."""
+    """Validates that the gradient may overwrite `logits`."""
     if logits.is_leaf or (logits._base is not None and logits._base.is_leaf):
         raise ValueError(
             "inplace_backward: expected logits that an operation computed, got a leaf that requires grad (or a view of "
             "one), whose values the gradient would overwrite"
         )
-    # Largest stride first, every element of a dimension must lie beyond all of the smaller dimensions.
+    # Smallest stride first: the stride of a dimension must exceed the extent of all dimensions before it.
     extent = 1
     for stride, size in sorted(zip(logits.stride(), logits.shape, strict=True)):
         if size > 1:
@@ -126,7 +164,7 @@ def check_writable(logits: Tensor) -> None:
             extent = stride * (size - 1) + extent
 
 
-@torch.library.register_fake("segkernel::token_logprobs")
+@register_fake("token_logprobs")
 def _(
     logits: Tensor,
     labels: Tensor,
@@ -137,13 +175,13 @@ def _(
     want_entropy: bool,
     inplace_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = _validate.compute_dtype(logits)
+    dtype = _tensors.compute_dtype(logits)
     logprobs = torch.empty_like(labels, dtype=dtype)
     entropies = torch.empty_like(labels, dtype=dtype) if want_entropy else labels.new_empty((0,), dtype=dtype)
     return logprobs, entropies, torch.empty_like(labels, dtype=torch.float64)
 
 
-@torch.library.register_fake("segkernel::token_logprobs_backward")
+@register_fake("token_logprobs_backward")
 def _(
     grad_logprobs: Tensor | None,
     grad_entropies: Tensor | None,
@@ -159,7 +197,7 @@ def _(
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-@torch.library.register_fake("segkernel::token_logprobs_backward_")
+@register_fake("token_logprobs_backward_")
 def _(*args: Any) -> None:
     return None
 
@@ -191,7 +229,7 @@ def _backward(
         )
     grad = logits.detach()
     ops.token_logprobs_backward_.default(*grads, grad, *saved, *ctx.options)
-    # Whoever else saved these logits must notice that they are gone.
+    # Autograd then raises if another operation saved these logits for its backward pass.
     torch.autograd.graph.increment_version(grad)
     return grad, *no_grads
 

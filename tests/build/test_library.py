@@ -1,11 +1,10 @@
-"""Loading the CUDA kernels: where they fit torch, and what is said where they don't. Needs no GPU."""
+"""Loading of the compiled operators: which CUDA kernels match torch, and the errors and warnings otherwise. No GPU."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,21 +19,21 @@ DESCRIPTION = {"toolkit": "13.0", "architectures": ["8.0", "8.6", "9.0"], "ptx":
 
 
 @pytest.fixture
-def with_cuda(tmp_path: Path) -> Path:
-    """A folder that holds CUDA kernels, as far as one can tell without loading them."""
+def cuda_folder(tmp_path: Path) -> Path:
+    """Folder with the files of CUDA kernels, which are not loadable."""
     (tmp_path / "_cuda.so").write_bytes(b"")
     (tmp_path / "_cuda.json").write_text(json.dumps(DESCRIPTION))
     return tmp_path
 
 
 @pytest.mark.parametrize("torch_cuda", ["13.0", "13.2"])
-def test_any_minor_version_of_the_same_major_fits(with_cuda: Path, torch_cuda: str) -> None:
-    kernels = find_cuda_kernels(with_cuda, torch_cuda, has_gpu=True)
+def test_find_cuda_kernels_accepts_any_minor_version(cuda_folder: Path, torch_cuda: str) -> None:
+    kernels = find_cuda_kernels(cuda_folder, torch_cuda, has_gpu=True)
     assert kernels == CudaKernels("13.0", ("8.0", "8.6", "9.0"), "9.0")
 
 
-def test_another_major_version(with_cuda: Path) -> None:
-    kernels = find_cuda_kernels(with_cuda, "12.8", has_gpu=False)
+def test_find_cuda_kernels_rejects_another_major_version(cuda_folder: Path) -> None:
+    kernels = find_cuda_kernels(cuda_folder, "12.8", has_gpu=False)
     assert kernels.problem == (
         "segkernel was built with CUDA 13.0, this torch was built with CUDA 12.8. Install a torch for CUDA 13, or "
         "segkernel's wheel for CUDA 12"
@@ -42,17 +41,17 @@ def test_another_major_version(with_cuda: Path) -> None:
     assert kernels.worth_a_warning
     assert kernels.architectures == ("8.0", "8.6", "9.0")
     # "1" is not the major version of "13".
-    assert find_cuda_kernels(with_cuda, "1.3", has_gpu=True).problem is not None
+    assert find_cuda_kernels(cuda_folder, "1.3", has_gpu=True).problem is not None
 
 
-def test_cuda_kernels_beside_a_torch_without_cuda(with_cuda: Path) -> None:
-    kernels = find_cuda_kernels(with_cuda, None, has_gpu=False)
+def test_find_cuda_kernels_rejects_torch_without_cuda(cuda_folder: Path) -> None:
+    kernels = find_cuda_kernels(cuda_folder, None, has_gpu=False)
     assert kernels.problem is not None
     assert "this torch was built without CUDA. Install a torch for CUDA 13, or" in kernels.problem
     assert kernels.worth_a_warning
 
 
-def test_no_cuda_kernels(tmp_path: Path) -> None:
+def test_find_cuda_kernels_of_a_cpu_build_warns_only_with_gpu_and_cuda_torch(tmp_path: Path) -> None:
     kernels = find_cuda_kernels(tmp_path, "13.0", has_gpu=True)
     assert kernels.problem is not None
     assert (
@@ -60,7 +59,6 @@ def test_no_cuda_kernels(tmp_path: Path) -> None:
         in kernels.problem
     )
     assert kernels.worth_a_warning
-    # Nothing is lost where there is no GPU, or no CUDA in torch.
     assert not find_cuda_kernels(tmp_path, "13.0", has_gpu=False).worth_a_warning
     assert not find_cuda_kernels(tmp_path, None, has_gpu=True).worth_a_warning
 
@@ -68,23 +66,23 @@ def test_no_cuda_kernels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", ["", "{", "[]", '{"toolkit": "13.0"}', '{"toolkit": 1, "architectures": 2, "ptx": 3}']
 )
-def test_damaged_description(with_cuda: Path, damage: str) -> None:
-    (with_cuda / "_cuda.json").write_text(damage)
-    kernels = find_cuda_kernels(with_cuda, "13.0", has_gpu=False)
+def test_find_cuda_kernels_with_damaged_description_reports_it(cuda_folder: Path, damage: str) -> None:
+    (cuda_folder / "_cuda.json").write_text(damage)
+    kernels = find_cuda_kernels(cuda_folder, "13.0", has_gpu=False)
     assert kernels.problem is not None
     assert "_cuda.json" in kernels.problem
     assert "Reinstall" in kernels.problem
     assert kernels.worth_a_warning
 
 
-def test_which_gpus_have_code() -> None:
+def test_run_on_follows_minor_versions_and_ptx() -> None:
     kernels = CudaKernels("13.0", ("8.6", "9.0"), "9.0")
     capabilities = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 1)]
     assert [kernels.run_on(capability) for capability in capabilities] == [False, False, True, True, True, True, True]
     assert not CudaKernels().run_on((9, 0))
 
 
-def test_torch_makes_no_runtime_errors_of_our_value_errors() -> None:
+def test_operator_reraises_validation_errors_as_value_error() -> None:
     def overload(message: str) -> str:
         if message:
             raise RuntimeError(message)
@@ -95,7 +93,7 @@ def test_torch_makes_no_runtime_errors_of_our_value_errors() -> None:
     with pytest.raises(ValueError, match=r"^low: expected low <= high, got 1$"):
         operator.default("low: expected low <= high, got 1")
     with pytest.raises(RuntimeError, match="segment: CUDA launch failed"):
-        operator.default("segment: CUDA launch failed: expected by nobody")
+        operator.default("segment: CUDA launch failed: expected success")
     rewards = torch.tensor([[0.0, 2.0]])
     through_it = Operators().hysteresis.default(rewards, None, 0.0, None, 1.0, None, 0, None, True, None)
     assert through_it.tolist() == [[0, 1]]
@@ -107,23 +105,23 @@ import torch
 torch.version.cuda = {torch_cuda!r}
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    import segkernel, segkernel.ops, segkernel._cli
+    import segkernel, segkernel.ops, segkernel._info
 ours = [str(warning.message) for warning in caught if "segkernel" in str(warning.message)]
 print(len(ours), *ours)
 rewards = torch.tensor([[0.25, 2.0, -1.0]])
 print(segkernel.hysteresis(rewards, low=0.0, high=1.0).tolist())
-try:  # what a call on a CUDA tensor reaches
+try:  # the kernel of a call on a CUDA tensor
     key = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     operator = torch.ops.segkernel.hysteresis.default
     operator.redispatch(key, rewards, None, 0.0, None, 1.0, None, 0, None, True, None)
 except NotImplementedError as error:
     print(error)
-print(segkernel._cli.info())
+print(segkernel._info.info())
 """
 
 
-def run_beside(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python with this copy of the package."""
+def run_with_copy(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with the copied package on its path."""
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     environment.pop("SEGKERNEL_LIBRARY", None)
     command = [sys.executable, *arguments]
@@ -131,8 +129,8 @@ def run_beside(package: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def imported_with(package: Path, torch_cuda: str | None) -> list[str]:
-    """Imports a copy of the package under a torch that says it was built with `torch_cuda`; returns what it printed."""
-    done = run_beside(package, "-c", PROGRAM.format(torch_cuda=torch_cuda))
+    """Imports the copied package with `torch.version.cuda` set to `torch_cuda`; returns the printed lines."""
+    done = run_with_copy(package, "-c", PROGRAM.format(torch_cuda=torch_cuda))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()
@@ -147,12 +145,14 @@ def copy_of_the_package(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("torch_cuda", "warned"),
     [
-        ("13.0", "_cuda.so: file too short. Reinstall segkernel"),  # the linker's words
+        ("13.0", "_cuda.so: file too short. Reinstall segkernel"),  # the dynamic linker's message
         ("12.8", "segkernel's wheel for CUDA 12"),
         (None, "Install a torch for CUDA 13"),
     ],
 )
-def test_importing_never_fails(copy_of_the_package: Path, torch_cuda: str | None, warned: str) -> None:
+def test_import_succeeds_with_unusable_cuda_kernels(
+    copy_of_the_package: Path, torch_cuda: str | None, warned: str
+) -> None:
     (copy_of_the_package / "_cuda.so").write_bytes(b"no library")
     (copy_of_the_package / "_cuda.json").write_text(json.dumps(DESCRIPTION))
     warning, result, refusal, *info = imported_with(copy_of_the_package, torch_cuda)
@@ -200,46 +200,26 @@ print(*sorted(found))
 """
 
 
-def test_two_threads_begin_with_different_operators(copy_of_the_package: Path) -> None:
-    done = run_beside(copy_of_the_package, "-c", TWO_THREADS)
+def test_first_use_from_two_threads_does_not_deadlock(copy_of_the_package: Path) -> None:
+    done = run_with_copy(copy_of_the_package, "-c", TWO_THREADS)
     assert done.stderr == ""
     assert done.stdout == "gae segment\n"
 
 
-def test_kernels_that_are_cut_short(copy_of_the_package: Path) -> None:
-    """Given to the dynamic linker they would end the process."""
-    whole = (copy_of_the_package / "_cpu.so").read_bytes()
-    (copy_of_the_package / "_cuda.so").write_bytes(whole[: len(whole) // 2])
-    (copy_of_the_package / "_cuda.json").write_text(json.dumps(DESCRIPTION))
-    warning, result, *_ = imported_with(copy_of_the_package, "13.0")
-    assert warning.endswith("_cuda.so: file too short. Reinstall segkernel, or torch.")
-    assert result == "[[0, 1, -1]]"
-
-
-@pytest.mark.parametrize(
-    ("damage", "why"),
-    [
-        (lambda whole: whole[: len(whole) // 2], "_cpu.so: file too short"),
-        (
-            lambda whole: whole.replace(b"aoti_torch_empty_strided", b"aoti_torch_empty_strided"[::-1]),
-            "undefined symbol",
-        ),
-    ],
-    ids=["cut short", "for another torch"],
-)
-def test_operators_that_cannot_be_loaded(copy_of_the_package: Path, damage: Callable[[bytes], bytes], why: str) -> None:
+def test_library_for_another_torch_raises_import_error(copy_of_the_package: Path) -> None:
     library = copy_of_the_package / "_cpu.so"
-    library.write_bytes(damage(library.read_bytes()))
-    done = run_beside(copy_of_the_package, "-m", "segkernel", "info")
+    symbol = b"aoti_torch_empty_strided"
+    library.write_bytes(library.read_bytes().replace(symbol, symbol[::-1]))
+    done = run_with_copy(copy_of_the_package, "-m", "segkernel", "info")
     assert done.returncode == 2
-    assert f"segkernel: error: segkernel's operators cannot be loaded beside torch {torch.__version__}: " in done.stderr
-    assert why in done.stderr
+    assert f"segkernel: error: segkernel's operators cannot be loaded with torch {torch.__version__}: " in done.stderr
+    assert "undefined symbol" in done.stderr
     assert "They need torch >= 2.10" in done.stderr
 
 
-@pytest.mark.skipif(_machine_has_gpu(), reason="warns, rightly, where there is a GPU")
+@pytest.mark.skipif(_machine_has_gpu(), reason="a machine with a GPU gets a warning")
 @pytest.mark.parametrize("torch_cuda", [None, "13.0"])
-def test_a_cpu_build_on_a_machine_without_gpu_says_nothing(copy_of_the_package: Path, torch_cuda: str | None) -> None:
+def test_cpu_build_without_gpu_does_not_warn(copy_of_the_package: Path, torch_cuda: str | None) -> None:
     warning, result, refusal, *info = imported_with(copy_of_the_package, torch_cuda)
     assert warning == "0"
     assert result == "[[0, 1, -1]]"

@@ -1,4 +1,4 @@
-"""`segkernel inspect`: HTML page of the responses of a preference file, cut into segments."""
+"""`segkernel inspect`: the responses of a preference file, cut into segments, as one HTML page."""
 
 from __future__ import annotations
 
@@ -27,32 +27,28 @@ from segkernel.training.trainer.base import SegkernelConfig
 
 @dataclass
 class InspectArguments:
-    """Input, size and output of the page."""
+    """What to show, and where."""
 
     _argument_group_name = "inspect"
 
     preferences: str = field(
-        default="",
-        metadata={"help": "JSONL or JSONL.gz file of rows with `prompt`, `chosen`, `rejected`.", "metavar": "FILE"},
+        default="", metadata={"help": "JSONL or JSONL.gz file of rows with `prompt`, `chosen`, `rejected`."}
     )
     reward_model: str | None = field(
-        default=None, metadata={"help": "Reward model made with `segkernel train reward`.", "metavar": "DIR"}
+        default=None, metadata={"help": "Directory of a reward model made with `segkernel train reward`."}
     )
     tokenizer: str | None = field(
         default=None,
-        metadata={
-            "help": "Tokenizer; default: the reward model's. Required with --token_rewards column.",
-            "metavar": "DIR",
-        },
+        metadata={"help": "Directory of the tokenizer; default: the reward model's. Needed with a column of rewards."},
     )
-    separator: str = field(default="", metadata={"help": "Text between prompt and response."})
-    rows: int = field(default=8, metadata={"help": "Number of pairs shown, from the first."})
+    separator: str = field(default="", metadata={"help": "Text put between prompt and response."})
+    rows: int = field(default=8, metadata={"help": "How many pairs to show, from the first."})
     fit_rows: int = field(
         default=256,
-        metadata={"help": "Number of pairs whose token rewards the thresholds are fitted to."},
+        metadata={"help": "How many pairs to place the thresholds on, where these are in units of the rewards."},
     )
     max_length: int = field(default=512, metadata={"help": "Most tokens of prompt and response together."})
-    output: str = field(default="inspect.html", metadata={"help": "HTML file to write.", "metavar": "FILE"})
+    output: str = field(default="inspect.html", metadata={"help": "The page to write."})
 
     def __post_init__(self) -> None:
         for name in ("rows", "fit_rows"):
@@ -61,13 +57,10 @@ class InspectArguments:
 
 
 def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
-    """Render the first pairs of a preference file.
+    """Render the first pairs of a preference file; returns the page's path.
 
-    Token rewards come from `arguments.reward_model`, or from columns of the file if `options.token_rewards` is
-    `column`.
-
-    Returns:
-        Path of the page.
+    Token rewards come from `arguments.reward_model`, or from columns of the file when
+    `options.token_rewards == "column"`.
 
     Raises:
         FileNotFoundError: there is no such file, model or tokenizer.

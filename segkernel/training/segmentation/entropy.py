@@ -47,7 +47,7 @@ class Segmenter:
     def __post_init__(self) -> None:
         check_segmentation(self.entropy_threshold, self.min_length)
         for name in ("mean", "std"):
-            _validate.line(name, getattr(self, name))
+            _validate.slope_and_intercept(name, getattr(self, name))
         if not 0 < self.min_std < math.inf:
             raise ValueError(f"min_std: expected a positive number, got {self.min_std}")
 

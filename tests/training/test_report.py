@@ -1,4 +1,4 @@
-"""The HTML report: what it says of every token, that it stands alone, and that no input breaks it."""
+"""HTML report: values per token, self-containedness, and robustness to unusual input."""
 
 import json
 import math
@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 from segkernel.reference import segment
 from segkernel.training.report import Example, example_from_segments, write_report
-from segkernel.training.report.charts import Curve, collect_curves, curve_chart, reward_trace
+from segkernel.training.report.charts import SERIES, Curve, collect_curves, curve_chart, reward_trace
 from segkernel.training.report.example import visible_text
 from segkernel.training.report.page import token_columns
 
@@ -81,7 +81,7 @@ def render(tmp_path: Path, *examples: Example, **arguments: object) -> str:
     return write_report(tmp_path, title="a report", examples=examples, **arguments).read_text(encoding="utf-8")
 
 
-def test_every_token_carries_its_sign_and_whether_it_is_trained_on(tmp_path):
+def test_tokens_show_segment_sign_reward_and_mask(tmp_path):
     page = Page(render(tmp_path, example()))
     assert page.tokens == [
         ("plus kept start", "4", "token 0, segment 0 (+), reward 1, trained on"),
@@ -90,16 +90,17 @@ def test_every_token_carries_its_sign_and_whether_it_is_trained_on(tmp_path):
         ("minus masked", ";", "token 3, segment 1 (\N{MINUS SIGN}), reward 0, masked out"),
     ]
     assert "2 tokens trained on (50 %)" in page.text
+    assert "2 segments" in page.text
 
 
-def test_bars_run_from_the_baseline_to_the_reward():
+def test_bars_span_from_baseline_to_reward():
     # The scale runs from -1.5 to 1.0: 2.5 units of reward are 100 %.
     bars = [(column["bottom"], column["height"]) for column in token_columns(example())]
     assert bars == [(60.0, 40.0), (60.0, 10.0), (0.0, 60.0), (60.0, 0.0)]
     assert {(column["low"], column["high"]) for column in token_columns(example())} == {(40.0, 80.0)}
 
 
-def test_the_page_needs_nothing_else(tmp_path):
+def test_page_loads_no_other_files(tmp_path):
     history = [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6}]
     html = render(tmp_path, example(), log_history=history)
     page = Page(html)
@@ -111,7 +112,7 @@ def test_the_page_needs_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", '" onmouseover="x', "&amp;", "</span></div>"])
-def test_text_of_the_data_is_escaped_wherever_it_is_shown(tmp_path, text):
+def test_page_escapes_text_of_the_data(tmp_path, text):
     changes = {"prompt": text, "label": text, "tokens": [text, ";", "7", ";"]}
     page = Page(render(tmp_path, example(**changes), summary={text: text}, description=text, log_history={text: []}))
     assert page.tokens[0][1] == text
@@ -120,12 +121,12 @@ def test_text_of_the_data_is_escaped_wherever_it_is_shown(tmp_path, text):
     assert page.text.count(text) >= 6
 
 
-def test_dollars_are_not_read_as_mathematics(tmp_path):
+def test_dollar_signs_are_not_math_text(tmp_path):
     page = Page(render(tmp_path, example(tokens=["$\\frac$", "$", "7", "\n"])))
     assert [token[1] for token in page.tokens] == ["$\\frac$", "$", "7", "↵"]
 
 
-def test_rewards_that_are_not_numbers_are_marked(tmp_path):
+def test_nonfinite_rewards_are_marked(tmp_path):
     rewards = [math.nan, math.inf, -1.0, 0.5]
     page = Page(render(tmp_path, example(token_rewards=rewards)))
     assert [token[2].split(", ")[2] for token in page.tokens] == ["reward nan", "reward inf", "reward -1", "reward 0.5"]
@@ -133,18 +134,18 @@ def test_rewards_that_are_not_numbers_are_marked(tmp_path):
     Page(render(tmp_path, example(token_rewards=[math.nan] * 4, baseline=None, low=None, high=None)))
 
 
-def test_an_empty_response_is_said_to_be_empty(tmp_path):
+def test_empty_response_is_named_empty(tmp_path):
     page = Page(render(tmp_path, example(tokens=[], token_rewards=[], ids=[], signs=[], kept=[])))
     assert "empty response" in page.text
     assert page.tokens == []
 
 
-def test_responses_to_one_prompt_share_a_card(tmp_path):
+def test_responses_with_equal_prompts_share_a_card(tmp_path):
     both = (example(), example(label="rejected"), example(prompt="another"))
     assert render(tmp_path, *both).count("<article") == 2
 
 
-def test_example_from_segments_reads_one_row_of_the_padded_result():
+def test_example_from_segments_reads_one_padded_row():
     rewards = torch.tensor([[9.0, 9.0, 9.0], [math.nan, 1.0, -1.0]])
     mask = torch.tensor([[1, 1, 1], [0, 1, 1]])
     segments = segment(rewards, mask, baseline=0.0, delta=0.5, sequence_sign=torch.tensor([1, -1]))
@@ -165,12 +166,12 @@ def test_example_from_segments_reads_one_row_of_the_padded_result():
         ({"signs": [1, 2]}, r"signs: expected -1, 0 or \+1"),
     ],
 )
-def test_an_example_that_contradicts_itself_is_refused(changes, message):
+def test_example_refuses_inconsistent_values(changes, message):
     with pytest.raises(ValueError, match=message):
         example(**changes)
 
 
-def test_curves_join_training_and_held_out_values_of_every_run():
+def test_collect_curves_merges_train_and_eval():
     history = [
         {"step": 10, "loss": 0.7, "grad_norm": 2.0, "epoch": 0.1},
         {"step": 10, "eval_loss": 0.65, "eval_runtime": 3.0, "eval_x_low": 0.1},
@@ -187,13 +188,13 @@ def test_curves_join_training_and_held_out_values_of_every_run():
     ]
 
 
-def test_a_run_has_the_same_colour_in_every_chart():
+def test_curve_chart_color_depends_on_the_run_only():
     svg = curve_chart("x", [Curve("b", "train", [1.0, 2.0], [1.0, 2.0])], ["a", "b"])
-    assert "var(--series-1)" in svg
-    assert "var(--series-0)" not in svg
+    assert SERIES[1] in svg
+    assert SERIES[0] not in svg
 
 
-def test_summary_rows_become_a_table(tmp_path):
+def test_summary_rows_are_a_table(tmp_path):
     html = render(tmp_path, summary=[{"measure": "right", "start": 0.123456, "end": None}])
     assert '<th scope="col">start</th>' in html
     assert '<tr><th scope="row">right</th><td>0.1235</td><td>-</td></tr>' in html
@@ -248,7 +249,7 @@ def test_inspect_says_what_is_missing(argv, message):
         main(argv)
 
 
-def test_control_characters_of_sampled_text_are_shown_as_signs() -> None:
+def test_control_characters_are_replaced() -> None:
     assert visible_text("a\x0e\x00b\n\tc\u3000é") == "a��b↵\tc\u3000é"
     example = Example("p", "accepted", ["\x02x", "$"], [1.0, 0.5], [0, 0], [1], [True, True])
     assert token_columns(example)[0]["text"] == "�x"

@@ -1,4 +1,4 @@
-"""Charts as inline SVG by matplotlib, in the page's CSS variables, so that they follow its light or dark theme."""
+"""Charts as inline SVG by matplotlib, on white: readable on a light and on a dark page."""
 
 from __future__ import annotations
 
@@ -16,30 +16,21 @@ from matplotlib.ticker import MaxNLocator
 
 from segkernel.training.report.example import Example, visible_text
 
-# matplotlib writes these colours; the SVG then gets the CSS variable instead. Each stands for itself only here.
-INK, GRID, GREEN, RED, GREY = "#010101", "#020202", "#030303", "#040404", "#050505"
-SERIES = ["#060606", "#070707", "#080808", "#090909"]
-CSS = {
-    INK: "var(--muted)",
-    GRID: "var(--line)",
-    GREEN: "var(--plus)",
-    RED: "var(--minus)",
-    GREY: "var(--neutral)",
-    **{colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)},
-}
-SIGN_COLOURS = {1: GREEN, -1: RED, 0: GREY}
+INK, GRID, PLUS, MINUS, NEUTRAL = "#4a5361", "#d9dee6", "#0b66b5", "#b34700", "#7b8494"
+SERIES = ["#2456a6", "#c2560a", "#14805e", "#8e4ba8"]
+SIGN_COLORS = {1: PLUS, -1: MINUS, 0: NEUTRAL}
 DASHES = ["solid", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5))]
+POINTS_PER_TOKEN, MIN_INCHES, MAX_INCHES = 40, 3.6, 10.5
 
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "segkernel",
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.sans-serif": ["DejaVu Sans", "sans-serif"],
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": GRID,
-    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "xtick.color": GRID,
@@ -48,11 +39,9 @@ STYLE: Any = {
     "ytick.labelcolor": INK,
     "grid.color": GRID,
     "legend.frameon": False,
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
 }
 
-LOG_KEYS_LEFT_OUT = re.compile(
+OMITTED_KEYS = re.compile(
     r"epoch|step|total_flos|num_input_tokens_seen|pairs|.*(_runtime|_per_second|_low|_high)|train_loss"
 )
 
@@ -68,9 +57,9 @@ class Curve:
 
 
 def collect_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list[Curve]]:
-    """Metric name -> its curves, from the `log_history` of every run; the loss comes first.
+    """Curves by metric name, from the `log_history` of every run; the loss comes first.
 
-    `eval_x` is drawn into the chart of `x`. Timings, counts and interval bounds are left out.
+    `eval_x` belongs to the chart of `x`. Timings, counts and interval bounds are omitted.
 
     Example:
         >>> metrics = collect_curves({"dpo": [{"step": 1, "loss": 0.7}, {"step": 1, "eval_loss": 0.6}]})
@@ -81,10 +70,10 @@ def collect_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[st
     for run, history in runs.items():
         for entry in history:
             for key, value in entry.items():
-                if LOG_KEYS_LEFT_OUT.fullmatch(key) or not isinstance(value, (int, float)) or "step" not in entry:
+                if OMITTED_KEYS.fullmatch(key) or not isinstance(value, (int, float)) or "step" not in entry:
                     continue
                 split, name = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
-                if LOG_KEYS_LEFT_OUT.fullmatch(name):
+                if OMITTED_KEYS.fullmatch(name):
                     continue
                 curve = found.setdefault(name, {}).setdefault((run, split), Curve(run, split))
                 curve.steps.append(float(entry["step"]))
@@ -95,7 +84,7 @@ def collect_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[st
 
 
 def curve_chart(name: str, curves: Sequence[Curve], runs: Sequence[str]) -> str:
-    """One metric's curves: a colour and a dash per run, the same in every chart; held-out values carry dots."""
+    """Chart of one metric, with the same color and dash per run in every chart; held-out values have markers."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.7), layout="constrained")
         axes = figure.subplots()
@@ -119,21 +108,22 @@ def curve_chart(name: str, curves: Sequence[Curve], runs: Sequence[str]) -> str:
         axes.margins(x=0.02)
         if len(curves) > 1:
             axes.legend(loc="best", fontsize=8, handlelength=2.6)
-        return _svg(figure, f"{name} over training steps, {len(curves)} curves")
+        return _svg(figure)
 
 
 def reward_trace(example: Example) -> str:
-    """The token rewards as a step line over the shaded segments, with the trigger's thresholds."""
+    """Token rewards as a step line over the shaded segments, with the trigger's thresholds and the loss mask below."""
     rewards, count = example.token_rewards, len(example.tokens)
+    width = min(max(count * POINTS_PER_TOKEN / 72 + 1.2, MIN_INCHES), MAX_INCHES)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 1.9), layout="constrained")
+        figure = Figure(figsize=(width, 1.9), layout="constrained")
         axes = figure.subplots()
         for start, end, sign in example.spans():
-            colour = SIGN_COLOURS[sign]
-            axes.axvspan(start, end, color=colour, alpha=0.09, linewidth=0)
-            axes.axvline(start, color=colour, linewidth=0.7, alpha=0.5)
+            color = SIGN_COLORS[sign]
+            axes.axvspan(start, end, color=color, alpha=0.09, linewidth=0)
+            axes.axvline(start, color=color, linewidth=0.7, alpha=0.5)
             for left, right in _kept_stretches(example, start, end):
-                axes.axvspan(left, right, ymin=0, ymax=0.04, color=colour, alpha=0.85, linewidth=0)
+                axes.axvspan(left, right, ymin=0, ymax=0.04, color=color, alpha=0.85, linewidth=0)
         _thresholds(axes, example)
         finite = [reward if math.isfinite(reward) else math.nan for reward in rewards]
         axes.stairs(finite, range(count + 1), baseline=None, color=INK, linewidth=1.4)
@@ -146,22 +136,21 @@ def reward_trace(example: Example) -> str:
             axes.set_xlabel("token")
         axes.tick_params(axis="x", length=0)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        low = "" if example.low is None else f", thresholds {example.low:.3g} and {example.high:.3g}"
-        return _svg(figure, f"reward of each of the {count} tokens of the {example.label} response{low}")
+        return _svg(figure)
 
 
 def _thresholds(axes: Axes, example: Example) -> None:
-    """The neutral zone and its bounds, named on the right; the y axis shows them and every finite reward."""
+    """Draw the neutral zone and its bounds, with names on the right, and fit the y axis to them and the rewards."""
     lines = [
-        ("high", example.high, GREEN, "--"),
-        ("low", example.low, RED, "--"),
-        ("base", example.baseline, GREY, ":"),
+        ("high", example.high, PLUS, "--"),
+        ("low", example.low, MINUS, "--"),
+        ("base", example.baseline, NEUTRAL, ":"),
     ]
-    known = [(name, value, colour, dash) for name, value, colour, dash in lines if value is not None]
-    for _, value, colour, dash in known:
-        axes.axhline(value, color=colour, linewidth=1, linestyle=dash)
+    known = [(name, value, color, dash) for name, value, color, dash in lines if value is not None]
+    for _, value, color, dash in known:
+        axes.axhline(value, color=color, linewidth=1, linestyle=dash)
     if example.low is not None and example.high is not None:
-        axes.axhspan(example.low, example.high, color=GREY, alpha=0.13, linewidth=0)
+        axes.axhspan(example.low, example.high, color=NEUTRAL, alpha=0.13, linewidth=0)
         if example.low == example.high:
             known = known[-1:]
     finite = [value for value in (*(line[1] for line in known), *example.token_rewards) if math.isfinite(value)]
@@ -175,6 +164,7 @@ def _thresholds(axes: Axes, example: Example) -> None:
 
 
 def _kept_stretches(example: Example, start: int, end: int) -> list[tuple[int, int]]:
+    """Runs of kept tokens in [start, end)."""
     stretches: list[tuple[int, int]] = []
     for t in range(start, end):
         if not example.kept[t]:
@@ -187,21 +177,14 @@ def _kept_stretches(example: Example, start: int, end: int) -> list[tuple[int, i
 
 
 def _label(token: str) -> str:
-    # `$` would open mathematics.
+    # An unescaped `$` would start matplotlib's math text.
     shown = visible_text(token).replace("$", r"\$").strip()
     return shown if len(shown) <= 8 else shown[:7] + "…"
 
 
-def _svg(figure: Figure, description: str) -> str:
+def _svg(figure: Figure) -> str:
+    """The figure as an `<svg>` element."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for colour, variable in CSS.items():
-        svg = svg.replace(colour, variable)
-    # Text follows the page's font; width and height come from CSS.
-    svg = re.sub(r"font(?:-family)?: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1)
-    svg = re.sub(r'<svg ([^>]*?) width="[^"]*"', r"<svg \1", svg, count=1)
-    label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg[svg.index("<svg") :]

@@ -1,4 +1,4 @@
-"""What the report shows of one response."""
+"""One response as the report shows it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Example:
 
     Args:
         prompt: the text before the response.
-        label: what the response is in its data: "chosen", "rejected", ...
+        label: role of the response in its data: "chosen", "rejected", ...
         tokens: the text of every token, `T` long.
         token_rewards: the reward of every token; NaN is legal.
         ids: the 0-based segment of every token, never decreasing.
         signs: the sign of every segment: +1, 0 or -1.
-        kept: whether the loss sees the token.
-        baseline, low, high: the trigger's thresholds in units of reward, drawn where given.
-        pivot_threshold: the jump between neighbours that opens a segment, stated where given.
+        kept: whether the loss mask keeps the token.
+        baseline, low, high: thresholds of the trigger in units of reward, drawn if given.
+        pivot_threshold: jump between consecutive rewards that starts a segment, shown if given.
 
     Raises:
-        ValueError: lists of different lengths, ids that decrease or have no sign, or a sign other than -1, 0, +1.
+        ValueError: lists differ in length, ids decrease or lack a sign, or a sign is not -1, 0 or +1.
     """
 
     prompt: str
@@ -77,7 +77,7 @@ def example_from_segments(
     delta: float | None = None,
     pivot_threshold: float | None = None,
 ) -> Example:
-    """One row of `segkernel.segment`'s padded result, as the report shows it.
+    """The example of one row of `segkernel.segment`'s padded result.
 
     Args:
         prompt, label, tokens, token_rewards: the response, its `T'` valid tokens only.
@@ -87,7 +87,7 @@ def example_from_segments(
         baseline, delta, pivot_threshold: the arguments that `segment` was called with.
 
     Raises:
-        ValueError: the number of tokens and of valid positions differ, or `max_segments` cut segments off.
+        ValueError: the numbers of tokens and valid positions differ, or `max_segments` dropped segments.
     """
     valid = segments.ids[row] >= 0
     ids = segments.ids[row][valid].tolist()
@@ -105,7 +105,7 @@ def example_from_segments(
 
 
 def visible_text(token: str) -> str:
-    """A token's text with a sign for each line break and control character.
+    """A token's text with line breaks and control characters replaced by visible symbols.
 
     Example:
         >>> visible_text("a\\n"), visible_text("\\x0e$"), visible_text("")

@@ -1,4 +1,4 @@
-"""Puts summary, curves and examples into one HTML file that needs nothing else."""
+"""Self-contained HTML page of summary, curves and examples."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def write_report(
     """Write a self-contained HTML report: a summary table, the curves of the run or runs, and examples.
 
     Args:
-        output_dir: where to write; made when absent.
+        output_dir: the folder to write to, created if missing.
         title: the page's heading.
-        log_history: `trainer.state.log_history` of a `transformers.Trainer`, or several by the name of their run.
-        examples: responses to show; neighbours with the same prompt share a card.
-        summary: name -> value, or a table as rows of one mapping each (columns as in the first row).
-        description: a paragraph under the heading; a blank line starts another.
-        images: titles and PNG files, which become part of the page.
-        filename: the file's name in `output_dir`.
+        log_history: `trainer.state.log_history` of a `transformers.Trainer`, or several by run name.
+        examples: responses to show; consecutive ones with the same prompt share a card.
+        summary: a mapping of names to values, or table rows as mappings (columns of the first row).
+        description: text under the heading; a blank line separates paragraphs.
+        images: titles and PNG files, embedded into the page.
+        filename: name of the file in `output_dir`.
 
     Returns:
         The path of the file.
@@ -72,7 +72,7 @@ def write_report(
 
 
 def _table(summary: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The summary as `columns` (none for name -> value) and `rows` of cells."""
+    """The summary as `columns` (empty for a mapping) and `rows` of cells."""
     if isinstance(summary, Mapping):
         return {"columns": [], "rows": [list(pair) for pair in summary.items()]}
     columns = list(summary[0]) if summary else []
@@ -87,13 +87,23 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"value": format_value, "sign": SIGNS.__getitem__}
+    environment.filters |= {"value": format_value, "sign": SIGNS.__getitem__, "count": count}
     environment.globals["token_columns"] = token_columns
     return environment
 
 
+def count(number: int, noun: str) -> str:
+    """Number and noun.
+
+    Example:
+        >>> count(1, "token"), count(2, "token")
+        ('1 token', '2 tokens')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def format_value(value: Any) -> str:
-    """Numbers with four significant digits; everything else as text.
+    """Floats with four significant digits, everything else as text.
 
     Example:
         >>> format_value(0.123456), format_value(1200), format_value("a"), format_value(None)
@@ -107,9 +117,9 @@ def format_value(value: Any) -> str:
 
 
 def token_columns(example: Example) -> list[dict[str, Any]]:
-    """What the template shows of every token: its text, classes, tooltip, and the bar under it in percent.
+    """Template values per token: text, CSS classes, tooltip, and the bar under the token in percent.
 
-    The bar runs from the baseline (0 where there is none) to the reward, on a scale shared by the whole response.
+    The bar spans from the baseline (default 0) to the reward; all tokens of a response share one scale.
     """
     base = example.baseline or 0.0
     shown = [base, *(r for r in (*example.token_rewards, example.low, example.high) if r is not None)]

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from benchmarks.bench_linear_token_logprobs import IMPLEMENTATIONS
 from benchmarks.machine import machine, slug
-from benchmarks.readme import readable, replace_between
+from benchmarks.pages import readable, replace_between
 
 ROOT = Path(__file__).parent.parent
 MARKS = ("<!-- benchmarks:begin -->", "<!-- benchmarks:end -->")

@@ -1,1 +1,1 @@
-"""The controlled experiment: what each method buys where the truth per token is known. `make experiment`."""
+"""Controlled experiment: every method against its baseline on a task with known credit per token. `make experiment`."""

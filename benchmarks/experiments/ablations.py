@@ -1,7 +1,7 @@
-"""What asr-dpo's parts are worth: sweeps that change one thing each, against asr-dpo as it is in `methods.py`.
+"""Ablations of asr-dpo: sweeps that change one option each, compared with asr-dpo as `methods.py` configures it.
 
-Every variant reads the token rewards that the reward model gave once for its pairs, and changes them, or how they are
-cut into segments.
+The reward model's token rewards are computed once per seed and source; each variant modifies them or their
+segmentation.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 import torch
 
 import segkernel
-from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, ASR_DPO, DPO, Method, Trained, training
-from benchmarks.experiments.tasks import Step, Task, task_of
-from benchmarks.experiments.workspace import Workspace, write_whole
-from examples.capitals.measure import response_logprobs, responses_of_pairs
-from examples.capitals.pipeline import train_quietly
+from benchmarks.experiments.credit import response_logprobs, responses_of_pairs
+from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, ASR_DPO, DPO, Method, TrainedPolicy, training
+from benchmarks.experiments.steps import Step, task_of
+from benchmarks.experiments.tasks import Task
+from benchmarks.experiments.workspace import Workspace, write_atomically
 from examples.capitals.task import END, token_credit
+from examples.capitals.training import train_and_save
 from segkernel.training import ASRDPOConfig, ASRDPOTrainer, DPOConfig, DPOTrainer
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.readers import SIDES
@@ -44,13 +45,13 @@ class Variant(Method):
 
 
 def token_rewards(work: Workspace, task: Task) -> dict[str, Any]:
-    """The reward model's token rewards of the policies' pairs, as rows for the trainers."""
+    """Compute the token rewards of the policies' pairs and store them as rows for the trainers."""
     rows = [pair.row(work.tokenizer) for pair in work.policy_pairs(task.pairs)]
     scorer = load_scoring_model(str(work.reward_folder(task)), work.tokenizer)
     config = DPOConfig(output_dir=str(work.model_folder(task)), per_device_eval_batch_size=512, use_cpu=True)
     for kind in ("difference", "prefix"):
         rewarded = with_token_rewards(rows, scorer, kind, PreferenceCollator.of(work.tokenizer), config)
-        write_whole(work.model_folder(task) / f"{kind}.json", json.dumps(rewarded))
+        write_atomically(work.model_folder(task) / f"{kind}.json", json.dumps(rewarded))
     return {}
 
 
@@ -59,50 +60,52 @@ def rewarded_rows(work: Workspace, task: Task, kind: str = "difference") -> Rows
     return json.loads((work.model_folder(stage) / f"{kind}.json").read_text())
 
 
-def spread(rows: Rows) -> float:
-    """The standard deviation of the token rewards, over all tokens."""
+def reward_deviation(rows: Rows) -> float:
+    """Standard deviation of the token rewards over all tokens."""
     return float(
         torch.tensor([reward for row in rows for side in SIDES for reward in row[f"{side}_token_rewards"]]).std()
     )
 
 
-def train_on(work: Workspace, task: Task, rows: Rows, **options: Any) -> Trained:
-    """asr-dpo on rows with token rewards."""
+def train_on(work: Workspace, task: Task, rows: Rows, **options: Any) -> TrainedPolicy:
+    """Train asr-dpo on rows with token rewards."""
     options = {"baseline": ASR_BASELINE, "delta": ASR_DELTA, **options}
     config = ASRDPOConfig(beta=work.settings.task.beta, token_rewards="column", **options, **work.policy_options(task))
     model = work.policy()
     trainer = ASRDPOTrainer(model, config, rows, processing_class=work.tokenizer)
-    train_quietly(trainer)
+    train_and_save(trainer)
     pairs = work.policy_pairs(task.pairs)
-    return Trained(model, responses_of_pairs(work.tokenizer, trainer.train_dataset, pairs))
+    return TrainedPolicy(model, responses_of_pairs(work.tokenizer, trainer.train_dataset, pairs))
 
 
-def segmented(work: Workspace, task: Task, **options: Any) -> Trained:
+def change_options(work: Workspace, task: Task, **options: Any) -> TrainedPolicy:
+    """Train asr-dpo with other options."""
     return train_on(work, task, rewarded_rows(work, task), **options)
 
 
-def around(work: Workspace, task: Task, offset: float) -> Trained:
-    """The trigger's baseline moved by `offset` standard deviations of the token rewards."""
+def shift_baseline(work: Workspace, task: Task, offset: float) -> TrainedPolicy:
+    """Shift the trigger's baseline by `offset` standard deviations of the token rewards."""
     rows = rewarded_rows(work, task)
-    return train_on(work, task, rows, baseline=str(float(ASR_BASELINE) + offset * spread(rows)))
+    return train_on(work, task, rows, baseline=str(float(ASR_BASELINE) + offset * reward_deviation(rows)))
 
 
-def noisy(work: Workspace, task: Task, noise: float) -> Trained:
-    """Gaussian noise on every token reward, in units of their standard deviation: a worse reward model."""
+def add_noise(work: Workspace, task: Task, noise: float) -> TrainedPolicy:
+    """Add Gaussian noise to every token reward, in units of their standard deviation: a worse reward model."""
     rows, rng = rewarded_rows(work, task), random.Random(work.seed)
-    scale = noise * spread(rows)
+    scale = noise * reward_deviation(rows)
     for row in rows:
         for side in SIDES:
             row[f"{side}_token_rewards"] = [reward + rng.gauss(0, scale) for reward in row[f"{side}_token_rewards"]]
     return train_on(work, task, rows)
 
 
-def prefix_rewards(work: Workspace, task: Task) -> Trained:
+def prefix_rewards(work: Workspace, task: Task) -> TrainedPolicy:
+    """Use the scores of prefixes as token rewards, instead of their differences."""
     return train_on(work, task, rewarded_rows(work, task, "prefix"), baseline="mean")
 
 
-def true_rewards(work: Workspace, task: Task) -> Trained:
-    """The true credit as token rewards: what a perfect reward model would give."""
+def true_rewards(work: Workspace, task: Task) -> TrainedPolicy:
+    """Use the true credit as token rewards: a perfect reward model."""
     rows = rewarded_rows(work, task)
     for row, pair in zip(rows, work.policy_pairs(task.pairs), strict=True):
         for side in SIDES:
@@ -111,8 +114,8 @@ def true_rewards(work: Workspace, task: Task) -> Trained:
     return train_on(work, task, rows)
 
 
-def implicit_rewards(work: Workspace, task: Task) -> Trained:
-    """The rewards that a DPO policy implies: its log-ratio to the start model, up to DPO's beta."""
+def implicit_rewards(work: Workspace, task: Task) -> TrainedPolicy:
+    """Use the implicit rewards of a DPO policy: its log-ratio to the start model, without the factor beta."""
     rows, pairs = rewarded_rows(work, task), work.policy_pairs(task.pairs)
     trained, start = (
         response_logprobs(model, work.tokenizer, pairs)
@@ -124,8 +127,8 @@ def implicit_rewards(work: Workspace, task: Task) -> Trained:
     return train_on(work, task, rows, baseline="mean")
 
 
-def cut(work: Workspace, task: Task, *, segments: Callable[[Sequence[str]], list[int]]) -> Trained:
-    """Segments that know nothing of the rewards; each has the sign of its mean reward against the baseline."""
+def fixed_segments(work: Workspace, task: Task, *, segments: Callable[[Sequence[str]], list[int]]) -> TrainedPolicy:
+    """Segment independently of the rewards; a segment's sign is that of its mean reward minus the baseline."""
     rows, pairs = rewarded_rows(work, task), work.policy_pairs(task.pairs)
     for row in rows:
         for side, sign in zip(SIDES, SEQUENCE_SIGNS, strict=True):
@@ -133,12 +136,12 @@ def cut(work: Workspace, task: Task, *, segments: Callable[[Sequence[str]], list
             row[f"{side}_mask"] = mask_of_segments(ids, row[f"{side}_token_rewards"], sign)
     config = DPOConfig(beta=work.settings.task.beta, **work.policy_options(task))
     model = work.policy()
-    train_quietly(DPOTrainer(model, config, rows, processing_class=work.tokenizer))
-    return Trained(model, responses_of_pairs(work.tokenizer, rows, pairs))
+    train_and_save(DPOTrainer(model, config, rows, processing_class=work.tokenizer))
+    return TrainedPolicy(model, responses_of_pairs(work.tokenizer, rows, pairs))
 
 
 def mask_of_segments(ids: Sequence[int], token_rewards: Sequence[float], sign: int) -> list[bool]:
-    """Keep the segments whose mean reward, against asr-dpo's baseline, has the sign of the response.
+    """Mask of the segments whose mean reward minus asr-dpo's baseline has the sign of the response.
 
     Example:
         >>> mask_of_segments([0, 0, 1, 1], [2.0, -1.0, 1.0, -3.0], sign=-1)
@@ -151,7 +154,8 @@ def mask_of_segments(ids: Sequence[int], token_rewards: Sequence[float], sign: i
 
 
 def by_punctuation(tokens: Sequence[str]) -> list[int]:
-    """
+    """Segment ids where each separator ends a segment.
+
     Example:
         >>> by_punctuation(["Lima", "; ", "Tehran", "; "])
         [0, 0, 1, 1]
@@ -159,21 +163,23 @@ def by_punctuation(tokens: Sequence[str]) -> list[int]:
     return [sum(token == END for token in tokens[:position]) for position in range(len(tokens))]
 
 
-def of_length(tokens: Sequence[str], *, length: int) -> list[int]:
-    """
+def fixed_length(tokens: Sequence[str], *, length: int) -> list[int]:
+    """Segment ids of runs of `length` tokens.
+
     Example:
-        >>> of_length(["Lima", "; ", "Tehran", "; "], length=3)
+        >>> fixed_length(["Lima", "; ", "Tehran", "; "], length=3)
         [0, 0, 0, 1]
     """
     return [position // length for position in range(len(tokens))]
 
 
-def whole(tokens: Sequence[str]) -> list[int]:
+def whole_response(tokens: Sequence[str]) -> list[int]:
+    """Segment ids of a single segment."""
     return [0] * len(tokens)
 
 
 def variant(
-    sweep: str, label: str, train: Callable[[Workspace, Task], Trained], needs: dict[str, str] | None = None
+    sweep: str, label: str, train: Callable[[Workspace, Task], TrainedPolicy], needs: dict[str, str] | None = None
 ) -> Variant:
     return Variant(
         f"asr-dpo, {sweep}: {label}",
@@ -190,7 +196,7 @@ def variant(
 def trigger(hold: bool) -> list[Variant]:
     name = "Schmitt trigger" if hold else "plain threshold"
     return [
-        variant(f"delta, {name}", f"{delta:g}", partial(segmented, delta=delta, hold=hold))
+        variant(f"delta, {name}", f"{delta:g}", partial(change_options, delta=delta, hold=hold))
         for delta in DELTAS
         if not (hold and delta == ASR_DELTA)
     ]
@@ -200,20 +206,23 @@ ABLATIONS: list[Step] = [
     Step("token rewards", token_rewards, uses=("pairs", "rewards"), needs={"reward": "rewards"}),
     *trigger(hold=True),
     *trigger(hold=False),
-    *(variant("baseline", f"{offset:+g}", partial(around, offset=offset)) for offset in BASELINES if offset),
-    variant("baseline", "mean", partial(segmented, baseline="mean")),
-    variant("baseline", "median", partial(segmented, baseline="median")),
-    *(variant("pivots alone", f"{pivot:g}", partial(segmented, delta=None, pivot_threshold=pivot)) for pivot in PIVOTS),
-    variant("segments", "per token", partial(cut, segments=partial(of_length, length=1))),
-    variant("segments", "3 tokens", partial(cut, segments=partial(of_length, length=3))),
-    variant("segments", "punctuation", partial(cut, segments=by_punctuation)),
-    variant("segments", "whole response", partial(cut, segments=whole)),
-    *(variant("noise", f"{noise:g}", partial(noisy, noise=noise)) for noise in NOISES),
+    *(variant("baseline", f"{offset:+g}", partial(shift_baseline, offset=offset)) for offset in BASELINES if offset),
+    variant("baseline", "mean", partial(change_options, baseline="mean")),
+    variant("baseline", "median", partial(change_options, baseline="median")),
+    *(
+        variant("pivots only", f"{pivot:g}", partial(change_options, delta=None, pivot_threshold=pivot))
+        for pivot in PIVOTS
+    ),
+    variant("segments", "per token", partial(fixed_segments, segments=partial(fixed_length, length=1))),
+    variant("segments", "3 tokens", partial(fixed_segments, segments=partial(fixed_length, length=3))),
+    variant("segments", "punctuation", partial(fixed_segments, segments=by_punctuation)),
+    variant("segments", "whole response", partial(fixed_segments, segments=whole_response)),
+    *(variant("noise", f"{noise:g}", partial(add_noise, noise=noise)) for noise in NOISES),
     variant("rewards", "prefix", prefix_rewards),
     variant("rewards", "DPO's implicit", implicit_rewards, needs={"dpo": "pairs"}),
     variant("rewards", "true credit", true_rewards),
 ]
-# Where asr-dpo itself stands in each sweep: its label, and the place.
+# Position of the unchanged asr-dpo in each sweep: label and index.
 UNCHANGED = {
     "delta, Schmitt trigger": (f"{ASR_DELTA:g}", DELTAS.index(ASR_DELTA)),
     "baseline": ("0", BASELINES.index(0.0)),
@@ -224,7 +233,7 @@ UNCHANGED = {
 
 
 def sweeps(thin: bool = False) -> dict[str, list[tuple[str, Method]]]:
-    """Every sweep's labels and methods in their order, asr-dpo among them; `thin` keeps its first and last variant."""
+    """Labels and methods of every sweep in order, including asr-dpo itself; `thin` keeps the first and last variant."""
     found: dict[str, list[tuple[str, Method]]] = {}
     for step in ABLATIONS:
         if isinstance(step, Variant):

@@ -1,7 +1,7 @@
-"""The methods, each with its baseline: one entry per method, trained from the same start by its reference trainer.
+"""Preference methods of the experiment, each with its baseline, trained by its reference trainer.
 
-Learning rates are each method's best of 1e-4, 3e-4, 1e-3 and 3e-3 on all pairs, from a seed that is not among the
-experiment's (`tune.py`).
+Learning rates are each method's best of 1e-4, 3e-4, 1e-3 and 3e-3 on all pairs, with a seed outside the experiment's
+(`tune.py`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from benchmarks.experiments.measure import credit, measure_answers, measure_policy, timing
-from benchmarks.experiments.tasks import Step, Task, task_of
+from benchmarks.experiments.credit import TrainedResponse, responses_of_pairs
+from benchmarks.experiments.measure import credit, measure_answers, measure_policy
+from benchmarks.experiments.steps import Step, task_of
+from benchmarks.experiments.tasks import Task
+from benchmarks.experiments.timing import timing
 from benchmarks.experiments.workspace import Workspace
-from examples.capitals.measure import TrainedResponse, responses_of_pairs
-from examples.capitals.pipeline import train_quietly
+from examples.capitals.training import train_and_save
 from segkernel.training import (
     AlignDistilConfig,
     AlignDistilTrainer,
@@ -33,8 +35,8 @@ ASR_BASELINE, ASR_DELTA = "0", 0.5
 
 
 @dataclass
-class Trained:
-    """A policy, the responses it was trained on under their masks, and the seconds that making segments took."""
+class TrainedPolicy:
+    """A trained policy, its training responses with their masks, and the seconds spent on segments and masks."""
 
     model: PreTrainedModel
     responses: list[TrainedResponse]
@@ -43,13 +45,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class Method(Step):
-    """A way to train a policy. `baseline` is the method it is compared with."""
+    """A step that trains a policy. `baseline` names the method it is compared with."""
 
     baseline: str = "no training"
 
 
-def training(train: Callable[[Workspace, Task], Trained]) -> Callable[[Workspace, Task], dict[str, Any]]:
-    """The run of a method: train, then measure."""
+def training(train: Callable[[Workspace, Task], TrainedPolicy]) -> Callable[[Workspace, Task], dict[str, Any]]:
+    """Run function of a method: train, then measure."""
 
     def run(work: Workspace, task: Task) -> dict[str, Any]:
         began = time.perf_counter()
@@ -69,24 +71,24 @@ def start(work: Workspace, task: Task) -> dict[str, Any]:
     return measure_answers(work, work.policy())
 
 
-def dpo(work: Workspace, task: Task) -> Trained:
+def dpo(work: Workspace, task: Task) -> TrainedPolicy:
     return _dpo(work, task)
 
 
-def reverse_dpo(work: Workspace, task: Task) -> Trained:
+def reverse_dpo(work: Workspace, task: Task) -> TrainedPolicy:
     return _dpo(work, task, reverse=True)
 
 
-def _dpo(work: Workspace, task: Task, **options: Any) -> Trained:
+def _dpo(work: Workspace, task: Task, **options: Any) -> TrainedPolicy:
     pairs = work.policy_pairs(task.pairs)
     config = DPOConfig(beta=work.settings.task.beta, **options, **work.policy_options(task))
     rows = [pair.row(work.tokenizer) for pair in pairs]
     model = work.policy()
-    train_quietly(DPOTrainer(model, config, rows, processing_class=work.tokenizer))
-    return Trained(model, responses_of_pairs(work.tokenizer, rows, pairs))
+    train_and_save(DPOTrainer(model, config, rows, processing_class=work.tokenizer))
+    return TrainedPolicy(model, responses_of_pairs(work.tokenizer, rows, pairs))
 
 
-def asr_dpo(work: Workspace, task: Task) -> Trained:
+def asr_dpo(work: Workspace, task: Task) -> TrainedPolicy:
     pairs = work.policy_pairs(task.pairs)
     options: dict[str, Any] = {"beta": work.settings.task.beta, "baseline": ASR_BASELINE, "delta": ASR_DELTA}
     model = work.policy()
@@ -99,12 +101,12 @@ def asr_dpo(work: Workspace, task: Task) -> Trained:
             processing_class=work.tokenizer,
             reward_model=scorer,
         )
-    train_quietly(trainer)
+    train_and_save(trainer)
     responses = responses_of_pairs(work.tokenizer, trainer.train_dataset, pairs)
-    return Trained(model, responses, segmenting.seconds)
+    return TrainedPolicy(model, responses, segmenting.seconds)
 
 
-def aligndistil(work: Workspace, task: Task) -> Trained:
+def aligndistil(work: Workspace, task: Task) -> TrainedPolicy:
     pairs = work.policy_pairs(task.pairs)
     rows = [pair.row(work.tokenizer) for pair in pairs]
     normal, reverse = (work.policy(task_of(step, work.seed, {"pairs": task.pairs})) for step in (DPO, REVERSE_DPO))
@@ -113,9 +115,9 @@ def aligndistil(work: Workspace, task: Task) -> Trained:
     trainer = AlignDistilTrainer(
         model, config, rows, processing_class=work.tokenizer, dpo_model=normal, reverse_dpo_model=reverse
     )
-    train_quietly(trainer)
-    # It reads the chosen responses alone, whole.
-    return Trained(model, responses_of_pairs(work.tokenizer, rows, pairs)[::2])
+    train_and_save(trainer)
+    # The loss reads only the chosen responses, without a mask.
+    return TrainedPolicy(model, responses_of_pairs(work.tokenizer, rows, pairs)[::2])
 
 
 START = Method("no training", start, needs={"pairs": ""})

@@ -1,4 +1,4 @@
-"""What a finished experiment leaves: results as JSON, plots, a report, and for a full run the README's table."""
+"""Output of a finished experiment: results as JSON, plots, a report, and the table in the documentation."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import Any
 
 from benchmarks.experiments.plots import write_plots
 from benchmarks.experiments.settings import Settings
-from benchmarks.experiments.summary import estimate
-from benchmarks.experiments.tables import detailed_rows, markdown, method_rows
-from benchmarks.experiments.workspace import write_whole
+from benchmarks.experiments.tables import detailed_table, markdown, method_table
+from benchmarks.experiments.workspace import write_atomically
 from benchmarks.machine import installed_versions, machine
-from benchmarks.readme import replace_between
+from benchmarks.pages import replace_between
+from examples.capitals.estimates import estimate
 from segkernel.training.report import write_report
 
-MARKS = ("<!-- experiment:begin -->", "<!-- experiment:end -->")
+MARKERS = ("<!-- experiment:begin -->", "<!-- experiment:end -->")
 LEGEND = (
-    "Greedy answers to {questions} held-out questions: parts that are right, in percent; mean over {seeds} and 95 % "
-    "t-interval. ↑ and ↓: the paired difference to the baseline, seed by seed, is clear of 0. The columns say where a "
-    "policy's pairs and the rewards come from: all pairs; adversarial pairs (their preference contradicts more than "
-    "half of their parts) with a reward model of all pairs; adversarial pairs alone. A token should be trained on when "
-    "its true credit has the sign of its response's verdict."
+    "Parts right, in percent, in greedy answers to {questions} held-out questions: mean over {seeds} and 95 % "
+    "t-interval. ↑ and ↓: the interval of the difference to the baseline, paired by seed, excludes 0. The columns name "
+    "the source of a policy's pairs and of its rewards: all pairs; adversarial pairs (the preference contradicts more "
+    "than half of the parts) with a reward model of all pairs; adversarial pairs for both. A mask agrees with the true "
+    "credit at a token if it keeps the token exactly when its credit has the sign of its response's verdict."
 )
 
 
-def with_circumstances(
+def with_environment(
     results: dict[str, Any], settings: Settings, wall_seconds: float, processes: int
 ) -> dict[str, Any]:
+    """Results with machine, versions, settings and wall time."""
     return {
         "machine": {**machine(), **installed_versions("transformers", "accelerate"), "cores": str(os.cpu_count())},
         "settings": asdict(settings),
@@ -41,18 +42,18 @@ def with_circumstances(
 
 def write_results(results: dict[str, Any], json_file: Path, folder: Path) -> Path:
     """Write the JSON file, and into `folder` the plots and the report; returns the report."""
-    write_whole(json_file, one_entry_per_line(results))
+    write_atomically(json_file, one_entry_per_line(results))
     return write_report(
         folder,
-        title="What each method buys",
-        summary=detailed_rows(results["methods"] + results["sweeps"]),
-        description="\n\n".join([legend(results), reward_models(results), circumstances(results)]),
+        title="Methods against their baselines",
+        summary=detailed_table(results["methods"] + results["sweeps"]).to_dict("records"),
+        description="\n\n".join([legend(results), reward_models(results), environment(results)]),
         images=write_plots(results, folder),
     )
 
 
 def one_entry_per_line(results: dict[str, Any]) -> str:
-    """JSON that a line-wise comparison of two runs can be read in.
+    """JSON with one list element per line, for readable diffs.
 
     Example:
         >>> print(one_entry_per_line({"machine": {"cores": "2"}, "methods": [{"a": 1}, {"a": 2}]}))
@@ -74,20 +75,20 @@ def one_entry_per_line(results: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(f"{json.dumps(name)}: {text(value)}" for name, value in results.items()) + "\n}\n"
 
 
-def write_readme(results: dict[str, Any], readme: Path) -> None:
-    table = markdown(method_rows(results["methods"]))
-    replace_between(
-        readme, MARKS, "\n\n".join([circumstances(results), table, legend(results), reward_models(results)])
-    )
+def write_page(results: dict[str, Any], page: Path) -> None:
+    """Update the generated table of the documentation's page."""
+    table = markdown(method_table(results["methods"]))
+    replace_between(page, MARKERS, "\n\n".join([environment(results), table, legend(results), reward_models(results)]))
 
 
 def legend(results: dict[str, Any]) -> str:
+    """Explanation of the table."""
     seeds = len(results["settings"]["seeds"])
     return LEGEND.format(questions=results["settings"]["questions"], seeds=f"{seeds} seeds" if seeds > 1 else "1 seed")
 
 
 def reward_models(results: dict[str, Any]) -> str:
-    """How well the reward models rank held-out pairs: those of all pairs, and those of adversarial pairs alone."""
+    """Ranking accuracy of the reward models on held-out pairs, by the source of their training pairs."""
     accuracies: dict[str, list[str]] = {}
     for name, per_seed in results["stages"].items():
         if "accuracy" in next(iter(per_seed.values())):
@@ -97,7 +98,8 @@ def reward_models(results: dict[str, Any]) -> str:
     return "Held-out pairs ranked right: " + "; ".join(f"{k}, {' and '.join(v)}" for k, v in accuracies.items()) + "."
 
 
-def circumstances(results: dict[str, Any]) -> str:
+def environment(results: dict[str, Any]) -> str:
+    """Machine, versions and wall time in one sentence."""
     here = results["machine"]
     versions = ", ".join(f"{name} {here[name]}" for name in ("torch", "transformers", "segkernel") if name in here)
     return (

@@ -1,4 +1,4 @@
-"""The plots: accuracy of every method, and one per sweep."""
+"""Plots: accuracy of every method, and one plot per sweep."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.experiments.tasks import CONDITIONS
 
-COLOURS = dict(zip(CONDITIONS, ("#2456a6", "#c2560a", "#14805e"), strict=True))
+COLORS = dict(zip(CONDITIONS, ("#2456a6", "#c2560a", "#14805e"), strict=True))
 MARKERS, LINES = ("o", "s"), ("-", ":")
-UNITS = dict.fromkeys(("delta", "baseline", "pivots alone", "noise"), "in standard deviations of the token rewards")
+UNITS = dict.fromkeys(("delta", "baseline", "pivots only", "noise"), "in standard deviations of the token rewards")
 SIZES: dict[str, Any] = {"capsize": 3, "markersize": 4}
 
 
@@ -34,7 +34,7 @@ def write_plots(results: Mapping[str, Any], folder: Path) -> list[tuple[str, Pat
 
 
 def subject_and_series(sweep: str) -> tuple[str, str]:
-    """Sweeps of one subject share a plot.
+    """Subject and series of a sweep; sweeps of one subject share a plot.
 
     Example:
         >>> subject_and_series("delta, Schmitt trigger"), subject_and_series("noise")
@@ -52,7 +52,7 @@ def methods_plot(entries: Sequence[Mapping[str, Any]]) -> Figure:
         found = [entry for entry in entries if entry["condition"] == condition]
         means, widths = percentages(found)
         places = [methods.index(entry["method"]) + offset for entry in found]
-        axes.errorbar(means, places, xerr=widths, color=COLOURS[condition], fmt="o", **SIZES, label=condition)
+        axes.errorbar(means, places, xerr=widths, color=COLORS[condition], fmt="o", **SIZES, label=condition)
     axes.set_yticks(range(len(methods)), methods)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -63,7 +63,7 @@ def methods_plot(entries: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def sweep_plot(entries: Sequence[Mapping[str, Any]], methods: Sequence[Mapping[str, Any]]) -> Figure:
-    """One line per condition and series; dashed, what dpo comes to in the same condition."""
+    """One line per condition and series; a dashed line marks dpo in the same condition."""
     labels = list(dict.fromkeys(entry["label"] for entry in entries))
     ordered = all(map(is_number, labels))
     if ordered:
@@ -81,7 +81,7 @@ def sweep_plot(entries: Sequence[Mapping[str, Any]], methods: Sequence[Mapping[s
             places,
             means,
             yerr=widths,
-            color=COLOURS[condition],
+            color=COLORS[condition],
             marker=MARKERS[series.index(name)],
             linestyle=LINES[series.index(name)] if ordered else "none",
             **SIZES,
@@ -90,7 +90,7 @@ def sweep_plot(entries: Sequence[Mapping[str, Any]], methods: Sequence[Mapping[s
     for entry in methods:
         if entry["method"] == "dpo" and entry["condition"] in {condition for condition, _ in lines}:
             level, condition = 100 * entry["mean"]["parts_right"]["mean"], entry["condition"]
-            axes.axhline(level, color=COLOURS[condition], linestyle="--", linewidth=1, label=f"{condition}, dpo")
+            axes.axhline(level, color=COLORS[condition], linestyle="--", linewidth=1, label=f"{condition}, dpo")
     axes.set_xticks(range(len(labels)), labels, fontsize=8)
     subject = subject_and_series(entries[0]["sweep"])[0]
     axes.set_xlabel(", ".join(filter(None, [subject, UNITS.get(subject)])))
@@ -102,7 +102,7 @@ def sweep_plot(entries: Sequence[Mapping[str, Any]], methods: Sequence[Mapping[s
 
 
 def percentages(entries: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """Means and half the widths of their intervals."""
+    """Means and half widths of the intervals, in percent."""
     found = [entry["mean"]["parts_right"] for entry in entries]
     return [100 * one["mean"] for one in found], [100 * (one["half_width"] or 0.0) for one in found]
 

@@ -1,4 +1,4 @@
-"""Every step of the experiment by its name."""
+"""Registry of all steps by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from benchmarks.experiments.ablations import ABLATIONS
 from benchmarks.experiments.methods import PREFERENCE_METHODS, REVERSE_DPO, Method
 from benchmarks.experiments.rollouts import ROLLOUT_METHODS
 from benchmarks.experiments.stages import STAGES
-from benchmarks.experiments.tasks import Step
+from benchmarks.experiments.steps import Step
 
 METHODS: list[Method] = [*PREFERENCE_METHODS, *ROLLOUT_METHODS]
 STEPS: dict[str, Step] = {step.name: step for step in (*STAGES, REVERSE_DPO, *METHODS, *ABLATIONS)}

@@ -1,4 +1,4 @@
-"""The methods that train on responses of the policy itself: rejection sampling and PPO, each with its variants."""
+"""Methods on sampled responses: rejection sampling and PPO, each with its variants."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from benchmarks.experiments.measure import timing
-from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, Method, Trained, training
+from benchmarks.experiments.credit import TrainedResponse
+from benchmarks.experiments.methods import ASR_BASELINE, ASR_DELTA, Method, TrainedPolicy, training
 from benchmarks.experiments.tasks import Task
+from benchmarks.experiments.timing import timing
 from benchmarks.experiments.workspace import Workspace
-from examples.capitals.measure import TrainedResponse
 from examples.capitals.pairs import is_well_formed
-from examples.capitals.pipeline import train_quietly
 from examples.capitals.task import QUESTION, SEPARATOR, draw_countries, grade, prompt_text, token_credit
+from examples.capitals.training import train_and_save
 from segkernel.training import (
     ASRPPOConfig,
     ASRPPOTrainer,
@@ -37,41 +37,42 @@ from segkernel.training.methods import segment_ppo as segment_ppo_module
 from segkernel.training.models import load_scoring_model
 from segkernel.training.segmentation.entropy import Segmenter, load_segmenter
 
-Train = Callable[[Workspace, Task], Trained]
+Train = Callable[[Workspace, Task], TrainedPolicy]
 ASR_OPTIONS = {"baseline": ASR_BASELINE, "delta": ASR_DELTA}
 
 
 def prompts(work: Workspace) -> list[dict[str, str]]:
+    """Training prompts of a seed."""
     rng = random.Random(f"prompts {work.seed}")
     parts = work.settings.task.parts
-    return [{"prompt": prompt_text(draw_countries(rng, parts, key=True))} for _ in range(work.settings.policy_pairs)]
+    return [{"prompt": prompt_text(draw_countries(rng, parts))} for _ in range(work.settings.policy_pairs)]
 
 
 def sampling_options(work: Workspace) -> dict[str, Any]:
-    """As long as a whole answer without its EOS, as in the pairs that the reward model knows."""
+    """Response length of a complete answer without EOS, as in the reward model's pairs."""
     parts = work.settings.task.parts
     return {"max_new_tokens": 2 * parts, "max_prompt_length": 2 * parts + 1}
 
 
 def rejection_sampling(trainer_type: type[RFTTrainer], config_type: type[RFTConfig], **options: Any) -> Train:
-    def train(work: Workspace, task: Task) -> Trained:
+    def train(work: Workspace, task: Task) -> TrainedPolicy:
         model = work.policy()
         config = config_type(samples=4, **options, **sampling_options(work), **work.policy_options(task))
         scorer = load_scoring_model(str(work.reward_folder(task)), work.tokenizer)
         with timing((trainer_type, "accept")) as accepting:
             trainer = trainer_type(model, config, prompts(work), None, work.tokenizer, reward_model=scorer)
-        train_quietly(trainer)
+        train_and_save(trainer)
         responses = [
-            credited(work.tokenizer, row["prompt_ids"], row["response_ids"], row.get("mask"), 1)
+            graded_response(work.tokenizer, row["prompt_ids"], row["response_ids"], row.get("mask"), 1)
             for row in trainer.train_dataset
         ]
-        return Trained(model, [found for found in responses if found], accepting.seconds)
+        return TrainedPolicy(model, [found for found in responses if found], accepting.seconds)
 
     return train
 
 
 def proximal(trainer_type: type[PPOTrainer], config_type: type[PPOConfig], **options: Any) -> Train:
-    def train(work: Workspace, task: Task) -> Trained:
+    def train(work: Workspace, task: Task) -> TrainedPolicy:
         trainer, model = ppo_trainer(work, task, trainer_type, config_type(**options, **ppo_options(work, task)))
         return train_ppo(work, trainer, model, (trainer, "token_rewards"), (trainer, "policy_mask"))
 
@@ -79,7 +80,7 @@ def proximal(trainer_type: type[PPOTrainer], config_type: type[PPOConfig], **opt
 
 
 def segment_ppo(kind: str, config_type: type[SegmentPPOConfig]) -> Train:
-    def train(work: Workspace, task: Task) -> Trained:
+    def train(work: Workspace, task: Task) -> TrainedPolicy:
         segmenter = load_segmenter(work.reward_folder(task, kind))
         config = config_type(**ppo_options(work, task))
         trainer, model = ppo_trainer(work, task, SegmentPPOTrainer, config, kind=kind, segmenter=segmenter)
@@ -117,7 +118,7 @@ def ppo_trainer(
     kind: str = "reward",
     **options: Any,
 ) -> tuple[PPOTrainer, PreTrainedModel]:
-    """A trainer with the reward model of this kind, and the policy that it trains."""
+    """A trainer with a reward model of this kind, and its policy."""
     model = work.policy()
     scorer = load_scoring_model(str(work.reward_folder(task, kind)), work.tokenizer)
     return trainer_type(model, config, prompts(work), None, work.tokenizer, reward_model=scorer, **options), model
@@ -125,17 +126,17 @@ def ppo_trainer(
 
 def train_ppo(
     work: Workspace, trainer: PPOTrainer, model: PreTrainedModel, *making_segments: tuple[Any, str]
-) -> Trained:
-    """Train, and time the functions that make segments and what comes of them."""
+) -> TrainedPolicy:
+    """Train, and time the functions that make segments, rewards and masks."""
     with timing(*making_segments) as segmenting:
         rollouts = observe_rollouts(trainer)
-        train_quietly(trainer)
-    responses = [found for rollout in rollouts for found in credited_rollout(work.tokenizer, rollout)]
-    return Trained(model, responses, segmenting.seconds)
+        train_and_save(trainer)
+    responses = [found for rollout in rollouts for found in graded_rollout(work.tokenizer, rollout)]
+    return TrainedPolicy(model, responses, segmenting.seconds)
 
 
 def observe_rollouts(trainer: PPOTrainer) -> list[dict[str, Tensor]]:
-    """A list that grows by every rollout that the trainer makes, with the `policy_mask` it is trained under."""
+    """List that receives every rollout of the trainer with its `policy_mask`."""
     rollouts: list[dict[str, Tensor]] = []
     policy_mask: Any = trainer.policy_mask
 
@@ -149,14 +150,14 @@ def observe_rollouts(trainer: PPOTrainer) -> list[dict[str, Tensor]]:
     return rollouts
 
 
-def credited_rollout(tokenizer: PreTrainedTokenizerBase, rollout: dict[str, Tensor]) -> list[TrainedResponse]:
-    """The well-formed responses of a rollout; the verdict on each is its reward against the rollout's mean."""
+def graded_rollout(tokenizer: PreTrainedTokenizerBase, rollout: dict[str, Tensor]) -> list[TrainedResponse]:
+    """Well-formed responses of a rollout; the verdict is the sign of the reward minus the rollout's mean."""
     rewards = rollout["sequence_rewards"]
     signs = (rewards - rewards.mean()).sign().int().tolist()
     response = rollout["response_mask"].bool()
     prompt = rollout["attention_mask"].bool() & ~response
     found = [
-        credited(tokenizer, ids[p].tolist(), ids[r].tolist(), mask[r].tolist(), sign)
+        graded_response(tokenizer, ids[p].tolist(), ids[r].tolist(), mask[r].tolist(), sign)
         for ids, p, r, mask, sign in zip(
             rollout["input_ids"], prompt, response, rollout["policy_mask"], signs, strict=True
         )
@@ -164,14 +165,14 @@ def credited_rollout(tokenizer: PreTrainedTokenizerBase, rollout: dict[str, Tens
     return [one for one in found if one]
 
 
-def credited(
+def graded_response(
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: list[int],
     response_ids: list[int],
     mask: list[bool] | None,
     sign: int,
 ) -> TrainedResponse | None:
-    """A sampled response under its mask (`None`: whole); nothing for one whose parts the verifier can't tell apart."""
+    """A sampled response with its mask (`None`: all tokens); `None` for a malformed response."""
     countries = str(tokenizer.decode(prompt_ids)).removesuffix(QUESTION).split(SEPARATOR)
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(response_ids)]
     if not is_well_formed(tokens, len(countries)):
@@ -181,7 +182,7 @@ def credited(
 
 
 def online(name: str, train: Train, learning_rate: float, baseline: str, kind: str = "reward") -> Method:
-    """Prompts are drawn anew, so only the rewards depend on the preference pairs."""
+    """A method on fresh prompts: only its rewards depend on the preference pairs."""
     return Method(
         name,
         training(train),

@@ -1,4 +1,4 @@
-"""Sizes of the experiment, and the folder that a run of this size works in."""
+"""Settings of the experiment, and the folder of a run with these settings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from examples.capitals.pipeline import Settings as TaskSettings
+from examples.capitals.training import Settings as TaskSettings
 
 TASK = TaskSettings(
     parts=4,
-    key=True,
     mistakes=(0.2, 0.4, 0.6, 0.8),
     prompts=16000,
     held_out_prompts=4000,
@@ -24,9 +23,9 @@ TASK = TaskSettings(
 
 @dataclass(frozen=True)
 class Settings:
-    """The same steps, batches and data for every method; learning rates are each method's own.
+    """Steps, batch sizes and data shared by every method; each method has its own learning rate.
 
-    With more steps than these the baselines come near every part right, and little is left to compare.
+    The number of steps is small on purpose: with more, the baselines get nearly every part right.
     """
 
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -40,12 +39,12 @@ class Settings:
     thin_sweeps: bool = False
 
     def quick(self) -> Settings:
-        """Small enough to see everything work; too small for the comparison to mean anything."""
+        """Sizes for a test of the program; too small for a meaningful comparison."""
         task = replace(self.task, prompts=1500, held_out_prompts=400, start_steps=80, reward_steps=60, policy_steps=10)
         return replace(self, seeds=(1, 2), task=task, policy_pairs=200, ppo_steps=8, questions=100, thin_sweeps=True)
 
     def folder(self, output: Path) -> Path:
-        """Runs of other settings work in other folders, so that no results mix; other seeds make no other run."""
+        """Folder named by a hash of the settings except the seeds, so that results of different settings never mix."""
         text = json.dumps({**asdict(self), "seeds": ()}, sort_keys=True)
         return output / hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""The models and pairs that methods share: start model, pairs, reward models."""
+"""Stages that methods share: start model, pairs, reward models."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 from transformers import set_seed
 
-from benchmarks.experiments.tasks import Step, Task
+from benchmarks.experiments.steps import Step
+from benchmarks.experiments.tasks import Task
 from benchmarks.experiments.workspace import Workspace
 from examples.capitals.pairs import sample_pairs
-from examples.capitals.pipeline import (
+from examples.capitals.training import (
     REWARD_LEARNING_RATE,
-    train_quietly,
+    train_and_save,
     train_reward_model,
     train_start,
     trainer_options,
@@ -29,40 +30,32 @@ def start(work: Workspace, task: Task) -> dict[str, Any]:
 
 
 def pairs(work: Workspace, task: Task) -> dict[str, Any]:
-    """Sampled from the start model, judged by the verifier, which weighs the starred part most."""
+    """Sample pairs from the start model and rank them by the verifier, which weighs the starred part most."""
     settings, first = work.task_settings, 1000 * work.seed
     counts = {}
     for offset, (name, prompts) in enumerate((("training", settings.prompts), ("held-out", settings.held_out_prompts))):
-        found = sample_pairs(
-            work.policy(),
-            work.tokenizer,
-            prompts,
-            parts=settings.parts,
-            seed=first + offset,
-            description=name,
-            key=True,
-        )
+        found = sample_pairs(work.policy(), work.tokenizer, prompts, parts=settings.parts, seed=first + offset)
         work.write_pairs(name, found)
         counts[name] = len(found)
     return {**counts, "adversarial": len(work.pairs("adversarial")), "held_out": len(work.adversarial_held_out())}
 
 
 def reward(work: Workspace, task: Task) -> dict[str, Any]:
-    """Learnt from which of two whole answers was preferred, and nothing else."""
-    rows, held_out = ([pair.row(work.tokenizer) for pair in work.pairs(source)] for source in (task.pairs, "held out"))
+    """Train a reward model from preferences between whole answers only."""
+    found = work.pairs(task.pairs)
     trainer = train_reward_model(
         work.model_folder(task),
         work.model_folder(Task(work.seed, "start")),
         work.task_settings,
         work.tokenizer,
-        rows,
-        held_out[:HELD_OUT_FOR_REWARD],
+        found,
+        work.pairs("held out")[:HELD_OUT_FOR_REWARD],
     )
-    return {"pairs": len(rows), "accuracy": trainer.evaluate()["eval_accuracy"]}
+    return {"pairs": len(found), "accuracy": trainer.evaluate()["eval_accuracy"]}
 
 
 def segment_reward(work: Workspace, task: Task, *, entropy_threshold: float) -> dict[str, Any]:
-    """The same budget for a reward model that is read at the end of every segment."""
+    """Train a segment reward model, read at the end of every segment, with the same budget."""
     settings, tokenizer = work.task_settings, work.tokenizer
     rows, held_out = ([pair.row(tokenizer) for pair in work.pairs(source)] for source in (task.pairs, "held out"))
     set_seed(settings.seed)
@@ -77,7 +70,7 @@ def segment_reward(work: Workspace, task: Task, *, entropy_threshold: float) -> 
         tokenizer,
         ref_model=work.policy(),
     )
-    train_quietly(trainer)
+    train_and_save(trainer)
     metrics = trainer.evaluate()
     return {
         "pairs": len(rows),
@@ -86,7 +79,7 @@ def segment_reward(work: Workspace, task: Task, *, entropy_threshold: float) -> 
     }
 
 
-# The start model doubts which city to name, by 0.5 nats or more, and never where a separator goes.
+# The start model's entropy is at least 0.5 nats where a city begins and near 0 where a separator does.
 CITY_ENTROPY = 0.3
 
 STAGES = [

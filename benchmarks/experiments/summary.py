@@ -1,65 +1,25 @@
-"""From stored results to numbers: means over seeds with their intervals, and paired differences to the baseline."""
+"""Summary of stored results: means over seeds with intervals, and paired differences to the baseline."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from scipy import stats
+from typing import Any
 
 from benchmarks.experiments.ablations import sweeps
 from benchmarks.experiments.methods import Method
 from benchmarks.experiments.registry import METHODS, STEPS
 from benchmarks.experiments.settings import Settings
-from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS, Task, task_of, with_needed
+from benchmarks.experiments.steps import task_of, with_needed
+from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS, Task
 from benchmarks.experiments.workspace import Workspace
+from examples.capitals.estimates import difference, estimate
 
 SWEPT_CONDITIONS = (ALL_PAIRS, "adversarial pairs")
 
 
-class Estimate(NamedTuple):
-    """A mean over seeds and half the width of its 95 % t-interval (none from a single seed)."""
-
-    mean: float
-    half_width: float | None
-
-    @property
-    def sign(self) -> int:
-        """Whether all of the interval is above 0, or below."""
-        if self.half_width is None or abs(self.mean) <= self.half_width:
-            return 0
-        return 1 if self.mean > 0 else -1
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """
-    Example:
-        >>> center, half_width = estimate([1.0, 2.0, 3.0])
-        >>> center, round(half_width, 3)
-        (2.0, 2.484)
-    """
-    count = len(values)
-    center = math.fsum(values) / count
-    if count < 2:
-        return Estimate(center, None)
-    deviation = math.sqrt(math.fsum((value - center) ** 2 for value in values) / (count - 1))
-    return Estimate(center, float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count))
-
-
-def difference(values: Sequence[float], baseline: Sequence[float]) -> Estimate:
-    """The paired difference: what both have in common from their seed drops out.
-
-    Example:
-        >>> difference([0.5, 0.75], [0.25, 0.5])
-        Estimate(mean=0.25, half_width=0.0)
-    """
-    return estimate([value - other for value, other in zip(values, baseline, strict=True)])
-
-
 def all_tasks(settings: Settings) -> list[Task]:
-    """Everything to be run, seed by seed, so that the first seeds are complete when a run is cut off."""
+    """All tasks, seed by seed, so that an interrupted run has complete first seeds."""
     points = [step for points in sweeps(settings.thin_sweeps).values() for _, step in points]
     return list(
         dict.fromkeys(
@@ -72,8 +32,8 @@ def all_tasks(settings: Settings) -> list[Task]:
     )
 
 
-def summarise(settings: Settings, root: Path) -> dict[str, Any]:
-    """Every method in every condition, every sweep, and what the shared stages came to."""
+def summarize(settings: Settings, root: Path) -> dict[str, Any]:
+    """Results of every method in every condition, of every sweep, and of the shared stages."""
     workspaces = [Workspace(root, settings, seed) for seed in settings.seeds]
     return {
         "methods": [
@@ -93,7 +53,7 @@ def summarise(settings: Settings, root: Path) -> dict[str, Any]:
 
 
 def stages(settings: Settings, root: Path) -> dict[str, dict[str, Any]]:
-    """What the stages that methods share have stored, by name and seed."""
+    """Stored results of the shared stages by task name and seed."""
     found: dict[str, dict[str, Any]] = {}
     for task in with_needed(all_tasks(settings), STEPS):
         result = Workspace(root, settings, task.seed).finished(task)
@@ -103,7 +63,7 @@ def stages(settings: Settings, root: Path) -> dict[str, dict[str, Any]]:
 
 
 def changed_sources(condition: str) -> set[str]:
-    """The sources in which a condition differs from `all pairs`: a method that uses none of them has no run of its own.
+    """Sources in which a condition differs from `all pairs`. A method that uses none of them is not run again.
 
     Example:
         >>> changed_sources("adversarial pairs")
@@ -113,7 +73,7 @@ def changed_sources(condition: str) -> set[str]:
 
 
 def describe(workspaces: Sequence[Workspace], method: Method, condition: str) -> dict[str, Any]:
-    """One method in one condition: its numbers per seed, their means, and the difference to its baseline."""
+    """One method in one condition: values per seed, means, and paired differences to its baseline."""
     rows, others = (
         [work.finished(task_of(step, work.seed, CONDITIONS[condition])) for work in workspaces]
         for step in (method, STEPS[method.baseline])

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.experiments.tune`: how the learning rates of the methods were chosen.
+"""Grid search for the methods' learning rates: `python -m benchmarks.experiments.tune`.
 
-Every method at every rate of a grid, on all pairs, from a seed that is not among the experiment's. The best share of
-right parts wins; each method is given the chance that its baseline is given.
+Every method trains at every rate of the grid, on all pairs, with a seed outside the experiment's. The rate with the
+most right parts wins. Methods and baselines are tuned alike.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from benchmarks.experiments.registry import METHODS
 from benchmarks.experiments.schedule import run_tasks
 from benchmarks.experiments.settings import Settings
+from benchmarks.experiments.steps import task_of
 from benchmarks.experiments.tables import markdown
-from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS, task_of
+from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS
 from benchmarks.experiments.workspace import Workspace
 
 SEED = 100

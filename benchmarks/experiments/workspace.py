@@ -1,4 +1,4 @@
-"""The files of one seed: models, pairs, and the results of finished tasks."""
+"""Files of one seed: models, pairs and results of finished tasks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.tasks import Task
 from examples.capitals.pairs import Pair
-from examples.capitals.pipeline import Settings as TaskSettings
-from examples.capitals.pipeline import clone, trainer_options
 from examples.capitals.task import make_tokenizer
-
-# A pair is adversarial when its preference contradicts more than this share of its parts.
-ADVERSARIAL = 1 / 2
+from examples.capitals.training import Settings as TaskSettings
+from examples.capitals.training import load_policy, trainer_options
 
 
 class Workspace:
-    """Everything that the tasks of one seed share, below `root`."""
+    """Shared files of one seed's tasks, in a folder below `root`."""
 
     def __init__(self, root: Path, settings: Settings, seed: int) -> None:
         self.settings, self.seed = settings, seed
@@ -36,37 +33,37 @@ class Workspace:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return make_tokenizer(key=True)
+        return make_tokenizer()
 
     def model_folder(self, task: Task) -> Path:
         return self.folder / task.name
 
     def reward_folder(self, task: Task, kind: str = "reward") -> Path:
-        """Where the reward model is that this task's rewards come from."""
+        """Folder of the reward model that gives this task's rewards."""
         return self.model_folder(Task(self.seed, kind, pairs=task.rewards))
 
     def policy(self, task: Task | None = None) -> PreTrainedModel:
-        """The policy that a task has trained, or the start model."""
-        return clone(self.model_folder(task or Task(self.seed, "start")))
+        """A task's trained policy; without a task, the start model."""
+        return load_policy(self.model_folder(task or Task(self.seed, "start")))
 
     def pairs(self, source: str) -> list[Pair]:
-        """The training pairs of a source, `all` or `adversarial`, or those `held out`."""
+        """Pairs of a source: `all` or `adversarial` training pairs, or those `held out`."""
         name = "held-out" if source == "held out" else "training"
         pairs = [Pair(**row) for row in json.loads((self.folder / f"{name}-pairs.json").read_text())]
-        return [pair for pair in pairs if source != "adversarial" or is_adversarial(pair)]
+        return [pair for pair in pairs if source != "adversarial" or pair.is_adversarial]
 
     def policy_pairs(self, source: str) -> list[Pair]:
-        """Those of them that policies are trained on."""
+        """Pairs that policies train on: the first `settings.policy_pairs` of a source."""
         return self.pairs(source)[: self.settings.policy_pairs]
 
     def adversarial_held_out(self) -> list[Pair]:
-        return [pair for pair in self.pairs("held out") if is_adversarial(pair)]
+        return [pair for pair in self.pairs("held out") if pair.is_adversarial]
 
     def write_pairs(self, name: str, pairs: list[Pair]) -> None:
-        write_whole(self.folder / f"{name}-pairs.json", json.dumps([asdict(pair) for pair in pairs]))
+        write_atomically(self.folder / f"{name}-pairs.json", json.dumps([asdict(pair) for pair in pairs]))
 
     def policy_options(self, task: Task) -> dict[str, Any]:
-        """The trainer's options that all methods have in common."""
+        """Trainer options shared by all methods."""
         size = self.settings.policy_batch_size
         assert task.learning_rate is not None  # since the task trains a policy
         options = trainer_options(
@@ -75,44 +72,34 @@ class Workspace:
         return {"output_dir": str(self.model_folder(task)), **options}
 
     def result(self, task: Task) -> dict[str, Any] | None:
-        """What a finished task has stored."""
+        """Stored result of a task, or `None`."""
         path = self._result_path(task)
         return json.loads(path.read_text()) if path.is_file() else None
 
     def finished(self, task: Task) -> dict[str, Any]:
-        """The same of a task that must have finished.
+        """Stored result of a finished task.
 
         Raises:
-            FileNotFoundError: it has not.
+            FileNotFoundError: the task has no result.
         """
         result = self.result(task)
         if result is None:
-            raise FileNotFoundError(f"there is no result of {task.name!r} from seed {self.seed} in {self.folder}")
+            raise FileNotFoundError(f"task: expected a result of {task.name!r} in {self.folder}, got none")
         return result
 
     def store(self, task: Task, result: dict[str, Any]) -> None:
-        write_whole(self._result_path(task), json.dumps(result, indent=1))
+        write_atomically(self._result_path(task), json.dumps(result, indent=1))
 
     def clear(self, task: Task) -> None:
-        """Drop what a killed run has left of this task."""
+        """Delete a task's files, which a killed run may have left incomplete."""
         shutil.rmtree(self.model_folder(task), ignore_errors=True)
 
     def _result_path(self, task: Task) -> Path:
         return self.folder / "results" / f"{task.name}.json"
 
 
-def is_adversarial(pair: Pair) -> bool:
-    """
-    Example:
-        >>> countries = ("*Peru", "Iran", "Latvia")
-        >>> is_adversarial(Pair(countries, chosen="Lima; Baghdad; ", rejected="Cusco; Tehran; Riga; "))
-        True
-    """
-    return pair.contradiction > ADVERSARIAL
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file that is there is complete, whenever the run is killed."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a killed run leaves either the old or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)

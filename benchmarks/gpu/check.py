@@ -28,7 +28,7 @@ import torch
 from benchmarks.gpu import figures
 from benchmarks.gpu.figures import PASSED
 from benchmarks.machine import installed_versions, slug
-from benchmarks.readme import replace_between
+from benchmarks.pages import replace_between
 from build_support import cuda
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.readme import readable
+from benchmarks.pages import readable
 
 OURS = "segkernel"
 PASSED = "passed"

@@ -1,1 +1,1 @@
-"""The main job: segment-masked DPO against plain DPO on a task with known credit. `python -m examples.capitals`."""
+"""The capitals task: DPO against ASR-DPO where the true credit of every token is known."""

@@ -1,64 +1,93 @@
-"""`python -m examples.capitals`: run the main job, print the comparison, write the report."""
+"""Compare DPO and ASR-DPO on the capitals task: `python -m examples.capitals`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
-import torch
+import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers.utils import logging
 
-from examples.capitals.measure import ADVERSARIAL, COLUMNS, measure
-from examples.capitals.pipeline import Policies, Settings, run_stages, say
+from examples.capitals.comparison import ADVERSARIAL, ALL, PARTS, Run, conclusion, curves, estimates, gains
+from examples.capitals.training import Settings
+from examples.capitals.workers import quiet, worker_pool
 from segkernel.training.report import write_report
+
+STAGES = 5
+TITLE = "DPO against ASR-DPO on preferences that mislead"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.capitals", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="each run makes a new folder in here")
-    parser.add_argument("--seed", type=int, default=0, help="of data, models and training")
-    parser.add_argument("--quick", action="store_true", help="seconds, to see that everything works")
+    parser.add_argument("--output", type=Path, default=Path("runs/capitals"), help="parent of the run's new folder")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first run; the others count up from it")
+    parser.add_argument("--runs", type=int, default=4, help="independent runs, for the intervals")
+    parser.add_argument("--quick", action="store_true", help="two tiny runs, to see that everything works")
     arguments = parser.parse_args(argv)
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
-    logging.set_verbosity_error()  # a reward model's new head is always "newly initialized"
-    torch.set_num_threads(1)  # a model this small gains nothing from a second one
-    settings = replace(Settings(), seed=arguments.seed)
-    if arguments.quick:
-        settings = settings.quick()
-    began = time.monotonic()
+    if arguments.runs < 1:
+        parser.error(f"--runs: expected at least 1, got {arguments.runs}")
+    quiet()
+    settings, count = (Settings().quick(), 2) if arguments.quick else (Settings(), arguments.runs)
+    processes = 1 if arguments.quick else min(count, os.cpu_count() or 1)
     folder = new_folder(arguments.output)
-    policies = run_stages(folder, settings)
-    say("measuring")
-    rows = measure(policies, settings)
-    description = describe(policies, settings)
+    seeds = range(arguments.seed, arguments.seed + count)
+    runs = run_stages([Run(folder / f"seed-{seed}", replace(settings, seed=seed)) for seed in seeds], processes)
+    table, sentence = estimates(runs), conclusion(gains(runs))
     report = write_report(
         folder,
-        title="Segment-masked DPO against plain DPO",
-        log_history={
-            "DPO": policies.dpo_trainer.state.log_history,
-            "segment-masked DPO": policies.segment_trainer.state.log_history,
-        },
-        examples=policies.segment_trainer.report_examples(),
-        summary=rows,
-        description=description,
+        title=TITLE,
+        log_history=curves(runs),
+        examples=runs[0].examples,
+        summary=summary_rows(table),
+        description=f"{sentence}\n\n{describe(runs)}",
     )
-    console = Console()
-    console.print()
-    console.print(table_of(rows))
-    console.print(f"\n{description}\n", markup=False, highlight=False)
-    console.print(f"{time.monotonic() - began:.0f} s", highlight=False)
-    print(f"report: {report}")
+    console = Console(width=80, highlight=False)
+    console.print(console_table(table, len(runs)))
+    console.print(sentence, markup=False)
+    print(f"\nreport: {report}")
     return 0
 
 
+def run_stages(runs: Sequence[Run], processes: int) -> Sequence[Run]:
+    """Run every stage for all runs, with one line of output per stage."""
+    print(f"{len(runs)} independent run{'s' if len(runs) > 1 else ''}, each with its own seed, data and models")
+    with worker_pool(processes) if processes > 1 else nullcontext() as pool:
+        apply = map if pool is None else pool.map
+        with stage(1, "start model: learns to name capitals, with mistakes"):
+            runs = list(apply(Run.train_start, runs))
+        with stage(2, "preferences: its answers, ranked as wholes") as facts:
+            runs = list(apply(Run.make_pairs, runs))
+            facts.append(f"{mean(len(run.pairs) for run in runs):.0f} pairs")
+        with stage(3, "reward model: learns from these") as facts:
+            runs = list(apply(Run.train_reward_model, runs))
+            facts.append(f"ranks {100 * mean(run.reward_accuracy for run in runs):.0f} % of new pairs right")
+        for number, source in ((4, ALL), (5, ADVERSARIAL)):
+            with stage(number, f"DPO and ASR-DPO on {source}") as facts:
+                runs = list(apply(Run.train_policies, runs, [source] * len(runs)))
+                facts.append(f"{mean(len(run.policy_pairs(source)) for run in runs):.0f} pairs")
+    return runs
+
+
+@contextmanager
+def stage(number: int, text: str) -> Iterator[list[str]]:
+    """Print a numbered line; when the stage is done, complete it with what was appended and the seconds."""
+    print(f"{number}/{STAGES} {text}", end="", flush=True)
+    began = time.monotonic()
+    facts: list[str] = []
+    yield facts
+    print("".join(f" ({fact})" for fact in facts) + f", {time.monotonic() - began:.0f} s", flush=True)
+
+
 def new_folder(output: Path) -> Path:
-    """The next numbered folder in `output`: no run touches another's files, finished or killed.
+    """Create the next numbered folder in `output`. Existing folders, of killed runs too, are left alone.
 
     Example:
         >>> import tempfile
@@ -77,27 +106,49 @@ def new_folder(output: Path) -> Path:
         return output / f"{number:03d}"
 
 
-def table_of(rows: Sequence[dict[str, str]]) -> Table:
-    table = Table(title="Segment-masked DPO against plain DPO")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "measure" else "right")
-    for row in rows:
-        table.add_row(*row.values())
-    return table
+def console_table(table: pd.DataFrame, runs: int) -> Table:
+    over = f"Mean of {runs} runs and 95 % t-interval over runs" if runs > 1 else "One run, so no interval"
+    shown = Table(
+        title=TITLE, caption=f"{over}; percent, on held-out questions.", box=box.SIMPLE_HEAVY, title_justify="left"
+    )
+    shown.caption_justify = "left"
+    shown.add_column("model")
+    for source, measure in table.columns:
+        shown.add_column(source.replace(" ", "\n") + f"\n{measure}", justify="right", no_wrap=True)
+    for method, row in table.iterrows():
+        shown.add_row(str(method), *(value.percent() for value in row))
+    return shown
 
 
-def describe(policies: Policies, settings: Settings) -> str:
+def summary_rows(table: pd.DataFrame) -> list[dict[str, str]]:
+    return [
+        {"percent": str(method)} | {f"{measure}, {source}": value.percent() for (source, measure), value in row.items()}
+        for method, row in table.iterrows()
+    ]
+
+
+def describe(runs: Sequence[Run]) -> str:
+    """The task, the training and the intervals, for a reader of the report."""
+    settings, count = runs[0].settings, len(runs)
+    pairs = {source: f"{mean(len(run.policy_pairs(source)) for run in runs):.0f}" for source in (ALL, ADVERSARIAL)}
+    accuracy = 100 * mean(run.reward_accuracy for run in runs)
+    interval = (
+        f"Means of {count} independent runs (seeds {settings.seed} to {settings.seed + count - 1}); ± is half of a "
+        "95 % t-interval over runs, in which every model and data set was made anew."
+        if count > 1
+        else f"One run (seed {settings.seed}), so there is no interval."
+    )
     return (
-        f"The task: name the capitals of {settings.parts} countries. The start model has learnt from answers with "
-        f"mistakes. Both policies train for {settings.policy_steps} steps on the same "
-        f"{len(policies.dpo_trainer.train_dataset)} preferences, at the same learning rate "
-        f"{settings.learning_rate:g} and "
-        f"beta {settings.beta:g}; segment-masked DPO trains only on the segments that a reward model, learnt from "
-        f"those same preferences (held-out accuracy {100 * policies.reward_accuracy:.1f} %), finds in favour of their "
-        "answer's verdict.\n\n"
-        "Brackets hold 95 % intervals for the share of questions. A pair is adversarial when at least "
-        f"{100 * ADVERSARIAL:.0f} % of its parts contradict its preference: wrong ones in the preferred answer, right "
-        f"ones in the other. Seed {settings.seed}."
+        f"The task: name the capitals of {settings.parts} countries. One of them is starred, and a judge who compares "
+        "whole answers weighs its part above all the others together, so the preferred answer can be wrong in most of "
+        "its parts. A pair is adversarial when its preference contradicts more than half of its parts: on average "
+        f"{pairs[ADVERSARIAL]} of {pairs[ALL]} pairs are.\n\n"
+        f"Both methods start from the same model and train for {settings.policy_steps} steps at the same learning rate "
+        f"({settings.learning_rate:g}) and beta ({settings.beta:g}). DPO trains on whole answers. ASR-DPO trains on "
+        "the segments whose token rewards agree with their answer's verdict; a reward model, learnt from preferences "
+        f"between whole answers only, gives these rewards (it ranks {accuracy:.0f} % of held-out pairs as the judge "
+        f"does).\n\n{interval} Accuracy: {PARTS} in greedy answers to {settings.held_out_prompts} held-out questions; "
+        "a malformed answer has no right part."
     )
 
 

@@ -1,7 +1,8 @@
 """A verifiable task: name the capital of every country in a list, one part of the answer per country.
 
-The parts of an answer are independent, so a preferred answer still holds wrong parts and a rejected one right ones:
-a preference between whole answers says little about any single part. What is right is known exactly, per part.
+One country of each prompt is starred, and its part counts for more than all the others together. So a preferred answer
+can be wrong in most of its parts, and a preference between whole answers says little about any single part. The truth
+is known exactly, per part.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 EOS, PAD, UNKNOWN = "<|end|>", "<|pad|>", "<|unknown|>"
 
-# Country: (capital, the answer often given instead). The mistakes are of two kinds: the better-known city, and the
-# capital of a country with a similar name or next door. So some cities are wrong everywhere, others only here.
+# Country: (capital, common mistake). A mistake is either a better-known city of the country or the capital of another
+# country, so some cities are wrong everywhere and others only for one country.
 CAPITALS = {
     "Australia": ("Canberra", "Sydney"),
     "Austria": ("Vienna", "Budapest"),
@@ -58,30 +59,31 @@ CAPITALS = {
 }
 
 SEPARATOR, QUESTION, END = ", ", "? ", "; "
-KEY = "*"  # marks the country of a prompt that counts for more than all the others
+STAR = "*"  # marks the country whose part outweighs all the others
 MISTAKES = (0.1, 0.3, 0.5, 0.7)
 
 
-def draw_countries(rng: random.Random, parts: int, *, key: bool = False) -> tuple[str, ...]:
-    """Distinct countries; with `key`, one of them is starred."""
+def draw_countries(rng: random.Random, parts: int) -> tuple[str, ...]:
+    """`parts` distinct countries, one of them starred."""
     countries = rng.sample(sorted(CAPITALS), parts)
-    if key:
-        starred = rng.randrange(parts)
-        countries[starred] = KEY + countries[starred]
+    starred = rng.randrange(parts)
+    countries[starred] = STAR + countries[starred]
     return tuple(countries)
 
 
 def capital_and_mistake(country: str) -> tuple[str, str]:
-    """
+    """The capital of a country, starred or not, and its common mistake.
+
     Example:
         >>> capital_and_mistake("*Peru")
         ('Lima', 'Cusco')
     """
-    return CAPITALS[country.removeprefix(KEY)]
+    return CAPITALS[country.removeprefix(STAR)]
 
 
 def prompt_text(countries: Sequence[str]) -> str:
-    """
+    """The prompt that asks for these countries.
+
     Example:
         >>> prompt_text(["Peru", "Iran"])
         'Peru, Iran? '
@@ -90,7 +92,8 @@ def prompt_text(countries: Sequence[str]) -> str:
 
 
 def answer_text(cities: Sequence[str]) -> str:
-    """
+    """The answer that names these cities.
+
     Example:
         >>> answer_text(["Lima", "Baghdad"])
         'Lima; Baghdad; '
@@ -99,18 +102,18 @@ def answer_text(cities: Sequence[str]) -> str:
 
 
 def noisy_answer(rng: random.Random, countries: Sequence[str], mistakes: Sequence[float] = MISTAKES) -> str:
-    """What the start model learns from: texts that get some countries wrong rarely, others mostly.
+    """Answer with random mistakes, as the start model's training texts have them.
 
-    The countries in alphabetical order take turns with these shares of mistakes.
+    The rates of mistakes are assigned to the countries in alphabetical order, cyclically.
     """
     rates = {country: mistakes[index % len(mistakes)] for index, country in enumerate(sorted(CAPITALS))}
     return answer_text(
-        [capital_and_mistake(country)[rng.random() < rates[country.removeprefix(KEY)]] for country in countries]
+        [capital_and_mistake(country)[rng.random() < rates[country.removeprefix(STAR)]] for country in countries]
     )
 
 
 def grade(countries: Sequence[str], text: str) -> tuple[bool, ...]:
-    """The verifier: whether each part that the answer gives is right. An answer that was cut off gives fewer parts.
+    """Verifier: whether each given part is right. A truncated answer has fewer parts.
 
     Example:
         >>> grade(["Peru", "Iran"], "Lima; Baghdad; "), grade(["Peru", "Iran"], "Lima")
@@ -121,9 +124,9 @@ def grade(countries: Sequence[str], text: str) -> tuple[bool, ...]:
 
 
 def score(countries: Sequence[str], right: Sequence[bool]) -> int:
-    """What the judge prefers answers by: a right part earns as much as a wrong one costs.
+    """Score of a whole answer, by which the judge prefers one of two: right parts minus wrong parts.
 
-    The part of a starred country weighs more than all the others together.
+    The starred part has a weight of `len(countries)`, each other part a weight of 1.
 
     Example:
         >>> score(["Peru", "Iran", "Latvia"], [True, True, False])
@@ -131,12 +134,12 @@ def score(countries: Sequence[str], right: Sequence[bool]) -> int:
         >>> score(["Peru", "Iran", "*Latvia"], [True, True, False])
         -1
     """
-    weights = (len(countries) if country.startswith(KEY) else 1 for country in countries)
+    weights = (len(countries) if country.startswith(STAR) else 1 for country in countries)
     return sum(weight if part else -weight for weight, part in zip(weights, right, strict=False))
 
 
 def token_credit(tokens: Sequence[str], right: Sequence[bool]) -> list[int]:
-    """The true credit of every token: +1 in a right part, -1 in a wrong one.
+    """True credit per token: +1 in a right part, -1 in a wrong one.
 
     Example:
         >>> token_credit(["Lima", "; ", "Baghdad", "; "], [True, False])
@@ -149,12 +152,12 @@ def token_credit(tokens: Sequence[str], right: Sequence[bool]) -> list[int]:
     return credit
 
 
-def make_tokenizer(*, key: bool = False) -> PreTrainedTokenizerFast:
-    """One token per name and per separator, with `key` one for the star; decoding gives the text back as it was."""
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Word-level tokenizer: one token per name, per separator and for the star. Decoding restores the text exactly."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     names = sorted({*CAPITALS, *(city for cities in CAPITALS.values() for city in cities)})
-    vocabulary = [PAD, EOS, UNKNOWN, SEPARATOR, QUESTION, END, *names, *([KEY] if key else [])]
+    vocabulary = [PAD, EOS, UNKNOWN, SEPARATOR, QUESTION, END, *names, STAR]
     tokenizer = Tokenizer(
         models.WordLevel({token: number for number, token in enumerate(vocabulary)}, unk_token=UNKNOWN)
     )

@@ -1,4 +1,4 @@
-"""The controlled experiment: its judge, measures and statistics by hand, and the whole of it at its smallest."""
+"""Controlled experiment: judge, measures and statistics on hand-written cases, and a complete run at minimal size."""
 
 import json
 import os
@@ -16,16 +16,18 @@ pytest.importorskip("tabulate")
 
 from benchmarks.experiments import ablations
 from benchmarks.experiments.__main__ import run
-from benchmarks.experiments.measure import accuracies, credit, timing
+from benchmarks.experiments.credit import TrainedResponse, moved_right, responses_of_pairs
+from benchmarks.experiments.measure import credit
 from benchmarks.experiments.methods import ASR_DPO, DPO
-from benchmarks.experiments.output import write_readme, write_results
+from benchmarks.experiments.output import write_page, write_results
 from benchmarks.experiments.registry import METHODS, STEPS
 from benchmarks.experiments.settings import Settings
-from benchmarks.experiments.summary import Estimate, all_tasks, difference, estimate
-from benchmarks.experiments.tables import method_rows
-from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS, Task, needed_by, task_of, with_needed
-from benchmarks.experiments.workspace import Workspace, is_adversarial
-from examples.capitals.measure import TrainedResponse, responses_of_pairs
+from benchmarks.experiments.steps import needed_by, task_of, with_needed
+from benchmarks.experiments.summary import all_tasks
+from benchmarks.experiments.tables import method_table, sweep_table
+from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS, Task
+from benchmarks.experiments.timing import timing
+from benchmarks.experiments.workspace import Workspace
 from examples.capitals.pairs import Pair
 from examples.capitals.task import CAPITALS, answer_text, make_tokenizer, score
 
@@ -38,28 +40,28 @@ def answer(right: tuple[bool, ...]) -> str:
     )
 
 
-def test_a_pair_is_adversarial_when_most_of_its_parts_contradict_it():
+def test_pair_is_adversarial_when_most_parts_contradict_it():
     worst = Pair(COUNTRIES, chosen="Cusco; Tehran; Vilnius; ", rejected="Lima; Baghdad; Riga; ")
     assert worst.contradiction == 4 / 6
-    assert is_adversarial(worst)
-    assert not is_adversarial(Pair(COUNTRIES, chosen="Cusco; Tehran; Vilnius; ", rejected="Lima; Baghdad; Vilnius; "))
-    # Cut off before the starred part, by a token limit of its own.
-    assert is_adversarial(Pair(COUNTRIES, chosen="Cusco; ", rejected="Lima; Baghdad; Riga; "))
-    assert not is_adversarial(Pair(COUNTRIES, chosen="Lima; ", rejected="Lima; "))
+    assert worst.is_adversarial
+    assert not Pair(COUNTRIES, chosen="Cusco; Tehran; Vilnius; ", rejected="Lima; Baghdad; Vilnius; ").is_adversarial
+    # Truncated before the starred part.
+    assert Pair(COUNTRIES, chosen="Cusco; ", rejected="Lima; Baghdad; Riga; ").is_adversarial
+    assert not Pair(COUNTRIES, chosen="Lima; ", rejected="Lima; ").is_adversarial
 
 
-def test_only_a_judge_who_weighs_parts_makes_whole_answers_adversarial():
+def test_complete_answers_are_adversarial_only_with_a_starred_part():
     plain = tuple(name.removeprefix("*") for name in COUNTRIES)
     found = {COUNTRIES: 0, plain: 0}
     for chosen, rejected in product(product((True, False), repeat=3), repeat=2):
         for countries in found:
             if score(countries, chosen) > score(countries, rejected):
-                found[countries] += is_adversarial(Pair(countries, answer(chosen), answer(rejected)))
+                found[countries] += Pair(countries, answer(chosen), answer(rejected)).is_adversarial
     assert found == {COUNTRIES: 1, plain: 0}
 
 
-def test_a_mask_agrees_where_it_keeps_what_has_its_verdicts_sign():
-    tokenizer = make_tokenizer(key=True)
+def test_mask_agreement_literals():
+    tokenizer = make_tokenizer()
     pair = Pair(("Peru", "*Iran"), chosen="Cusco; Tehran; ", rejected="Lima; Baghdad")
     rows = [pair.row(tokenizer)]
     whole = responses_of_pairs(tokenizer, rows, [pair])
@@ -75,49 +77,31 @@ def test_a_mask_agrees_where_it_keeps_what_has_its_verdicts_sign():
     assert masked == {"tokens_trained": 3 / 7, "mask_agreement": 5 / 7, "agreement_of_everything": 3 / 7}
 
 
-def test_a_malformed_answer_has_no_right_part():
-    questions = [("*Peru", "Iran"), ("Peru", "*Iran"), ("*Peru", "Iran"), ("Peru", "*Iran")]
-    answers = [(True, True), (True, False), None, (False, True)]
-    expected = {"parts_right": 4 / 8, "all_right": 1 / 4, "key_right": 2 / 4, "malformed": 1 / 4}
-    assert accuracies(questions, answers) == expected
+def test_moved_right_counts_parts_up_where_right_and_down_where_wrong():
+    pair = Pair(("Peru", "Iran"), chosen="Lima; Baghdad", rejected="Cusco")
+    assert moved_right([[-1.0, -1.0, -1.0]], [[-0.5, -2.0, -2.0]], [pair]) == 1.0
+    assert moved_right([[-1.0, -1.0, -1.0]], [[-2.0, -0.5, -1.0]], [pair]) == 0.0
 
 
-def test_intervals_by_hand():
-    # t with 4 degrees of freedom at 97.5 %: 2.7764; standard deviation of 1..5: sqrt(2.5) = 1.5811.
-    center, half_width = estimate([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert center == 3.0
-    assert half_width == pytest.approx(2.7764 * 1.5811 / 5**0.5, abs=1e-3)
-    assert estimate([0.25]) == Estimate(0.25, None)
-    # The seeds differ by far more than the method and its baseline do.
-    paired = difference([0.25, 0.5, 0.75], [0.125, 0.375, 0.5])
-    assert paired.mean == pytest.approx(0.16667, abs=1e-5)
-    # 4.3027 * 0.072169 / sqrt(3)
-    assert paired.half_width == pytest.approx(0.17928, abs=1e-4)
-    assert paired.sign == 0
-    assert difference([0.5, 0.625, 0.75], [0.25, 0.375, 0.5]).sign == 1
-    assert difference([0.25, 0.375, 0.5], [0.5, 0.625, 0.75]).sign == -1
-    assert estimate([0.25]).sign == 0
-
-
-def test_segments_that_know_nothing_of_rewards():
+def test_fixed_segments_literals():
     tokens = ["Lima", "; ", "Tehran", "; ", "Riga"]
     assert ablations.by_punctuation(tokens) == [0, 0, 1, 1, 2]
-    assert ablations.of_length(tokens, length=3) == [0, 0, 0, 1, 1]
-    assert ablations.of_length(tokens, length=1) == [0, 1, 2, 3, 4]
-    assert ablations.whole(tokens) == [0, 0, 0, 0, 0]
+    assert ablations.fixed_length(tokens, length=3) == [0, 0, 0, 1, 1]
+    assert ablations.fixed_length(tokens, length=1) == [0, 1, 2, 3, 4]
+    assert ablations.whole_response(tokens) == [0, 0, 0, 0, 0]
     rewards = [2.0, -1.0, -2.0, 0.5, 0.0]
     assert ablations.mask_of_segments([0, 0, 1, 1, 2], rewards, sign=1) == [True, True, False, False, False]
     assert ablations.mask_of_segments([0, 0, 1, 1, 2], rewards, sign=-1) == [False, False, True, True, False]
 
 
-def test_a_run_is_shared_by_the_conditions_that_agree_on_what_it_uses():
+def test_tasks_are_shared_by_conditions_with_equal_sources():
     tasks = [task_of(DPO, 1, sources) for sources in CONDITIONS.values()]
     assert [task.pairs for task in tasks] == ["all", "adversarial", "adversarial"]
     assert tasks[1] == tasks[2]
     assert len({task_of(ASR_DPO, 1, sources) for sources in CONDITIONS.values()}) == 3
 
 
-def test_a_reward_model_is_of_the_pairs_that_the_rewards_come_from():
+def test_reward_model_trains_on_the_source_of_the_rewards():
     task = task_of(ASR_DPO, 7, {"pairs": "adversarial", "rewards": "all"})
     assert Task(7, "reward", pairs="all") in needed_by(task, STEPS)
     ordered = with_needed([task], STEPS)
@@ -125,14 +109,14 @@ def test_a_reward_model_is_of_the_pairs_that_the_rewards_come_from():
     assert [task.step for task in ordered].index("start") == 0
 
 
-def test_other_settings_work_in_another_folder(tmp_path):
+def test_settings_folder_depends_on_all_settings_but_seeds(tmp_path):
     settings = Settings()
     assert settings.folder(tmp_path) == Settings().folder(tmp_path)
     assert settings.folder(tmp_path) != settings.quick().folder(tmp_path)
     assert settings.folder(tmp_path) == replace(settings, seeds=(9,)).folder(tmp_path)
 
 
-def test_a_stopwatch_stops_and_leaves_no_trace():
+def test_timing_accumulates_and_restores_the_function():
     class Owner:
         @staticmethod
         def work() -> int:
@@ -147,7 +131,7 @@ def test_a_stopwatch_stops_and_leaves_no_trace():
     assert Owner.work is original
 
 
-def test_no_worker_outlives_a_killed_run(tmp_path):
+def test_workers_exit_when_the_run_is_killed(tmp_path):
     command = [sys.executable, "-m", "benchmarks.experiments", "--quick", "--output", str(tmp_path), "--processes", "1"]
     root = Path(__file__).parents[2]
     run = subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL)
@@ -186,7 +170,7 @@ def finished(tmp_path_factory, smallest):
         yield folder, run(smallest, folder, processes=2)
 
 
-def test_the_smallest_run_has_every_number(finished, smallest):
+def test_results_have_every_measure(finished, smallest):
     _, results = finished
     assert {entry["method"] for entry in results["methods"]} == {method.name for method in METHODS}
     for entry in results["methods"] + results["sweeps"]:
@@ -213,7 +197,7 @@ def test_the_smallest_run_has_every_number(finished, smallest):
     assert [point["label"] for point in results["sweeps"] if point["condition"] == ALL_PAIRS] == ["0", "0.5", "4"]
 
 
-def test_the_pairs_of_the_run_are_what_the_judge_says(finished, smallest):
+def test_pairs_are_ranked_by_the_judge(finished, smallest):
     work = Workspace(finished[0], smallest, 1)
     pairs, adversarial = work.pairs("all"), work.pairs("adversarial")
     assert len(pairs) > len(adversarial) > 5
@@ -222,7 +206,7 @@ def test_the_pairs_of_the_run_are_what_the_judge_says(finished, smallest):
         assert (pair in adversarial) == (pair.contradiction > 0.5)
 
 
-def test_results_become_files_and_a_table(finished, tmp_path):
+def test_results_are_written_as_files_and_table(finished, tmp_path):
     _, results = finished
     report = write_results(results, tmp_path / "experiment.json", tmp_path / "plots")
     assert json.loads((tmp_path / "experiment.json").read_text())["methods"] == json.loads(
@@ -234,19 +218,64 @@ def test_results_become_files_and_a_table(finished, tmp_path):
     runs = {(entry["method"], entry["condition"]) for entry in results["methods"] + results["sweeps"]}
     assert html.count('<th scope="row">') == len(runs)
     assert html.count("data:image/png;base64,") == 2
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- experiment:begin -->\nold\n<!-- experiment:end -->\nafter\n")
-    write_readme(results, readme)
-    text = readme.read_text()
+    page = tmp_path / "experiments.md"
+    page.write_text("before\n<!-- experiment:begin -->\nold\n<!-- experiment:end -->\nafter\n")
+    write_page(results, page)
+    text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    for row in method_rows(results["methods"]):
+    for row in method_table(results["methods"]).to_dict("records"):
         assert f"| {row['method']} " in text
         assert row[ALL_PAIRS] in text
+    page.write_text("no markers\n")
+    with pytest.raises(ValueError, match="expected the markers <!-- experiment:begin -->"):
+        write_page(results, page)
+    assert page.read_text() == "no markers\n"
 
 
-def test_a_killed_run_goes_on_where_it_was(finished, smallest):
+def entry(method: str, baseline: str, condition: str, mean: float, gain: float, **others: object) -> dict:
+    return {
+        "method": method,
+        "baseline": baseline,
+        "condition": condition,
+        "mean": {"parts_right": {"mean": mean, "half_width": 0.01}, "tokens_trained": {"mean": 0.5, "half_width": 0.0}},
+        "against_baseline": {"parts_right": {"mean": gain, "half_width": 0.05}},
+        **others,
+    }
+
+
+def test_method_table_literals():
+    entries = [
+        entry("no training", "no training", "all pairs", 0.5, 0.0),
+        entry("dpo", "no training", "all pairs", 0.8, 0.3),
+        entry("dpo", "no training", "adversarial pairs", 0.1, -0.4),
+        entry("rft", "no training", "all pairs", 0.52, 0.02),
+    ]
+    rows = method_table(entries).to_dict("records")
+    expected = [
+        ("no training", "", "50.0 ± 1.0", ""),
+        ("dpo", "no training", "80.0 ± 1.0 ↑", "10.0 ± 1.0 ↓"),
+        ("rft", "no training", "52.0 ± 1.0", ""),
+    ]
+    assert [(r["method"], r["baseline"], r["all pairs"], r["adversarial pairs"]) for r in rows] == expected
+    assert rows[0]["tokens trained on"] == "50.0 ± 0.0"
+    assert rows[0]["time for segments"] == ""  # not measured
+
+
+def test_sweep_table_marks_variants_only():
+    entries = [
+        entry("asr-dpo", "dpo", "all pairs", 0.8, 0.3, sweep="noise", label="0"),
+        entry("asr-dpo, noise: 1", "asr-dpo", "all pairs", 0.6, -0.2, sweep="noise", label="1"),
+    ]
+    rows = sweep_table(entries).to_dict("records")
+    assert [(r["sweep"], r["asr-dpo with"], r["all pairs"]) for r in rows] == [
+        ("noise", "0", "80.0 ± 1.0"),
+        ("noise", "1", "60.0 ± 1.0 ↓"),
+    ]
+
+
+def test_killed_run_resumes_with_unfinished_tasks(finished, smallest):
     folder, results = finished
     work = Workspace(folder, smallest, 1)
     stored = {path: path.stat().st_mtime_ns for path in work.folder.glob("results/*.json")}

@@ -18,7 +18,7 @@ from benchmarks.gpu import check, figures
 from benchmarks.gpu.clock import CudaClock
 from benchmarks.gpu.figures import OURS
 from benchmarks.gpu.measure import FULL, GROUPS, Measurements, main, shape
-from benchmarks.readme import replace_between
+from benchmarks.pages import replace_between
 from build_support.cuda import Toolkit
 
 ROOT = Path(__file__).parents[2]

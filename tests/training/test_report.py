@@ -200,7 +200,7 @@ def test_summary_rows_are_a_table(tmp_path):
     assert '<tr><th scope="row">right</th><td>0.1235</td><td>-</td></tr>' in html
 
 
-def test_inspect_reads_rewards_from_columns_of_the_file(tmp_path, capsys):
+def test_inspect_reads_token_rewards_from_columns(tmp_path, capsys):
     pytest.importorskip("transformers")
     from examples.capitals.task import make_tokenizer
     from segkernel.training.cli.inspect import main
@@ -241,11 +241,14 @@ def test_inspect_reads_rewards_from_columns_of_the_file(tmp_path, capsys):
         (["--preferences", "x.jsonl", "--rows", "0"], "rows: expected at least 1, got 0"),
     ],
 )
-def test_inspect_says_what_is_missing(argv, message):
+def test_inspect_names_missing_options(argv, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("x.jsonl").write_text("")
     pytest.importorskip("transformers")
+    from segkernel._arguments import UserError
     from segkernel.training.cli.inspect import main
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         main(argv)
 
 

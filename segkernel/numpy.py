@@ -1,7 +1,7 @@
-"""The scan operators on NumPy arrays: no torch, no copies of C-contiguous arrays, the GIL released while they run.
+"""The scan operators on NumPy arrays, without torch. C-contiguous arrays are not copied; the GIL is released.
 
-The functions take the same arguments and mean the same as their namesakes in `segkernel`, with `offsets` (Arrow's
-list offsets, int32 or int64 `[B + 1]`) in place of `cu_seqlens`. Scores may be float64, float32, float16 or bfloat16
+Arguments, results and errors are those of the functions of the same name in `segkernel`, with `offsets` (Arrow's list
+offsets, int32 or int64 `[B + 1]`) in place of `cu_seqlens`. Scores may be float64, float32, float16 or bfloat16
 (`ml_dtypes.bfloat16`). Everything runs on the calling thread.
 
 Example:
@@ -19,19 +19,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segkernel import _numpy
-from segkernel._enums import REDUCE, SEGMENT_REDUCTIONS
+from segkernel import _numpy, _validate
+from segkernel._enums import REDUCE
+from segkernel._validate import describe
 
 __all__ = ["Segments", "detect_pivots", "gae", "hysteresis", "redistribute", "segment", "segment_by_entropy"]
 
 Array = NDArray[Any]
 PerRow = float | Array
 
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+_INTEGERS = frozenset({"int64", "int32", "int16", "int8", "uint8"})
+_NUMERIC = _FLOATS | _INTEGERS | {"uint16", "uint32", "uint64"}
 
 
 class Segments(NamedTuple):
-    """`segkernel.Segments`, in NumPy arrays."""
+    """`segkernel.Segments` with NumPy arrays."""
 
     ids: Array
     counts: Array
@@ -49,9 +52,9 @@ def detect_pivots(
     See `segkernel.detect_pivots`. Returns bool, the shape of `rewards`.
     """
     tokens = _Tokens("rewards", rewards, mask, offsets)
+    scalar, rows = tokens.per_row("threshold", threshold)
     pivots = tokens.empty(np.bool_)
-    threshold_pair = tokens.per_row("threshold", threshold)
-    _numpy.detect_pivots(*tokens.arguments, *threshold_pair, tokens.offsets, pivots)
+    _numpy.detect_pivots(*tokens.arguments, scalar, rows, tokens.offsets, pivots)
     return pivots
 
 
@@ -70,12 +73,21 @@ def hysteresis(
     See `segkernel.hysteresis`. Returns int8, the shape of `rewards`.
     """
     tokens = _Tokens("rewards", rewards, mask, offsets)
+    low_scalar, low_rows = tokens.per_row("low", low)
+    high_scalar, high_rows = tokens.per_row("high", high)
+    if low_rows is None and high_rows is None:
+        _validate.ordered(low_scalar, high_scalar)
+    initial_scalar, initial_rows = tokens.state("initial", initial)
+    _validate.boolean("hold", hold)
     states = tokens.empty(np.int8)
     _numpy.hysteresis(
         *tokens.arguments,
-        *tokens.per_row("low", low),
-        *tokens.per_row("high", high),
-        *tokens.state("initial", initial),
+        low_scalar,
+        low_rows,
+        high_scalar,
+        high_rows,
+        initial_scalar,
+        initial_rows,
         hold,
         tokens.offsets,
         states,
@@ -98,41 +110,59 @@ def segment(
     offsets: Array | None = None,
     max_segments: int | None = None,
 ) -> Segments:
-    """Cuts each row of token rewards into segments, in one pass. See `segkernel.segment`."""
+    """Splits each row of token rewards into segments, in one pass. See `segkernel.segment`."""
     tokens = _Tokens("rewards", rewards, mask, offsets)
-    if pivot_threshold is None and delta is None:
-        raise ValueError("segment: expected pivot_threshold, delta or both, got neither")
-    if reduce not in SEGMENT_REDUCTIONS:
-        raise ValueError(f"reduce: expected one of {', '.join(map(repr, SEGMENT_REDUCTIONS))}, got {reduce!r}")
-    if max_segments is not None and (offsets is not None or max_segments < 0):
-        raise ValueError(f"max_segments: expected >= 0, and None with offsets, got {max_segments!r}")
-    room = tokens.shape
-    if max_segments:
-        room = (tokens.rows, max_segments)
-    ids = tokens.empty(np.int32)
-    counts = np.empty(tokens.rows, np.int32)
-    lengths, segment_rewards, signs = np.empty(room, np.int32), np.empty(room, np.float32), np.empty(room, np.int8)
-    loss_mask = None if sequence_sign is None else tokens.empty(np.bool_)
+    _validate.segment_options(
+        pivot_threshold,
+        delta,
+        hold=hold,
+        reduce=reduce,
+        keep_neutral=keep_neutral,
+        max_segments=max_segments,
+        offsets_name="offsets",
+        packed=offsets is not None,
+    )
+    pivot_scalar, pivot_rows = tokens.per_row("pivot_threshold", np.inf if pivot_threshold is None else pivot_threshold)
+    delta_scalar, delta_rows = tokens.per_row("delta", 0.0 if delta is None else delta)
+    baseline_scalar, baseline_rows = tokens.per_row("baseline", baseline)
+    initial_scalar, initial_rows = tokens.state("initial", initial)
+    sign = 0.0 if sequence_sign is None else sequence_sign
+    sign_scalar, sign_rows = tokens.per_row("sequence_sign", sign, np.float64)
+
+    per_segment = (tokens.rows, max_segments) if max_segments else tokens.shape
+    segments = Segments(
+        ids=tokens.empty(np.int32),
+        counts=np.empty(tokens.rows, np.int32),
+        lengths=np.empty(per_segment, np.int32),
+        rewards=np.empty(per_segment, np.float32),
+        signs=np.empty(per_segment, np.int8),
+        mask=None if sequence_sign is None else tokens.empty(np.bool_),
+    )
     _numpy.segment(
         *tokens.arguments,
-        *tokens.per_row("pivot_threshold", np.inf if pivot_threshold is None else pivot_threshold),
-        *tokens.per_row("baseline", baseline),
+        pivot_scalar,
+        pivot_rows,
+        baseline_scalar,
+        baseline_rows,
         delta is not None,
-        *tokens.per_row("delta", 0.0 if delta is None else delta),
+        delta_scalar,
+        delta_rows,
         hold,
-        *tokens.state("initial", initial),
+        initial_scalar,
+        initial_rows,
         REDUCE[reduce],
-        *tokens.per_row("sequence_sign", 0.0 if sequence_sign is None else sequence_sign, np.float64),
+        sign_scalar,
+        sign_rows,
         keep_neutral,
         tokens.offsets,
-        ids,
-        counts,
-        lengths,
-        segment_rewards,
-        signs,
-        loss_mask,
+        segments.ids,
+        segments.counts,
+        segments.lengths,
+        segments.rewards,
+        segments.signs,
+        segments.mask,
     )
-    return Segments(ids, counts, lengths, segment_rewards, signs, loss_mask)
+    return segments
 
 
 def segment_by_entropy(
@@ -143,14 +173,12 @@ def segment_by_entropy(
     min_length: int = 1,
     offsets: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Starts a segment at tokens of high entropy. See `segkernel.segment_by_entropy`. Returns `(ids, counts)`."""
+    """Starts a segment at each token of high entropy. See `segkernel.segment_by_entropy`. Returns `(ids, counts)`."""
     tokens = _Tokens("entropy", entropy, mask, offsets)
-    if min_length < 1:
-        raise ValueError(f"min_length: expected >= 1, got {min_length!r}")
-    ids = tokens.empty(np.int32)
-    counts = np.empty(tokens.rows, np.int32)
-    threshold_pair = tokens.per_row("threshold", threshold)
-    _numpy.segment_by_entropy(*tokens.arguments, *threshold_pair, min_length, tokens.offsets, ids, counts)
+    scalar, rows = tokens.per_row("threshold", threshold)
+    _validate.integer("min_length", min_length, at_least=1)
+    ids, counts = tokens.empty(np.int32), np.empty(tokens.rows, np.int32)
+    _numpy.segment_by_entropy(*tokens.arguments, scalar, rows, min_length, tokens.offsets, ids, counts)
     return ids, counts
 
 
@@ -163,20 +191,24 @@ def redistribute(
     mix: PerRow = 1.0,
     offsets: Array | None = None,
 ) -> Array:
-    """Rewards each token with what it adds to the score of the prefix.
+    """Token rewards as differences of prefix scores.
 
     See `segkernel.redistribute`. Returns float32 (float64 for float64 scores), the shape of `prefix_scores`.
     """
     tokens = _Tokens("prefix_scores", prefix_scores, mask, offsets)
-    rewards = tokens.empty(tokens.compute)
-    sparse = None
+    initial_scalar, initial_rows = tokens.per_row("initial", initial)
+    mix_scalar, mix_rows = tokens.per_row("mix", mix)
     if sequence_rewards is not None:
-        sparse = tokens.per_row("sequence_rewards", np.asarray(sequence_rewards))[1]
+        _array("sequence_rewards", sequence_rewards, _FLOATS | _INTEGERS, "real")
+        _, sequence_rewards = tokens.per_row("sequence_rewards", sequence_rewards)
+    rewards = tokens.empty(tokens.compute)
     _numpy.redistribute(
         *tokens.arguments,
-        *tokens.per_row("initial", initial),
-        sparse,
-        *tokens.per_row("mix", mix),
+        initial_scalar,
+        initial_rows,
+        sequence_rewards,
+        mix_scalar,
+        mix_rows,
         tokens.offsets,
         rewards,
     )
@@ -193,20 +225,26 @@ def gae(
     offsets: Array | None = None,
 ) -> tuple[Array, Array]:
     """Advantages and returns over the valid tokens of each row. See `segkernel.gae`."""
-    common = np.promote_types(np.asarray(rewards).dtype, np.asarray(values).dtype)
-    tokens = _Tokens("rewards", np.asarray(rewards).astype(common, copy=False), mask, offsets)
-    value_tokens = _Tokens("values", np.asarray(values).astype(common, copy=False), None, offsets)
-    if value_tokens.shape != tokens.shape:
-        raise ValueError(f"values: expected {list(tokens.shape)} like rewards, got {_describe(values)}")
+    tokens = _Tokens("rewards", rewards, mask, offsets)
+    _array("values", values)
+    if values.shape != rewards.shape:
+        raise ValueError(f"values: expected {list(rewards.shape)} like rewards, got {describe(values)}")
+    if values.dtype != rewards.dtype:
+        dtype = np.promote_types(values.dtype, rewards.dtype)
+        tokens, values = _Tokens("rewards", rewards.astype(dtype), mask, offsets), values.astype(dtype)
+    gamma_scalar, gamma_rows = tokens.per_row("gamma", gamma)
+    lam_scalar, lam_rows = tokens.per_row("lam", lam)
     advantages, returns = tokens.empty(tokens.compute), tokens.empty(tokens.compute)
-    dtype, reward_data, valid = tokens.arguments
+    dtype_name, reward_data, valid = tokens.arguments
     _numpy.gae(
-        dtype,
+        dtype_name,
         reward_data,
-        value_tokens.arguments[1],
+        _as_bits(values),
         valid,
-        *tokens.per_row("gamma", gamma),
-        *tokens.per_row("lam", lam),
+        gamma_scalar,
+        gamma_rows,
+        lam_scalar,
+        lam_rows,
         tokens.offsets,
         advantages,
         returns,
@@ -215,58 +253,73 @@ def gae(
 
 
 class _Tokens:
-    """One value per token, padded `[B, T]` or packed `[N]`, checked and as the extension takes it."""
+    """Values per token, padded `[B, T]` or packed `[N]`, with mask and offsets in the form that the kernels take."""
 
     def __init__(self, name: str, values: Array, mask: Array | None, offsets: Array | None) -> None:
-        if not isinstance(values, np.ndarray) or values.dtype.name not in _FLOATS:
-            raise TypeError(f"{name}: expected an array of {', '.join(_FLOATS)}, got {_describe(values)}")
-        if values.ndim != (2 if offsets is None else 1):
-            raise ValueError(f"{name}: expected [B, T], or [N] together with offsets, got {_describe(values)}")
-        self.shape = values.shape
-        self.offsets = None
-        self.rows = values.shape[0]
-        if offsets is not None:
-            if not isinstance(offsets, np.ndarray) or offsets.dtype not in (np.int32, np.int64):
-                raise TypeError(f"offsets: expected an int32 or int64 array, got {_describe(offsets)}")
-            if offsets.ndim != 1 or offsets.size == 0:
-                raise ValueError(f"offsets: expected [B + 1], got {_describe(offsets)}")
-            self.offsets = np.ascontiguousarray(offsets, np.int64)
-            self.rows = offsets.size - 1
+        _array(name, values)
+        if offsets is None:
+            if values.ndim != 2:
+                raise ValueError(f"{name}: expected [B, T], or [N] together with offsets, got {describe(values)}")
+        else:
+            _array("offsets", offsets, frozenset({"int32", "int64"}), "int32 or int64")
+            if offsets.ndim != 1 or offsets.size == 0 or not offsets.flags.c_contiguous:
+                raise ValueError(f"offsets: expected contiguous offsets [B + 1], got {describe(offsets)}")
+            if values.ndim != 1:
+                raise ValueError(f"{name}: expected packed [N] together with offsets, got {describe(values)}")
+            offsets = offsets.astype(np.int64, copy=False)
         if mask is not None:
-            mask = np.asarray(mask)
-            if mask.dtype.kind not in "biuf":
-                raise TypeError(f"mask: expected a bool or numeric array, got {_describe(mask)}")
+            _array("mask", mask, _NUMERIC | {"bool"}, "bool or numeric")
             if mask.shape != values.shape:
-                raise ValueError(f"mask: expected {list(values.shape)} like {name}, got {_describe(mask)}")
+                raise ValueError(f"mask: expected {list(values.shape)} like {name}, got {describe(mask)}")
             mask = np.ascontiguousarray(mask if mask.dtype == np.bool_ else mask != 0)
+        self.shape = values.shape
+        self.offsets = offsets
+        self.rows = values.shape[0] if offsets is None else offsets.size - 1
         self.compute = np.dtype(np.float64 if values.dtype == np.float64 else np.float32)
-        data = np.ascontiguousarray(values)
-        self.arguments = (values.dtype.name, data.view(np.uint16) if values.dtype.itemsize == 2 else data, mask)
+        self.arguments = (values.dtype.name, _as_bits(values), mask)
 
     def empty(self, dtype: Any) -> Array:
         return np.empty(self.shape, dtype)
 
     def per_row(self, name: str, value: PerRow, dtype: Any = None) -> tuple[float, Array | None]:
-        if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        """Scalar or `[B]` parameter as the kernels' pair `(scalar, [B] or None)`."""
+        if not isinstance(value, np.ndarray):
+            if not _validate.is_number(value):
+                raise TypeError(f"{name}: expected a number or a [B] array, got {describe(value)}")
             return float(value), None
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
-            raise TypeError(f"{name}: expected a number or an array [B], got {_describe(value)}")
+        if value.dtype.name not in _NUMERIC or isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name}: expected a real number or a [B] array, got {describe(value)}")
+        if value.ndim == 0:
+            value = np.broadcast_to(value, self.rows)
         if value.shape != (self.rows,):
-            raise ValueError(f"{name}: expected a number or an array [{self.rows}], got {_describe(value)}")
+            raise ValueError(f"{name}: expected a number or an array [{self.rows}], one per row, got {describe(value)}")
         return 0.0, np.ascontiguousarray(value, dtype or self.compute)
 
     def state(self, name: str, value: int | Array) -> tuple[int, Array | None]:
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "iu":
-                raise TypeError(f"{name}: expected -1, 0 or +1, or an integer array [B], got {_describe(value)}")
-            # Clipped first: 256 must not pass as 0.
-            return 0, self.per_row(name, np.clip(value, -2, 2), np.int8)[1]
-        if value not in (-1, 0, 1):
-            raise ValueError(f"{name}: expected -1, 0 or +1, got {value!r}")
-        return int(value), None
+        """Trigger state, a scalar or `[B]`, as the kernels' pair `(scalar, [B] int8 or None)`."""
+        if not isinstance(value, np.ndarray):
+            return _validate.state(name, value), None
+        _array(name, value, _INTEGERS, "integer")
+        # Clipped before the conversion to int8, in which 256 would become 0.
+        return 0, self.per_row(name, np.clip(value.astype(np.int64), -128, 127), np.int8)[1]
 
 
-def _describe(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {list(value.shape)}"
-    return f"{type(value).__name__} {value!r}"
+def _array(name: str, value: object, dtypes: frozenset[str] = _FLOATS, kind: str = "floating-point") -> None:
+    """Validates an array of one of `dtypes`, which `kind` describes, in native byte order.
+
+    Refuses masked arrays, whose mask would be ignored.
+    """
+    if (
+        not isinstance(value, np.ndarray)
+        or isinstance(value, np.ma.MaskedArray)
+        or not value.dtype.isnative
+        or value.dtype.name not in dtypes
+    ):
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise TypeError(f"{name}: expected {article} {kind} array, got {describe(value)}")
+
+
+def _as_bits(values: Array) -> Array:
+    """C-contiguous array; half precision, which pybind11 does not know, as uint16."""
+    data = np.ascontiguousarray(values)
+    return data.view(np.uint16) if data.dtype.itemsize == 2 else data

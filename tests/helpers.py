@@ -73,17 +73,28 @@ def random_scores(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def leaves(value: object) -> list[Tensor]:
-    """The tensors of an output: a tensor, or a tuple of tensors and None."""
-    if isinstance(value, tuple):
+    """The tensors of an output: a tensor, or a tuple or list of tensors and None."""
+    if isinstance(value, (tuple, list)):
         return [leaf for item in value for leaf in leaves(item)]
     return [] if value is None else [value]
 
 
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def bits(value: Tensor) -> Tensor:
+    """Floating-point values as integers of their bits."""
+    return value.contiguous().view(BITS[value.element_size()]) if value.is_floating_point() else value
+
+
 def assert_identical(actual: object, expected: object) -> None:
-    """Same dtype, same shape, same values; NaN equals NaN."""
+    """Same dtype, shape, device and bits: -0.0 differs from 0.0, NaNs of different sign or payload from each other."""
     assert len(leaves(actual)) == len(leaves(expected))
     for a, e in zip(leaves(actual), leaves(expected), strict=True):
-        torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
+        assert a.dtype == e.dtype
+        torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)  # shape, device; a readable message
+        different = (bits(a) != bits(e)).nonzero().tolist()
+        assert not different, f"bits differ at {different[:10]}: {[(a[tuple(i)], e[tuple(i)]) for i in different[:3]]}"
 
 
 def assert_near(actual: object, expected: object, rtol: float | None = None, atol: float | None = None) -> None:

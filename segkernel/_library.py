@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,8 +109,23 @@ def no_gradient(*operators: str) -> None:
 
 
 def register_fake(operator: str) -> Callable[[Function], Function]:
-    """Decorator of an operator's fake kernel, which gives shapes and dtypes to `torch.compile`."""
-    decorate: Callable[[Function], Function] = torch.library.register_fake(f"segkernel::{operator}")
+    """Decorator of an operator's fake kernel, which gives shapes and dtypes to `torch.compile`.
+
+    Torch also calls it if only some tensors are on the meta device. That is an error: its outputs are uninitialized.
+    """
+
+    def decorate(function: Function) -> Function:
+        @wraps(function)
+        def on_one_device(*arguments: Any) -> Any:
+            devices = {argument.device for argument in arguments if isinstance(argument, torch.Tensor)}
+            if len(devices) > 1:
+                names = " and ".join(sorted(map(str, devices)))
+                raise ValueError(f"{operator}: expected all tensors on one device, got {names}")
+            return function(*arguments)
+
+        torch.library.register_fake(f"segkernel::{operator}")(on_one_device)
+        return function
+
     return decorate
 
 

@@ -22,4 +22,8 @@ void dispatch_floats(const char* argument, ScalarType dtype, const Body& body) {
   }
 }
 
+inline void check_floats(const char* argument, ScalarType dtype) {
+  dispatch_floats(argument, dtype, [](auto) {});
+}
+
 }  // namespace segkernel

@@ -73,6 +73,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cpu(const Tensor
                                                                     double logit_scale, double temperature,
                                                                     std::optional<double> softcap) {
   const int64_t count = state.numel() / 4;
+  check_floats("like", like.scalar_type());
   const LogitTransform transform = make_transform(like, logit_scale, temperature, softcap);
   data<double>("state", state, 4 * count);
   const RowState* states = static_cast<const RowState*>(state.const_data_ptr());

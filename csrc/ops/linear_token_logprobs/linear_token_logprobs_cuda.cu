@@ -120,6 +120,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cuda(const Tenso
                                                                      std::optional<double> softcap) {
   const DeviceScope device("state", state);
   const int64_t count = state.numel() / 4;
+  check_floats("like", like.scalar_type());
   const LogitTransform transform = make_transform(like, logit_scale, temperature, softcap);
   data<double>("state", state, 4 * count, device);
   Tensor logprobs = empty<double>({count}, device);

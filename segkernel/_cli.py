@@ -48,3 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, ImportError) as error:
         print(f"segkernel: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("segkernel: interrupted", file=sys.stderr)
+        return 130

@@ -1,5 +1,5 @@
-// The floating-point types that scores and logits come in, and the type each is computed in.
-// bfloat16 and float16 are storage only: every value is widened to float on load. A GPU has instructions for that.
+// Floating-point types of scores and logits, and the compute type of each.
+// bfloat16 and float16 are storage types: values are widened to float on load, on GPUs by conversion instructions.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ SK_HOST_DEVICE inline uint32_t bits_of_float(float value) {
   return bits;
 }
 
-// Widening loads: `widen(x)` is exact for every type.
+// Conversion to the compute type; exact.
 SK_HOST_DEVICE inline double widen(double value) { return value; }
 SK_HOST_DEVICE inline float widen(float value) { return value; }
 SK_HOST_DEVICE inline float widen(bfloat16 value) { return float_from_bits(uint32_t{value.bits} << 16); }
@@ -45,7 +45,7 @@ SK_HOST_DEVICE inline float widen(float16 value) {
 #else
   const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
-  // Normal numbers and subnormals alike: rescale by 2^112, which a multiplication does exactly.
+  // Normal and subnormal numbers: an exact multiplication by 2^112 corrects the exponent.
   if (magnitude < 0x7c00u) {
     return float_from_bits(sign | bits_of_float(float_from_bits(magnitude << 13) * 0x1p112f));
   }
@@ -53,7 +53,7 @@ SK_HOST_DEVICE inline float widen(float16 value) {
 #endif
 }
 
-// Narrowing stores, rounded to nearest even; NaN stays NaN.
+// Conversion from the compute type, rounded to nearest even; NaN stays NaN.
 template <class T>
 SK_HOST_DEVICE T narrow(double value);
 template <class T>
@@ -92,7 +92,7 @@ SK_HOST_DEVICE inline float16 narrow<float16>(float value) {
   if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
   if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to infinity
   if (magnitude < 0x38800000u) {
-    // A float16 subnormal is a multiple of 2^-24: adding 0.5 leaves that multiple, rounded, in the last bits.
+    // A float16 subnormal is a multiple of 2^-24. Adding 0.5 rounds to a multiple and leaves it in the lowest bits.
     const uint32_t rounded = bits_of_float(float_from_bits(magnitude) + 0.5f);
     return {static_cast<uint16_t>(sign | (rounded - 0x3f000000u))};
   }
@@ -100,7 +100,7 @@ SK_HOST_DEVICE inline float16 narrow<float16>(float value) {
 #endif
 }
 
-// The type an op computes in: double for double, float for everything else.
+// The compute type: double for double, float for all others.
 template <class T>
 using compute_t = decltype(widen(T{}));
 

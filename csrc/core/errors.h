@@ -1,4 +1,4 @@
-// Errors of the operators: argument, expected, got. Thrown as std::invalid_argument, which Python sees as ValueError.
+// Errors of the operators: "argument: expected X, got Y", thrown as std::invalid_argument, which becomes a ValueError.
 #pragma once
 
 #include <cstdint>

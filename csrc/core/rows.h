@@ -1,4 +1,4 @@
-// What a row is: one sequence, padded ([B, T]) or packed ([N] with cu_seqlens), of which some positions are valid.
+// Rows: sequences, padded ([B, T]) or packed ([N] with cu_seqlens), with valid and masked positions.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ struct Row {
   int64_t length;
 };
 
-// cu_seqlens [B + 1], int32 or int64; padded rows have neither.
+// cu_seqlens [B + 1], int32 or int64. Both are null for padded rows.
 struct Offsets {
   const int64_t* as_int64 = nullptr;
   const int32_t* as_int32 = nullptr;
@@ -29,7 +29,7 @@ struct Rows {
 
   SK_HOST_DEVICE bool packed() const { return cu_seqlens.as_int64 != nullptr || cu_seqlens.as_int32 != nullptr; }
 
-  // Offsets on a GPU cannot be checked without waiting for it: kept within the tokens, bad ones give wrong rows and no
+  // Offsets on a GPU cannot be checked without a host sync. Clamping makes malformed offsets give wrong rows, but no
   // access out of bounds.
   SK_HOST_DEVICE Row operator[](int64_t row) const {
     if (!packed()) return {row * length, length};
@@ -44,7 +44,7 @@ struct Rows {
   }
 };
 
-// A parameter that is one number for all rows, or one per row.
+// A parameter: a scalar for all rows, or one value per row.
 template <class T>
 struct PerRow {
   T value;
@@ -53,7 +53,7 @@ struct PerRow {
   SK_HOST_DEVICE T operator[](int64_t row) const { return rows == nullptr ? value : rows[row]; }
 };
 
-// Whether a position of the row holds a token. `mask` points at the row's first position, or is null: all valid.
+// Whether a position of a row is valid. `mask` points to the row's first position, or is null: all positions are valid.
 SK_HOST_DEVICE inline bool is_valid(const bool* mask, int64_t position) { return mask == nullptr || mask[position]; }
 
 }  // namespace segkernel

@@ -1,4 +1,4 @@
-// Most rows have no hole: their valid positions are one span, along which a loop needs no mask.
+// The span of valid positions of a row without holes. Most rows have none, and a loop over a span needs no mask.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ struct ValidSpan {
   int64_t begin, end;
 };
 
-// The span of the row's valid positions, when there is no hole in it. `mask` as for `is_valid`.
+// The span from the first to the last valid position, if all positions in between are valid. `mask` as for `is_valid`.
 inline std::optional<ValidSpan> span_without_holes(const bool* mask, int64_t length) {
   if (mask == nullptr || length == 0) return ValidSpan{0, length};
   const auto find = [&](int valid, int64_t from) {

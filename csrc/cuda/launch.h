@@ -1,4 +1,4 @@
-// Launches a kernel and says so when that fails.
+// Kernel launches whose errors become exceptions.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,17 +13,17 @@ namespace segkernel {
 
 inline void check_cuda(const char* op, const char* what, cudaError_t error) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // reported here, so not by whoever looks next
+  cudaGetLastError();  // clears the error, which is reported here
   throw std::runtime_error(std::string(op) + ": " + what + " failed: " + cudaGetErrorString(error));
 }
 
-// `kernel<<<blocks, threads, 0, stream>>>(arguments...)`, as the ordinary function call that a host compiler accepts,
-// too. Without blocks there is nothing to launch.
+// `kernel<<<blocks, threads, 0, stream>>>(arguments...)` as a function call, which a host compiler also accepts.
+// Launches nothing when `blocks` is 0.
 template <class... Parameters, class... Arguments>
 void launch(const char* op, void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStream_t stream,
             Arguments&&... arguments) {
   if (blocks == 0) return;
-  // More would be wrapped by the cast below; what else CUDA refuses, it refuses itself.
+  // The cast below would truncate a larger grid. CUDA itself reports all other invalid configurations.
   if (blocks > std::numeric_limits<int32_t>::max()) {
     throw std::runtime_error(std::string(op) + ": CUDA launch failed: " + std::to_string(blocks) + " blocks");
   }

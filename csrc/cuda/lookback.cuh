@@ -1,4 +1,10 @@
-// What a block tells the blocks after it while all of them run.
+// Tile aggregates for decoupled look-back between the thread blocks of one kernel (Merrill & Garland 2016, "Single-pass
+// Parallel Prefix Scan with Decoupled Look-back").
+//
+// Unlike in the paper, tiles publish aggregates but no inclusive prefixes: a tile combines the aggregates of all
+// earlier tiles in an order fixed by their positions, so that floating-point sums are reproducible. CUB's ScanTileState
+// is not used because the host emulation compiles the same sources with an ordinary C++ compiler, which cannot compile
+// CUB.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,66 +15,67 @@
 
 namespace segkernel {
 
-// A T of every slot. It travels 32 bits at a time, each in a 64-bit word with a tag, and such a word is read and
-// written whole: a word that has its tag has its bits, so nobody needs a fence.
+// One T per block, in global memory. Each 32-bit part is stored with a ready flag in one 64-bit word. Aligned 64-bit
+// accesses are atomic, so a set flag implies valid bits, and no fence is needed.
 //
-// Whoever waits is of a later block than the one waited for. Blocks start in the order of their numbers, so a block
-// that is waited for runs or is done.
+// Assumption: blocks start in the order of blockIdx. A block waits only for blocks with a lower index, which have then
+// started and run to their end without waiting for later ones. CUDA does not guarantee this order, but all GPUs exhibit
+// it.
 template <class T>
-class Published {
+class TileAggregates {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % 4 == 0);
 
  public:
   static constexpr int kWords = sizeof(T) / 4;
 
-  Published() = default;
-  // `words`: kWords for every slot, zeros at first.
-  explicit Published(uint64_t* words) : words_(words) {}
+  TileAggregates() = default;
+  // `words`: kWords per block, initially 0.
+  explicit TileAggregates(uint64_t* words) : words_(words) {}
 
-  __device__ void publish(int64_t slot, const T& value) const {
+  __device__ void publish(int64_t block, const T& value) const {
     uint32_t bits[kWords];
     memcpy(bits, &value, sizeof(T));
-    volatile uint64_t* to = words_ + slot * kWords;
+    volatile uint64_t* to = words_ + block * kWords;
 #pragma unroll
-    for (int word = 0; word < kWords; ++word) to[word] = kTag | bits[word];
+    for (int word = 0; word < kWords; ++word) to[word] = kReady | bits[word];
   }
 
-  // Waits for `kCount` slots at once: first, first + stride, ... The loads are all on their way before the first is
-  // looked at. Past `end` nothing is waited for, and the value is `otherwise`.
+  // Waits for the values of `kCount` blocks: first, first + stride, ... All loads are issued before the first is
+  // tested. Blocks from `end` on are not waited for; their value is `otherwise`.
   template <int kCount>
   __device__ void wait_for(T (&values)[kCount], int64_t first, int64_t stride, int64_t end, const T& otherwise) const {
     uint64_t words[kCount][kWords];
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) peek(first + i * stride, end, words[i]);
+    for (int i = 0; i < kCount; ++i) load(first + i * stride, end, words[i]);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      while (!complete(words[i])) {
+      while (!is_ready(words[i])) {
         __nanosleep(20);
-        peek(first + i * stride, end, words[i]);
+        load(first + i * stride, end, words[i]);
       }
       values[i] = first + i * stride < end ? value_of(words[i]) : otherwise;
     }
   }
 
-  __device__ T wait_for(int64_t slot) const {
+  __device__ T wait_for(int64_t block) const {
     T values[1];
-    wait_for(values, slot, 1, slot + 1, T{});
+    wait_for(values, block, 1, block + 1, T{});
     return values[0];
   }
 
  private:
-  static constexpr uint64_t kTag = uint64_t{1} << 32;
+  static constexpr uint64_t kReady = uint64_t{1} << 32;
 
-  __device__ void peek(int64_t slot, int64_t end, uint64_t (&words)[kWords]) const {
-    const volatile uint64_t* from = words_ + slot * kWords;
+  __device__ void load(int64_t block, int64_t end, uint64_t (&words)[kWords]) const {
+    const volatile uint64_t* from = words_ + block * kWords;
 #pragma unroll
-    for (int word = 0; word < kWords; ++word) words[word] = slot < end ? from[word] : kTag;
+    for (int word = 0; word < kWords; ++word) words[word] = block < end ? from[word] : kReady;
   }
 
-  static __device__ bool complete(const uint64_t (&words)[kWords]) {
+  static __device__ bool is_ready(const uint64_t (&words)[kWords]) {
     bool all = true;
 #pragma unroll
-    for (int word = 0; word < kWords; ++word) all &= words[word] >= kTag;
+    for (int word = 0; word < kWords; ++word) all &= words[word] >= kReady;
     return all;
   }
 

@@ -1,4 +1,4 @@
-// A block works through a row in tiles; of each, every thread has a few consecutive tokens.
+// Tiles of a row: a thread block processes a row tile by tile, each thread a few consecutive tokens of a tile.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,12 +11,12 @@
 
 namespace segkernel {
 
-// Fixed, so that the order in which a row is added up is the row's own: it depends on nothing but where its tokens are.
+// Constants for all GPUs and shapes, so that the order of a row's sums depends only on its tokens' positions.
 constexpr int kThreads = 256;
 constexpr int kItems = 4;
 constexpr int kTile = kThreads * kItems;
 
-// As many bytes as one access moves of `kBytes`.
+// The type of one memory access: of `kBytes` bytes, at most 16.
 template <size_t kBytes>
 using VectorOf = std::conditional_t<kBytes >= 16, uint4, std::conditional_t<kBytes == 8, uint2, unsigned>>;
 
@@ -34,8 +34,8 @@ __device__ inline bool whole_and_aligned(const T* row, Index first, Index length
   return first + kCount <= length && reinterpret_cast<uintptr_t>(row + first) % alignof(Items<T, kCount>) == 0;
 }
 
-// The thread's tokens, from `first` of the row on: in whole vectors where the address allows. What lies past the row is
-// value-initialised, and not stored.
+// The thread's items, from index `first` of the row: vector accesses if aligned. Items past the row's end are
+// value-initialized by loads and skipped by stores.
 template <int kCount = kItems, class T, class Index>
 __device__ inline Items<T, kCount> load_items(const T* row, Index first, Index length) {
   if (whole_and_aligned<kCount>(row, first, length)) return *reinterpret_cast<const Items<T, kCount>*>(row + first);
@@ -65,7 +65,7 @@ __device__ inline void store_items(T* row, Index first, Index length, const Item
   }
 }
 
-// Which of them hold a token. `mask` is the whole batch's, or null: all valid.
+// Whether each of the thread's items is a valid token. `mask` is the whole batch's, or null: all tokens are valid.
 __device__ inline Items<bool> load_valid(const bool* mask, int64_t row_begin, int64_t first, int64_t length) {
   if (mask != nullptr) return load_items(mask + row_begin, first, length);
   Items<bool> valid;
@@ -74,15 +74,15 @@ __device__ inline Items<bool> load_valid(const bool* mask, int64_t row_begin, in
   return valid;
 }
 
-// The value at the last valid token of some tokens, if there is one: what the next valid token sees as the previous.
+// Scan state: the value at the last valid token of a run of tokens, if the run has one.
 template <class C>
-struct Latest {
+struct LastValid {
   C value;
   bool any;
 };
 
 template <class C>
-__device__ inline Latest<C> latest(const Latest<C>& earlier, const Latest<C>& later) {
+__device__ inline LastValid<C> combine_last_valid(const LastValid<C>& earlier, const LastValid<C>& later) {
   return later.any ? later : earlier;
 }
 

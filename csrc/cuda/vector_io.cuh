@@ -1,4 +1,4 @@
-// Rows of any alignment, read and written 16 bytes at a time.
+// Reads and writes of rows of any alignment, 16 bytes per access.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -25,21 +25,22 @@ __device__ inline uint4 words_of(const Elements<T>& elements) {
   return words;
 }
 
-// Element j of a vector, widened.
+// Element j of a vector, converted to the compute type.
 template <class T>
 __device__ inline compute_t<T> widened(const uint4& words, int j) {
   Elements<T> elements;
   memcpy(&elements, &words, sizeof(words));
   return widen(elements.at[j]);
 }
-// In one instruction, which compilers don't find by way of 16 bits.
+// One instruction. Compilers need more for the generic version, which extracts 16 bits first.
 template <>
 __device__ inline float widened<bfloat16>(const uint4& words, int j) {
   const uint32_t pairs[] = {words.x, words.y, words.z, words.w};
   return float_from_bits(j % 2 == 0 ? pairs[j / 2] << 16 : pairs[j / 2] & 0xffff0000u);
 }
 
-// The 16 bytes that begin `bytes` (< 16) into the 32 bytes of `low` and `high`; without indexing, so in registers.
+// The 16 bytes at offset `bytes` (< 16) of the 32 bytes (low, high). No array is indexed dynamically, so all stay in
+// registers.
 __device__ inline uint4 shifted(uint4 low, uint4 high, int bytes) {
   uint32_t words[] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
   if (bytes & 8) {
@@ -58,22 +59,22 @@ __device__ inline uint4 shifted(uint4 low, uint4 high, int bytes) {
   return {words[0], words[1], words[2], words[3]};
 }
 
-// The elements [0, count) of a row in vectors of kPerVector<T> of them, which begin at element `first` and every
-// kPerVector<T> from there on. Where 16-byte boundaries do not divide the row in the same way, a vector is put together
-// from the two aligned ones that it lies in: so which elements a thread works on need not depend on the alignment.
+// The elements [0, count) of a row in vectors of kPerVector<T> elements that begin at index `first` and every
+// kPerVector<T> from there on. A vector that is not aligned to 16 bytes is assembled from the two aligned ones that
+// contain it, so the mapping of elements to threads does not depend on the alignment.
 template <class T>
 class RowVectors {
  public:
   __device__ RowVectors(const T* row, int count, int first)
       : before_(misalignment(row, first)), aligned_(row - before_), count_(count) {}
 
-  // Whether all vectors from the one that begins at element `i` to the one that begins at `last` can be loaded without
-  // touching memory outside of the row.
+  // Whether all vectors from the one at element `i` to the one at element `last` can be loaded without an access
+  // outside the row.
   __device__ bool loadable(int i, int last) const {
     return i >= before_ && last - before_ + (before_ == 0 ? 1 : 2) * kPerVector<T> <= count_;
   }
 
-  // The vectors at i, i + stride, ...: all loads are on their way before the first is waited for.
+  // The vectors at i, i + stride, ... All loads are issued before the first result is used.
   template <int kCount>
   __device__ void load(int i, int stride, uint4 (&words)[kCount]) const {
     const uint4* from = vector(i);
@@ -87,7 +88,7 @@ class RowVectors {
     }
   }
 
-  // The same where some can't be loaded: of those, whatever elements lie in the row, and zeros.
+  // The same near the ends of the row. Elements outside the row are zeros.
   template <int kCount>
   __device__ void gather(int i, int stride, uint4 (&words)[kCount]) const {
 #pragma unroll
@@ -114,20 +115,20 @@ class RowVectors {
 
   __device__ const uint4* vector(int i) const { return reinterpret_cast<const uint4*>(aligned_ + i); }
 
-  // What is read here is read once: it may be the first to leave the cache.
+  // Streaming load: each vector is read once.
   __device__ uint4 load_aligned(const uint4* from) const { return __ldcs(from); }
 
-  // The second vector is the next thread's first one: so these had better stay in the cache.
+  // Cached loads: the second vector is the next thread's first one.
   __device__ uint4 load_shifted(const uint4* from) const {
     return shifted(from[0], from[1], before_ * static_cast<int>(sizeof(T)));
   }
 
-  int before_;        // elements between the 16-byte boundary before a vector and the vector
-  const T* aligned_;  // the row, that much earlier
+  int before_;        // elements between the preceding 16-byte boundary and a vector
+  const T* aligned_;  // row - before_
   int count_;
 };
 
-// Writes the vector that begins at element `i`, of which the row's [0, count) are written. `out + i` is aligned.
+// Writes the elements of a vector at index `i` that lie in [0, count). `out + i` is aligned to 16 bytes.
 template <class T>
 __device__ inline void store_vector(T* out, int count, int i, const Elements<T>& elements) {
   if (i >= 0 && i + kPerVector<T> <= count) {
@@ -140,7 +141,7 @@ __device__ inline void store_vector(T* out, int count, int i, const Elements<T>&
   }
 }
 
-// The element, not after the first, where a vector begins that lies on a 16-byte boundary of `out`.
+// The index <= 0 of the last 16-byte boundary at or before out[0].
 template <class T>
 __device__ inline int first_vector(const T* out) {
   return -static_cast<int>(reinterpret_cast<uintptr_t>(out) % 16 / sizeof(T));

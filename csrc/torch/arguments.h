@@ -44,13 +44,13 @@ inline constexpr ScalarType dtype_of<bool> = ScalarType::Bool;
 struct Device {
   int32_t type = aoti_torch_device_type_cpu();
   int32_t index = 0;
-
-  bool holds(const Tensor& tensor) const {
-    int32_t tensor_type;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &tensor_type));
-    return tensor_type == type && (type == aoti_torch_device_type_cpu() || tensor.get_device_index() == index);
-  }
 };
+
+inline bool is_on(const Tensor& tensor, const Device& device) {
+  int32_t type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
+  return type == device.type && (type == aoti_torch_device_type_cpu() || tensor.get_device_index() == device.index);
+}
 
 inline std::string name_of(const Device& device) {
   if (device.type == aoti_torch_device_type_cpu()) return "the CPU";
@@ -60,7 +60,7 @@ inline std::string name_of(const Device& device) {
 // The elements of a contiguous tensor of `numel` elements of type T.
 template <class T>
 const T* data(const char* argument, const Tensor& tensor, int64_t numel, const Device& device = {}) {
-  if (!device.holds(tensor)) fail(argument, "expected a tensor on ", name_of(device));
+  if (!is_on(tensor, device)) fail(argument, "expected a tensor on ", name_of(device));
   check(tensor.scalar_type() == dtype_of<T>, argument, "expected dtype ", toString(dtype_of<T>), ", got ",
         toString(tensor.scalar_type()));
   check(tensor.is_contiguous(), argument, "expected a contiguous tensor");

@@ -1,4 +1,4 @@
-// Where a launcher works: the tensor's device, made current, and torch's current stream there.
+// CUDA device guard, and torch's current stream.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -6,8 +6,8 @@
 #include "../cuda/launch.h"
 #include "arguments.h"
 
-// Which tensors the kernels are registered for. With SK_EMULATED_CUDA a host compiler builds them for tensors in host
-// memory, to run the operators' tests where there is no GPU.
+// The dispatch key of the kernels. With SK_EMULATED_CUDA a host compiler builds them for CPU tensors, to test them
+// without a GPU.
 #if defined(SK_EMULATED_CUDA)
 #define SK_CUDA_KEY CPU
 #else
@@ -24,11 +24,11 @@ inline int32_t cuda_device_type() {
 #endif
 }
 
-// Also the `Device` that the launcher's other tensors must be on, and on which it allocates.
+// Makes the tensor's device current while in scope. It is the `Device` of all other arguments and of the outputs.
 class DeviceScope : public Device {
  public:
   DeviceScope(const char* argument, const Tensor& tensor) : Device{cuda_device_type(), tensor.get_device_index()} {
-    if (!holds(tensor)) fail(argument, "expected a CUDA tensor");
+    if (!is_on(tensor, *this)) fail(argument, "expected a CUDA tensor");
     TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard_));
   }
   ~DeviceScope() { aoti_torch_delete_cuda_guard(guard_); }

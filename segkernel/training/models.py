@@ -1,4 +1,4 @@
-"""Models and tokenizers of the trainers: read from a path, or made on the spot."""
+"""Models and tokenizers of the trainers: loaded from a path, or new and small."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,35 +35,40 @@ EOS, PAD = "<|end|>", "<|pad|>"
 
 @dataclass
 class ModelArguments:
-    """The model to start from: one by path, or a small Llama configured here."""
+    """Model to start from: one by path, or a new small Llama of these sizes."""
 
     _argument_group_name = "model"
 
     model: str | None = field(
         default=None,
-        metadata={"help": "Directory (or hub name) of the causal LM to start from; none makes a small Llama."},
+        metadata={
+            "help": "Directory (or hub name) of the language model to start from; without it, a new small Llama.",
+            "metavar": "DIR",
+        },
     )
     tokenizer: str | None = field(
         default=None,
         metadata={
-            "help": "Directory (or hub name) of the tokenizer; default: the model's, or one trained on the data."
+            "help": "Directory (or hub name) of the tokenizer; default: the model's, or one trained on the data.",
+            "metavar": "DIR",
         },
     )
     dtype: str = field(
-        default="float32", metadata={"help": "dtype of the weights of a model read by path; `auto` keeps its own."}
+        default="float32",
+        metadata={"help": "dtype of the weights of --model: `float32`, `bfloat16`, `float16`, or `auto`: as saved."},
     )
     vocab_size: int = field(
-        default=1024, metadata={"help": "Entries of a tokenizer trained on the data (byte-level BPE)."}
+        default=1024, metadata={"help": "Tokens of a tokenizer trained on the data (byte-level BPE)."}
     )
-    hidden_size: int = field(default=128, metadata={"help": "Width of the small model."})
-    intermediate_size: int = field(default=352, metadata={"help": "Width of its feed-forward layers."})
-    num_hidden_layers: int = field(default=2, metadata={"help": "Its number of layers."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Its number of attention heads."})
-    max_position_embeddings: int = field(default=2048, metadata={"help": "Longest sequence it is configured for."})
+    hidden_size: int = field(default=128, metadata={"help": "New model: width."})
+    intermediate_size: int = field(default=352, metadata={"help": "New model: width of the feed-forward layers."})
+    num_hidden_layers: int = field(default=2, metadata={"help": "New model: number of layers."})
+    num_attention_heads: int = field(default=4, metadata={"help": "New model: number of attention heads."})
+    max_position_embeddings: int = field(default=2048, metadata={"help": "New model: longest sequence, in tokens."})
 
 
 def load_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer by path, else the model's own, else one trained on `texts`."""
+    """Tokenizer by path, else that of the model, else a new one trained on `texts`."""
     path = arguments.tokenizer or arguments.model
     if path is None:
         return train_tokenizer(texts, vocab_size=arguments.vocab_size)
@@ -72,7 +77,7 @@ def load_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer; every digit is a token of its own, so numbers share their pieces.
+    """Train a byte-level BPE tokenizer with one token per digit.
 
     Raises:
         ValueError: `vocab_size` cannot hold the 256 bytes and the two special tokens.
@@ -101,11 +106,11 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
 
 
 def load_causal_lm(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The causal LM at `arguments.model`, or a new small Llama for `tokenizer`'s vocabulary.
+    """Causal language model at `arguments.model`, or a new small Llama for `tokenizer`'s vocabulary.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it holds a classifier, which has no head for tokens, or fewer embeddings than the tokenizer.
+        ValueError: it holds a classifier, or a model with fewer embeddings than the tokenizer has tokens.
     """
     if arguments.model is None:
         return LlamaForCausalLM(_llama_config(arguments, tokenizer))
@@ -116,9 +121,9 @@ def load_causal_lm(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase
 
 
 def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A causal LM's body under a scalar head that is read at every token: `logits` `[B, T, 1]`.
+    """Reward model: a causal LM's body with a scalar head, read at every token: `logits` `[B, T, 1]`.
 
-    `arguments.model` may be a causal LM (its head is replaced by a new one) or a reward model saved before.
+    `arguments.model` may be a causal LM, whose head is replaced by a new one, or a saved reward model.
     """
     if arguments.model is None:
         return LlamaForTokenClassification(_llama_config(arguments, tokenizer, num_labels=1, classifier_dropout=0.0))
@@ -133,11 +138,11 @@ def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerB
 
 
 def load_frozen_lm(name: str, path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> PreTrainedModel:
-    """A causal LM whose distributions are read beside the policy's, refused when its tokens are not `tokenizer`'s.
+    """Frozen causal LM (reference, teacher), refused when its tokens are not `tokenizer`'s.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it holds a classifier, or a model of another vocabulary; names the option `name`.
+        ValueError: it holds a classifier, or a model of another vocabulary. Errors name the option `name`.
     """
     _check_causal_lm(path, name)
     _check_same_tokens(path, tokenizer, name)
@@ -145,11 +150,11 @@ def load_frozen_lm(name: str, path: str, tokenizer: PreTrainedTokenizerBase, dty
 
 
 def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> PreTrainedModel:
-    """A reward model to read token rewards from, refused when its tokens are not `tokenizer`'s.
+    """Frozen reward model, refused when its tokens are not `tokenizer`'s.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it holds something else than a reward model, or one of another vocabulary.
+        ValueError: it holds no reward model, or one of another vocabulary.
     """
     _check_directory(path, "reward_model")
     config = AutoConfig.from_pretrained(path)
@@ -195,7 +200,7 @@ def _dtype(name: str) -> torch.dtype | str:
 
 
 def _check_directory(path: str, name: str) -> None:
-    """A path that looks like a local one and does not exist must not be looked up on the hub."""
+    """Refuse a missing local path, which transformers would look up on the hub."""
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not Path(path).is_dir() and looks_local:
         raise FileNotFoundError(f"{name}: there is no directory {path!r}")
@@ -209,18 +214,18 @@ def _check_causal_lm(path: str, name: str) -> None:
     _check_directory(path, name)
     architecture = _architecture(AutoConfig.from_pretrained(path))
     if architecture.endswith("Classification"):
-        # It would load, under a language-model head of random numbers.
+        # transformers would load it with a new, random language-model head.
         raise ValueError(f"{name}: expected a causal language model, got {architecture} in {path!r}")
 
 
 def _check_same_tokens(path: str, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if AutoTokenizer.from_pretrained(path).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"{name}: the tokenizer of {path!r} differs from the policy's, so its tokens do too")
+        raise ValueError(f"{name}: expected the policy's tokenizer, got another one in {path!r}")
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     entries = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if len(tokenizer) > entries:
         raise ValueError(
-            f"tokenizer: has {len(tokenizer)} tokens, more than the {entries} embeddings of model {path!r}"
+            f"tokenizer: expected at most {entries} tokens, the embeddings of {path!r}, got {len(tokenizer)}"
         )

@@ -1,7 +1,7 @@
-"""Responses sampled from a policy by `generate`, each from random numbers of its own.
+"""Responses sampled from a policy by `generate`, with separate random numbers for each response.
 
-A response depends on the policy, its prompt and its key alone: not on the other rows of the batch, the number of
-processes, or what was sampled before. So a resumed run samples what the uninterrupted one did.
+A response is a function of the policy, its prompt and its key, independent of the other rows of the batch, the number
+of processes and earlier samples. So a resumed run samples the same responses as an uninterrupted one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,13 +25,11 @@ class SamplingOptions(OptionsMixin):
 
     _argument_group_name = "sampling"
 
-    max_new_tokens: int = field(
-        default=128, metadata={"help": "A response that has not ended after so many tokens is cut off there."}
-    )
+    max_new_tokens: int = field(default=128, metadata={"help": "Most tokens of a response; a longer one is cut off."})
     max_prompt_length: int = field(
         default=384, metadata={"help": "Most tokens of a prompt; a longer one loses its oldest tokens."}
     )
-    temperature: float = field(default=1.0, metadata={"help": "Temperature of the policy that is sampled from."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +40,7 @@ class SamplingOptions(OptionsMixin):
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
 
     def check_context(self, model: PreTrainedModel) -> None:
-        """Refuse prompts and responses that together would exceed what `model` is made for.
+        """Refuse prompts and responses that together exceed the context length of `model`.
 
         Raises:
             ValueError: `max_prompt_length + max_new_tokens` is above the model's `max_position_embeddings`.
@@ -50,15 +48,16 @@ class SamplingOptions(OptionsMixin):
         longest = getattr(model.config, "max_position_embeddings", None)
         if longest is not None and self.max_prompt_length + self.max_new_tokens > longest:
             raise ValueError(
-                f"max_prompt_length: expected at most {longest - self.max_new_tokens} beside max_new_tokens="
-                f"{self.max_new_tokens}, since the model is made for {longest} tokens, got {self.max_prompt_length}"
+                f"max_prompt_length: expected at most {longest - self.max_new_tokens} with max_new_tokens="
+                f"{self.max_new_tokens} and a model of {longest} positions, got {self.max_prompt_length}"
             )
 
 
 class InverseTransform(LogitsProcessor):
-    """Leaves of every row the token at which the cumulative distribution passes the row's next uniform number.
+    """Inverse transform sampling as a logits processor for greedy decoding.
 
-    Under greedy decoding that is a sample of `softmax(scores / temperature)`.
+    In every row it keeps only the token at which the cumulative distribution of `softmax(scores / temperature)`
+    exceeds the row's next uniform number.
     """
 
     def __init__(self, uniforms: Tensor, temperature: float) -> None:
@@ -69,24 +68,24 @@ class InverseTransform(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         cumulative = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         threshold = self.uniforms[:, self.step, None] * cumulative[:, -1:]
-        # `right`: the first entry above the threshold, so that a token of probability 0 is never taken.
+        # `right=True` finds the first entry above the threshold, so a token of probability 0 is never taken.
         token = torch.searchsorted(cumulative, threshold, right=True).clamp(max=scores.shape[1] - 1)
         self.step += 1
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
 def uniform_numbers(keys: Sequence[Sequence[int]], steps: int) -> Tensor:
-    """`[len(keys), steps]` float64 in [0, 1); a row is a function of its key alone."""
+    """Uniform random numbers in [0, 1), `[len(keys), steps]` float64; a row is a function of its key."""
     rows = [np.random.default_rng(list(key)).random(steps) for key in keys]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, steps, dtype=torch.float64)
 
 
 @contextmanager
 def generating_by(config: GenerationConfig, generator: Any) -> Iterator[None]:
-    """Put `config` in place of the checkpoint's own.
+    """Replace the checkpoint's generation config.
 
-    What a config leaves open `generate` takes from the model's: penalties, suppressed tokens, an EOS, all of which
-    would leave the policy's distribution.
+    `generate` fills unset options from it: penalties, suppressed tokens, an EOS, all of which would change the
+    distribution that is sampled from.
     """
     before = generator.generation_config
     generator.generation_config = config
@@ -113,15 +112,15 @@ def sample_responses(
     Args:
         model: the policy, on the device to sample on; it may be sharded by FSDP2.
         prompts: token ids, none empty.
-        keys: non-negative integers per prompt that its random numbers are made from; `None` decodes greedily.
+        keys: non-negative integers per prompt, the seed of its random numbers; `None` decodes greedily.
         options: length and temperature.
-        eos_token_id: what ends a response.
-        pad_token_id: what fills the batches; never part of a response.
-        batch_size: prompts sampled at once.
-        description: shows a progress bar under this name.
+        eos_token_id: token that ends a response.
+        pad_token_id: token that pads the batches; never part of a response.
+        batch_size: number of prompts per batch.
+        description: name of the progress bar; none without it.
 
     Returns:
-        Token ids per prompt, closed by the EOS unless the response was cut off.
+        Token ids per prompt, with the EOS at the end unless the response was cut off.
     """
     was_training = model.training
     model.eval()
@@ -133,7 +132,7 @@ def sample_responses(
         max_new_tokens=options.max_new_tokens, do_sample=False, eos_token_id=eos_token_id, pad_token_id=pad_token_id
     )
     uniforms = None if keys is None else uniform_numbers(keys, options.max_new_tokens).to(generator.device)
-    # Prompts of like length share a batch.
+    # Prompts of similar length share a batch.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     responses: dict[int, list[int]] = {}
@@ -150,7 +149,7 @@ def sample_responses(
                 attention_mask=attention_mask.to(generator.device),
                 generation_config=config,
                 logits_processor=processors,
-                # Where the weights are sharded every process takes part in every step, its rows ended or not.
+                # With sharded weights every process takes part in every step, even after its rows have ended.
                 synced_gpus=sharded,
             )
         for index, ids in zip(batch, output[:, length:].tolist(), strict=True):

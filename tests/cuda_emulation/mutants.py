@@ -60,7 +60,7 @@ MUTANTS = (
     Mutant(
         "barrier: totals are overwritten while others still read them",
         "csrc/cuda/warp.cuh",
-        "  __syncthreads();  // whoever called before may still be reading\n"
+        "  __syncthreads();  // WAR hazard: threads may still read it for a previous call\n"
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         ("hysteresis",),
@@ -69,16 +69,16 @@ MUTANTS = (
     Mutant(
         "barrier: a thread without a token leaves before it",
         "csrc/ops/segment/segment_cuda.cu",
-        "  const Scanned<Before<C>> befores = scan_before(tokens.before());\n",
+        "  const ExclusiveScan<PrefixState<C>> prefixes = scan_prefixes(tokens.prefix_state());\n",
         "  if (tokens.first() >= tile.length()) return;\n"
-        "  const Scanned<Before<C>> befores = scan_before(tokens.before());\n",
+        "  const ExclusiveScan<PrefixState<C>> prefixes = scan_prefixes(tokens.prefix_state());\n",
         ("segment", "hysteresis"),
         ("test_segment.py",),
     ),
     Mutant(
         "handover: a block reads what an earlier one has not written yet",
         "csrc/cuda/lookback.cuh",
-        "while (!complete(words[i])) {",
+        "while (!is_ready(words[i])) {",
         "while (false) {",
         ("segment", "hysteresis"),
         ("test_segment.py",),
@@ -86,8 +86,8 @@ MUTANTS = (
     Mutant(
         "handover: a block without a tile says nothing",
         "csrc/ops/segment/segment_cuda.cu",
-        "    told.publish(tile.slot, Before<C>::nothing());\n"
-        "    told.publish(tile.slot, Open<kReduce, C>::nothing());\n",
+        "    aggregates.publish(tile.block, PrefixState<C>::identity());\n"
+        "    aggregates.publish(tile.block, Open::identity());\n",
         "",
         ("segment", "hysteresis", "detect_pivots", "segment_by_entropy", "redistribute", "gae"),
         ("test_bad_input.py",),
@@ -103,8 +103,8 @@ MUTANTS = (
     Mutant(
         "graph: the host writes what the device should",
         "csrc/ops/segment/segment_cuda.cu",
-        "cudaMemsetAsync(told, 0, words * sizeof(uint64_t), device.stream())",
-        "(memset(told, 0, words * sizeof(uint64_t)), cudaSuccess)",
+        "cudaMemsetAsync(aggregates, 0, words * sizeof(uint64_t), device.stream())",
+        "(memset(aggregates, 0, words * sizeof(uint64_t)), cudaSuccess)",
         ("segment", "hysteresis"),
         ("test_cuda.py::test_in_an_emulated_graph[long_rows]",),
     ),

@@ -56,7 +56,7 @@ __global__ void relay(uint64_t* words, int64_t* out, int to, bool waits) {
   __shared__ int64_t number[kThreads];
   number[threadIdx.x] = blockIdx.x;
   __syncthreads();
-  const Published<int64_t> sums(words);
+  const TileAggregates<int64_t> sums(words);
   const int64_t other = static_cast<int64_t>(blockIdx.x) + to;
   int64_t sum = 0;
   if (other >= 0 && other < gridDim.x) {
@@ -133,8 +133,8 @@ __device__ Affine then(const Affine& first, const Affine& second) {
 
 __global__ void scan(const Affine* in, Affine* before, Affine* all) {
   const auto scanned = block_scan<128>(in[threadIdx.x], Affine{1, 0}, then);
-  before[threadIdx.x] = scanned.before;
-  all[threadIdx.x] = scanned.all;
+  before[threadIdx.x] = scanned.prefix;
+  all[threadIdx.x] = scanned.total;
 }
 
 __global__ void sum(const int64_t* in, int64_t* out) {

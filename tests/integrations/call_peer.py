@@ -1,9 +1,9 @@
 """Call functions of another package: `python call_peer.py FOLDER PACKAGE`.
 
 FOLDER is on the path ahead of everything else. The packages in STAND_INS are replaced by empty ones if they are not
-installed: the modules import them, but the functions under test use only torch. Every line of standard input names
-MODULE FUNCTION ARGUMENTS RESULT; ARGUMENTS holds `(args, kwargs)` and RESULT gets what the function returns, both in the
-format of torch.save. A line on standard output follows each call.
+installed: the modules import them, but the functions under test use only torch. Every line of standard input is one
+call, MODULE FUNCTION ARGUMENTS RESULT. ARGUMENTS and RESULT are files in the format of torch.save: the first holds
+`(args, kwargs)`, the second receives the return value. A line on standard output follows each call.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import sys
 from collections.abc import Sequence
 from functools import reduce
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 import torch
-
 
 STAND_INS = {
     "trl": set(),
@@ -32,7 +31,7 @@ ABSENT = {"flash_attn.ops"}  # Triton kernels: without them, OpenRLHF computes w
 class StandIn(ModuleType):
     """Module whose attributes are mocks, and classes that can be inherited from."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

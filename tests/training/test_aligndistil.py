@@ -325,7 +325,7 @@ def test_frozen_models_are_checked_when_read(tmp_path: Path, tokenizer: Any) -> 
         load_frozen_lm("dpo_model", str(tmp_path / "rm"), tokenizer)
     other = tiny_tokenizer()
     other.add_tokens(["red red"])
-    with pytest.raises(ValueError, match=r"dpo_model: the tokenizer of .* differs from the policy's"):
+    with pytest.raises(ValueError, match=r"dpo_model: expected the policy's tokenizer, got another one in"):
         load_frozen_lm("dpo_model", str(tmp_path / "lm"), other)
     assert load_frozen_lm("dpo_model", str(tmp_path / "lm"), tokenizer).config.vocab_size == len(tokenizer)
 

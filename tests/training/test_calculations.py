@@ -26,11 +26,11 @@ from segkernel.training.rewards.calculations import CalculationScorer, check_cal
         ("<<5=>>", False),
     ],
 )
-def test_calculations_are_checked(text: str, right: bool) -> None:
+def test_check_calculations_literals(text: str, right: bool) -> None:
     assert check_calculations(f"so {text}") == [(3 + len(text), right)]
 
 
-def test_calculations_score_every_prefix_from_where_they_end(tokenizer: Any) -> None:
+def test_calculation_scorer_changes_at_the_end_of_each_annotation(tokenizer: Any) -> None:
     prompt, response = tokenizer("<<1=2>>")["input_ids"], tokenizer("a<<1=1>>é<<2=3>>")["input_ids"]
     texts = [str(tokenizer.decode(response[: end + 1])) for end in range(len(response))]
     batch = {

@@ -58,7 +58,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return message
 
 
-def test_from_texts_to_a_policy(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_pretrain_reward_and_asr_dpo_in_sequence(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lm, rm, policy = (str(tmp_path / name) for name in ("new-lm", "new-rm", "policy"))
     small = (*SMALL, "--vocab_size=290", "--num_train_epochs=1")
     assert run("pretrain", "--texts", files["texts"], "--output_dir", lm, *small) == 0
@@ -81,7 +83,7 @@ def test_from_texts_to_a_policy(files: dict[str, str], tmp_path: Path, capsys: p
     assert "eval_rewards/accuracies" in printed
 
 
-def test_resume_from_the_command_line(
+def test_train_resumes_only_the_same_run(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["dpo", "--preferences", files["preferences"], "--model", files["lm"], "--num_train_epochs=2"]
@@ -114,7 +116,7 @@ def test_resume_from_the_command_line(
     assert "had data_sha256=" in refused(capsys, *common, *resumed)
 
 
-def test_bad_input_is_refused_before_anything_is_written(
+def test_train_refuses_bad_input_before_writing(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asr = ("asr-dpo", "--model", files["lm"], "--output_dir", files["out"])
@@ -135,7 +137,10 @@ def test_bad_input_is_refused_before_anything_is_written(
         ((*asr, "--preferences", "none.jsonl", "--reward_model", files["rm"]), "there is no file 'none.jsonl'"),
         ((*asr, "--preferences", str(broken), "--reward_model", files["rm"]), "broken.jsonl, line 2: malformed JSON"),
         ((*asr, *data, "--reward_model", files["lm"]), "reward_model: expected a model with one score per token"),
-        ((*asr, *data, "--reward_model", str(strange)), "reward_model: the tokenizer of"),
+        (
+            (*asr, *data, "--reward_model", str(strange)),
+            "reward_model: expected the policy's tokenizer, got another one in",
+        ),
         ((*asr, *data, "--reward_model", "./none"), "reward_model: there is no directory './none'"),
         ((*asr, *data, "--reward_model", files["rm"], "--model", "./none"), "model: there is no directory './none'"),
         (
@@ -150,13 +155,19 @@ def test_bad_input_is_refused_before_anything_is_written(
         ),
         ((*asr, *data, "--reward_model", files["rm"], "--resume_from_checkpoint=last"), "there is no checkpoint in"),
         (("pretrain", "--texts", files["texts"], "--vocab_size=10"), "vocab_size: expected at least 258"),
+        ((*asr, *data, "--check_calculations", "--output_dir", files["texts"]), "output_dir: expected a directory"),
+        ((*asr, *data, "--check_calculations", "--report_to=none_such"), "report_to: none_such is not supported"),
+        (
+            (*asr, *data, "--check_calculations", "--per_device_eval_batch_size=0"),
+            "_eval_batch_size: expected at least 1",
+        ),
     ]
     for arguments, message in cases:
         assert message in refused(capsys, *arguments)
     assert not list(Path(files["out"]).glob("checkpoint*")) + list(Path(files["out"]).glob("*.safetensors"))
 
 
-def test_token_rewards_from_the_data(files: dict[str, str], tmp_path: Path) -> None:
+def test_asr_dpo_reads_token_rewards_from_columns(files: dict[str, str], tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     rows = pairs()
     for row in rows:
@@ -345,7 +356,7 @@ def test_importing_segkernel_imports_no_transformers() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_run_directory(tmp_path: Path) -> None:
+def test_run_directory_holds_one_run(tmp_path: Path) -> None:
     check_run_directory(tmp_path / "none", resuming=False)
     (tmp_path / "run.json").write_text("{}")
     # A run that ended before it saved anything may start over.
@@ -371,7 +382,7 @@ def test_run_directory(tmp_path: Path) -> None:
     check_record(tmp_path / "none", run_record("dpo", tmp_path / "run.json", None))
 
 
-def test_rewards_that_a_dpo_policy_implies(
+def test_asr_dpo_reads_rewards_from_a_dpo_policy(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ("--preferences", files["preferences"], "--num_train_epochs=1")

@@ -69,7 +69,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(folder / name) for name in ("lm", "rm", "srm")}
 
 
-def test_segment_masked_dpo(tmp_path: Path, models: dict[str, str]) -> None:
+def test_asr_dpo_on_gsm8k(tmp_path: Path, models: dict[str, str]) -> None:
     pairs = head("preferences.jsonl.gz", 160, tmp_path / "pairs.jsonl")
     policy, cut = (tmp_path / name for name in ("policy", "cut"))
     data = ("--max_length", "256", "--model", models["lm"])
@@ -95,7 +95,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_methods_on_sampled_responses(tmp_path: Path, models: dict[str, str], method: str) -> None:
+def test_sampling_methods_on_gsm8k(tmp_path: Path, models: dict[str, str], method: str) -> None:
     """Smoke-scale: they run, log what they should, and resume, with rewards learned and with checked calculations."""
     prompts = head("preferences.jsonl.gz", 60, tmp_path / "prompts.jsonl")  # of 18 problems
     options = "--max_new_tokens 40 --max_prompt_length 120 --per_device_train_batch_size 6 --learning_rate 1e-3"

@@ -95,7 +95,7 @@ def token_rewards_by_hand(trainer: Any, scores: list[list[float]]) -> list[list[
 
 @pytest.mark.parametrize(("config_type", "trainer_type"), KINDS)
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_rollout_against_the_equations(tmp_path: Path, config_type: Any, trainer_type: Any, side: str) -> None:
+def test_rollout_matches_the_equations(tmp_path: Path, config_type: Any, trainer_type: Any, side: str) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = side
     options = {"kl_coef": 0.3, "gamma": 0.9, "gae_lambda": 0.8, "missing_eos_penalty": 0.25, "temperature": 0.7}
@@ -123,7 +123,7 @@ def test_a_rollout_against_the_equations(tmp_path: Path, config_type: Any, train
 
 
 @pytest.mark.parametrize("kept", [[[1, 1, 1], [1], [1, 1, 1, 1]], [[0, 1, 1], [0], [1, 0, 0, 1]]])
-def test_the_loss_of_a_minibatch_against_the_equations(tmp_path: Path, tokenizer: Any, kept: list[list[int]]) -> None:
+def test_minibatch_loss_matches_the_equations(tmp_path: Path, tokenizer: Any, kept: list[list[int]]) -> None:
     trainer = make(PPOConfig, PPOTrainer, tmp_path, tokenizer, clip_range=0.1, value_clip_range=0.05, value_coef=0.4)
     rollout = collect(trainer)
     for row, bits in enumerate(kept):
@@ -160,7 +160,7 @@ def test_the_loss_of_a_minibatch_against_the_equations(tmp_path: Path, tokenizer
 @pytest.mark.parametrize("hold", [True, False])
 @pytest.mark.parametrize("kind", ["difference", "prefix"])
 @pytest.mark.parametrize("sequence_baseline", ["mean", "prompt", "0.1"])
-def test_asr_trains_on_the_segments_that_agree_with_the_response(
+def test_asr_policy_mask_keeps_segments_with_the_response_sign(
     tmp_path: Path, tokenizer: Any, hold: bool, kind: str, sequence_baseline: str
 ) -> None:
     options = {"delta": 0.4, "hold": hold, "token_rewards": kind, "sequence_baseline": sequence_baseline}
@@ -179,7 +179,7 @@ def test_asr_trains_on_the_segments_that_agree_with_the_response(
     assert in_response(rollout["policy_mask"], rollout, RESPONSES) == expected
 
 
-def test_asr_by_pivots_alone(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_policy_mask_from_pivots_only(tmp_path: Path, tokenizer: Any) -> None:
     """A segment is what lies between two jumps, its sign that of its mean against the baseline."""
 
     def scorer(batch: dict[str, Tensor]) -> Tensor:
@@ -197,7 +197,7 @@ def test_asr_by_pivots_alone(tmp_path: Path, tokenizer: Any) -> None:
     assert logs["rollout/segments"] == pytest.approx(5 / 3)
 
 
-def test_mask_agreement_is_measured_where_the_truth_is_known(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_logs_mask_agreement_with_token_credit(tmp_path: Path, tokenizer: Any) -> None:
     def credit(batch: dict[str, Tensor]) -> Tensor:
         return torch.where(batch["input_ids"] == 16, 1, -1)
 
@@ -222,7 +222,7 @@ def low_tokens(batch: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize(("config_type", "trainer_type"), KINDS)
-def test_a_policy_learns_what_is_rewarded(tmp_path: Path, tokenizer: Any, config_type: Any, trainer_type: Any) -> None:
+def test_ppo_raises_the_reward(tmp_path: Path, tokenizer: Any, config_type: Any, trainer_type: Any) -> None:
     options = {
         "num_train_epochs": 20,
         "learning_rate": 1e-2,
@@ -246,7 +246,9 @@ def test_a_policy_learns_what_is_rewarded(tmp_path: Path, tokenizer: Any, config
 
 
 @pytest.mark.parametrize(("config_type", "trainer_type"), KINDS)
-def test_resume_in_the_middle_of_a_rollout(tmp_path: Path, tokenizer: Any, config_type: Any, trainer_type: Any) -> None:
+def test_ppo_resumes_in_the_middle_of_a_rollout(
+    tmp_path: Path, tokenizer: Any, config_type: Any, trainer_type: Any
+) -> None:
     def make_trainer(output_dir: Path, **settings: Any) -> Any:
         config = config_type(str(output_dir), **{**ROLLOUT, "minibatches": 2, "rollout_epochs": 2, **settings})
         reward_model = tiny_reward_model(tokenizer, seed=3)
@@ -259,7 +261,7 @@ def test_resume_in_the_middle_of_a_rollout(tmp_path: Path, tokenizer: Any, confi
 
 
 @pytest.mark.parametrize("architecture", [(GPT2Config, GPT2LMHeadModel), (Qwen2Config, Qwen2ForCausalLM)])
-def test_value_models_of_other_architectures_start_at_zero(tmp_path: Path, tokenizer: Any, architecture: Any) -> None:
+def test_value_model_of_other_architectures_starts_at_zero(tmp_path: Path, tokenizer: Any, architecture: Any) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
     config_type, model_type = architecture
     policy = model_type(config_type(vocab_size=len(tokenizer), num_key_value_heads=2, **sizes))
@@ -274,7 +276,7 @@ def test_value_models_of_other_architectures_start_at_zero(tmp_path: Path, token
     assert moved == {"policy", "value"}
 
 
-def test_the_best_model_is_loaded_at_the_end(tmp_path: Path, tokenizer: Any) -> None:
+def test_ppo_loads_the_best_model_at_the_end(tmp_path: Path, tokenizer: Any) -> None:
     options = {"load_best_model_at_end": True, "metric_for_best_model": "kl", "greater_is_better": False}
     options |= {"save_strategy": "epoch", "eval_strategy": "epoch", "num_train_epochs": 3, "learning_rate": 1e-3}
     config = PPOConfig(str(tmp_path), **{**ROLLOUT, **options, "rollout_epochs": 2})
@@ -289,7 +291,7 @@ def test_the_best_model_is_loaded_at_the_end(tmp_path: Path, tokenizer: Any) -> 
         assert all(torch.equal(model.state_dict()[name], value) for name, value in saved.items())
 
 
-def test_the_rollouts_of_a_run_differ_and_its_minibatches_share_one_out(tmp_path: Path, tokenizer: Any) -> None:
+def test_rollouts_differ_and_minibatches_partition_each(tmp_path: Path, tokenizer: Any) -> None:
     config = PPOConfig(str(tmp_path), **{**ROLLOUT, "minibatches": 2, "rollout_epochs": 2, "learning_rate": 0.0})
     trainer = PPOTrainer(tiny_lm(tokenizer), config, prompts(16), None, tokenizer, reward_model=low_tokens)
     seen: list[list[list[int]]] = []
@@ -313,7 +315,7 @@ def test_the_rollouts_of_a_run_differ_and_its_minibatches_share_one_out(tmp_path
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
-def test_a_response_without_a_finite_score_trains_nothing(tmp_path: Path, tokenizer: Any) -> None:
+def test_ppo_skips_responses_without_finite_scores(tmp_path: Path, tokenizer: Any) -> None:
     def scorer(batch: dict[str, Tensor]) -> Tensor:
         scores = torch.linspace(0, 1, batch["input_ids"].shape[1]).repeat(len(batch["input_ids"]), 1)
         scores[(batch["input_ids"] == 14).any(1)] = math.nan
@@ -333,7 +335,7 @@ def test_a_response_without_a_finite_score_trains_nothing(tmp_path: Path, tokeni
         assert trainer.compute_loss(trainer.model, rollout).isfinite()
 
 
-def test_a_reward_model_that_returns_nan_ends_the_run(tmp_path: Path, tokenizer: Any) -> None:
+def test_ppo_stops_when_all_scores_are_nan(tmp_path: Path, tokenizer: Any) -> None:
     reward_model = tiny_reward_model(tokenizer)
     reward_model.score.weight.data.fill_(math.nan)
     trainer = make(PPOConfig, PPOTrainer, tmp_path, tokenizer, reward_model=reward_model, minibatches=1)
@@ -342,7 +344,7 @@ def test_a_reward_model_that_returns_nan_ends_the_run(tmp_path: Path, tokenizer:
 
 
 @pytest.mark.parametrize(("token", "length", "ended"), [(EOS, 1.0, 1.0), (9, 4.0, 0.0)])
-def test_responses_that_are_all_empty_or_never_end(
+def test_ppo_with_responses_all_empty_or_never_ending(
     tmp_path: Path, tokenizer: Any, token: int, length: float, ended: float
 ) -> None:
     """A policy that says one thing only: at once the EOS, or never."""
@@ -359,7 +361,7 @@ def test_responses_that_are_all_empty_or_never_end(
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
-def test_a_rollout_whose_mask_keeps_nothing_changes_nothing(tmp_path: Path, tokenizer: Any) -> None:
+def test_ppo_skips_steps_whose_mask_is_empty(tmp_path: Path, tokenizer: Any) -> None:
     # Within a million standard deviations every token is neutral.
     trainer = make(ASRPPOConfig, ASRPPOTrainer, tmp_path, tokenizer, delta=1e6, num_train_epochs=1, weight_decay=0.1)
     before = weights(trainer)
@@ -371,12 +373,10 @@ def test_a_rollout_whose_mask_keeps_nothing_changes_nothing(tmp_path: Path, toke
     assert [log["rollout/kept"] for log in logs if "rollout/kept" in log] == [0.0]
 
 
-def test_prompts_that_do_not_fit_are_trimmed_and_contexts_that_do_not_are_refused(
-    tmp_path: Path, tokenizer: Any
-) -> None:
+def test_ppo_trims_long_prompts_and_refuses_long_contexts(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make(PPOConfig, PPOTrainer, tmp_path, tokenizer, max_prompt_length=2)
     assert [row["prompt_ids"] for row in trainer.train_dataset] == [[6, 7], [8], [9, 10]]
-    with pytest.raises(ValueError, match="max_prompt_length: expected at most 124 beside max_new_tokens=4"):
+    with pytest.raises(ValueError, match="max_prompt_length: expected at most 124 with max_new_tokens=4"):
         make(PPOConfig, PPOTrainer, tmp_path, tokenizer, max_prompt_length=125)
 
 
@@ -386,26 +386,31 @@ def test_prompts_that_do_not_fit_are_trimmed_and_contexts_that_do_not_are_refuse
         (PPOConfig, {"minibatches": 0}, "minibatches: expected at least 1, got 0"),
         (PPOConfig, {"gradient_accumulation_steps": 3}, "gradient_accumulation_steps: expected a divisor of .* = 4"),
         (R3HFPPOConfig, {"mix": 1.5}, r"mix: expected a share in \[0, 1\], got 1.5"),
+        (PPOConfig, {"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: expected at least 1, got 0"),
+        (PPOConfig, {"learning_rate": -1.0}, r"learning_rate: expected a number of at least 0, got -1\.0"),
+        (PPOConfig, {"gamma": 1.5}, r"gamma: expected a number in \[0, 1\], got 1\.5"),
+        (PPOConfig, {"clip_range": 0.0}, r"clip_range: expected a positive number, got 0\.0"),
         (ASRPPOConfig, {"token_rewards": "column"}, "token_rewards: expected `difference` or `prefix`"),
         (ASRPPOConfig, {"sequence_baseline": "median"}, "sequence_baseline: expected `mean`, `prompt` or a number"),
     ],
 )
-def test_settings_are_checked(tmp_path: Path, config_type: Any, options: dict[str, Any], message: str) -> None:
+def test_ppo_config_refuses_values_out_of_range(
+    tmp_path: Path, config_type: Any, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         config_type(str(tmp_path), **{**ROLLOUT, **options})
 
 
-def test_too_few_prompts_for_one_rollout(tmp_path: Path, tokenizer: Any) -> None:
-    trainer = make(PPOConfig, PPOTrainer, tmp_path, tokenizer, minibatches=2)
+def test_ppo_refuses_too_few_prompts_for_one_rollout(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="train_dataset: expected at least 4 prompts, one rollout, got 3"):
-        trainer.train()
+        make(PPOConfig, PPOTrainer, tmp_path, tokenizer, minibatches=2)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["ppo", "asr-ppo", "r3hf-ppo"])
-def test_from_the_command_line(tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_ppo_methods(tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     files = write_files(tmp_path)
     options = "--use_cpu --disable_tqdm=True --max_new_tokens=6 --max_prompt_length=64 --per_device_train_batch_size=4"
     start = ["--prompts", files["preferences"], "--model", files["lm"], *options.split()]
@@ -428,11 +433,13 @@ def test_from_the_command_line(tmp_path: Path, method: str, capsys: pytest.Captu
     assert cli.main([*again, "--check_calculations", "--output_dir", out, "--max_steps=1", "--eval_strategy=no"]) == 0
 
 
-def test_a_reward_model_of_another_vocabulary_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_ppo_refuses_a_reward_model_of_another_vocabulary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = write_files(tmp_path)
     other = train_tokenizer(["something else altogether"], vocab_size=270)
     tiny_reward_model(other).save_pretrained(tmp_path / "other")
     other.save_pretrained(tmp_path / "other")
     start = ["--prompts", files["preferences"], "--model", files["lm"], "--reward_model", str(tmp_path / "other")]
     assert cli.main(["train", "ppo", *start, "--use_cpu", "--output_dir", files["out"]]) == 2
-    assert "differs from the policy's" in capsys.readouterr().err
+    assert "expected the policy's tokenizer, got another one in" in capsys.readouterr().err

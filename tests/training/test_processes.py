@@ -83,7 +83,7 @@ def run_in_two(launcher: str, directory: Path, *command: str) -> str:
 @pytest.mark.parametrize(
     ("method", "launcher"), [*((method, "ddp") for method in METHODS), ("asr-dpo", "fsdp"), ("asr-ppo", "fsdp")]
 )
-def test_two_processes_make_the_run_of_one(files: dict[str, str], tmp_path: Path, method: str, launcher: str) -> None:
+def test_two_processes_reproduce_one(files: dict[str, str], tmp_path: Path, method: str, launcher: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     # 3 held-out rows, two at a time: the last batch of two processes is filled up with rows that count once.
     options = ("--num_train_epochs=2", "--per_device_eval_batch_size=2")

@@ -25,7 +25,7 @@ def sample(model: Any, prompts: list[list[int]], keys: Any, options: SamplingOpt
 @pytest.mark.parametrize(
     ("uniform", "token"), [(0.0, 0), (0.1999, 0), (0.2, 2), (0.4999, 2), (0.5001, 3), (0.9999999, 3)]
 )
-def test_a_token_is_taken_where_the_cumulative_distribution_passes_the_number(uniform: float, token: int) -> None:
+def test_inverse_transform_takes_the_token_that_exceeds_the_uniform(uniform: float, token: int) -> None:
     # Probabilities 0.2, 0 and 0.3 and 0.5; the token of probability 0 is never taken.
     scores = torch.tensor([[math.log(0.2), -math.inf, math.log(0.3), math.log(0.5), -math.inf]])
     left = InverseTransform(torch.tensor([[uniform]], dtype=torch.float64), 1.0)(torch.empty(1, 0), scores)
@@ -33,7 +33,7 @@ def test_a_token_is_taken_where_the_cumulative_distribution_passes_the_number(un
     assert left.isfinite().sum() == 1
 
 
-def test_temperature_sharpens() -> None:
+def test_inverse_transform_temperature_literals() -> None:
     # At temperature 0.5 the odds 1 : 2 are 1 : 4, so the second token begins at 0.2.
     scores = torch.tensor([[0.0, math.log(2.0)]] * 2)
     uniforms = torch.tensor([[0.19], [0.21]], dtype=torch.float64)
@@ -50,7 +50,7 @@ def test_samples_follow_the_policy(model: Any) -> None:
     assert (shares - expected).abs().max() < 5 * math.sqrt(expected.max() / 4000)
 
 
-def test_a_response_depends_on_its_key_alone(model: Any) -> None:
+def test_response_depends_only_on_its_key(model: Any) -> None:
     prompts = [[5, 9, 7], [5], [6, 7, 8, 9, 10]]
     keys = [(0, 1), (0, 2), (7, 3)]
     together = sample(model, prompts, keys)
@@ -60,14 +60,14 @@ def test_a_response_depends_on_its_key_alone(model: Any) -> None:
     assert all(0 not in response for response in together)
 
 
-def test_a_response_ends_with_the_eos_or_is_cut_off(model: Any) -> None:
+def test_response_ends_with_eos_or_is_cut_off(model: Any) -> None:
     free = sample(model, [[5, 9, 7]], [(0, 1)])[0]
     assert len(free) == 6
     # The token it gave third, taken for the EOS.
     assert sample(model, [[5, 9, 7], [8]], [(0, 1), (0, 2)], eos_token_id=free[2])[0] == free[: free.index(free[2]) + 1]
 
 
-def test_greedy_is_the_likeliest_token(model: Any) -> None:
+def test_greedy_sampling_takes_the_likeliest_token(model: Any) -> None:
     ids = [5, 9, 7]
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
@@ -75,7 +75,7 @@ def test_greedy_is_the_likeliest_token(model: Any) -> None:
 
 
 @pytest.mark.parametrize("setting", ["repetition_penalty", "suppress_tokens", "bad_words_ids", "min_length", "eos"])
-def test_what_a_checkpoint_says_of_generation_does_not_matter(
+def test_sampling_ignores_the_generation_config_of_the_checkpoint(
     model: Any, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     def samples() -> list[Any]:
@@ -103,10 +103,10 @@ def test_uniform_numbers_are_functions_of_their_keys() -> None:
     assert ((numbers >= 0) & (numbers < 1)).all()
 
 
-def test_settings_are_checked() -> None:
+def test_sampling_options_refuse_values_out_of_range() -> None:
     with pytest.raises(ValueError, match="temperature: expected a positive number, got 0"):
         SamplingOptions(temperature=0.0)
     with pytest.raises(ValueError, match="max_new_tokens: expected at least 1, got 0"):
         SamplingOptions(max_new_tokens=0)
-    with pytest.raises(ValueError, match=r"max_prompt_length: expected at most 118 .* for 128 tokens, got 120"):
+    with pytest.raises(ValueError, match=r"max_prompt_length: expected at most 118 .* of 128 positions, got 120"):
         SamplingOptions(max_prompt_length=120, max_new_tokens=10).check_context(tiny_lm(tiny_tokenizer()))

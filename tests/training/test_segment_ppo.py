@@ -104,7 +104,7 @@ def dense_rewards_by_hand(
         (math.inf, {}),
     ],
 )
-def test_dense_rewards_against_the_equations(
+def test_segment_ppo_token_rewards_match_the_equations(
     tmp_path: Path, threshold: Any, options: dict[str, Any], side: str, fit: Any
 ) -> None:
     tokenizer = tiny_tokenizer()
@@ -147,7 +147,7 @@ def test_dense_rewards_against_the_equations(
         assert len(counts) < sum(counts) < sum(lengths)
 
 
-def test_published_normaliser_in_numbers(tmp_path: Path, tokenizer: Any) -> None:
+def test_location_normalizer_published_values(tmp_path: Path, tokenizer: Any) -> None:
     """Phi-3-mini's fit on a response of 2 + 1 tokens in two segments, worked out on paper."""
     known = {11: 0.1, 12: 2.0, 40: -1.0}
 
@@ -171,7 +171,7 @@ def test_published_normaliser_in_numbers(tmp_path: Path, tokenizer: Any) -> None
 
 
 @pytest.mark.parametrize("interpolation", ["split", "repeat", "last"])
-def test_interpolation_without_a_normaliser(tmp_path: Path, tokenizer: Any, interpolation: str) -> None:
+def test_segment_ppo_interpolation_without_normalizer(tmp_path: Path, tokenizer: Any, interpolation: str) -> None:
     threshold = threshold_in_the_middle(tokenizer)
     options = {"normalize": False, "interpolation": interpolation, "segmenter": segmenter(threshold)}
     trainer = make(tmp_path, tokenizer, **options)
@@ -193,7 +193,7 @@ def test_interpolation_without_a_normaliser(tmp_path: Path, tokenizer: Any, inte
         assert_rows(in_response(trainer.token_rewards(batch), batch, RESPONSES), expected)
 
 
-def test_scores_of_prefixes_reward_a_segment_with_how_far_they_moved(tmp_path: Path, tokenizer: Any) -> None:
+def test_segment_reward_is_the_score_difference_without_segmenter(tmp_path: Path, tokenizer: Any) -> None:
     threshold = threshold_in_the_middle(tokenizer)
     trainer = make(tmp_path, tokenizer, segmenter=None, entropy_threshold=threshold, missing_eos_penalty=0.25)
     expected = []
@@ -212,7 +212,7 @@ def test_scores_of_prefixes_reward_a_segment_with_how_far_they_moved(tmp_path: P
         assert_rows(in_response(trainer.token_rewards(batch), batch, RESPONSES), expected)
 
 
-def test_a_rollout_against_the_equations(tmp_path: Path, tokenizer: Any) -> None:
+def test_segment_ppo_rollout_matches_the_equations(tmp_path: Path, tokenizer: Any) -> None:
     """From dense rewards less the KL term to returns."""
     threshold = threshold_in_the_middle(tokenizer)
     trainer = make(tmp_path, tokenizer, segmenter=segmenter(threshold), kl_coef=0.3, gamma=0.9, gae_lambda=0.8)
@@ -235,7 +235,7 @@ def test_a_rollout_against_the_equations(tmp_path: Path, tokenizer: Any) -> None
     assert math.isfinite(logs["rollout/segment_reward"])
 
 
-def test_a_response_without_a_finite_score_has_no_segment(tmp_path: Path, tokenizer: Any) -> None:
+def test_segment_ppo_response_without_finite_score_has_no_segment(tmp_path: Path, tokenizer: Any) -> None:
     def scorer(batch: dict[str, Tensor]) -> Tensor:
         scores = torch.ones(batch["input_ids"].shape)
         scores[(batch["input_ids"] == 14).any(1)] = math.nan
@@ -260,7 +260,7 @@ def run(config_type: Any, trainer_type: Any, output_dir: Path, tokenizer: Any, s
     return trainer_type(tiny_lm(tokenizer), config, prompts(), None, tokenizer, **more)
 
 
-def test_one_segment_with_its_reward_at_the_end_is_ppo_to_the_bit(tmp_path: Path, tokenizer: Any) -> None:
+def test_segment_ppo_with_one_segment_is_ppo_bit_for_bit(tmp_path: Path, tokenizer: Any) -> None:
     settings = {"learning_rate": 1e-3, "num_train_epochs": 1}
     plain = run(PPOConfig, PPOTrainer, tmp_path / "ppo", tokenizer, settings)
     start = weights(plain)
@@ -274,7 +274,7 @@ def test_one_segment_with_its_reward_at_the_end_is_ppo_to_the_bit(tmp_path: Path
     assert_same_bits(weights(plain), weights(segmented))
 
 
-def test_token_ppo_has_every_token_for_a_segment(tmp_path: Path, tokenizer: Any) -> None:
+def test_token_ppo_has_one_segment_per_token(tmp_path: Path, tokenizer: Any) -> None:
     options = {"segmenter": segmenter(0.0), "normalize": False}
     trainer = make(tmp_path, tokenizer, TokenPPOConfig, **options)
     with torch.no_grad():
@@ -285,7 +285,7 @@ def test_token_ppo_has_every_token_for_a_segment(tmp_path: Path, tokenizer: Any)
 
 
 @pytest.mark.parametrize("config_type", [SegmentPPOConfig, TokenPPOConfig])
-def test_resume_in_the_middle_of_a_rollout(tmp_path: Path, tokenizer: Any, config_type: Any) -> None:
+def test_segment_ppo_resumes_in_the_middle_of_a_rollout(tmp_path: Path, tokenizer: Any, config_type: Any) -> None:
     made = segmenter(4.0)
 
     def make_trainer(output_dir: Path, **settings: Any) -> Any:
@@ -294,8 +294,8 @@ def test_resume_in_the_middle_of_a_rollout(tmp_path: Path, tokenizer: Any, confi
     assert_resumes_to_the_same_bits(make_trainer, tmp_path)
 
 
-def test_one_step_raises_what_is_rewarded(tmp_path: Path, tokenizer: Any) -> None:
-    """Tokens of segments above the normaliser's mean gain probability on those below it."""
+def test_segment_ppo_step_raises_rewarded_tokens(tmp_path: Path, tokenizer: Any) -> None:
+    """Tokens of segments above the normalizer's mean gain probability on those below it."""
 
     def scorer(batch: dict[str, Tensor]) -> Tensor:
         return torch.where(batch["input_ids"] < 140, 5.0, -5.0)
@@ -336,12 +336,12 @@ def test_one_step_raises_what_is_rewarded(tmp_path: Path, tokenizer: Any) -> Non
         ({"reward_clip": 0.0}, r"reward_clip: expected a positive number, got 0\.0"),
     ],
 )
-def test_options_out_of_range(option: dict[str, Any], message: str) -> None:
+def test_segment_ppo_config_refuses_values_out_of_range(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegmentPPOConfig(use_cpu=True, **option)
 
 
-def test_threshold_is_the_reward_models_unless_another_is_given(
+def test_entropy_threshold_defaults_to_the_segmenter(
     tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = make(tmp_path, tokenizer, segmenter=segmenter(2.5, min_length=3))
@@ -350,12 +350,12 @@ def test_threshold_is_the_reward_models_unless_another_is_given(
     with caplog.at_level(logging.WARNING, logger="segkernel"):
         trainer = make(tmp_path, tokenizer, entropy_threshold=0.0, min_length=2, segmenter=segmenter(2.5, min_length=3))
     assert (trainer.entropy_threshold, trainer.min_length) == (0.0, 2)
-    assert "was trained, and its normaliser fitted, at 2.5, not at 0" in caplog.text
-    with pytest.raises(ValueError, match="entropy_threshold: expected a number, since no segment reward model has one"):
+    assert "was trained, and its normalizer fitted, at 2.5, not at 0" in caplog.text
+    with pytest.raises(ValueError, match="entropy_threshold is required when no segment reward model is given"):
         make(tmp_path, tokenizer, segmenter=None)
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_segment_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write_files(tmp_path)
     unsure_lm(tiny_tokenizer()).save_pretrained(files["lm"])
     common = ("--use_cpu", "--disable_tqdm=True", "--num_train_epochs=1", "--logging_steps=1")
@@ -373,7 +373,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert not Path(files["out"]).exists()
     out = str(tmp_path / "calculations")
     assert cli.main(["train", "segment-ppo", *ppo, "--check_calculations", "--output_dir", out]) == 2
-    assert "entropy_threshold: expected a number" in capsys.readouterr().err
+    assert "entropy_threshold is required" in capsys.readouterr().err
 
     for number, (method, options) in enumerate(
         (

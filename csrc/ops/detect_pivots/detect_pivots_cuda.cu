@@ -1,4 +1,4 @@
-// Pivots: a block per row, the last valid reward carried from tile to tile.
+// Pivots: one thread block per row, which carries the last valid reward from tile to tile.
 #include "../../cuda/row_tiles.cuh"
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
@@ -16,18 +16,18 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t b = blockIdx.x;
   const Row row = rows[b];
   const C threshold = thresholds[b];
-  Latest<C> carried{};
+  LastValid<C> carried{};
   for (int64_t tile = 0; tile < row.length; tile += kTile) {
     const int64_t first = tile + threadIdx.x * kItems;
     const Items<T> reward = load_items(rewards + row.begin, first, row.length);
     const Items<bool> valid = load_valid(mask, row.begin, first, row.length);
-    Latest<C> last{};
+    LastValid<C> last{};
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (valid.of[i]) last = {widen(reward.of[i]), true};
     }
-    const auto scanned = block_scan<kThreads>(last, Latest<C>{}, latest<C>);
-    Latest<C> previous = latest(carried, scanned.before);
+    const auto scanned = block_scan<kThreads>(last, LastValid<C>{}, combine_last_valid<C>);
+    LastValid<C> previous = combine_last_valid(carried, scanned.prefix);
     Items<bool> pivot{};
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads)
       previous = {widen(reward.of[i]), true};
     }
     store_items(pivots + row.begin, first, row.length, pivot);
-    carried = latest(carried, scanned.all);
+    carried = combine_last_valid(carried, scanned.total);
   }
 }
 

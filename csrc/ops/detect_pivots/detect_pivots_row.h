@@ -12,7 +12,7 @@ namespace segkernel {
 
 template <class T, class C = compute_t<T>>
 void detect_pivots_row(const T* rewards, const bool* mask, int64_t length, C threshold, bool* pivots) {
-  // Without holes the loop can be vectorised; widening float16 twice would cost more than that saves.
+  // Without holes compilers vectorize the loop. It widens each reward twice, which does not pay for float16.
   if constexpr (!std::is_same_v<T, float16>) {
     if (const auto span = span_without_holes(mask, length)) {
       const auto [begin, end] = *span;

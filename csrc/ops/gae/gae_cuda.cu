@@ -1,5 +1,6 @@
-// Generalized advantage estimation: a block per row, its tiles last to first. What some tokens make of the advantage of
-// the token after them is an affine function, and these compose.
+// Generalized advantage estimation: one thread block per row, from the last tile to the first. A run of tokens maps the
+// advantage of the token after it to that of its first token by an affine function. These compose associatively, so the
+// recursion is a scan.
 #include <tuple>
 
 #include "../../cuda/row_tiles.cuh"
@@ -13,7 +14,7 @@ namespace segkernel {
 
 namespace {
 
-// advantage -> decay * advantage + gain.
+// The affine function advantage -> decay * advantage + gain.
 template <class C>
 struct Affine {
   C decay;
@@ -22,7 +23,7 @@ struct Affine {
   __device__ C operator()(C advantage) const { return decay * advantage + gain; }
 };
 
-// Tokens from the row's end on: `nearer` to the end is applied first.
+// `nearer` to the row's end is applied first.
 template <class C>
 __device__ Affine<C> compose(const Affine<C>& nearer, const Affine<C>& farther) {
   return {farther.decay * nearer.decay, farther(nearer.gain)};
@@ -35,22 +36,22 @@ __global__ void __launch_bounds__(kThreads) gae_kernel(const T* rewards, const T
   const Row row = rows[b];
   const C gamma = gammas[b];
   const C lam = lams[b];
-  Latest<C> carried_value{0, true};
+  LastValid<C> carried_value{0, true};
   C carried_advantage = 0;
-  // Tiles start at multiples of their size, so that padding after the last token adds nothing to the rounding.
+  // Tiles start at multiples of kTile: the rounding does not depend on the padding after the last token.
   for (int64_t tile = (row.length - 1) / kTile * kTile; tile >= 0 && row.length > 0; tile -= kTile) {
     const int64_t first = tile + (kThreads - 1 - threadIdx.x) * kItems;
     const Items<T> reward = load_items(rewards + row.begin, first, row.length);
     const Items<T> value = load_items(values + row.begin, first, row.length);
     const Items<bool> valid = load_valid(mask, row.begin, first, row.length);
 
-    Latest<C> first_value{};
+    LastValid<C> first_value{};
 #pragma unroll
     for (int i = kItems - 1; i >= 0; --i) {
       if (valid.of[i]) first_value = {widen(value.of[i]), true};
     }
-    const auto next_values = block_scan<kThreads>(first_value, Latest<C>{}, latest<C>);
-    const C value_after = latest(carried_value, next_values.before).value;
+    const auto next_values = block_scan<kThreads>(first_value, LastValid<C>{}, combine_last_valid<C>);
+    const C value_after = combine_last_valid(carried_value, next_values.prefix).value;
 
     const auto advantages_from = [&](C next_advantage, auto&& each) {
       C next_value = value_after;
@@ -69,14 +70,14 @@ __global__ void __launch_bounds__(kThreads) gae_kernel(const T* rewards, const T
 
     Items<C> advantage{};
     Items<C> sum{};
-    advantages_from(after.before(carried_advantage), [&](int i, C advantage_here) {
+    advantages_from(after.prefix(carried_advantage), [&](int i, C advantage_here) {
       advantage.of[i] = advantage_here;
       sum.of[i] = advantage_here + widen(value.of[i]);
     });
     store_items(advantages + row.begin, first, row.length, advantage);
     store_items(returns + row.begin, first, row.length, sum);
-    carried_value = latest(carried_value, next_values.all);
-    carried_advantage = after.all(carried_advantage);
+    carried_value = combine_last_valid(carried_value, next_values.total);
+    carried_advantage = after.total(carried_advantage);
   }
 }
 

@@ -1,4 +1,4 @@
-// The Schmitt trigger: a block per row, the state carried from tile to tile.
+// The Schmitt trigger: one thread block per row, which carries the state from tile to tile.
 #include "../../cuda/row_tiles.cuh"
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
@@ -23,23 +23,23 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t first = tile + threadIdx.x * kItems;
     const Items<T> reward = load_items(rewards + row.begin, first, row.length);
     const Items<bool> valid = load_valid(mask, row.begin, first, row.length);
-    int transition[kItems];  // of this thread's tokens up to each
+    int transition[kItems];  // of this thread's tokens up to and including each
     int transition_so_far = kUnchanged;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (valid.of[i]) transition_so_far = schmitt_step<C>(transition_so_far, widen(reward.of[i]), low, high, hold);
       transition[i] = transition_so_far;
     }
-    const Scanned<int> scanned = block_scan<kThreads>(
+    const ExclusiveScan<int> scanned = block_scan<kThreads>(
         transition_so_far, kUnchanged, [](int earlier, int later) { return then_transition(earlier, later); });
-    const int before = then_transition(carried, scanned.before);
+    const int before = then_transition(carried, scanned.prefix);
     Items<int8_t> state;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       state.of[i] = valid.of[i] ? static_cast<int8_t>(then_transition(before, transition[i])) : int8_t{0};
     }
     store_items(states + row.begin, first, row.length, state);
-    carried = then_transition(carried, scanned.all);
+    carried = then_transition(carried, scanned.total);
   }
 }
 

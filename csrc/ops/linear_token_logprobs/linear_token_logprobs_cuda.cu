@@ -1,4 +1,4 @@
-// The steps of linear_token_logprobs around its matrix products: a block per row of a tile.
+// Steps of linear_token_logprobs around its matrix products: one thread block per row of a tile.
 #include <tuple>
 
 #include "../../torch/cuda_device.h"
@@ -83,7 +83,7 @@ Tile<T> tile_of(const Tensor& tile, const LogitRows& rows, const Tensor& labels,
 
 }  // namespace
 
-// As linear_token_logprobs_valid_cpu, but nobody looks at the labels' values.
+// As linear_token_logprobs_valid_cpu, except that labels out of range are not detected.
 Tensor linear_token_logprobs_valid_cuda(const Tensor& labels, const OptionalTensor& mask, int64_t vocabulary) {
   const DeviceScope device("labels", labels);
   const int64_t count = labels.numel();

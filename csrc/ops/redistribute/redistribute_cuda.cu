@@ -1,4 +1,4 @@
-// Reward redistribution: a block per row, the last valid score carried from tile to tile.
+// Reward redistribution: one thread block per row, which carries the last valid score from tile to tile.
 #include "../../cuda/row_tiles.cuh"
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
@@ -17,8 +17,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t b = blockIdx.x;
   const Row row = rows[b];
   const C mix = mixes[b];
-  Latest<C> carried{initials[b], true};
-  // This thread's last valid token of the row, to which the sparse part goes if no thread has a later one.
+  LastValid<C> carried{initials[b], true};
+  // This thread's last valid token of the row. The sparse part goes to the last of all threads'.
   int64_t last_position = -1;
   C last_score = 0;
   C score_before_last = 0;
@@ -26,13 +26,13 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t first = tile + threadIdx.x * kItems;
     const Items<T> score = load_items(prefix_scores + row.begin, first, row.length);
     const Items<bool> valid = load_valid(mask, row.begin, first, row.length);
-    Latest<C> last{};
+    LastValid<C> last{};
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (valid.of[i]) last = {widen(score.of[i]), true};
     }
-    const auto scanned = block_scan<kThreads>(last, Latest<C>{}, latest<C>);
-    C previous = latest(carried, scanned.before).value;
+    const auto scanned = block_scan<kThreads>(last, LastValid<C>{}, combine_last_valid<C>);
+    C previous = combine_last_valid(carried, scanned.prefix).value;
     Items<C> reward{};
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
       previous = last_score;
     }
     store_items(rewards + row.begin, first, row.length, reward);
-    carried = latest(carried, scanned.all);
+    carried = combine_last_valid(carried, scanned.total);
   }
   if (sequence_rewards == nullptr) return;
   const int64_t last_of_row =

@@ -6,7 +6,7 @@
 
 namespace segkernel {
 
-// `sequence_reward` may be null: then there is no sparse part.
+// `sequence_reward` may be null: no sparse part.
 template <class T, class C = compute_t<T>>
 void redistribute_row(const T* prefix_scores, const bool* mask, int64_t length, C initial, C mix,
                       const C* sequence_reward, C* rewards) {

@@ -1,6 +1,6 @@
-// `segment`: a block per tile of a row reads its rewards once. What comes before a tile its block hears from the blocks
-// of the row's earlier tiles, all of which run at the same time. How it adds that up depends on nothing but where the
-// row's tokens are, and so do the bits of the sums.
+// `segment`: a single pass with one thread block per tile of 1,024 tokens. A tile gets its prefix state from the
+// earlier tiles of its row by decoupled look-back. The order of additions depends only on the tokens' positions in
+// their row, so results are reproducible.
 #include <algorithm>
 
 #include "../../cuda/lookback.cuh"
@@ -14,7 +14,7 @@ namespace segkernel {
 
 namespace {
 
-// So that an H100 has the tiles of a row of a million tokens all at once.
+// 8 blocks on each of 132 multiprocessors keep all 1,024 tiles of a row of a million tokens resident on an H100.
 constexpr int kBlocksPerMultiprocessor = 8;
 
 template <class T>
@@ -23,126 +23,131 @@ struct SegmentInput {
   const bool* mask;
   SegmentRules<compute_t<T>> rules;
   bool mean;
-  int8_t* all_signs;  // one for every token, or null: with a mask but no trigger, for the mask
+  int8_t* all_signs;  // one per token, or null: without a trigger, the mask is computed from them in a second pass
 
   __device__ int8_t* signs_of(const Row& row) const { return all_signs == nullptr ? nullptr : all_signs + row.begin; }
 };
 
-// A block's tile.
+// The tile of a thread block.
 struct Tile {
-  int64_t slot, row_index;
-  int32_t index, of_row;  // which of how many of its row's
+  int64_t block, row_index;
+  int32_t index, count;  // position among the row's `count` tiles
   Row row;
 
-  __device__ explicit Tile(const RowSlots& slots)
-      : slot(blockIdx.x), row_index(slots.row_of(slot)), row(slots.rows[row_index]) {
-    index = static_cast<int32_t>(slot - slots.first_of(row_index));
-    of_row = static_cast<int32_t>(RowSlots::tiles_of(row.length));
+  __device__ explicit Tile(const TileSchedule& schedule)
+      : block(blockIdx.x), row_index(schedule.row_of(block)), row(schedule.rows[row_index]) {
+    index = static_cast<int32_t>(block - schedule.first_block_of(row_index));
+    count = static_cast<int32_t>(TileSchedule::tiles_of(row.length));
   }
-  __device__ bool exists() const { return index >= 0 && index < of_row; }
-  __device__ bool is_last() const { return index + 1 == of_row; }
-  __device__ int64_t first_slot() const { return slot - index; }
+  __device__ bool exists() const { return index >= 0 && index < count; }
+  __device__ bool is_last() const { return index + 1 == count; }
+  __device__ int64_t first_block() const { return block - index; }
   __device__ int64_t begin() const { return int64_t{index} * kTile; }
   __device__ int length() const { return is_last() ? static_cast<int>(row.length - begin()) : kTile; }
 };
 
-// What a tile tells the later ones of its row, if there can be any. How many segments start in it stands apart: that
-// all of them ask for, the rest only the next as a rule. Every block tells something, one without a tile, too, so that
-// offsets that are not in order cannot make another wait for ever.
+// Aggregates that tiles publish for the later tiles of their row. The number of starts is separate: all later tiles
+// read it, and usually only the next one reads the rest. Blocks without a tile publish too, so that no block waits
+// forever when offsets are malformed.
 template <Reduce kReduce, class C>
-struct Told {
+struct SegmentAggregates {
   struct Last {
     C folded;
     int32_t length;
     int32_t segments;
   };
 
-  Published<Before<C>> before;
-  Published<int32_t> segments;
-  Published<Last> last;
+  TileAggregates<PrefixState<C>> prefixes;
+  TileAggregates<int32_t> starts;
+  TileAggregates<Last> last;
+  bool used;
 
-  bool wanted;
+  static constexpr int64_t kWords =
+      TileAggregates<PrefixState<C>>::kWords + TileAggregates<int32_t>::kWords + TileAggregates<Last>::kWords;
 
-  static constexpr int64_t kWords = Published<Before<C>>::kWords + Published<int32_t>::kWords + Published<Last>::kWords;
+  // `words`: kWords per block, initially 0; or null if every row is a single tile.
+  SegmentAggregates(uint64_t* words, int64_t blocks)
+      : prefixes(words),
+        starts(words + blocks * TileAggregates<PrefixState<C>>::kWords),
+        last(words + blocks * (TileAggregates<PrefixState<C>>::kWords + TileAggregates<int32_t>::kWords)),
+        used(words != nullptr) {}
 
-  // `words`: kWords for every slot, zeros, or null where all rows are one tile.
-  Told(uint64_t* words, int64_t slots)
-      : before(words),
-        segments(words + slots * Published<Before<C>>::kWords),
-        last(words + slots * (Published<Before<C>>::kWords + Published<int32_t>::kWords)),
-        wanted(words != nullptr) {}
-
-  __device__ void publish(int64_t slot, const Before<C>& of_tile) const {
-    if (wanted && threadIdx.x == 0) before.publish(slot, of_tile);
+  __device__ void publish(int64_t block, const PrefixState<C>& total) const {
+    if (used && threadIdx.x == 0) prefixes.publish(block, total);
   }
-  __device__ void publish(int64_t slot, const Open<kReduce, C>& of_tile) const {
-    if (!wanted || threadIdx.x != 0) return;
-    segments.publish(slot, of_tile.segments);
-    last.publish(slot, {of_tile.folded, of_tile.length, of_tile.segments});
+  __device__ void publish(int64_t block, const OpenSegment<kReduce, C>& total) const {
+    if (!used || threadIdx.x != 0) return;
+    starts.publish(block, total.segments);
+    last.publish(block, {total.folded, total.length, total.segments});
   }
-  __device__ Open<kReduce, C> open_of(int64_t slot) const {
-    const Last told = last.wait_for(slot);
-    return {told.segments, told.length, told.folded};
+  __device__ OpenSegment<kReduce, C> wait_for_open(int64_t block) const {
+    const Last aggregate = last.wait_for(block);
+    return {aggregate.segments, aggregate.length, aggregate.folded};
   }
 };
 
-// What comes before a tile, from the tiles before it: the nearest first, until they say it all.
+// Look-back: the prefix state of all earlier tiles of the row. Visits the nearest tiles first and stops when both parts
+// of the state are known.
 template <class C>
-__device__ Before<C> before_tile(const Tile& tile, const SegmentRule<C>& rule, const Published<Before<C>>& told) {
-  Before<C> known = Before<C>::nothing();
-  if (!rule.use_trigger) known.transition = static_cast<int16_t>(rule.initial);
-  for (int64_t end = tile.index; end > 0 && !(known.any && known.transition != kUnchanged); end -= kSegmentThreads) {
+__device__ PrefixState<C> look_back_prefix(const Tile& tile, const SegmentRule<C>& rule,
+                                           const TileAggregates<PrefixState<C>>& aggregates) {
+  auto prefix = PrefixState<C>::identity();
+  if (!rule.use_trigger) prefix.transition = static_cast<int16_t>(rule.initial);
+  for (int64_t end = tile.index; end > 0 && !(prefix.any && prefix.transition != kUnchanged); end -= kSegmentThreads) {
     const int64_t index = end - kSegmentThreads + threadIdx.x;
-    const Before<C> mine = index >= 0 ? told.wait_for(tile.first_slot() + index) : Before<C>::nothing();
-    known = then_before(scan_before(mine).all, known);
+    const PrefixState<C> mine =
+        index >= 0 ? aggregates.wait_for(tile.first_block() + index) : PrefixState<C>::identity();
+    prefix = combine_prefixes(scan_prefixes(mine).total, prefix);
   }
-  return known;
+  return prefix;
 }
 
-// All tokens before a tile, from the tiles before it.
+// Look-back: the open segment after all earlier tiles of the row. Its tokens lie in the last tile with a start and the
+// tiles after it.
 template <Reduce kReduce, class C>
-__device__ Open<kReduce, C> open_before_tile(const Tile& tile, const Told<kReduce, C>& told) {
-  constexpr int kAtOnce = 4;
+__device__ OpenSegment<kReduce, C> look_back_open(const Tile& tile, const SegmentAggregates<kReduce, C>& aggregates) {
+  using Open = OpenSegment<kReduce, C>;
+  constexpr int kLoads = 4;
   struct Starts {
     int32_t count;
-    int64_t last;  // the last tile in which a segment starts, or -1
+    int64_t last_block;  // the last block with a start, or -1
   } mine{0, -1};
-  const int64_t previous = tile.slot - 1;
-  const Open<kReduce, C> of_previous = told.open_of(previous);  // where the open segment started, as a rule
-  for (int64_t slot = tile.first_slot() + threadIdx.x; slot < tile.slot; slot += kAtOnce * kSegmentThreads) {
-    int32_t starts[kAtOnce];
-    told.segments.wait_for(starts, slot, kSegmentThreads, tile.slot, 0);
+  const int64_t previous = tile.block - 1;
+  const Open of_previous = aggregates.wait_for_open(previous);  // usually the open segment starts there
+  for (int64_t block = tile.first_block() + threadIdx.x; block < tile.block; block += kLoads * kSegmentThreads) {
+    int32_t starts[kLoads];
+    aggregates.starts.wait_for(starts, block, kSegmentThreads, tile.block, 0);
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
+    for (int i = 0; i < kLoads; ++i) {
       mine.count += starts[i];
-      if (starts[i] > 0) mine.last = slot + i * kSegmentThreads;
+      if (starts[i] > 0) mine.last_block = block + i * kSegmentThreads;
     }
   }
   const Starts all = block_reduce<kSegmentThreads>(mine, Starts{0, -1}, [](const Starts& a, const Starts& b) {
-    return Starts{a.count + b.count, a.last > b.last ? a.last : b.last};
+    return Starts{a.count + b.count, a.last_block > b.last_block ? a.last_block : b.last_block};
   });
-  if (all.last < 0) return Open<kReduce, C>::nothing();
-  auto open = Open<kReduce, C>::nothing();
-  if (all.last == previous) {
+  auto open = Open::identity();
+  if (all.last_block < 0) return open;
+  if (all.last_block == previous) {
     open = of_previous;
   } else {
-    for (int64_t slot = all.last + threadIdx.x; slot - threadIdx.x < tile.slot; slot += kSegmentThreads) {
-      const auto mine = slot < tile.slot ? told.open_of(slot) : Open<kReduce, C>::nothing();
-      const auto opens = block_scan<kSegmentThreads>(mine, Open<kReduce, C>::nothing(), then_open<kReduce, C>);
-      open = then_open(open, opens.all);
+    for (int64_t block = all.last_block + threadIdx.x; block - threadIdx.x < tile.block; block += kSegmentThreads) {
+      const Open of_block = block < tile.block ? aggregates.wait_for_open(block) : Open::identity();
+      open =
+          combine_open(open, block_scan<kSegmentThreads>(of_block, Open::identity(), combine_open<kReduce, C>).total);
     }
   }
   open.segments = all.count;
   return open;
 }
 
-// Writes the segments that ended in a tile: `first` is the row's number of the first, of which `earlier` tokens lie
-// before the tile.
+// Writes the segments that ended in a tile. `first`: row-local index of the first of them, -1 if there is no open
+// segment before the tile; `earlier`: its tokens in previous tiles.
 template <class C>
 __device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t first, int32_t earlier,
                             int64_t row_length, bool mean, const SegmentRule<C>& rule, const SegmentRowOut& out,
                             int8_t* all_signs) {
-  // Nothing ends where the row's first segment starts; and no offsets make a row have more segments than tokens.
+  // The row's first start ends no segment. With malformed offsets, too, a row has at most as many segments as tokens.
   const int begin = first < 0 ? -first : 0;
   const int end = static_cast<int>(std::min<int64_t>(count, row_length - first));
   const int kept = static_cast<int>(std::min<int64_t>(end, out.capacity - first));
@@ -162,7 +167,7 @@ __device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t fi
   }
 }
 
-// Zeros in a row's outputs from `first` to `last`: one by one up to where memory is aligned, then in whole vectors.
+// Clears the row's segments [first, last): single stores up to an aligned address, then vector stores.
 __device__ void clear_segments(const SegmentRowOut& out, int64_t first, int64_t last) {
   const auto address = reinterpret_cast<uintptr_t>(out.lengths + first);
   const int past_aligned = static_cast<int>(address / sizeof(int32_t) % kItems);
@@ -183,31 +188,32 @@ __device__ void clear_segments(const SegmentRowOut& out, int64_t first, int64_t 
 
 template <Reduce kReduce, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
-    segment_kernel(SegmentInput<T> input, RowSlots slots, Told<kReduce, C> told, SegmentOut all) {
-  const Tile tile(slots);
+    segment_kernel(SegmentInput<T> input, TileSchedule schedule, SegmentAggregates<kReduce, C> aggregates,
+                   SegmentOut all) {
+  using Open = OpenSegment<kReduce, C>;
+  const Tile tile(schedule);
   if (!tile.exists()) {
-    told.publish(tile.slot, Before<C>::nothing());
-    told.publish(tile.slot, Open<kReduce, C>::nothing());
+    aggregates.publish(tile.block, PrefixState<C>::identity());
+    aggregates.publish(tile.block, Open::identity());
     return;
   }
   const SegmentRule<C> rule = input.rules[tile.row_index];
   const int64_t position = tile.row.begin + tile.begin();
-  SegmentTokens<kReduce, T> tokens(input.rewards + position, input.mask == nullptr ? nullptr : input.mask + position,
-                                   tile.length(), rule);
+  ThreadTokens<kReduce, T> tokens(input.rewards + position, input.mask == nullptr ? nullptr : input.mask + position,
+                                  tile.length(), rule);
 
-  const Scanned<Before<C>> befores = scan_before(tokens.before());
-  told.publish(tile.slot, befores.all);
-  Before<C> before{0, false, static_cast<int16_t>(rule.initial)};
-  if (tile.index > 0) before = then_before(before, before_tile(tile, rule, told.before));
+  const ExclusiveScan<PrefixState<C>> prefixes = scan_prefixes(tokens.prefix_state());
+  aggregates.publish(tile.block, prefixes.total);
+  PrefixState<C> before{0, false, static_cast<int16_t>(rule.initial)};
+  if (tile.index > 0) before = combine_prefixes(before, look_back_prefix(tile, rule, aggregates.prefixes));
 
-  const auto opens = scan_open(tokens.open(then_before(before, befores.before)), tokens.count());
-  told.publish(tile.slot, opens.all);
-  auto open = Open<kReduce, C>::nothing();
-  if (tile.index > 0) open = open_before_tile(tile, told);
+  const auto opens = scan_open(tokens.open_segment(combine_prefixes(before, prefixes.prefix)), tokens.count());
+  aggregates.publish(tile.block, opens.total);
+  const Open open = tile.index > 0 ? look_back_open(tile, aggregates) : Open::identity();
 
   __shared__ EndedSegments<C> ended;
-  const auto row = then_open(open, opens.all);
-  tokens.write(then_open(open, opens.before), open.segments, opens.tokens_before, all.ids + position,
+  const Open row = combine_open(open, opens.total);
+  tokens.write(combine_open(open, opens.prefix), open.segments, opens.tokens_before, all.ids + position,
                rule.want_mask && rule.use_trigger ? all.mask + position : nullptr, ended);
   if (tile.is_last() && threadIdx.x == blockDim.x - 1) {
     tokens.end_row(row, open.segments, opens.tokens, ended);
@@ -215,19 +221,20 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
   }
   __syncthreads();
   const SegmentRowOut out = all.row(tile.row_index, tile.row);
-  write_ended(ended, opens.all.segments + tile.is_last(), open.segments - 1, open.length, tile.row.length, input.mean,
+  write_ended(ended, opens.total.segments + tile.is_last(), open.segments - 1, open.length, tile.row.length, input.mean,
               rule, out, input.signs_of(tile.row));
-  // A row of T tokens has at most T segments. What this tile's tokens leave of their share, the last places that may
-  // still have been taken before them, stays empty.
+  // Clear the entries that can no longer be used. A row of T tokens has T entries; a tile with n tokens and s starts
+  // frees the last n - s of those that earlier tiles left.
   const int64_t last = tile.row.length - tile.begin() + open.segments;
-  clear_segments(out, last - tile.length() + opens.all.segments,
+  clear_segments(out, last - tile.length() + opens.total.segments,
                  tile.index == 0 || last > out.capacity ? out.capacity : last);
 }
 
-// Without a trigger, a segment's sign is known only when it ends: the mask follows from the signs.
+// The mask without a trigger: a segment's sign is known only when it ends, so this is a second pass.
 template <class T>
-__global__ void __launch_bounds__(kThreads) segment_mask_kernel(SegmentInput<T> input, RowSlots slots, SegmentOut all) {
-  const Tile tile(slots);
+__global__ void __launch_bounds__(kThreads)
+    segment_mask_kernel(SegmentInput<T> input, TileSchedule schedule, SegmentOut all) {
+  const Tile tile(schedule);
   if (!tile.exists()) return;
   const SegmentRowOut out = all.row(tile.row_index, tile.row);
   const auto rule = input.rules[tile.row_index];
@@ -245,20 +252,20 @@ __global__ void __launch_bounds__(kThreads) segment_mask_kernel(SegmentInput<T> 
 
 template <Reduce kReduce, class T, class C = compute_t<T>>
 void launch_segment(const DeviceScope& device, const SegmentInput<T>& input, const Rows& rows, const SegmentOut& out) {
-  const RowSlots slots{rows};
-  const int64_t count = slots.count();
-  // A tile that is its whole row tells nobody.
-  const int64_t words = rows.length <= kTile ? 0 : count * Told<kReduce, C>::kWords;
-  const Tensor room = empty<int64_t>({words}, device);
-  auto* told = words == 0 ? nullptr : static_cast<uint64_t*>(room.mutable_data_ptr());
-  if (told != nullptr) {
-    check_cuda("segment", "cudaMemsetAsync", cudaMemsetAsync(told, 0, words * sizeof(uint64_t), device.stream()));
+  const TileSchedule schedule{rows};
+  const int64_t blocks = schedule.count();
+  // Rows of a single tile need no aggregates.
+  const int64_t words = rows.length <= kTile ? 0 : blocks * SegmentAggregates<kReduce, C>::kWords;
+  const Tensor buffer = empty<int64_t>({words}, device);
+  auto* aggregates = words == 0 ? nullptr : reinterpret_cast<uint64_t*>(mutable_data<int64_t>(buffer));
+  if (aggregates != nullptr) {
+    check_cuda("segment", "cudaMemsetAsync", cudaMemsetAsync(aggregates, 0, words * sizeof(uint64_t), device.stream()));
   }
   constexpr int kPerWarp = kWarp * kSegmentItems;
   const bool short_rows = !rows.packed() && rows.length < kTile;
   const int warps = short_rows ? static_cast<int>((rows.length + kPerWarp - 1) / kPerWarp) : kTile / kPerWarp;
-  launch("segment", segment_kernel<kReduce, T>, count, kWarp * std::max(warps, 1), device.stream(), input, slots,
-         Told<kReduce, C>(told, count), out);
+  launch("segment", segment_kernel<kReduce, T>, blocks, kWarp * std::max(warps, 1), device.stream(), input, schedule,
+         SegmentAggregates<kReduce, C>(aggregates, blocks), out);
 }
 
 class SegmentOnCuda : public DeviceScope {
@@ -277,22 +284,12 @@ class SegmentOnCuda : public DeviceScope {
     const Tensor all_signs = empty<int8_t>({mask_from_signs ? tokens : 0}, *this);
     const SegmentInput<T> input{rewards, mask, rules, reduce == Reduce::mean,
                                 mask_from_signs ? mutable_data<int8_t>(all_signs) : nullptr};
-    switch (reduce) {
-      case Reduce::last:
-        launch_segment<Reduce::last>(*this, input, rows, out);
-        break;
-      case Reduce::max:
-        launch_segment<Reduce::max>(*this, input, rows, out);
-        break;
-      case Reduce::min:
-        launch_segment<Reduce::min>(*this, input, rows, out);
-        break;
-      default:
-        launch_segment<Reduce::sum>(*this, input, rows, out);
-    }
+    dispatch_reduce(reduce, [&]<Reduce kReduce>() {
+      launch_segment<kReduce == Reduce::mean ? Reduce::sum : kReduce>(*this, input, rows, out);
+    });
     if (!mask_from_signs) return;
-    const RowSlots slots{rows};
-    launch("segment", segment_mask_kernel<T>, slots.count(), kThreads, stream(), input, slots, out);
+    const TileSchedule schedule{rows};
+    launch("segment", segment_mask_kernel<T>, schedule.count(), kThreads, stream(), input, schedule, out);
   }
 };
 

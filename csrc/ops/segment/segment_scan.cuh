@@ -1,5 +1,5 @@
-// `segment` as a scan. What some tokens do to those after them is a value, and such values compose: `Before` (the last
-// reward, the trigger's transition) settles where segments start; with that, `Open` counts them and folds the last.
+// `segment` as two scans. A scan over PrefixState determines where segments start; with that, a scan over OpenSegment
+// counts and reduces them.
 #pragma once
 
 #include "../../cuda/row_tiles.cuh"
@@ -7,53 +7,56 @@
 
 namespace segkernel {
 
-// A tile's tokens: more of them per thread than elsewhere, for what the threads do together takes most of the time. Of
-// a batch of short rows a block has fewer threads, whole warps.
+// 8 items per thread: the block-wide scans dominate, so fewer threads are better. Blocks of short rows have only as
+// many warps as the rows need.
 constexpr int kSegmentItems = 8;
 constexpr int kSegmentThreads = kTile / kSegmentItems;
 
+// Scan state of a run of tokens: the last valid reward, and the transition function of the Schmitt trigger.
 template <class C>
-struct Before {
-  C reward;  // of the last valid token
-  int16_t any;
+struct PrefixState {
+  C reward;
+  int16_t any;  // whether the run has a valid token
   int16_t transition;
 
-  static __device__ Before nothing() { return {0, false, kUnchanged}; }
+  static __device__ PrefixState identity() { return {0, false, kUnchanged}; }
 };
 
 template <class C>
-__device__ inline Before<C> then_before(const Before<C>& earlier, const Before<C>& later) {
+__device__ inline PrefixState<C> combine_prefixes(const PrefixState<C>& earlier, const PrefixState<C>& later) {
   return {later.any ? later.reward : earlier.reward, static_cast<int16_t>(earlier.any | later.any),
           static_cast<int16_t>(then_transition(earlier.transition, later.transition))};
 }
 
-// Of a row's tokens so far: how many segments they start, and what the last one, still open, has.
+// Scan state of a run of tokens: the number of segment starts, and the tokens since the last one.
 template <Reduce kReduce, class C>
-struct Open {
+struct OpenSegment {
   int32_t segments;
-  int32_t length;  // 0: no token so far
+  int32_t length;  // 0: the run has no valid token
   C folded;
 
-  static __device__ Open nothing() { return {0, 0, fold_identity<kReduce, C>()}; }
+  static __device__ OpenSegment identity() { return {0, 0, fold_identity<kReduce, C>()}; }
 };
 
 template <Reduce kReduce, class C>
-__device__ inline Open<kReduce, C> then_open(const Open<kReduce, C>& earlier, const Open<kReduce, C>& later) {
+__device__ inline OpenSegment<kReduce, C> combine_open(const OpenSegment<kReduce, C>& earlier,
+                                                       const OpenSegment<kReduce, C>& later) {
   if (later.length == 0) return earlier;
   if (later.segments > 0) return {earlier.segments + later.segments, later.length, later.folded};
   return {earlier.segments, earlier.length + later.length, fold<kReduce>(earlier.folded, later.folded)};
 }
 
-// Before's parts each come from the last lane that has one, so a scan of it takes no steps.
+// Prefix states of a warp's lanes, combined over any set of lanes. Both parts of the combination come from the last
+// lane that has one, so two ballots and two shuffles replace the steps of a scan.
 template <class C>
-class BeforeOfLanes {
+class LanePrefixes {
  public:
-  __device__ explicit BeforeOfLanes(const Before<C>& mine)
+  __device__ explicit LanePrefixes(const PrefixState<C>& mine)
       : mine_(mine),
         with_reward_(__ballot_sync(kAllLanes, mine.any)),
         with_state_(__ballot_sync(kAllLanes, mine.transition != kUnchanged)) {}
 
-  __device__ Before<C> of(unsigned lanes) const {
+  __device__ PrefixState<C> combined(unsigned lanes) const {
     const unsigned with_reward = with_reward_ & lanes;
     const unsigned with_state = with_state_ & lanes;
     const C reward = from_lane(mine_.reward, last_lane(with_reward));
@@ -62,26 +65,26 @@ class BeforeOfLanes {
   }
 
  private:
-  const Before<C> mine_;
+  const PrefixState<C> mine_;
   const unsigned with_reward_, with_state_;
 };
 
 template <class C>
-__device__ inline Scanned<Before<C>> scan_before(const Before<C>& mine) {
-  __shared__ Before<C> of_warp[kWarpsOf<kSegmentThreads>];
-  const BeforeOfLanes<C> lanes(mine);
-  const Before<C> in_warp = lanes.of(lanes_before());
-  const Before<C> of_this_warp = lanes.of(kAllLanes);
-  __syncthreads();  // whoever called before may still be reading
-  if (lane_index() == 0) of_warp[warp_index()] = of_this_warp;
+__device__ inline ExclusiveScan<PrefixState<C>> scan_prefixes(const PrefixState<C>& mine) {
+  __shared__ PrefixState<C> of_warp[kWarpsOf<kSegmentThreads>];
+  const LanePrefixes<C> lanes(mine);
+  const PrefixState<C> before_in_warp = lanes.combined(lanes_before());
+  const PrefixState<C> warp_total = lanes.combined(kAllLanes);
+  __syncthreads();  // WAR hazard: threads may still read of_warp for a previous call
+  if (lane_index() == 0) of_warp[warp_index()] = warp_total;
   __syncthreads();
-  const BeforeOfLanes<C> warps(lane_index() < warps_of_block() ? of_warp[lane_index()] : Before<C>::nothing());
-  return {then_before(warps.of(lanes_before(warp_index())), in_warp), warps.of(kAllLanes)};
+  const LanePrefixes<C> warps(lane_index() < warps_of_block() ? of_warp[lane_index()] : PrefixState<C>::identity());
+  return {combine_prefixes(warps.combined(lanes_before(warp_index())), before_in_warp), warps.combined(kAllLanes)};
 }
 
-// The lanes' folds, each from the last lane on in which a segment starts.
+// Segmented scan of the lanes' folds. `starting`: the lanes in which a segment starts.
 template <Reduce kReduce, class C>
-__device__ inline C fold_lanes(const Open<kReduce, C>& mine, unsigned starting) {
+__device__ inline C scan_lane_folds(const OpenSegment<kReduce, C>& mine, unsigned starting) {
   if constexpr (kReduce == Reduce::last) {
     return from_lane(mine.folded, last_lane(__ballot_sync(kAllLanes, mine.length > 0) & lanes_through()));
   }
@@ -96,49 +99,49 @@ __device__ inline C fold_lanes(const Open<kReduce, C>& mine, unsigned starting) 
   return folded;
 }
 
-// `tokens`: how many valid ones this thread has.
 template <Reduce kReduce, class C>
-struct ScannedOpen {
-  Open<kReduce, C> before, all;
-  int tokens_before, tokens;
+struct OpenSegmentScan {
+  OpenSegment<kReduce, C> prefix, total;
+  int tokens_before, tokens;  // valid tokens of earlier threads, and of all threads
 };
 
+// `tokens`: the number of this thread's valid tokens.
 template <Reduce kReduce, class C>
-__device__ inline ScannedOpen<kReduce, C> scan_open(const Open<kReduce, C>& mine, int tokens) {
-  using OpenOf = Open<kReduce, C>;
-  __shared__ OpenOf of_warp[kWarpsOf<kSegmentThreads>];
+__device__ inline OpenSegmentScan<kReduce, C> scan_open(const OpenSegment<kReduce, C>& mine, int tokens) {
+  using Open = OpenSegment<kReduce, C>;
+  __shared__ Open of_warp[kWarpsOf<kSegmentThreads>];
   __shared__ int tokens_of_warp[kWarpsOf<kSegmentThreads>];
-  // Both counts in one number: neither exceeds a tile.
+  // One scan of both counts, segments << 16 | tokens. Neither exceeds a tile.
   static_assert(kTile < 1 << 16);
-  const int both = mine.segments << 16 | tokens;
-  const int both_so_far = warp_inclusive_scan(both, [](int earlier, int later) { return earlier + later; });
-  const int tokens_so_far = both_so_far & 0xffff;
+  const int counts = mine.segments << 16 | tokens;
+  const int counts_through = warp_inclusive_scan(counts, [](int earlier, int later) { return earlier + later; });
+  const int tokens_through = counts_through & 0xffff;
   const unsigned starting = __ballot_sync(kAllLanes, mine.segments > 0);
-  const int tokens_until_open = tokens_so_far - mine.length;  // before the segment that is open after this lane
-  const C folded = fold_lanes(mine, starting);
-  const auto open_after = [&](unsigned lanes, int both_there, C folded_there) -> OpenOf {
+  const int tokens_before_open = tokens_through - mine.length;  // before the segment that is open after this lane
+  const C folded = scan_lane_folds(mine, starting);
+  const auto open_after = [&](unsigned lanes, int counts_there, C folded_there) -> Open {
     const unsigned starting_there = starting & lanes;
-    const int until_open = from_lane(tokens_until_open, last_lane(starting_there));
-    return {both_there >> 16, (both_there & 0xffff) - (starting_there == 0 ? 0 : until_open), folded_there};
+    const int before_open = from_lane(tokens_before_open, last_lane(starting_there));
+    return {counts_there >> 16, (counts_there & 0xffff) - (starting_there == 0 ? 0 : before_open), folded_there};
   };
-  const OpenOf in_warp = open_after(lanes_before(), both_so_far - both, from_lane_before(folded, 1));
-  const OpenOf of_this_warp = open_after(kAllLanes, both_so_far, folded);
-  __syncthreads();  // whoever called before may still be reading
+  const Open before_in_warp = open_after(lanes_before(), counts_through - counts, from_lane_before(folded, 1));
+  const Open warp_total = open_after(kAllLanes, counts_through, folded);
+  __syncthreads();  // WAR hazard: threads may still read both arrays for a previous call
   if (lane_index() == kWarp - 1) {
-    of_warp[warp_index()] = of_this_warp;
-    tokens_of_warp[warp_index()] = tokens_so_far;
+    of_warp[warp_index()] = warp_total;
+    tokens_of_warp[warp_index()] = tokens_through;
   }
   __syncthreads();
-  int tokens_before = tokens_so_far - tokens;
-  int tokens_in_all = 0;
+  int tokens_before = tokens_through - tokens;
+  int all_tokens = 0;
 #pragma unroll
   for (int warp = 0; warp < kWarpsOf<kSegmentThreads>; ++warp) {
     const int there = warp < warps_of_block() ? tokens_of_warp[warp] : 0;
     if (warp < warp_index()) tokens_before += there;
-    tokens_in_all += there;
+    all_tokens += there;
   }
-  const auto warps = scan_warps<kSegmentThreads>(of_warp, OpenOf::nothing(), then_open<kReduce, C>);
-  return {then_open(warps.before, in_warp), warps.all, tokens_before, tokens_in_all};
+  const auto warps = scan_warps<kSegmentThreads>(of_warp, Open::identity(), combine_open<kReduce, C>);
+  return {combine_open(warps.prefix, before_in_warp), warps.total, tokens_before, all_tokens};
 }
 
 }  // namespace segkernel

@@ -1,4 +1,4 @@
-// One thread's tokens of a tile, as numbers and as bits: the lowest bit is the first token's.
+// One thread's tokens of a tile, as rewards and as bitmasks (bit 0: the first token).
 #pragma once
 
 #include "../hysteresis/schmitt_bitparallel.h"
@@ -6,15 +6,14 @@
 
 namespace segkernel {
 
-// What a block has in shared memory of the segments that end in its tile: each start ends one, and so does the row's
-// end.
+// Segments that end in a tile, in shared memory. Each start ends the previous segment, and the row's end the last one.
 template <class C>
 struct EndedSegments {
   struct alignas(2 * sizeof(C)) Ended {
     C folded;
-    uint32_t end;  // the tile's tokens before the one that ends the segment: the valid ones << 16 | all
+    uint32_t end;  // position in the tile of the first token after the segment: valid tokens before it << 16 | all
   } segments[kTile + 1];
-  // Of every thread, and one more for the row's end: where its states hold before each of its tokens.
+  // Trigger states before each token of a thread, as bitmasks. The last entry is for the row's end.
   struct States {
     uint8_t positive, negative;
   } states[kSegmentThreads + 1];
@@ -26,12 +25,12 @@ struct EndedSegments {
   }
 };
 
-// A mean is a sum until a segment ends.
+// Means are folded as sums; the division is done when a segment is written.
 template <Reduce kReduce, class T, class C = compute_t<T>>
-class SegmentTokens {
+class ThreadTokens {
  public:
-  // `rewards`, `mask` (or null) and `length`: of the tile.
-  __device__ SegmentTokens(const T* rewards, const bool* mask, int length, const SegmentRule<C>& rule)
+  // `rewards`, `mask` (or null) and `length` are the tile's.
+  __device__ ThreadTokens(const T* rewards, const bool* mask, int length, const SegmentRule<C>& rule)
       : length_(length), rule_(rule) {
     const auto narrow = load_items<kSegmentItems>(rewards, first(), length);
     if (mask != nullptr) {
@@ -58,8 +57,8 @@ class SegmentTokens {
   static __device__ int first() { return static_cast<int>(threadIdx.x) * kSegmentItems; }
   __device__ int count() const { return __popc(valid_); }
 
-  __device__ Before<C> before() const {
-    Before<C> result = Before<C>::nothing();
+  __device__ PrefixState<C> prefix_state() const {
+    auto result = PrefixState<C>::identity();
     result.any = valid_ != 0;
 #pragma unroll
     for (int i = 0; i < kSegmentItems; ++i) {
@@ -72,8 +71,8 @@ class SegmentTokens {
     return result;
   }
 
-  // Finds the states and where segments start. `before`: all earlier tokens of the row, the initial state included.
-  __device__ Open<kReduce, C> open(const Before<C>& before) {
+  // Computes trigger states and segment starts. `before`: of all earlier tokens of the row and the initial state.
+  __device__ OpenSegment<kReduce, C> open_segment(const PrefixState<C>& before) {
     unsigned pivots = 0;
     C previous = before.reward;
 #pragma unroll
@@ -88,17 +87,17 @@ class SegmentTokens {
     const unsigned first = before.any ? 0 : valid_ & -valid_;
     starts_ = valid_ & (first | pivots | changed);
 
-    Open<kReduce, C> result = Open<kReduce, C>::nothing();
+    auto result = OpenSegment<kReduce, C>::identity();
     each_fold(result.folded, [](int) {});
     result.segments = __popc(starts_);
     result.length = __popc(starts_ == 0 ? valid_ : valid_ >> last_bit(starts_));
     return result;
   }
 
-  // Writes the tokens' ids and mask (or null), and to `ended` the segments that end. `open`: all earlier tokens of the
-  // row; `started`, `earlier`: how many segments of the row start before this tile, and the tile's valid tokens before
-  // these.
-  __device__ void write(const Open<kReduce, C>& open, int32_t started, int earlier, int32_t* ids, bool* mask,
+  // Writes the ids and the mask (or null) of the tokens, and the segments that end to `ended`. `open`: of all earlier
+  // tokens of the row. `started`: segments of the row that start before this tile. `earlier`: valid tokens of the tile
+  // before this thread's.
+  __device__ void write(const OpenSegment<kReduce, C>& open, int32_t started, int earlier, int32_t* ids, bool* mask,
                         EndedSegments<C>& ended) const {
     Items<int32_t, kSegmentItems> id;
     Items<bool, kSegmentItems> kept;
@@ -123,8 +122,9 @@ class SegmentTokens {
     if (mask != nullptr) store_items(mask, first(), length_, kept);
   }
 
-  // The segment that ends with the row; called by the block's last thread.
-  __device__ void end_row(const Open<kReduce, C>& row, int32_t started, int tokens, EndedSegments<C>& ended) const {
+  // Writes the segment that ends with the row to `ended`. Called by the block's last thread.
+  __device__ void end_row(const OpenSegment<kReduce, C>& row, int32_t started, int tokens,
+                          EndedSegments<C>& ended) const {
     ended.segments[row.segments - started] = {row.folded, static_cast<uint32_t>(tokens) << 16 | kTile};
     ended.states[kSegmentThreads] = {static_cast<uint8_t>(positive_.now >> (kSegmentItems - 1) & 1),
                                      static_cast<uint8_t>(negative_.now >> (kSegmentItems - 1) & 1)};
@@ -136,7 +136,7 @@ class SegmentTokens {
   static __device__ int last_bit(unsigned bits) { return last_lane(bits); }
   __device__ bool keeps(int state) const { return segkernel::keeps(state, rule_.sequence_sign, rule_.keep_neutral); }
 
-  // Folds one token after the other into `folded`; calls at(i) before each.
+  // Folds the tokens into `folded` in order. Calls at(i) before token i.
   template <class At>
   __device__ void each_fold(C& folded, const At& at) const {
 #pragma unroll
@@ -150,9 +150,9 @@ class SegmentTokens {
   const SegmentRule<C>& rule_;
   C rewards_[kSegmentItems];
   unsigned valid_, above_, below_;
-  unsigned settled_;  // the state after which does not depend on the one before
+  unsigned settled_;  // tokens whose state does not depend on the previous one
   unsigned starts_;
-  Held<unsigned> positive_, negative_;
+  decltype(hold_through(0u, 0u, 0u)) positive_, negative_;
 };
 
 }  // namespace segkernel

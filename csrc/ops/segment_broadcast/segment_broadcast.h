@@ -1,4 +1,4 @@
-// Segment values given back to tokens.
+// Broadcast of segment values to tokens.
 #pragma once
 
 #include "../segment_reduce/segment_reduce.h"
@@ -7,7 +7,7 @@ namespace segkernel {
 
 enum class Broadcast : int { repeat, split, last };
 
-// Calls `body` with it as its template argument.
+// Calls `body` with the mode as its template argument.
 template <class Body>
 void dispatch_broadcast(Broadcast how, const Body& body) {
   switch (how) {
@@ -20,7 +20,7 @@ void dispatch_broadcast(Broadcast how, const Body& body) {
   }
 }
 
-// What one token of a segment of `length` tokens gets of the segment's value.
+// The value of one token in a segment of `length` tokens.
 template <class C>
 SK_HOST_DEVICE inline C share_of(Broadcast how, C value, int32_t length, bool is_last) {
   if (how == Broadcast::split) return value / static_cast<C>(length);

@@ -1,5 +1,5 @@
-// Segment values given back to tokens: a block per row looks through its tokens for what it must know of each segment,
-// then writes. Ids may come in any order.
+// Broadcast of segment values to tokens: one thread block per row, in two passes. The first finds the length or the
+// last token of each segment, the second writes. Ids may be in any order.
 #include "../../cuda/warp.cuh"
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
@@ -12,12 +12,12 @@ namespace segkernel {
 namespace {
 
 constexpr int kThreads = 256;
-using Count = unsigned long long;  // what 64-bit atomics take
+using Count = unsigned long long;  // the type of 64-bit atomics
 
-// Of a row's segments, either their lengths or one more than the positions of their last tokens. Integer atomics: the
-// order in which they come does not matter.
+// Per segment of a row: its length (split), or the position after its last token (last). Integer atomics are
+// independent of the order of threads.
 template <Broadcast kHow>
-__device__ void survey(const int32_t* ids, int64_t length, int64_t segments, Count* known) {
+__device__ void count_tokens(const int32_t* ids, int64_t length, int64_t segments, Count* known) {
   for (int64_t k = threadIdx.x; k < segments; k += kThreads) known[k] = 0;
   __syncthreads();
   for (int64_t tile = 0; tile < length; tile += kThreads) {
@@ -38,7 +38,7 @@ __device__ void survey(const int32_t* ids, int64_t length, int64_t segments, Cou
   __syncthreads();
 }
 
-// `known` [B, S] is scratch; for `repeat` there is nothing to know.
+// `known`: scratch [B, S], unused by `repeat`.
 template <Broadcast kHow, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kThreads)
     segment_broadcast_kernel(const T* values, const int32_t* ids, Rows rows, int64_t segments, Count* known, C* out) {
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kThreads)
   const T* row_values = values + b * segments;
   const int32_t* row_ids = ids + row.begin;
   Count* row_known = known + b * segments;
-  if constexpr (kHow != Broadcast::repeat) survey<kHow>(row_ids, row.length, segments, row_known);
+  if constexpr (kHow != Broadcast::repeat) count_tokens<kHow>(row_ids, row.length, segments, row_known);
   for (int64_t t = threadIdx.x; t < row.length; t += kThreads) {
     const int32_t k = row_ids[t];
     C share = 0;
@@ -70,8 +70,8 @@ Tensor segment_broadcast_cuda(const Tensor& values, const Tensor& ids, int64_t h
   check(values.dim() == 2 && values.size(0) == rows->count, "values", "expected [B, S] with B = ", rows->count);
   check_code("how", how, static_cast<int64_t>(Broadcast::last));
   const int64_t segments = values.size(1);
-  const bool surveys = static_cast<Broadcast>(how) != Broadcast::repeat;
-  Tensor known = empty<int64_t>({rows->count, surveys ? segments : 0}, device);
+  const bool needs_counts = static_cast<Broadcast>(how) != Broadcast::repeat;
+  Tensor known = empty<int64_t>({rows->count, needs_counts ? segments : 0}, device);
   Tensor tokens_out;
 
   dispatch_floats("values", values.scalar_type(), [&](auto type) {

@@ -1,4 +1,4 @@
-// Segment values given back to the tokens of one row on the host.
+// Broadcast of segment values to the tokens of one row on the host.
 #pragma once
 
 #include <algorithm>
@@ -8,13 +8,13 @@
 
 namespace segkernel {
 
-// `known` and `shares` are scratch of `segments + 1` entries, the last for tokens of none: nothing branches on which
-// those are, nor on where segments end.
+// `known` and `shares`: scratch of `segments + 1` entries. The last collects tokens without a segment, so that there is
+// no branch on masked tokens and segment ends.
 template <Broadcast kHow, class T, class C = compute_t<T>>
 void segment_broadcast_row(const T* values, const int32_t* ids, int64_t length, int64_t segments, int64_t* known,
                            C* shares, C* out) {
   const auto slot = [&](int64_t t) { return in_segments(ids[t], segments) ? int64_t{ids[t]} : segments; };
-  // Of a segment, how many tokens it has, or one more than where its last one is.
+  // Per segment: its number of tokens (split), or the position after its last token (last).
   if constexpr (kHow == Broadcast::split) {
     for (int64_t t = 0; t < length; ++t) ++known[slot(t)];
   }

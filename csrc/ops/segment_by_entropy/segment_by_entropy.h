@@ -1,4 +1,4 @@
-// Segments that start at tokens the model was unsure of.
+// Entropy segmentation: segments start at tokens of high predictive entropy.
 #pragma once
 
 #include "../../core/dtypes.h"
@@ -10,7 +10,7 @@ SK_HOST_DEVICE inline bool is_uncertain(C entropy, C threshold) {
   return entropy > threshold;
 }
 
-// `length` is what the running segment has so far; 0 before the row's first valid token.
+// `length`: tokens of the running segment so far, 0 before the row's first valid token.
 SK_HOST_DEVICE inline bool starts_entropy_segment(int64_t length, bool uncertain, int64_t min_length) {
   return length == 0 || (uncertain && length >= min_length);
 }

@@ -1,5 +1,5 @@
-// Entropy segmentation: a warp per row. Where a segment may start depends on where the last one did, so the warp walks
-// the row's uncertain tokens in order; everything else is done 32 tokens at a time.
+// Entropy segmentation: one warp per row. Whether a segment may start depends on the start of the last one, so the warp
+// visits the row's uncertain tokens in order. All other steps process 32 tokens at a time.
 #include <tuple>
 
 #include "../../cuda/warp.cuh"
@@ -14,7 +14,7 @@ namespace segkernel {
 namespace {
 
 constexpr int kRowsPerBlock = 4;
-constexpr int kLoads = 8;  // in flight per lane
+constexpr int kLoads = 8;  // per lane, issued before the first result is used
 
 template <class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kRowsPerBlock* kWarp)
@@ -25,10 +25,9 @@ __global__ void __launch_bounds__(kRowsPerBlock* kWarp)
   const Row row = rows[b];
   const C threshold = thresholds[b];
   const int lane = lane_index();
-  const unsigned up_to_this_lane = kAllLanes >> (kWarp - 1 - lane);
   int32_t segments = 0;
-  int64_t tokens = 0;         // valid ones so far
-  int64_t segment_begin = 0;  // of them, how many were before the running segment
+  int64_t tokens = 0;         // valid tokens so far
+  int64_t segment_begin = 0;  // valid tokens before the running segment
   for (int64_t tile = 0; tile < row.length; tile += kLoads * kWarp) {
     bool is_token[kLoads];
     bool uncertain[kLoads];
@@ -40,7 +39,7 @@ __global__ void __launch_bounds__(kRowsPerBlock* kWarp)
     }
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      // From here to the ids, every lane does the same.
+      // Uniform over the lanes, up to the ids.
       const unsigned valid = __ballot_sync(kAllLanes, is_token[i]);
       const unsigned candidates = __ballot_sync(kAllLanes, uncertain[i]);
       const int32_t segments_before = segments;
@@ -58,7 +57,7 @@ __global__ void __launch_bounds__(kRowsPerBlock* kWarp)
       tokens += __popc(valid);
       const int64_t t = tile + i * kWarp + lane;
       if (t < row.length)
-        ids[row.begin + t] = is_token[i] ? segments_before + __popc(starts & up_to_this_lane) - 1 : -1;
+        ids[row.begin + t] = is_token[i] ? segments_before + __popc(starts & lanes_through()) - 1 : -1;
     }
   }
   if (lane == 0) counts[b] = segments;

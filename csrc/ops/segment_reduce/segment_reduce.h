@@ -8,13 +8,13 @@
 
 namespace segkernel {
 
-// A token belongs to one of the `segments` that are asked for, or to none: masked (-1) or past them.
+// Whether a token belongs to one of `segments` segments. Masked tokens have the id -1; larger ids are left out.
 SK_HOST_DEVICE inline bool in_segments(int32_t id, int64_t segments) { return id >= 0 && id < segments; }
 
-// What the operator's `reduce` is: a Reduce, or this.
+// A value of the operator's `reduce` next to those of the enum Reduce.
 constexpr int64_t kLogSumExp = 5;
 
-// logsumexp in one pass: `sum` is relative to exp(`max`). Starts at max = -inf, sum = 0.
+// Online logsumexp: log sum exp = max + log(sum). Initially max = -inf, sum = 0.
 template <class C>
 struct LogSumExp {
   C max;
@@ -26,11 +26,11 @@ struct LogSumExp {
       sum = sum * exp(max - value) + 1;
       max = value;
     } else {
-      sum += value == max ? 1 : exp(value - max);  // inf - inf would be NaN; a NaN value makes the sum NaN
+      sum += value == max ? 1 : exp(value - max);  // avoids inf - inf; a NaN value makes the sum NaN
     }
   }
 
-  // The same for what other tokens came to.
+  // Adds the tokens of another state.
   SK_HOST_DEVICE void merge(const LogSumExp& other) {
     if (other.sum == 0) return;
     if (other.max > max) {

@@ -11,8 +11,8 @@ namespace segkernel {
 
 constexpr int kTokensAtOnce = 8;
 
-// `counts` and `folded` are scratch of `segments + kTokensAtOnce` entries. The last of them are for tokens of none, so
-// that nothing branches on where segments start and which tokens are masked, which is as good as random.
+// `counts` and `folded`: scratch of `segments + kTokensAtOnce` entries. The last kTokensAtOnce collect tokens without a
+// segment, so that there is no branch on segment starts and masked tokens, which are unpredictable.
 template <Reduce kReduce, class T, class C = compute_t<T>>
 void segment_reduce_row(const T* values, const int32_t* ids, int64_t length, int64_t segments, int32_t* counts,
                         C* folded, C* out) {
@@ -29,7 +29,7 @@ void segment_reduce_row(const T* values, const int32_t* ids, int64_t length, int
     for (int i = 1; i < kTokensAtOnce; ++i) differ |= ids[t + i] ^ ids[t];
     if (differ != 0) {
       for (int i = 0; i < kTokensAtOnce; ++i) add(t + i, i);
-    } else if (in_segments(ids[t], segments)) {  // inside of a long segment: no trips through memory
+    } else if (in_segments(ids[t], segments)) {  // inside a long segment: accumulate in a register
       C so_far = folded[ids[t]];
       for (int i = 0; i < kTokensAtOnce; ++i) so_far = fold<kReduce>(so_far, widen(values[t + i]));
       folded[ids[t]] = so_far;

@@ -80,7 +80,7 @@ class RowOffsets {
 struct LogitRows {
   explicit LogitRows(const Tensor& logits, const Device& device = {})
       : positions(logits, logits.dim() - 1), offset(logits, logits.dim() - 1) {
-    if (!device.holds(logits)) fail("logits", "expected a tensor on ", name_of(device));
+    if (!is_on(logits, device)) fail("logits", "expected a tensor on ", name_of(device));
     check(logits.dim() >= 1, "logits", "expected [..., V], got a scalar");
     const int64_t last = logits.dim() - 1;
     vocabulary = logits.size(last);

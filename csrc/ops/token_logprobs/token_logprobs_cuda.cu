@@ -1,4 +1,5 @@
-// Log-probabilities, entropies and gradients: a block per row, which reads the row once, or exits at once.
+// Log-probabilities, entropies and gradients: one thread block per row, which reads the row once. Blocks of masked rows
+// exit without reading.
 #include <tuple>
 
 #include "../../torch/cuda_device.h"
@@ -15,7 +16,7 @@ namespace segkernel {
 
 namespace {
 
-// What a batch says of its rows.
+// The rows of a batch.
 template <class T>
 struct Batch {
   const T* logits;
@@ -76,7 +77,7 @@ Batch<T> batch_of(const Tensor& logits, const LogitRows& rows, const Tensor& lab
 
 }  // namespace
 
-// As token_logprobs_cpu.
+// As token_logprobs_cpu, except that a label out of range gives NaN.
 std::tuple<Tensor, Tensor, Tensor> token_logprobs_cuda(const Tensor& logits, const Tensor& labels,
                                                        const OptionalTensor& mask, double logit_scale,
                                                        double temperature, std::optional<double> softcap,
@@ -101,7 +102,7 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cuda(const Tensor& logits, con
 
 namespace {
 
-// Writes d loss / d logits for all rows to `grad`, laid out as it says; it may be the logits' own storage.
+// Writes d loss / d logits of all rows to `grad`, which has its own strides and may share the logits' storage.
 void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy, const Tensor& logits,
                     const Tensor& labels, const OptionalTensor& mask, const Tensor& entropy, const Tensor& lse,
                     const LogitTransform& transform, const Tensor& grad, const DeviceScope& device) {

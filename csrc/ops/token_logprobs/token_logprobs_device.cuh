@@ -1,4 +1,4 @@
-// The loops over one row of logits by the threads of one block.
+// Loops over one row of logits by one thread block.
 #pragma once
 
 #include <type_traits>
@@ -13,18 +13,18 @@
 namespace segkernel {
 
 constexpr int kLogitThreads = 256;
-// A thread's loads of 16 bytes before it uses the first.
+// Loads of 16 bytes per thread, issued before the first result is used.
 constexpr int kLoads = 4;
-// With the 64 registers of a thread that this allows, 64 KB can be on their way to a multiprocessor. For its share of
-// the memory's bandwidth some 20 KB have to be, all the time.
+// Occupancy: 4 blocks leave 64 registers per thread and keep up to 64 KB of loads in flight per multiprocessor. About
+// 20 KB are needed to saturate its share of the memory bandwidth.
 constexpr int kBlocksPerMultiprocessor = 4;
-constexpr int64_t kMostLogits = int64_t{1} << 30;  // of a row: so its elements have 32-bit indices
+constexpr int64_t kMaxRowLength = int64_t{1} << 30;  // elements of a row have 32-bit indices
 
 inline void check_row_length(int64_t logits) {
-  check(logits <= kMostLogits, "logits", "expected at most ", kMostLogits, " in a row, got ", logits);
+  check(logits <= kMaxRowLength, "logits", "expected at most ", kMaxRowLength, " in a row, got ", logits);
 }
 
-// Calls body(capped, entropy) with compile-time constants.
+// Calls body(capped, entropy) with both as compile-time constants.
 template <class Body>
 void dispatch_bools(bool capped, bool entropy, const Body& body) {
   const auto with_cap = [&](auto capped) {
@@ -33,10 +33,10 @@ void dispatch_bools(bool capped, bool entropy, const Body& body) {
   capped ? with_cap(std::true_type{}) : with_cap(std::false_type{});
 }
 
-// y of one logit: the same bits wherever it is worked out.
+// y of one logit. All passes compute it here, with the same bits.
 template <bool kCapped, class C>
 __device__ inline C y_of(C x, C inner) {
-  return kCapped ? tanh(Lane<C>{x * inner}).v : x;
+  return kCapped ? tanh(ScalarVec<C>{x * inner}).v : x;
 }
 
 template <class C>
@@ -61,9 +61,9 @@ __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor
     return max;
   };
   const auto sums = [&](C reference) {
-    // Where there is nothing but -inf there is no maximum to be relative to.
-    const auto difference = Difference<Lane<C>>::make(factor, reference == -INFINITY ? 0 : reference);
-    TermSums<Lane<C>, kEntropy> terms;
+    // A part of -inf only has no finite maximum as its reference.
+    const auto difference = Difference<ScalarVec<C>>::make(factor, reference == -INFINITY ? 0 : reference);
+    TermSums<ScalarVec<C>, kEntropy> terms;
 #pragma unroll
     for (int u = 0; u < kLoads; ++u) {
 #pragma unroll
@@ -74,7 +74,7 @@ __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor
   accumulate_part(running, factor, max, sums);
 }
 
-// The sums over this thread's vectors of a row: one in kLogitThreads of them, kLoads at a time.
+// Sums over this thread's vectors of a row: every kLogitThreads-th, kLoads at a time.
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __device__ inline RunningSums<C> thread_sums(const T* row, int count, C factor, C inner) {
   constexpr int kStride = kLogitThreads * kPerVector<T>;
@@ -100,7 +100,7 @@ __device__ inline RunningSums<C> thread_sums(const T* row, int count, C factor, 
   return running;
 }
 
-// The sums over a row, which all threads of the block get.
+// Sums over a row, in all threads of the block.
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __device__ inline Running row_sums(const T* row, int count, const LogitTransform& transform) {
   const C factor = static_cast<C>(transform.factor);
@@ -136,7 +136,7 @@ __device__ inline void map_row(const T* row, T* out, int count, const ValueOf& v
   }
 }
 
-// Writes `value` all over a row.
+// Fills a row with `value`.
 template <class T>
 __device__ inline void fill_row(T* out, int count, T value) {
   Elements<T> elements;
@@ -146,21 +146,21 @@ __device__ inline void fill_row(T* out, int count, T value) {
   for (int i = first; i < count; i += kLogitThreads * kPerVector<T>) store_vector(out, count, i, elements);
 }
 
-// Writes the gradient with respect to a row of logits to `grad`, which may be the row itself. `label` is the index of
-// the label in the row, negative where the label is elsewhere.
+// Writes the gradient with respect to a row of logits to `grad`, which may be the row itself. `label`: the index of the
+// label in the row, negative if the label is not in it.
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __device__ inline void write_row_gradient(const T* row, T* grad, int count, int label, const LogitTransform& transform,
                                           const RowGradient& gradient) {
   __shared__ OffLabelCoefficients coefficients;
   const C inner = static_cast<C>(transform.inner);
-  // Worked out in double, which some GPUs have little of: by one thread each.
+  // Double precision is slow on some GPUs, so one thread computes each of these values.
   const bool has_label = label >= 0 && threadIdx.x == kLogitThreads - 1;
   C label_y = 0;
   if (has_label) label_y = y_of<kCapped>(widen(row[label]), inner);
   if (threadIdx.x == 0) coefficients = gradient.off_label(transform);
   __syncthreads();
   const C at_label = has_label ? static_cast<C>(gradient.at_label(label_y, transform)) : C{0};
-  const auto off_label = OffLabelGradient<Lane<C>, kCapped, kEntropy>::make(transform, coefficients);
+  const auto off_label = OffLabelGradient<ScalarVec<C>, kCapped, kEntropy>::make(transform, coefficients);
   map_row(row, grad, count, [=](C x) { return off_label({y_of<kCapped>(x, inner)}).v; });
   __syncthreads();
   if (has_label) grad[label] = narrow<T>(at_label);

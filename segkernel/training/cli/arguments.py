@@ -28,9 +28,7 @@ class DataArguments:
     text_columns: ClassVar[tuple[str, ...]] = ("prompt",)  # read by the training of a new tokenizer
     split_column: ClassVar[str] = "prompt"  # rows that share its text are held out together
 
-    separator: str = field(
-        default="", metadata={"help": "Text put between prompt and response; it belongs to the prompt."}
-    )
+    separator: str = field(default="", metadata={"help": "Text between prompt and response; part of the prompt."})
     eval_fraction: float = field(
         default=0.1,
         metadata={

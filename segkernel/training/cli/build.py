@@ -1,12 +1,15 @@
 """Trainer of `segkernel train METHOD`: options to inputs, data, models and the trainer made of them."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils.logging import disable_progress_bar
 
 from segkernel.training.cli.arguments import (
     PreferenceArguments,
@@ -33,7 +36,7 @@ Rows = list[dict[str, Any]]
 
 
 def build_trainer(method: Method, argv: Sequence[str]) -> SegkernelTrainer:
-    """Parse the options of a method, check them, load what they name, and make the trainer.
+    """Trainer of a method, from its command-line options.
 
     Raises:
         UserError: an option that does not exist, or a value of the wrong type.
@@ -44,6 +47,8 @@ def build_trainer(method: Method, argv: Sequence[str]) -> SegkernelTrainer:
     record = claim_run(method, options)
     train, held_out = read_data(options)
     config = options.config
+    if config.disable_tqdm or not sys.stderr.isatty():
+        disable_progress_bar()
     if not held_out:
         config.eval_strategy = IntervalStrategy.NO
     if config.device.type == "cpu":
@@ -99,6 +104,7 @@ def claim_run(method: Method, options: Options) -> dict[str, str | None]:
     sources = {name: value for key in method.inputs for name, value in INPUTS[key].check(options).items()}
     path = options.data.path
     check_writable(Path(config.output_dir))
+    check_integrations(config.report_to)
     config.resume_from_checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
     record = {**run_record(method.name, path, start.model), **sources}
     checkpoint = None if config.resume_from_checkpoint is None else Path(config.resume_from_checkpoint).resolve()
@@ -124,6 +130,19 @@ def check_writable(output_dir: Path) -> None:
         raise NotADirectoryError(f"output_dir: expected a directory, got the file {str(existing)!r}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(f"output_dir: the directory {str(existing)!r} is not writable")
+
+
+def check_integrations(names: str | list[str]) -> None:
+    """Refuse integrations of `--report_to` that do not exist or are not installed.
+
+    Raises:
+        ValueError: one of them cannot be used.
+    """
+    try:
+        for callback in get_reporting_integration_callbacks(names):
+            callback()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise ValueError(f"report_to: {error}") from error
 
 
 def read_data(options: Options) -> tuple[Rows, Rows]:

@@ -1,4 +1,4 @@
-"""`segkernel inspect`: the responses of a preference file, cut into segments, as one HTML page."""
+"""`segkernel inspect`: HTML page of the responses of a preference file, cut into segments."""
 
 from __future__ import annotations
 
@@ -27,28 +27,32 @@ from segkernel.training.trainer.base import SegkernelConfig
 
 @dataclass
 class InspectArguments:
-    """What to show, and where."""
+    """Input, size and output of the page."""
 
     _argument_group_name = "inspect"
 
     preferences: str = field(
-        default="", metadata={"help": "JSONL or JSONL.gz file of rows with `prompt`, `chosen`, `rejected`."}
+        default="",
+        metadata={"help": "JSONL or JSONL.gz file of rows with `prompt`, `chosen`, `rejected`.", "metavar": "FILE"},
     )
     reward_model: str | None = field(
-        default=None, metadata={"help": "Directory of a reward model made with `segkernel train reward`."}
+        default=None, metadata={"help": "Reward model made with `segkernel train reward`.", "metavar": "DIR"}
     )
     tokenizer: str | None = field(
         default=None,
-        metadata={"help": "Directory of the tokenizer; default: the reward model's. Needed with a column of rewards."},
+        metadata={
+            "help": "Tokenizer; default: the reward model's. Required with --token_rewards column.",
+            "metavar": "DIR",
+        },
     )
-    separator: str = field(default="", metadata={"help": "Text put between prompt and response."})
-    rows: int = field(default=8, metadata={"help": "How many pairs to show, from the first."})
+    separator: str = field(default="", metadata={"help": "Text between prompt and response."})
+    rows: int = field(default=8, metadata={"help": "Number of pairs shown, from the first."})
     fit_rows: int = field(
         default=256,
-        metadata={"help": "How many pairs to place the thresholds on, where these are in units of the rewards."},
+        metadata={"help": "Number of pairs whose token rewards the thresholds are fitted to."},
     )
     max_length: int = field(default=512, metadata={"help": "Most tokens of prompt and response together."})
-    output: str = field(default="inspect.html", metadata={"help": "The page to write."})
+    output: str = field(default="inspect.html", metadata={"help": "HTML file to write.", "metavar": "FILE"})
 
     def __post_init__(self) -> None:
         for name in ("rows", "fit_rows"):
@@ -57,10 +61,13 @@ class InspectArguments:
 
 
 def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
-    """Render the first pairs of a preference file; returns the page's path.
+    """Render the first pairs of a preference file.
 
-    Token rewards come from `arguments.reward_model`, or from columns of the file when
-    `options.token_rewards == "column"`.
+    Token rewards come from `arguments.reward_model`, or from columns of the file if `options.token_rewards` is
+    `column`.
+
+    Returns:
+        Path of the page.
 
     Raises:
         FileNotFoundError: there is no such file, model or tokenizer.

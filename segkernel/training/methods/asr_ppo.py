@@ -1,7 +1,7 @@
 """PPO on the segments that earned the response's reward: Adaptive Segment-level Reward (arXiv 2411.00809).
 
-Rewards and values are those of `PPOTrainer`; the policy loss reads the tokens of those segments alone whose sign
-agrees with the sign of the response's reward against a baseline.
+Rewards and values are those of `PPOTrainer`. The policy loss covers only the segments whose sign equals the sign of
+the response's reward minus a baseline.
 """
 
 from dataclasses import dataclass, field
@@ -24,13 +24,13 @@ from segkernel.training.trainer.batches import Batch
 
 @dataclass
 class ASRPPOConfig(SegmentOptions, PPOConfig):
-    """Settings of `ASRPPOTrainer`. The thresholds are placed anew on the token rewards of every rollout."""
+    """Settings of `ASRPPOTrainer`; the thresholds are fitted to the token rewards of every rollout."""
 
     sequence_baseline: str = field(
         default="mean",
         metadata={
-            "help": "What a response's reward is held against for its sign, which the paper leaves open: the `mean` "
-            "of its rollout, the reward model's score of its `prompt`, or a number."
+            "help": "Baseline of a response's reward, which decides the response's sign: the `mean` of its rollout, "
+            "the reward model's score of its `prompt`, or a number. (The paper leaves it open.)"
         },
     )
 
@@ -41,10 +41,11 @@ class ASRPPOConfig(SegmentOptions, PPOConfig):
 
 
 class ASRPPOTrainer(PPOTrainer):
-    """PPO whose policy loss sees the segments that agree with their response's reward.
+    """PPO whose policy loss covers the segments that agree with their response's reward.
 
-    Where the truth is known, `token_credit` gives it per token, and `rollout/mask_agreement` is logged: the share of
-    tokens that the mask treats as it says.
+    Args:
+        token_credit: optional ground truth per token; with it `rollout/mask_agreement` is logged, the share of tokens
+            whose mask matches it.
     """
 
     args: ASRPPOConfig
@@ -67,7 +68,7 @@ class ASRPPOTrainer(PPOTrainer):
         return segments.mask
 
     def sequence_baseline(self, batch: Batch) -> Tensor | float:
-        """What the rewards of responses are held against, `[B]` or one number."""
+        """Baseline of the responses' rewards: `[B]`, or one scalar for all."""
         if self.args.sequence_baseline == "mean":
             return self.token_mean(batch["sequence_rewards"], batch["finite"])
         if self.args.sequence_baseline == "prompt":

@@ -1,8 +1,8 @@
-"""PPO with the reward of the whole response at its last token: the baseline of the other PPO methods, and all of them
-but their rewards and their loss mask.
+"""Baseline PPO (arXiv 1707.06347) with a sparse end-of-sequence reward.
 
-A method is its own `token_rewards` and `policy_mask`. Every per-token tensor is `[B, T]` over prompts and responses
-and belongs to the token at its position: its log-probability, its reward, the value of the prefix before it.
+Variants subclass `PPOTrainer` and override `token_rewards` and `policy_mask`. Every per-token tensor is `[B, T]` over
+prompts and responses; position `t` holds the log-probability and the reward of token `t`, and the value of the prefix
+before it.
 """
 
 import copy
@@ -32,30 +32,42 @@ class PPOConfig(RolloutConfig):
     """Settings of `PPOTrainer`."""
 
     learning_rate: float = field(default=1e-5, metadata={"help": "AdamW's peak learning rate."})
-    clip_range: float = field(default=0.2, metadata={"help": "How far a token's probability ratio may move."})
-    value_clip_range: float = field(default=0.2, metadata={"help": "How far a value may move from its old one."})
+    clip_range: float = field(default=0.2, metadata={"help": "Bound on the change of a token's probability ratio."})
+    value_clip_range: float = field(default=0.2, metadata={"help": "Bound on the change of a value."})
     value_coef: float = field(default=0.5, metadata={"help": "Weight of the value loss."})
     kl_coef: float = field(
-        default=0.05, metadata={"help": "Penalty per nat that a token's log-probability exceeds the reference model's."}
+        default=0.05,
+        metadata={"help": "Weight of the KL penalty: of the log-ratio to the reference model, in nats, per token."},
     )
     gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
-    gae_lambda: float = field(default=0.95, metadata={"help": "Lambda of generalised advantage estimation."})
+    gae_lambda: float = field(default=0.95, metadata={"help": "Lambda of generalized advantage estimation."})
     whiten_advantages: bool = field(
         default=True, metadata={"help": "Scale the advantages of a rollout to mean 0 and standard deviation 1."}
     )
     missing_eos_penalty: float = field(
         default=0.0,
-        metadata={"help": "Taken off the score at the last token of a response that was cut off."},
+        metadata={"help": "Penalty on the score of a response that was cut off before its end."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("clip_range", "value_clip_range"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
 
 
 class PPOTrainer(RolloutTrainer):
-    """Trains a policy on the prompts of `train_dataset` by PPO.
+    """PPO on the prompts of `train_dataset`.
 
-    `reward_model` is a model with one output per token, read at a response's last token, or any function from a batch
-    of `ResponseCollator` to scores of every prefix, `[B, T]`. The reference is `ref_model`, or else `model` as it is
-    when the trainer is made. The value model is `value_model`, or else starts as a copy of the reward model, or,
-    where that is a function, as the policy's body under a new head.
+    Args:
+        reward_model: model with one output per token, read at a response's last token, or a function from a batch of
+            `ResponseCollator` to scores of every prefix, `[B, T]`.
+        ref_model: reference of the KL penalty; default: a copy of `model`.
+        value_model: model with one output per token; default: a copy of the reward model or, if that is a function,
+            the policy's body with a new head.
     """
 
     args: PPOConfig
@@ -99,16 +111,16 @@ class PPOTrainer(RolloutTrainer):
         self.response_collator = ResponseCollator.of(processing_class)
         self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
 
-    # --- what makes a method -----------------------------------------------------------------------------------------
+    # --- overridden by variants --------------------------------------------------------------------------------------
 
     def token_rewards(self, batch: Batch) -> Tensor:
-        """Reward per token, `[B, T]`, before the KL penalty: here the sequence's at the last token."""
+        """Reward per token, `[B, T]`, before the KL penalty; in PPO the sequence's reward at its last token."""
         return segkernel.redistribute(
             batch["scores"], batch["response_mask"], sequence_rewards=batch["sequence_rewards"], mix=0.0
         )
 
     def policy_mask(self, batch: Batch) -> Tensor:
-        """Tokens whose log-probabilities the policy loss reads, `[B, T]` bool: here all of the response."""
+        """Boolean `[B, T]`: tokens in the policy loss; in PPO the whole response."""
         return batch["response_mask"]
 
     # --- rollouts ----------------------------------------------------------------------------------------------------
@@ -138,6 +150,7 @@ class PPOTrainer(RolloutTrainer):
         return {**{name: batch[name] for name in kept}, "advantages": advantages, "returns": returns}
 
     def sample(self, prompts: list[list[int]], keys: list[tuple[int, ...]] | None) -> list[list[int]]:
+        """Responses of the current policy; greedy without `keys`."""
         return sample_responses(
             self.accelerator.unwrap_model(self.model_wrapped),
             prompts,
@@ -149,9 +162,9 @@ class PPOTrainer(RolloutTrainer):
         )
 
     def evaluate_responses(self, prompts: list[list[int]], responses: list[list[int]]) -> Batch:
-        """A batch of responses with their `scores`, `sequence_rewards`, `logprobs`, `ref_logprobs`, `values`.
+        """Batch of responses with their `scores`, `sequence_rewards`, `logprobs`, `ref_logprobs` and `values`.
 
-        Where a response has a score that is not finite, its `response_mask` is emptied: it trains nothing.
+        The `response_mask` of a response with a score that is not finite is cleared, so it trains nothing.
 
         Raises:
             FloatingPointError: no response of any process has finite scores.
@@ -175,7 +188,7 @@ class PPOTrainer(RolloutTrainer):
         return {**batch, "ended": ended, "finite": finite}
 
     def _read(self, batch: Batch) -> Batch:
-        """What the models say of one part of a batch."""
+        """Outputs of policy, value model, reference and reward model on one part of a batch."""
         with self.compute_loss_context_manager():
             logits, values = self.model(**_inputs(batch))
             logprobs, entropy = self.logprobs(logits, batch, "response_mask", entropy=True)
@@ -185,12 +198,15 @@ class PPOTrainer(RolloutTrainer):
         return {"logprobs": logprobs, "entropy": entropy, "values": values, "scores": scores, **reference}
 
     def read_reference(self, batch: Batch) -> Batch:
-        """What the reference model says of one part of a batch, `[B, T]` each: at least `ref_logprobs`."""
+        """Outputs of the reference model on one part of a batch, `[B, T]` each; at least `ref_logprobs`."""
         logprobs, _ = self.logprobs(model_logits(self.reference, batch), batch, "response_mask")
         return {"ref_logprobs": logprobs}
 
     def logprobs(self, logits: Tensor, batch: Batch, mask: str, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and, when asked for, entropies of the tokens under a mask of the batch, each `[B, T]`."""
+        """Log-probabilities and entropies of the tokens under a mask of the batch, each `[B, T]`.
+
+        Entropies are 0 unless `entropy` is set.
+        """
         found = segkernel.token_logprobs(
             logits[:, :-1],
             batch["input_ids"][:, 1:],
@@ -202,7 +218,7 @@ class PPOTrainer(RolloutTrainer):
         return F.pad(logprobs, (1, 0)), F.pad(entropies, (1, 0))
 
     def describe(self, batch: Batch) -> Batch:
-        """Metrics of responses, one value each; one whose scores are not finite counts with a reward of 0."""
+        """Metrics per response, `[B]` each; the reward of one with scores that are not finite is 0."""
         mask = batch["response_mask"]
         kl = batch["logprobs"] - batch["ref_logprobs"]
         return {
@@ -225,7 +241,7 @@ class PPOTrainer(RolloutTrainer):
         logits, values = model(**_inputs(inputs))
         mask, response = inputs["policy_mask"], inputs["response_mask"]
         logprobs, _ = self.logprobs(logits, inputs, "policy_mask")
-        # Where a loss does not look, what it is given is 0: no gradient can come of it.
+        # Zero values outside the mask so that NaNs there cannot reach the gradient.
         old_logprobs, advantages = (torch.where(mask, inputs[name], 0.0) for name in ("logprobs", "advantages"))
         old_values, returns = (torch.where(response, inputs[name], 0.0) for name in ("values", "returns"))
         values = torch.where(response, F.pad(values[:, :-1], (1, 0)), 0.0)
@@ -247,7 +263,7 @@ class PPOTrainer(RolloutTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Greedy responses to held-out prompts; the loss is minus their reward."""
+        """Metrics of greedy responses to held-out prompts; the loss is the negative reward."""
         with torch.no_grad():
             metrics = self.describe(self.evaluate_responses(inputs["prompts"], self.sample(inputs["prompts"], None)))
         return self.predicted({"loss": -metrics["reward"], **metrics})

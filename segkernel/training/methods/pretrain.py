@@ -1,4 +1,4 @@
-"""Language modelling on texts: a small model to start the other methods from."""
+"""Language modeling on texts: a small model to start the other methods from."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from segkernel.training.trainer.batches import Batch
 class PretrainConfig(SegkernelConfig):
     """Settings of `PretrainTrainer`."""
 
-    max_length: int = field(default=256, metadata={"help": "Tokens of a training block; texts are packed into blocks."})
+    max_length: int = field(default=256, metadata={"help": "Tokens per training block; texts are packed into blocks."})
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's peak learning rate."})
 
 
 class PretrainTrainer(SegkernelTrainer):
-    """Trains a causal LM on texts: rows of `prompt` and `completion` strings, packed into blocks."""
+    """Causal language modeling on rows of `prompt` and `completion` strings, packed into blocks."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """PPO with the reward redistributed over the tokens: R3HF / RED (arXiv 2411.08302).
 
-A token's reward is how much it moves the reward model's score, so the rewards of a response add up to its score above
-its prompt's; `mix` blends them with the sequence's reward at the last token. All else is `PPOTrainer`.
+A token's reward is the change that it makes to the reward model's score, so the rewards of a response add up to its
+score minus its prompt's; `mix` blends them with the sequence's reward at the last token.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class R3HFPPOConfig(PPOConfig):
 
     mix: float = field(
         default=1.0,
-        metadata={"help": "Weight of the redistributed rewards; the sequence's reward at the last token has the rest."},
+        metadata={"help": "Weight of the redistributed rewards; the sequence's reward at the last token has 1 - mix."},
     )
 
     def __post_init__(self) -> None:

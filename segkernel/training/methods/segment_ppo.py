@@ -1,13 +1,13 @@
 """PPO on segment rewards (Segmenting Text and Learning Their Rewards, arXiv 2501.02790).
 
-The reference model's entropy cuts every response as it did for the segment reward model, which is read at the last
-token of each segment. A location-aware normaliser takes off what rewards are like at that part of a response, and each
-segment's reward is shared out evenly over its tokens. All else is `PPOTrainer`. Its ablations are options:
-`token-ppo` has every token for a segment; `--entropy_threshold inf --interpolation last` is bandit PPO, with the
-reward of the response, normalised, at its last token.
+The reference model's entropy cuts every response as it did for the segment reward model, whose score is read at the
+last token of each segment. A location-aware normalizer subtracts the mean reward at that position of a response and
+divides by the standard deviation there; each segment's reward is then divided evenly among its tokens. Two ablations
+are options: `token-ppo` has one segment per token; `--entropy_threshold inf --interpolation last` is bandit PPO, with
+the normalized reward of the response at its last token.
 
-Where there is no segment reward model (`--check_calculations`, or any scores of prefixes), a segment's reward is how
-far the score moved over it, as it is.
+Without a segment reward model (`--check_calculations`, or another scorer of prefixes) a segment's reward is the change
+of the score over it, not normalized.
 """
 
 import logging
@@ -37,27 +37,26 @@ class SegmentPPOConfig(PPOConfig):
     entropy_threshold: float | None = field(
         default=None,
         metadata={
-            "help": "A token that the reference model would draw from a distribution of more entropy than this, in "
-            "nats, opens a segment; 0: every token does, inf: none but the first. Default: what the segment reward "
-            "model was trained with."
+            "help": "Entropy of the reference model's distribution, in nats, above which a token opens a segment; 0: "
+            "every token, inf: only the first. Default: that of the segment reward model."
         },
     )
     min_length: int | None = field(
         default=None,
-        metadata={"help": "Fewest tokens that a segment has before another one may open. Default: likewise, or 1."},
+        metadata={"help": "Least number of tokens per segment. Default: that of the segment reward model, or 1."},
     )
     normalize: bool = field(
         default=True,
-        metadata={"help": "Normalise segment rewards by where their segment ends in the response."},
+        metadata={"help": "Normalize segment rewards by the position of the segment in the response."},
     )
     interpolation: Literal["split", "repeat", "last"] = field(
         default="split",
         metadata={
-            "help": "What a segment's tokens get of its reward: equal shares (`split`), all of it each (`repeat`), or "
-            "nothing but the last one (`last`)."
+            "help": "Token rewards of a segment: equal shares of its reward (`split`), the whole of it for each token "
+            "(`repeat`), or the whole of it for the last token (`last`)."
         },
     )
-    reward_clip: float = field(default=10.0, metadata={"help": "Bound of a token's reward, before the KL penalty."})
+    reward_clip: float = field(default=10.0, metadata={"help": "Bound on a token's reward, before the KL penalty."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,8 +68,9 @@ class SegmentPPOConfig(PPOConfig):
 class SegmentPPOTrainer(PPOTrainer):
     """PPO on the rewards of segments.
 
-    `segmenter` goes with a segment reward model (`load_segmenter`). Without one `reward_model` is taken as
-    `PPOTrainer` takes it, and `args.entropy_threshold` must be given.
+    Args:
+        segmenter: segmenter of a segment reward model (`load_segmenter`); without one `reward_model` is read as
+            `PPOTrainer` does, and `args.entropy_threshold` is required.
     """
 
     args: SegmentPPOConfig
@@ -81,11 +81,11 @@ class SegmentPPOTrainer(PPOTrainer):
         threshold = args.entropy_threshold
         if threshold is None:
             if segmenter is None:
-                raise ValueError("entropy_threshold: expected a number, since no segment reward model has one")
+                raise ValueError("entropy_threshold is required when no segment reward model is given")
             threshold = segmenter.entropy_threshold
         elif segmenter is not None and threshold != segmenter.entropy_threshold:
             logger.warning(
-                "entropy_threshold: the reward model was trained, and its normaliser fitted, at %g, not at %g",
+                "entropy_threshold: the reward model was trained, and its normalizer fitted, at %g, not at %g",
                 segmenter.entropy_threshold,
                 threshold,
             )
@@ -97,11 +97,11 @@ class SegmentPPOTrainer(PPOTrainer):
     def read_reference(self, batch: Batch) -> Batch:
         logits = model_logits(self.reference, batch)
         logprobs, _ = self.logprobs(logits, batch, "response_mask")
-        # As the reward model's responses were cut: at a temperature of 1.
+        # The entropy is taken at temperature 1, as for the segments of the reward model's training.
         return {"ref_logprobs": logprobs, "ref_entropy": token_entropy(logits, batch)}
 
     def evaluate_responses(self, prompts: list[list[int]], responses: list[list[int]]) -> Batch:
-        """The same with `segment_ids` `[B, T]`, `segments` `[B]` (how many) and `segment_rewards` `[B, S]`."""
+        """Batch of `PPOTrainer` with `segment_ids` `[B, T]`, `segments` `[B]` and `segment_rewards` `[B, S]`."""
         batch = super().evaluate_responses(prompts, responses)
         mask = batch["response_mask"]
         ids, counts = segkernel.segment_by_entropy(

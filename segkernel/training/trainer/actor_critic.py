@@ -1,4 +1,4 @@
-"""A policy and its value model as one module, so that one Trainer, optimizer and checkpoint hold both."""
+"""Policy and value model as one module, so that one Trainer, one optimizer and one checkpoint hold both."""
 
 import copy
 from collections.abc import Mapping
@@ -11,25 +11,25 @@ from transformers import AutoModelForTokenClassification, GenerationConfig, PreT
 
 from segkernel.training.trainer.batches import model_logits
 
-VALUE = "value"  # the value model's folder beside the policy's files
+VALUE = "value"  # folder of the value model, next to the policy's files
 
 
 class ActorCritic(nn.Module):
-    """`policy` (a causal LM) and `value` (one output per token), each with a body of its own."""
+    """`policy` (a causal LM) and `value` (one output per token), without shared weights."""
 
     def __init__(self, policy: PreTrainedModel, value: PreTrainedModel) -> None:
         super().__init__()
         self.policy = policy
         self.value = value
-        # The layers that FSDP shards one by one.
+        # Layers that FSDP shards one by one.
         self._no_split_modules = sorted({*(policy._no_split_modules or ()), *(value._no_split_modules or ())})
 
     def forward(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[B, T, V]`, those at `t` of token `t + 1`, and the values `[B, T]` of the prefixes up to `t`."""
+        """Logits `[B, T, V]`, which predict token `t + 1` at `t`, and values `[B, T]` of prefixes that end at `t`."""
         return model_logits(self.policy, batch), model_logits(self.value, batch)[..., 0].float()
 
     def generate(self, **options: Any) -> Any:
-        """The policy's."""
+        """`generate` of the policy."""
         return self.policy.generate(**options)  # type: ignore[operator]  # typed as a tensor
 
     @property
@@ -49,7 +49,7 @@ class ActorCritic(nn.Module):
         self.value.gradient_checkpointing_enable(**options)
 
     def save_pretrained(self, directory: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """The policy where a policy is looked for, the value model in the folder `value` beside it."""
+        """Save the policy in `directory`, as any language model, and the value model in its folder `value`."""
         for name, model, folder in (
             ("policy", self.policy, Path(directory)),
             ("value", self.value, Path(directory) / VALUE),
@@ -60,20 +60,20 @@ class ActorCritic(nn.Module):
             model.save_pretrained(folder, state_dict=own)
 
     def load_pretrained(self, directory: str | Path) -> None:
-        """Take on the weights of a directory written by `save_pretrained`."""
+        """Load the weights from a directory written by `save_pretrained`."""
         for model, folder in ((self.policy, Path(directory)), (self.value, Path(directory) / VALUE)):
             saved = type(model).from_pretrained(folder, dtype=model.dtype)
             model.load_state_dict(saved.state_dict())
 
 
 def value_model_like(policy: PreTrainedModel) -> PreTrainedModel:
-    """A value model with the policy's body, under a new head that says 0 everywhere."""
+    """Value model with the policy's body and a new head whose output is 0."""
     config = copy.deepcopy(policy.config)
     config.num_labels, config.classifier_dropout = 1, 0.0
     value: Any = AutoModelForTokenClassification.from_config(config)
     value.base_model.load_state_dict(policy.base_model.state_dict())
     body = set(value.base_model.parameters())
     for parameter in value.parameters():
-        if parameter not in body:  # the head, whatever this architecture calls it
+        if parameter not in body:  # the head, whose name depends on the architecture
             nn.init.zeros_(parameter)
     return value.to(device=policy.device, dtype=policy.dtype)

@@ -31,6 +31,14 @@ class SegkernelConfig(TrainingArguments):
         default=False, metadata={"help": "Kept off: batches hold more than the model's own arguments."}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.learning_rate >= 0:
+            raise ValueError(f"learning_rate: expected a number of at least 0, got {self.learning_rate}")
+
 
 class SegkernelTrainer(Trainer):
     """A `transformers.Trainer` whose loss is a mean over its batch, whatever keywords the model accepts."""

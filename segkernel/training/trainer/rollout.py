@@ -1,8 +1,8 @@
-"""Training on responses that the policy samples as it goes: which prompts are answered when, and in what parts.
+"""Base class of trainers on rollouts, responses that the current policy samples during training.
 
-A rollout answers a chunk of prompts once; the Trainer then takes as many steps on its minibatches as the method asks
-for. Prompts, random numbers and minibatches follow from the seed, so a run can be cut off and resumed anywhere, and
-two processes make the rollouts of one.
+A rollout answers a chunk of prompts once; the Trainer then takes `rollout_epochs` steps on each of its minibatches.
+Prompts, random numbers and minibatches are functions of the seed, so a run resumes to the same bits from any step, and
+two processes make the same rollouts as one.
 """
 
 from abc import ABC, abstractmethod
@@ -23,12 +23,12 @@ from segkernel.training.trainer.batches import Batch, on_device
 
 @dataclass
 class RolloutConfig(SamplingOptions, SegkernelConfig):
-    """Settings of every trainer on rollouts. `per_device_train_batch_size` counts the responses of a minibatch."""
+    """Settings of trainers on rollouts; `per_device_train_batch_size` is the number of responses in a minibatch."""
 
     minibatches: int = field(
-        default=1, metadata={"help": "Minibatches of a rollout, each of per_device_train_batch_size responses."}
+        default=1, metadata={"help": "Minibatches per rollout, each of per_device_train_batch_size responses."}
     )
-    rollout_epochs: int = field(default=4, metadata={"help": "How often each minibatch of a rollout is trained on."})
+    rollout_epochs: int = field(default=4, metadata={"help": "Passes over the minibatches of a rollout."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,28 +43,38 @@ class RolloutConfig(SamplingOptions, SegkernelConfig):
 
     @property
     def updates(self) -> int:
-        """Minibatches trained on between one rollout and the next."""
+        """Number of minibatches trained on per rollout, over all of its epochs."""
         return self.minibatches * self.rollout_epochs
 
 
 class RolloutTrainer(SegkernelTrainer, ABC):
-    """Trains on minibatches of rollouts: a subclass gives `collect`, and `compute_loss` of a minibatch."""
+    """Trainer on minibatches of rollouts; subclasses implement `collect`, and `compute_loss` of a minibatch."""
 
     args: RolloutConfig
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rollouts = RolloutState()
+        self.rollout_sampler()  # refuses too few prompts before training starts
 
     @abstractmethod
     def collect(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Batch:
-        """Answer prompts with random numbers by these keys; returns tensors with a row per prompt."""
+        """Sample one response per prompt with random numbers seeded by `keys`.
+
+        Returns:
+            Tensors with one row per prompt.
+        """
+
+    def rollout_sampler(self) -> "RolloutSampler":
+        """Order of the prompts; one chunk is the rollout of all processes."""
+        rows: Any = self.train_dataset
+        size = self.args.minibatches * self.args.per_device_train_batch_size * self.args.world_size
+        return RolloutSampler(len(rows), size, self.args.updates, self.args.seed)
 
     def get_train_dataloader(self) -> DataLoader:
         rows: Any = self.train_dataset
         size = self.args.minibatches * self.args.per_device_train_batch_size
-        sampler = RolloutSampler(len(rows), size * self.args.world_size, self.args.updates, self.args.seed)
-        loader = DataLoader(rows, batch_size=size, sampler=sampler, collate_fn=self.data_collator)
+        loader = DataLoader(rows, batch_size=size, sampler=self.rollout_sampler(), collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -72,7 +82,7 @@ class RolloutTrainer(SegkernelTrainer, ABC):
         if state.minibatches_seen % self.args.updates == 0:
             number, first = state.minibatches_seen // self.args.updates, self.args.process_index * len(prompts)
             state.rollout = self.collect(prompts, [(self.args.seed, number, first + i) for i in range(len(prompts))])
-        # Every so many rows, since the prompts came in a random order already.
+        # A minibatch is every `minibatches`-th row; the prompts are in random order already.
         part = slice(state.minibatches_seen % self.args.minibatches, None, self.args.minibatches)
         state.minibatches_seen += 1
         return super().training_step(model, rows_of(state.rollout, part), *args, **kwargs)
@@ -81,15 +91,16 @@ class RolloutTrainer(SegkernelTrainer, ABC):
         self.rollouts = RolloutState.load(checkpoint, self.args.process_index, self.args.device)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        # Beside the Trainer's own state of each process.
+        # Saved next to the Trainer's own state of each process.
         super()._save_rng_state(output_dir)
         self.rollouts.save(output_dir, self.args.process_index)
 
 
 class RolloutSampler(Sampler[int]):
-    """Prompts in chunks, one chunk per rollout, each repeated as often as its rollout has minibatches to train on.
+    """Chunks of prompts, one chunk per rollout, each repeated once per minibatch trained on (`repeats`).
 
-    The order is a function of seed and epoch. Prompts that do not fill a chunk at an epoch's end wait for the next.
+    The order is a function of seed and epoch. Prompts left over at the end of an epoch, too few for a chunk, are
+    skipped.
 
     Example:
         >>> sampler = RolloutSampler(prompts=5, chunk=2, repeats=2, seed=0)
@@ -119,7 +130,7 @@ class RolloutSampler(Sampler[int]):
 
 @dataclass
 class RolloutState:
-    """Where a run stands: how many minibatches it has trained on, and the rollout that they come from."""
+    """Resume state of a run on rollouts: the number of minibatches trained on, and the current rollout."""
 
     minibatches_seen: int = 0
     rollout: Batch = field(default_factory=dict)

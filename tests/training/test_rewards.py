@@ -43,7 +43,7 @@ def test_reward_scores_the_last_response_token(tmp_path: Path, tokenizer: Any, s
 
 
 @pytest.mark.parametrize("kind", ["difference", "prefix"])
-def test_token_rewards_are_read_at_every_prefix(tmp_path: Path, tokenizer: Any, kind: str) -> None:
+def test_token_rewards_match_scores_of_separate_prefixes(tmp_path: Path, tokenizer: Any, kind: str) -> None:
     scorer = tiny_reward_model(tokenizer).eval()
     config = ASRDPOConfig(str(tmp_path), token_rewards=kind, **QUICK_PAIRS)
     trainer = ASRDPOTrainer(tiny_lm(tokenizer), config, pairs(5), None, tokenizer, reward_model=scorer)
@@ -59,7 +59,7 @@ def test_token_rewards_are_read_at_every_prefix(tmp_path: Path, tokenizer: Any, 
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_dpo_policy_implies_a_reward_per_token(tmp_path: Path, side: str) -> None:
+def test_implicit_rewards_match_log_ratios(tmp_path: Path, side: str) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = side
     policy, reference = tiny_lm(tokenizer, seed=3), tiny_lm(tokenizer, seed=4)
@@ -99,7 +99,7 @@ def test_accuracy_interval_literals() -> None:
     assert accuracy_interval(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-4)
 
 
-def test_thresholds_follow_the_rewards_scale() -> None:
+def test_thresholds_scale_with_the_rewards() -> None:
     rows = [{"chosen_token_rewards": [1.0, 2.0, 6.0], "rejected_token_rewards": [3.0, 3.0]}]
     std = math.sqrt((4 + 1 + 9 + 0 + 0) / 4)
     options = ASRDPOConfig(delta=0.5, pivot_threshold=2.0, use_cpu=True)
@@ -121,12 +121,12 @@ def test_thresholds_follow_the_rewards_scale() -> None:
         ({"baseline": "mode"}, r"baseline: expected `mean`, `median` or a number, got 'mode'"),
     ],
 )
-def test_options_out_of_range(option: dict[str, Any], message: str) -> None:
+def test_segment_options_refuse_values_out_of_range(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ASRDPOConfig(use_cpu=True, **option)
 
 
-def test_token_rewards_need_exactly_one_source(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_dpo_requires_one_source_of_token_rewards(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="reward_model: expected one for token_rewards='difference'"):
         ASRDPOTrainer(tiny_lm(tokenizer), ASRDPOConfig(str(tmp_path), **QUICK_PAIRS), pairs(), None, tokenizer)
     config = ASRDPOConfig(str(tmp_path), token_rewards="column", **QUICK_PAIRS)
@@ -136,7 +136,7 @@ def test_token_rewards_need_exactly_one_source(tmp_path: Path, tokenizer: Any) -
         ASRDPOTrainer(tiny_lm(tokenizer), config, pairs(), None, tokenizer)
 
 
-def test_report_examples_show_tokens_as_they_read(tokenizer: Any) -> None:
+def test_report_examples_show_token_texts(tokenizer: Any) -> None:
     row = {
         "prompt_ids": tokenizer("say red")["input_ids"],
         "chosen_ids": tokenizer("red red")["input_ids"],

@@ -1,0 +1,141 @@
+// Largest errors of exp2, in units in the last place (ulp), and of tanh, absolute, against the C library in double.
+//
+// Usage: exp2_test vec|scalar STRIDE. `vec` tests csrc/simd/vec_math.h for the instruction set of the compiler flags,
+// `scalar` csrc/simd/exp2.h. One float in STRIDE is tested, all of them with 1; tanh is tested at one in 101 of those.
+// Prints the largest errors and exits with 1 if one exceeds its bound.
+#include "simd/exp2.h"
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+#include "core/dtypes.h"
+#include "simd/vec_math.h"
+
+using namespace segkernel;
+
+namespace {
+
+constexpr int kBlock = 4096;
+
+using Function = void (*)(const float* x, float* y);  // [kBlock] each
+
+template <Vec (*kFunction)(Vec)>
+void by_vectors(const float* x, float* y) {
+  for (int i = 0; i < kBlock; i += Vec::kLanes) kFunction(Vec::load(x + i)).store(y + i);
+}
+void vec_exp2(const float* x, float* y) { by_vectors<segkernel::exp2>(x, y); }
+void vec_tanh(const float* x, float* y) { by_vectors<segkernel::tanh>(x, y); }
+void scalar_exp2(const float* x, float* y) {
+  for (int i = 0; i < kBlock; ++i) y[i] = fast_exp2(x[i]);
+}
+
+// exp2 in double; below 2^-20 by its series, which vectorizes, and whose next term is below 2^-62.
+void exact_exp2(const float* x, double* y) {
+  constexpr double kLn2 = 0.6931471805599453;
+  bool small = true;
+  for (int i = 0; i < kBlock; ++i) small &= std::fabs(x[i]) < 0x1p-20f;
+  for (int i = 0; i < kBlock; ++i) {
+    const double a = x[i] * kLn2;
+    y[i] = small ? 1 + (a + a * a / 2) : std::exp2(double{x[i]});
+  }
+}
+void exact_tanh(const float* x, double* y) {
+  for (int i = 0; i < kBlock; ++i) y[i] = std::tanh(double{x[i]});
+}
+
+// `error` in units in the last place of floats at `exact`.
+double in_ulp(double error, double exact) {
+  uint64_t bits;
+  memcpy(&bits, &exact, sizeof(bits));
+  bits &= uint64_t{0x7ff} << 52;
+  double binade;
+  memcpy(&binade, &bits, sizeof(binade));
+  return error / (binade * 0x1p-23);
+}
+double absolute(double error, double) { return error; }
+
+struct Worst {
+  double error = 0;
+  float at = 0;
+};
+
+// Raises `worst` to the largest error at the floats with bit patterns first, first + stride, ... below `end`.
+template <double (*kMeasure)(double, double)>
+void scan(uint32_t first, uint32_t end, uint32_t stride, Function function, void (*exact)(const float*, double*),
+          Worst& worst) {
+  static float x[kBlock], y[kBlock];
+  static double expected[kBlock], errors[kBlock];
+  for (uint64_t begin = first; begin < end; begin += uint64_t{kBlock} * stride) {
+    for (int i = 0; i < kBlock; ++i) {  // the last block repeats its last float
+      const uint64_t bits = begin + uint64_t{stride} * i;
+      x[i] = float_from_bits(static_cast<uint32_t>(bits < end ? bits : end - 1));
+    }
+    function(x, y);
+    exact(x, expected);
+    for (int i = 0; i < kBlock; ++i) {
+      const double error = kMeasure(std::fabs(y[i] - expected[i]), expected[i]);
+      errors[i] = error == error ? error : INFINITY;
+    }
+    for (int i = 0; i < kBlock; ++i) {
+      if (errors[i] > worst.error) worst = {errors[i], x[i]};
+    }
+  }
+}
+
+bool report(const char* what, const Worst& worst, double bound) {
+  std::printf("%s: at most %.4g (x = %.9g), bound %.4g\n", what, worst.error, worst.at, bound);
+  return worst.error <= bound;
+}
+
+float value(Function function, float x) {
+  float xs[kBlock], ys[kBlock];
+  for (float& each : xs) each = x;
+  function(xs, ys);
+  return ys[0];
+}
+
+bool expect(bool condition, const char* what) {
+  if (!condition) std::printf("expected %s\n", what);
+  return condition;
+}
+
+constexpr uint32_t kSign = 0x80000000u;
+constexpr uint32_t kInfinity = 0x7f800000u;
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  const bool vec = std::strcmp(argv[1], "vec") == 0;
+  const auto stride = static_cast<uint32_t>(std::atoi(argv[2]));
+  const Function exp2 = vec ? vec_exp2 : scalar_exp2;
+
+  Worst worst;
+  scan<in_ulp>(0, bits_of_float(127.0f) + 1, stride, exp2, exact_exp2, worst);
+  scan<in_ulp>(kSign, bits_of_float(-126.0f) + 1, stride, exp2, exact_exp2, worst);
+  bool ok = report("exp2 on [-126, 127], error in ulp", worst, vec ? 3.2 : 0.51);
+  ok &= expect(value(exp2, 0.0f) == 1 && value(exp2, -0.0f) == 1, "exp2(0) = 1");
+  ok &= expect(std::isnan(value(exp2, NAN)) && std::isnan(value(exp2, -NAN)), "exp2(NaN) = NaN");
+  for (const float above : {127.5f, 128.0f, 129.0f, 256.0f, 300.0f, 384.0f, 1e4f, 3e9f, 3e38f, INFINITY}) {
+    ok &= expect(value(exp2, above) >= 0x1.fffff0p126f, "exp2(t) >= 2^127, rounded, for t > 127");
+  }
+  if (!vec) return ok ? 0 : 1;
+
+  for (const float below : {-126.01f, -126.25f, Vec::kLowest}) {
+    ok &= expect(value(exp2, below) >= 0 && value(exp2, below) <= 0x1p-126f, "0 <= exp2(t) <= 2^-126 for t < -126");
+  }
+  ok &= expect(value(exp2, Vec::kLowest) == 0, "exp2(kLowest) = 0");
+
+  Worst worst_tanh;
+  scan<absolute>(0, kInfinity + 1, 101 * stride, vec_tanh, exact_tanh, worst_tanh);
+  scan<absolute>(kSign, (kInfinity | kSign) + 1, 101 * stride, vec_tanh, exact_tanh, worst_tanh);
+  ok &= report("tanh on [-inf, inf], absolute error", worst_tanh, 1.5e-7);
+  ok &= expect(bits_of_float(value(vec_tanh, 0.0f)) == 0 && bits_of_float(value(vec_tanh, -0.0f)) == kSign,
+               "tanh(0) = 0 with the sign of 0");
+  ok &= expect(std::isnan(value(vec_tanh, NAN)), "tanh(NaN) = NaN");
+  return ok ? 0 : 1;
+}

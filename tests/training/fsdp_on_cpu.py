@@ -1,6 +1,6 @@
 """`python fsdp_on_cpu.py ARGUMENTS`: `segkernel ARGUMENTS` under FSDP2 on the CPU, for `torchrun`.
 
-accelerate shards models on accelerators alone; here it takes the processes for such, and gloo does the rest.
+accelerate shards models only on accelerators; this script makes it treat the processes as such, with gloo.
 """
 
 import os

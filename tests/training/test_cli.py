@@ -20,6 +20,7 @@ from segkernel.training.cli.options import COMMON
 from segkernel.training.methods.registry import METHODS
 from segkernel.training.trainer.run_directory import check_record, check_run_directory, find_checkpoint, run_record
 from tests.training.trainer_helpers import (
+    assert_same_bits,
     pairs,
     tiny_config,
     tiny_reward_model,
@@ -49,7 +50,7 @@ def run(*arguments: str) -> int:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run, expect an error before any training, and return what it said."""
+    """Run, expect a one-line error before any training, and return it."""
     capsys.readouterr()
     assert run(*arguments) == 2
     message = capsys.readouterr().err
@@ -89,7 +90,7 @@ def test_train_resumes_only_the_same_run(
     common = ["dpo", "--preferences", files["preferences"], "--model", files["lm"], "--num_train_epochs=2"]
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
     assert run(*common, "--output_dir", whole) == 0
-    # The run as it was when its first epoch was saved.
+    # Restore the state of the run after its first checkpoint.
     assert run(*common, "--output_dir", cut) == 0
     for path in Path(cut).glob("*.safetensors"):
         path.unlink()
@@ -101,10 +102,9 @@ def test_train_resumes_only_the_same_run(
 
     assert "already holds a run (checkpoint-" in refused(capsys, *common, "--output_dir", cut)
     assert run(*common, "--output_dir", cut, "--resume_from_checkpoint", "last") == 0
-    weights = [load_file(Path(path) / "model.safetensors") for path in (whole, cut)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert_same_bits(*(load_file(Path(path) / "model.safetensors") for path in (whole, cut)))
 
-    # A checkpoint from elsewhere does not make room in a directory that holds a run.
+    # Resuming from another directory's checkpoint does not allow a second run in this one.
     elsewhere = ("--output_dir", whole, "--resume_from_checkpoint", str(checkpoints[0]))
     assert "already holds a run" in refused(capsys, *common, *elsewhere)
 
@@ -308,7 +308,7 @@ def test_missing_package_of_the_extra_is_named(
     assert cli.main(arguments.split()) == 2
     expected = f"segkernel.training needs {package}, which is not installed: pip install 'segkernel[train]'"
     assert capsys.readouterr().err == f"segkernel: error: {expected}\n"
-    # What needs no such package works all the same.
+    # Commands outside segkernel.training work without it.
     assert cli.main(["info"]) == 0
     assert "inspect" in printed_help(capsys, "--help")
 
@@ -373,7 +373,7 @@ def test_run_directory_holds_one_run(tmp_path: Path) -> None:
     for step in (9, 10, 11, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    # What a run leaves that was killed while it wrote a checkpoint.
+    # Checkpoints of a run that was killed while it wrote them.
     (tmp_path / "checkpoint-11" / "trainer_state.json").unlink()
     (tmp_path / "checkpoint-12" / "trainer_state.json").write_text("")
     assert find_checkpoint(tmp_path, "last") == str(tmp_path / "checkpoint-10")

@@ -1,4 +1,4 @@
-"""The methods on real text, small, from the command line: language model, reward models, policies."""
+"""Small runs of the methods on GSM8K from the command line: language model, reward models, policies."""
 
 import gzip
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from segkernel import _cli as cli
+from tests.training.trainer_helpers import assert_same_bits
 
 DATA = Path(os.environ.get("SEGKERNEL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "gsm8k"
 
@@ -32,17 +32,17 @@ def head(source: str, lines: int, target: Path) -> str:
 
 
 def train(method: str, output_dir: Path, *arguments: str) -> list[dict[str, Any]]:
-    """Run `segkernel train` and return what it logged."""
+    """Run `segkernel train` and return its log."""
     assert cli.main(["train", method, "--output_dir", str(output_dir), *COMMON.split(), *arguments]) == 0
     return json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A language model, and reward models of responses and of segments, each better than chance."""
+    """Directories of a language model and of two reward models, of responses and of segments."""
     folder = tmp_path_factory.mktemp("gsm8k")
     texts = head("problems.jsonl.gz", 500, folder / "texts.jsonl")
-    # Enough of them to tell a reward model from chance.
+    # Enough pairs to distinguish a reward model from chance.
     all_pairs = str(DATA / "preferences.jsonl.gz")
     logs = train(
         *("pretrain", folder / "lm", "--texts", texts, *SMALL.split()),
@@ -96,7 +96,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_sampling_methods_on_gsm8k(tmp_path: Path, models: dict[str, str], method: str) -> None:
-    """Smoke-scale: they run, log what they should, and resume, with rewards learned and with checked calculations."""
+    """Short runs log their metrics and resume, with a reward model and with checked calculations."""
     prompts = head("preferences.jsonl.gz", 60, tmp_path / "prompts.jsonl")  # of 18 problems
     options = "--max_new_tokens 40 --max_prompt_length 120 --per_device_train_batch_size 6 --learning_rate 1e-3"
     common = ("--prompts", prompts, "--model", models["lm"], *options.split(), "--eval_strategy", "no")
@@ -121,15 +121,14 @@ def test_sampling_methods_on_gsm8k(tmp_path: Path, models: dict[str, str], metho
 
 
 def cut_off(run: Path, to: Path, checkpoint: str) -> None:
-    """A run as it was when it had saved a checkpoint."""
+    """Copy the state of a run after one of its checkpoints."""
     shutil.copytree(run / checkpoint, to / checkpoint)
     shutil.copy(run / "run.json", to)
 
 
 def assert_same_weights(left: Path, right: Path) -> None:
     finished, resumed = (load_file(path / "model.safetensors") for path in (left, right))
-    assert finished.keys() == resumed.keys()
-    assert all(torch.equal(finished[name], resumed[name]) for name in finished)
+    assert_same_bits(finished, resumed)
 
 
 def mean_loss(logs: list[dict[str, Any]], *, first: int | None = None, last: int = 0) -> float:

@@ -1,4 +1,4 @@
-"""PPO and its variants against the papers' equations in plain floats, and what they do with bad input."""
+"""PPO and its variants against the papers' equations in plain floats; runs; bad input."""
 
 import json
 import math
@@ -39,7 +39,7 @@ from tests.training.trainer_helpers import (
 
 EOS = 1
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
-# One that ends, one that is nothing but the EOS, one that is cut off.
+# A response with an EOS, a response of only the EOS, and one that is cut off.
 RESPONSES = [[11, 12, EOS], [EOS], [13, 14, 15, 16]]
 ROLLOUT: dict[str, Any] = {
     **QUICK,
@@ -50,7 +50,7 @@ KINDS = [(PPOConfig, PPOTrainer), (R3HFPPOConfig, R3HFPPOTrainer), (ASRPPOConfig
 
 
 def make(config_type: Any, trainer_type: Any, output_dir: Path, tokenizer: Any, **options: Any) -> Any:
-    """A trainer of four different models, for `PROMPTS`."""
+    """Trainer on `PROMPTS` with four different models."""
     settings = {name: value for name, value in options.items() if name in config_type.__dataclass_fields__}
     models = {name: value for name, value in options.items() if name not in settings}
     return trainer_type(
@@ -81,7 +81,7 @@ def each(function: Any, model: Any, *more: Any) -> list[list[float]]:
 
 
 def token_rewards_by_hand(trainer: Any, scores: list[list[float]]) -> list[list[float]]:
-    """Of every response, before the KL term. The third was cut off: its last score is 0.25 less."""
+    """Token rewards per response before the KL term; the third response was cut off, which costs it 0.25."""
     scores = [list(row) for row in scores]
     scores[2][-1] -= 0.25
     if isinstance(trainer, R3HFPPOTrainer):
@@ -131,7 +131,7 @@ def test_minibatch_loss_matches_the_equations(tmp_path: Path, tokenizer: Any, ke
     rollout["values"] = rollout["values"] * rollout["response_mask"]
     old = [in_response(rollout[name], rollout, RESPONSES) for name in ("logprobs", "values")]
     advantages, returns = (in_response(rollout[name], rollout, RESPONSES) for name in ("advantages", "returns"))
-    # The values of a rollout are also known where nobody looks: they must not matter.
+    # Poison the padding, which must not be read.
     for name in ("advantages", "returns", "values", "logprobs"):
         rollout[name][~rollout["response_mask"]] = math.nan
     torch.manual_seed(0)
@@ -180,7 +180,7 @@ def test_asr_policy_mask_keeps_segments_with_the_response_sign(
 
 
 def test_asr_policy_mask_from_pivots_only(tmp_path: Path, tokenizer: Any) -> None:
-    """A segment is what lies between two jumps, its sign that of its mean against the baseline."""
+    """Segments end where the reward jumps; their sign is that of their mean minus the baseline."""
 
     def scorer(batch: dict[str, Tensor]) -> Tensor:
         known = {11: 1.0, 12: 0.9, 13: -1.0, 14: -0.9, 15: 2.0, 16: 1.9, EOS: 0.5}
@@ -189,11 +189,11 @@ def test_asr_policy_mask_from_pivots_only(tmp_path: Path, tokenizer: Any) -> Non
     options = {"token_rewards": "prefix", "baseline": 0.0, "pivot_threshold": 0.3, "threshold_unit": "reward"}
     trainer = make(ASRPPOConfig, ASRPPOTrainer, tmp_path, tokenizer, **options, reward_model=scorer)
     rollout = collect(trainer)
-    # Sequence rewards 0.5, 0.5, 1.9 against their mean of 0.967: only the third is positive, only its second segment
-    # agrees; of the others all segments are positive, and none is trained on.
+    # Sequence rewards 0.5, 0.5, 1.9 minus their mean 0.967: only the third response is positive, and only its second
+    # segment agrees. The other responses are negative with positive segments, so nothing of them is kept.
     assert in_response(rollout["policy_mask"], rollout, RESPONSES) == [[0, 0, 0], [0], [0, 0, 1, 1]]
     trainer.log(logs := {"loss": 0.0})
-    # 1.0, 0.9 | 0.5; one; -1.0, -0.9 | 2.0, 1.9
+    # Segments: 1.0, 0.9 | 0.5; 0.5; -1.0, -0.9 | 2.0, 1.9
     assert logs["rollout/segments"] == pytest.approx(5 / 3)
 
 
@@ -208,7 +208,7 @@ def test_asr_logs_mask_agreement_with_token_credit(tmp_path: Path, tokenizer: An
     trainer = make(ASRPPOConfig, ASRPPOTrainer, tmp_path, tokenizer, **options, token_credit=credit)
     collect(trainer)
     trainer.log(logs := {"loss": 0.0})
-    # Rewards 0 0 0 | 0 | 0 0 1 1, responses - - +: kept all, all, the last two; by the truth all, all, the last.
+    # Rewards 0 0 0; 0; 0 0 1 1, signs - - +: kept are all, all, the last two; by the credit all, all, the last.
     assert logs["rollout/kept"] == pytest.approx(6 / 8)
     assert logs["rollout/mask_agreement"] == pytest.approx(7 / 8)
 
@@ -217,7 +217,7 @@ def test_asr_logs_mask_agreement_with_token_credit(tmp_path: Path, tokenizer: An
 
 
 def low_tokens(batch: dict[str, Tensor]) -> Tensor:
-    """How many tokens of the lower half of the vocabulary a response has so far, less those of the upper half."""
+    """Prefix scores: tokens of the lower half of the vocabulary minus tokens of the upper half."""
     return torch.where(batch["response_mask"], torch.where(batch["input_ids"] < 140, 1.0, -1.0), 0.0).cumsum(1)
 
 
@@ -235,7 +235,7 @@ def test_ppo_raises_the_reward(tmp_path: Path, tokenizer: Any, config_type: Any,
     trainer = trainer_type(lm, config, prompts(16), held_out, tokenizer, reward_model=low_tokens)
     trainer.train()
     rewards = [log["rollout/reward"] for log in trainer.state.log_history if "rollout/reward" in log]
-    # Of at most 8; what a policy that knows nothing gets lies around 0.
+    # The maximum is 8; an untrained policy scores about 0.
     assert mean(rewards[:3]) < 2
     assert mean(rewards[-3:]) > 4.5
     metrics = trainer.evaluate()
@@ -255,7 +255,7 @@ def test_ppo_resumes_in_the_middle_of_a_rollout(
         return trainer_type(tiny_lm(tokenizer), config, prompts(), None, tokenizer, reward_model=reward_model)
 
     assert_resumes_to_the_same_bits(make_trainer, tmp_path)
-    # What is saved is a policy as any other, and its value model beside it.
+    # A checkpoint is a language model, with the value model in a folder in it.
     assert (tmp_path / "whole" / "checkpoint-6" / "config.json").is_file()
     assert (tmp_path / "whole" / "checkpoint-6" / "value" / "model.safetensors").is_file()
 
@@ -288,7 +288,7 @@ def test_ppo_loads_the_best_model_at_the_end(tmp_path: Path, tokenizer: Any) -> 
     checkpoint = tmp_path / f"checkpoint-{4 * (best + 1)}"
     for model, folder in ((trainer.model.policy, checkpoint), (trainer.model.value, checkpoint / "value")):
         saved = load_file(folder / "model.safetensors")
-        assert all(torch.equal(model.state_dict()[name], value) for name, value in saved.items())
+        assert_same_bits({name: model.state_dict()[name] for name in saved}, saved)
 
 
 def test_rollouts_differ_and_minibatches_partition_each(tmp_path: Path, tokenizer: Any) -> None:
@@ -308,7 +308,7 @@ def test_rollouts_differ_and_minibatches_partition_each(tmp_path: Path, tokenize
         a, b, *again = seen[first : first + 4]
         assert [a, b] == again
         assert all(row not in b for row in a)
-    # Two epochs over the same 16 prompts by the same policy: other random numbers.
+    # In the second epoch the same policy answers the same 16 prompts with other random numbers.
     assert sorted(seen[0] + seen[1]) != sorted(seen[8] + seen[9])
 
 
@@ -319,7 +319,7 @@ def test_ppo_skips_responses_without_finite_scores(tmp_path: Path, tokenizer: An
     def scorer(batch: dict[str, Tensor]) -> Tensor:
         scores = torch.linspace(0, 1, batch["input_ids"].shape[1]).repeat(len(batch["input_ids"]), 1)
         scores[(batch["input_ids"] == 14).any(1)] = math.nan
-        # Padding is nobody's business.
+        # NaN at padding, which must not be read.
         return scores.masked_fill(batch["attention_mask"] == 0, math.nan)
 
     for config_type, trainer_type in KINDS:
@@ -347,7 +347,7 @@ def test_ppo_stops_when_all_scores_are_nan(tmp_path: Path, tokenizer: Any) -> No
 def test_ppo_with_responses_all_empty_or_never_ending(
     tmp_path: Path, tokenizer: Any, token: int, length: float, ended: float
 ) -> None:
-    """A policy that says one thing only: at once the EOS, or never."""
+    """Policy that always samples the same token: the EOS, or another one."""
     config = PPOConfig(str(tmp_path), **{**ROLLOUT, "num_train_epochs": 1, "rollout_epochs": 1})
     policy = tiny_lm(tokenizer)
     bias = torch.full((len(tokenizer),), -100.0)
@@ -424,10 +424,10 @@ def test_train_ppo_methods(tmp_path: Path, method: str, capsys: pytest.CaptureFi
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     assert any("eval_reward" in log for log in history)
     assert (tmp_path / "out" / "report.html").is_file()
-    # Another source of rewards would be another run.
+    # A run is not resumed with another source of rewards.
     assert cli.main([*common, "--check_calculations", "--resume_from_checkpoint", "last"]) == 2
     assert f"had rewards='{files['rm']}', this one has 'calculations'" in capsys.readouterr().err
-    # What was trained is a start like any other.
+    # A trained policy can be the start of another run.
     again = ["train", method, "--prompts", files["preferences"], "--model", files["out"], *options.split()]
     out = str(tmp_path / "again")
     assert cli.main([*again, "--check_calculations", "--output_dir", out, "--max_steps=1", "--eval_strategy=no"]) == 0

@@ -1,4 +1,4 @@
-"""Runs as their users start them: in two processes, and killed halfway."""
+"""Runs from the command line in two processes, and killed halfway."""
 
 import json
 import os
@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from segkernel import _cli as cli
-from tests.training.trainer_helpers import write_files
+from tests.training.trainer_helpers import assert_same_bits, write_files
 
 COMMON = ("--use_cpu", "--disable_tqdm=True", "--seed=7", "--learning_rate=1e-3", "--delta=0.1", "--logging_steps=1")
 METHODS = {
     "asr-dpo": ("--max_length=64",),
-    # Minibatches of a rollout that is sampled by both processes.
+    # Both processes sample the rollout.
     "asr-ppo": ("--max_new_tokens=8", "--max_prompt_length=64", "--minibatches=2", "--rollout_epochs=2"),
-    # Samples that the processes share out before training.
+    # The processes divide the sampling before training.
     "asr-rft": ("--max_new_tokens=8", "--max_prompt_length=64", "--samples=3"),
 }
 
@@ -39,7 +39,7 @@ def arguments(files: dict[str, str], output_dir: Path, *options: str, method: st
 
 
 def environment(directory: Path) -> dict[str, str]:
-    """As here: the same package, as many threads; and no settings of the user's for accelerate."""
+    """Environment of a subprocess: this package, as many threads, and no accelerate configuration of the user's."""
     threads = str(torch.get_num_threads())
     return {
         **os.environ,
@@ -107,7 +107,7 @@ def test_sharded_run_resumes_in_the_middle_of_a_rollout(files: dict[str, str], t
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = ("--num_train_epochs=2", "--per_device_train_batch_size=2", "--save_strategy=steps", "--save_steps=6")
     run_in_two("fsdp", tmp_path, *arguments(files, whole, *options, method="asr-ppo"))
-    # The run as it was when it had saved its sixth step, the second of a rollout's four.
+    # Restore the state of the run after step 6, the second of a rollout's four.
     shutil.copytree(whole / "checkpoint-6", cut / "checkpoint-6")
     shutil.copy(whole / "run.json", cut)
     resume = arguments(files, cut, *options, "--resume_from_checkpoint=last", method="asr-ppo")
@@ -115,8 +115,7 @@ def test_sharded_run_resumes_in_the_middle_of_a_rollout(files: dict[str, str], t
     assert history(cut)[-1]["step"] == 16
     for name in ("model.safetensors", "value/model.safetensors"):
         finished, resumed = (load_file(path / name) for path in (whole, cut))
-        assert finished.keys() == resumed.keys()
-        assert all(torch.equal(finished[key], resumed[key]) for key in finished)
+        assert_same_bits(finished, resumed)
 
 
 def test_killed_run_resumes_to_the_same_weights(files: dict[str, str], tmp_path: Path) -> None:
@@ -144,5 +143,4 @@ def test_killed_run_resumes_to_the_same_weights(files: dict[str, str], tmp_path:
     assert cli.main(arguments(files, whole, *options)) == 0
     assert history(killed)[-1]["step"] == 48
     finished, resumed = (load_file(path / "model.safetensors") for path in (whole, killed))
-    assert finished.keys() == resumed.keys()
-    assert all(torch.equal(finished[name], resumed[name]) for name in finished)
+    assert_same_bits(finished, resumed)

@@ -1,4 +1,4 @@
-"""Reward models, the token rewards read from them, and the thresholds placed on those."""
+"""Reward models, token rewards derived from their scores, and thresholds fitted to those."""
 
 import math
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_token_rewards_match_scores_of_separate_prefixes(tmp_path: Path, tokeniz
         for side in SIDES:
             ids, prompt = [*row["prompt_ids"], *row[f"{side}_ids"]], len(row["prompt_ids"])
             with torch.no_grad():
-                # Of every prefix on its own: the model is causal, and padding and batch do not matter.
+                # Scores of separate prefixes: the model is causal; padding and batch make no difference.
                 score = [scorer(torch.tensor([ids[:end]])).logits[0, -1, 0] for end in range(prompt, len(ids) + 1)]
             scores = torch.stack(score)
             expected = scores[1:] if kind == "prefix" else scores.diff()

@@ -1,4 +1,4 @@
-"""Rollouts: what is sampled, and what it depends on."""
+"""Sampling of responses: its distribution, its inputs, its ends."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ def sample(model: Any, prompts: list[list[int]], keys: Any, options: SamplingOpt
     ("uniform", "token"), [(0.0, 0), (0.1999, 0), (0.2, 2), (0.4999, 2), (0.5001, 3), (0.9999999, 3)]
 )
 def test_inverse_transform_takes_the_token_that_exceeds_the_uniform(uniform: float, token: int) -> None:
-    # Probabilities 0.2, 0 and 0.3 and 0.5; the token of probability 0 is never taken.
+    # Probabilities 0.2, 0, 0.3, 0.5, 0; a token of probability 0 is never taken.
     scores = torch.tensor([[math.log(0.2), -math.inf, math.log(0.3), math.log(0.5), -math.inf]])
     left = InverseTransform(torch.tensor([[uniform]], dtype=torch.float64), 1.0)(torch.empty(1, 0), scores)
     assert left.argmax(-1).tolist() == [token]
@@ -63,7 +63,7 @@ def test_response_depends_only_on_its_key(model: Any) -> None:
 def test_response_ends_with_eos_or_is_cut_off(model: Any) -> None:
     free = sample(model, [[5, 9, 7]], [(0, 1)])[0]
     assert len(free) == 6
-    # The token it gave third, taken for the EOS.
+    # With its third token as the EOS the response ends there.
     assert sample(model, [[5, 9, 7], [8]], [(0, 1), (0, 2)], eos_token_id=free[2])[0] == free[: free.index(free[2]) + 1]
 
 

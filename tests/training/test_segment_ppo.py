@@ -30,7 +30,7 @@ from tests.training.trainer_helpers import (
 
 EOS = 1
 PROMPTS = [[5, 6, 7], [8], [9, 10], [20, 21, 22, 23]]
-# One that ends, one that is nothing but the EOS, one of one other token, one that is cut off.
+# A response with an EOS, one of only the EOS, one of one other token, and one that is cut off.
 RESPONSES = [[11, 12, 40, 50, 33, EOS], [EOS], [60], [13, 14, 15, 16, 61, 62, 63]]
 ROLLOUT: dict[str, Any] = {
     **QUICK,
@@ -44,7 +44,7 @@ def segmenter(threshold: float = 1.75, min_length: int = 1, min_std: float = 0.0
 
 
 def make(output_dir: Path, tokenizer: Any, config_type: Any = SegmentPPOConfig, **options: Any) -> SegmentPPOTrainer:
-    """A trainer of four different models, for `PROMPTS`."""
+    """Trainer on `PROMPTS` with four different models."""
     settings = {name: value for name, value in options.items() if name in config_type.__dataclass_fields__}
     more = {name: value for name, value in options.items() if name not in settings}
     return SegmentPPOTrainer(
@@ -78,7 +78,7 @@ def clip(value: float, bound: float) -> float:
 def dense_rewards_by_hand(
     ends: list[int], scores: list[float], fit: Any, *, min_std: float, bound: float
 ) -> tuple[list[float], list[float]]:
-    """Reward of every token, and of every segment before normalisation. `scores` are those of the prefixes y_<=t."""
+    """Token rewards, and segment rewards before normalization; `scores` are those of the prefixes y_<=t."""
     rewards, segment_rewards, start = [], [], 0
     for k, end in enumerate(ends, start=1):
         p = k / len(ends)
@@ -122,14 +122,14 @@ def test_segment_ppo_token_rewards_match_the_equations(
     expected, counts = [], []
     bound = options.get("reward_clip", 10.0)
     for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-        # The entropy of the reference itself, whatever the temperature that is sampled at.
+        # Entropy of the reference at temperature 1, independent of the sampling temperature.
         entropies = entropies_alone(trainer.reference, prompt, response)
         ends = segment_ends_by_hand(entropies, threshold, options.get("min_length", 1))
         scores = scores_alone(trainer.scorer.model, prompt, response)[1:]
         rewards, segment_rewards = dense_rewards_by_hand(ends, scores, fit, min_std=made.min_std, bound=bound)
         expected.append(rewards)
         counts.append(len(ends))
-        # What is reported is the reward model's own score: the mean over segments, as it was trained.
+        # The logged reward is the reward model's score: the mean over segments, not normalized.
         assert metrics["reward"][row].item() == pytest.approx(mean(segment_rewards), rel=1e-4)
         assert metrics["segments"][row].item() == len(ends)
     assert_rows(found, expected)
@@ -139,7 +139,7 @@ def test_segment_ppo_token_rewards_match_the_equations(
     assert min(flat) < bound
     lengths = [len(response) for response in RESPONSES]
     if threshold == 0:
-        # The EOS is a segment of its own.
+        # The EOS is a separate segment.
         assert counts == lengths
     elif threshold == math.inf:
         assert counts == [1] * 4
@@ -148,7 +148,7 @@ def test_segment_ppo_token_rewards_match_the_equations(
 
 
 def test_location_normalizer_published_values(tmp_path: Path, tokenizer: Any) -> None:
-    """Phi-3-mini's fit on a response of 2 + 1 tokens in two segments, worked out on paper."""
+    """Phi-3-mini's fit on a response of 2 + 1 tokens in two segments, computed by hand."""
     known = {11: 0.1, 12: 2.0, 40: -1.0}
 
     def scorer(batch: dict[str, Tensor]) -> Tensor:
@@ -213,7 +213,7 @@ def test_segment_reward_is_the_score_difference_without_segmenter(tmp_path: Path
 
 
 def test_segment_ppo_rollout_matches_the_equations(tmp_path: Path, tokenizer: Any) -> None:
-    """From dense rewards less the KL term to returns."""
+    """Dense rewards minus the KL term, advantages, returns."""
     threshold = threshold_in_the_middle(tokenizer)
     trainer = make(tmp_path, tokenizer, segmenter=segmenter(threshold), kl_coef=0.3, gamma=0.9, gae_lambda=0.8)
     trainer.sample = lambda given, keys: RESPONSES
@@ -251,7 +251,7 @@ def test_segment_ppo_response_without_finite_score_has_no_segment(tmp_path: Path
     assert all(values.isfinite().all() for values in trainer.describe(batch).values())
 
 
-# --- its limits, and runs --------------------------------------------------------------------------------------------
+# --- limits and runs -------------------------------------------------------------------------------------------------
 
 
 def run(config_type: Any, trainer_type: Any, output_dir: Path, tokenizer: Any, settings: Any, **more: Any) -> Any:
@@ -300,7 +300,7 @@ def test_segment_ppo_step_raises_rewarded_tokens(tmp_path: Path, tokenizer: Any)
     def scorer(batch: dict[str, Tensor]) -> Tensor:
         return torch.where(batch["input_ids"] < 140, 5.0, -5.0)
 
-    # Every token for itself, so that its advantage is its own reward.
+    # gamma = 0: the advantage of a token is its reward.
     options = {"per_device_train_batch_size": 12, "rollout_epochs": 1, "max_steps": 1, "gamma": 0.0}
     options |= {"optim": "sgd", "learning_rate": 0.3}
     config = TokenPPOConfig(str(tmp_path), **{**ROLLOUT, **options})
@@ -367,7 +367,7 @@ def test_train_segment_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ppo = ("--prompts", files["preferences"], "--max_new_tokens=6", "--max_prompt_length=32", "--rollout_epochs=2")
     ppo = (*common, *ppo, "--per_device_train_batch_size=3")
     capsys.readouterr()
-    # An ordinary reward model has no segments, and that is said before anything is written.
+    # A reward model without segments is refused before anything is written.
     assert cli.main(["train", "segment-ppo", *ppo, "--reward_model", files["rm"], "--output_dir", files["out"]]) == 2
     assert "made with `segkernel train segment-reward`" in capsys.readouterr().err
     assert not Path(files["out"]).exists()

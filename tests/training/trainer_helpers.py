@@ -1,7 +1,7 @@
-"""A tiny language, and tiny models of it."""
+"""Rows of a tiny language, tiny models of it, and assertions about runs."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ QUICK_PAIRS: dict[str, Any] = {**QUICK, "max_length": 64}
 
 
 def pairs(count: int = 12) -> list[dict[str, Any]]:
-    """`chosen` repeats the prompt's word, `rejected` says another one; lengths differ."""
+    """Preference pairs: `chosen` repeats the prompt's word, `rejected` another one; lengths differ."""
     rows = []
     for index in range(count):
         word, other = WORDS[index % 5], WORDS[(index + 1 + index // 5) % 5]
@@ -61,7 +61,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def write_files(directory: Path, count: int = 12) -> dict[str, str]:
-    """A text file, a preference file, and models to start from; `out` is for what is trained."""
+    """Paths of a text file, a preference file and models to start from; `out` is for the run's output."""
     tokenizer = tiny_tokenizer()
     for name, model in (("lm", tiny_lm(tokenizer)), ("rm", tiny_reward_model(tokenizer))):
         model.save_pretrained(directory / name)
@@ -107,10 +107,13 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
 
 
-def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+def assert_same_bits(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> None:
+    """The same names and the same bytes: -0.0 differs from 0.0."""
     assert left.keys() == right.keys()
     for name in left:
-        assert torch.equal(left[name], right[name]), name
+        assert left[name].dtype == right[name].dtype, name
+        one, other = (tensor.detach().flatten().view(torch.uint8) for tensor in (left[name], right[name]))
+        assert torch.equal(one, other), name
 
 
 class StopAt(TrainerCallback):
@@ -123,7 +126,10 @@ class StopAt(TrainerCallback):
 
 
 def assert_resumes_to_the_same_bits(make_trainer: Callable[..., Trainer], directory: Path) -> None:
-    """`make_trainer(output_dir, **settings)`: a run cut off in its second epoch ends on the same weights."""
+    """A run cut off in its second epoch and resumed ends on the same weights.
+
+    `make_trainer(output_dir, **settings)` returns a new trainer.
+    """
     options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2, "learning_rate": 1e-3}
     whole = make_trainer(directory / "whole", **options)
     start = weights(whole)

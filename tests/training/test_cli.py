@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import re
@@ -329,6 +330,14 @@ def test_missing_package_is_named_without_a_traceback(package: str) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"needs {package}, which is not installed: pip install 'segkernel[train]'" in done.stderr
+
+
+def test_missing_package_of_the_capitals_example_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    block("rich", monkeypatch)
+    for name in [name for name in sys.modules if name.startswith("examples.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=r"needs rich, which is not installed: pip install 'segkernel\[train\]'"):
+        importlib.import_module("examples.capitals.__main__")
 
 
 def test_required_packages_are_those_of_the_extra() -> None:

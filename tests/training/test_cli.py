@@ -19,6 +19,7 @@ from segkernel._library import cuda_kernels
 from segkernel.training import REQUIREMENTS
 from segkernel.training.cli.options import COMMON
 from segkernel.training.methods.registry import METHODS
+from segkernel.training.trainer.base import SegkernelTrainer
 from segkernel.training.trainer.run_directory import check_record, check_run_directory, find_checkpoint, run_record
 from tests.training.trainer_helpers import (
     assert_same_bits,
@@ -282,6 +283,19 @@ def test_usage_errors_are_one_line_with_the_nearest_spelling(
     assert printed.err.count("\n") == 1
     if "did you mean" not in message:
         assert "did you mean" not in printed.err
+
+
+def test_interrupted_run_prints_how_to_resume(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SegkernelTrainer, "training_step", interrupt)
+    data = ("--preferences", files["preferences"], "--model", files["lm"], "--output_dir", files["out"])
+    assert run("dpo", *data) == 130
+    expected = "segkernel: interrupted; add `--resume_from_checkpoint last` to the same command to resume"
+    assert capsys.readouterr().err.splitlines()[-1] == expected
 
 
 def test_top_level_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

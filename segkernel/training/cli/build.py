@@ -1,5 +1,6 @@
 """Trainer of `segkernel train METHOD`: options to inputs, data, models and the trainer made of them."""
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -76,12 +77,12 @@ def build_trainer(method: Method, argv: Sequence[str]) -> SegkernelTrainer:
 def option_parser(method: Method) -> OptionParser:
     """Parser of all options of a method; those of its config come first."""
     config_class, _ = method.load()
+    module_summary, *_ = inspect.cleandoc(sys.modules[method.module].__doc__ or "").split("\n\n")
     rewards = [RewardArguments] if "reward_model" in method.inputs else []
     parser = OptionParser(
         [config_class, *rewards, DATA[method.data], ModelArguments],
         prog=f"segkernel train {method.name}",
-        description=f"{method.summary[0].upper()}{method.summary[1:]}"
-        + (f" (arXiv {method.paper})." if method.paper else "."),
+        description=module_summary,
         title=method.name,
     )
     parser.set_defaults(output_dir=f"runs/{method.name}")

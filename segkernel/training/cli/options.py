@@ -41,6 +41,8 @@ COMMON = {
 # Values of options that transformers checks only after parsing.
 CHOICES = {"eval_strategy": ("no", "steps", "epoch"), "save_strategy": ("no", "steps", "epoch", "best")}
 
+DIRECTORIES = ("output_dir", "resume_from_checkpoint")
+
 
 class OptionParser(CommandParser, HfArgumentParser):
     """`HfArgumentParser` with grouped help.
@@ -57,6 +59,8 @@ class OptionParser(CommandParser, HfArgumentParser):
         for action in self._actions:
             action.help = COMMON.get(action.dest, action.help)
             action.choices = CHOICES.get(action.dest, action.choices)
+            if action.dest in DIRECTORIES:
+                action.metavar = "DIR"
         self.help_actions = [self.add_argument("-h", "--help", action="help", help="Show this help.")]
         if any(issubclass(dataclass_type, TrainingArguments) for dataclass_type in dataclass_types):
             action = self.add_argument("--help-all", action=HelpAll, help="Show the Trainer's other options as well.")
@@ -135,7 +139,7 @@ class HelpAll(argparse.Action):
 class OptionFormatter(argparse.HelpFormatter):
     """One spelling per option, a short placeholder for its value, and its default after the help text."""
 
-    PLACEHOLDERS: ClassVar[dict[Any, str]] = {int: "N", float: "X", str: "TEXT"}
+    PLACEHOLDERS: ClassVar[dict[str, str]] = {"int": "N", "float": "X", "str": "TEXT", "string_to_bool": "BOOL"}
 
     def __init__(self, prog: str, **kwargs: Any) -> None:
         super().__init__(prog, **{"max_help_position": 28, **kwargs})
@@ -156,7 +160,7 @@ class OptionFormatter(argparse.HelpFormatter):
         return (lambda size: ("NAME",) * size) if long else super()._metavar_formatter(action, default_metavar)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return self.PLACEHOLDERS.get(action.type, "VALUE")
+        return self.PLACEHOLDERS.get(getattr(action.type, "__name__", ""), "VALUE")
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = (action.help or "").strip()

@@ -1,8 +1,8 @@
 """AlignDistil (arXiv 2503.02832): every token's distribution distilled towards one extrapolated from DPO models.
 
 RLHF with the reward that a DPO model implies is the same as a distillation, token by token, whose teacher extrapolates
-linearly between logits. The reward is contrasted: a DPO model against a *reverse* one (`--method dpo --reverse`). How
-far the teacher goes is chosen per token, by how far the two are apart there (`segkernel.losses.distillation`).
+linearly between logits. The reward is contrasted: a DPO model and a *reverse* one (`segkernel train dpo --reverse`).
+How far the teacher goes is chosen per token, by how far the two are apart there (`segkernel.losses.distillation`).
 
 The loss of a pair is the mean over its chosen response's tokens of `beta / alpha_t * KL(policy || teacher_t)`. The
 paper also trains on responses of the policy itself: `on_policy`, one response per prompt, sampled before each step.

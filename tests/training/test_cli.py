@@ -158,6 +158,7 @@ def test_train_refuses_bad_input_before_writing(
         ((*asr, *data, "--reward_model", files["rm"], "--resume_from_checkpoint=last"), "there is no checkpoint in"),
         (("pretrain", "--texts", files["texts"], "--vocab_size=10"), "vocab_size: expected at least 258"),
         ((*asr, *data, "--check_calculations", "--output_dir", files["texts"]), "output_dir: expected a directory"),
+        ((*asr, *data, "--check_calculations", "--beta=-1"), "beta: expected a finite number > 0, got -1.0"),
         ((*asr, *data, "--check_calculations", "--report_to=none_such"), "report_to: none_such is not supported"),
         (
             (*asr, *data, "--check_calculations", "--per_device_eval_batch_size=0"),

@@ -4,6 +4,7 @@ A row may carry `chosen_mask` and `rejected_mask` (bools over its response token
 log-probabilities of those tokens only. Plain DPO's rows carry none, so every response token counts.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,11 @@ class DPOConfig(PreferenceConfig):
             "that `aligndistil` takes. Metrics go on naming the sides as the data does."
         },
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"beta: expected a finite number > 0, got {self.beta}")
 
 
 class DPOTrainer(PreferenceTrainer):

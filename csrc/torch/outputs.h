@@ -17,7 +17,8 @@ Tensor empty(std::initializer_list<int64_t> sizes, const Device& device = {}) {
   int64_t stride = 1;
   for (size_t d = sizes.size(); d-- > 0;) {
     strides[d] = stride;
-    stride *= sizes.begin()[d];
+    const bool overflows = __builtin_mul_overflow(stride, sizes.begin()[d], &stride);
+    check(!overflows, "output", "expected fewer than 2^63 elements, got more");
   }
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,

@@ -93,21 +93,11 @@ class OptionParser(CommandParser, HfArgumentParser):
         groups: dict[str, list[argparse.Action]] = {}
         trainer: list[argparse.Action] = []
         for dataclass_type in self.dataclass_types:
-            names = {field.name for field in fields(dataclass_type) if field.init}
-            owners = inspect.getmro(dataclass_type)
-            for owner in owners:
-                # Options that a class redefines stay with the class that introduced them.
-                bases = owner.__mro__[1:]
-                introduced = [
-                    name
-                    for name in inspect.get_annotations(owner)
-                    if name in names and not any(name in inspect.get_annotations(base) for base in bases)
-                ]
+            for owner, names in options_by_class(dataclass_type).items():
                 if owner is TrainingArguments:
-                    trainer = [actions[name] for name in introduced if name not in COMMON]
-                elif introduced:
-                    title = vars(owner).get("_argument_group_name") or inherited_title(owner) or self.title
-                    groups.setdefault(title, []).extend(actions[name] for name in introduced)
+                    trainer = [actions[name] for name in names if name not in COMMON]
+                elif names:
+                    groups.setdefault(self.heading(owner), []).extend(actions[name] for name in names)
         if trainer:
             groups["training"] = [actions[name] for name in COMMON]
             if everything:
@@ -115,13 +105,27 @@ class OptionParser(CommandParser, HfArgumentParser):
         groups["help"] = self.help_actions
         return groups
 
+    def heading(self, owner: type) -> str:
+        """Heading of the options that a class introduced: its own name for them, or `title` for a method's config."""
+        if issubclass(owner, TrainingArguments):  # it inherits the names of its mixins
+            return self.title
+        return str(getattr(owner, "_argument_group_name", self.title))
 
-def inherited_title(owner: type) -> str | None:
-    """Heading of a class of options that extends another such class; none for a config, which extends several."""
-    if issubclass(owner, TrainingArguments):
-        return None
-    title: str | None = getattr(owner, "_argument_group_name", None)
-    return title
+
+def options_by_class(dataclass_type: type) -> dict[type, list[str]]:
+    """Names of the options of a dataclass by the class that introduced them, from the class itself to its bases.
+
+    An option that a class redefines, to change its default, stays with the base class that introduced it.
+    """
+    names = {field.name for field in fields(dataclass_type) if field.init}
+    return {
+        owner: [
+            name
+            for name in inspect.get_annotations(owner)
+            if name in names and not any(name in inspect.get_annotations(base) for base in owner.__mro__[1:])
+        ]
+        for owner in inspect.getmro(dataclass_type)
+    }
 
 
 class HelpAll(argparse.Action):

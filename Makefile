@@ -71,7 +71,7 @@ bench: $(READY)
 # On a machine with a GPU, in under 8 minutes: build for its architecture, test, sanitize, measure. Installs nothing; uses
 # $(VENV) if it exists, else $(PYTHON). DRY=1 rehearses everything but the build, without a GPU.
 gpu-check:
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu.check --tests "$(EMULATED_TESTS)" \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check --tests "$(EMULATED_TESTS)" \
 		$(if $(DRY),--rehearse)
 
 # A source distribution, a CPU wheel, and a wheel per CUDA toolkit: make wheels CUDA="13.0 13.2".

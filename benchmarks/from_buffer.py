@@ -1,4 +1,4 @@
-"""Logits to measure backward passes on, without a model that computes them every time."""
+"""Logits for timing backward passes without a model that computes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class FromBuffer(torch.autograd.Function):
-    """Hands out the logits as if a model had just computed them: a tensor that autograd may write a gradient into."""
+    """Identity that returns the logits as a non-leaf tensor, whose storage autograd may overwrite."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a result says of where it was measured."""
+"""Machine and package metadata stored with each result."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 
 def machine() -> dict[str, str]:
-    """The CPU, and the versions of what runs on it."""
-    from segkernel._library import cpu_isa  # here: `make gpu-check` reads this file before segkernel is built
+    """CPU name, cores, instruction set and versions."""
+    from segkernel._library import cpu_isa  # `make gpu-check` imports this file before segkernel is built
 
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
@@ -28,7 +28,7 @@ def machine() -> dict[str, str]:
 
 
 def installed_versions(*packages: str) -> dict[str, str]:
-    """The versions of those packages that are installed."""
+    """Versions of the packages among these that are installed."""
     versions = {}
     for name in packages:
         with suppress(metadata.PackageNotFoundError):
@@ -37,7 +37,7 @@ def installed_versions(*packages: str) -> dict[str, str]:
 
 
 def slug(name: str) -> str:
-    """A machine's name as that of a file.
+    """File name from a machine's name.
 
     Example:
         >>> slug("AMD EPYC 2 cores")

@@ -1,6 +1,6 @@
-"""What segkernel is measured against: the idioms of today, each the best version of itself that we could write.
+"""Peers: the implementations that segkernel is compared with, each as fast as we could write it in its style.
 
-A library's functions are called where it is installed; everything else needs torch alone.
+Functions of other libraries are `None` where the library is not installed; everything else needs only torch.
 """
 
 from __future__ import annotations
@@ -14,46 +14,82 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+Peers = dict[str, Callable[..., Any] | None]
+
 
 def eager_logprobs_and_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The three lines that everyone writes first."""
+    """Log-softmax, gather and entropy in eager torch."""
     logprobs = torch.log_softmax(logits, dim=-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1)
     return logprobs.gather(-1, labels[..., None])[..., 0], entropy
 
 
 def eager_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-softmax and gather in eager torch."""
     return torch.log_softmax(logits, dim=-1).gather(-1, labels[..., None])[..., 0]
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
 
 
 @cache
 def installed(module: str, name: str) -> Any:
-    """`module.name`, or None where the module cannot be imported, whatever the reason, or has no such name."""
+    """`module.name`, or `None` where the import fails for any reason or the name is missing."""
     try:
         return getattr(importlib.import_module(module), name, None)
     except Exception:
         return None
 
 
-def materialised_logprobs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """The LM head under plain autograd: all logits in memory."""
+def materialized_logprobs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """LM head under plain autograd, with all logits in memory."""
     return -functional.cross_entropy(functional.linear(hidden, weight).float(), labels, reduction="none")
 
 
 def trl_chunked() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """TRL's LM head, in chunks of the vocabulary as wide as its trainers ask for."""
+    """TRL's LM head, with the chunk size that its trainers use."""
     chunked = installed("trl.kernels.chunked_logprob", "ChunkedLogProbFunction")
     return chunked and (
         lambda hidden, weight, labels: chunked.apply(hidden, weight, None, labels, 1.0, 32768, None, 1.0, ())[0]
     )
 
 
-def vectorised_segment(rewards: Tensor, threshold: float, low: float, high: float, sign: int) -> tuple[Tensor, ...]:
-    """Pivots, trigger, ids, rewards, signs and mask in whole-tensor torch operations."""
+def logprobs_and_entropy(device: str) -> Peers:
+    """`(logits [B, T, V], labels [B, T]) -> (log-probs, entropies)`."""
+    if device == "cpu":
+        return {"TRL": installed("trl.trainer.utils", "selective_log_softmax_and_entropy")}
+    return {"TRL (Triton)": installed("trl.kernels", "selective_log_softmax_and_entropy")}
+
+
+def logprob_losses(device: str) -> Peers:
+    """`(logits [B, T, V], labels [B, T]) -> a tensor whose sum is differentiated`."""
+    if device == "cpu":
+        return {"TRL": installed("trl.trainer.utils", "selective_log_softmax")}
+    trl = installed("trl.kernels", "selective_log_softmax_and_entropy")
+    liger = installed("liger_kernel.transformers.functional", "liger_cross_entropy")
+    flash = installed("flash_attn.ops.triton.cross_entropy", "cross_entropy_loss")
+    return {
+        "TRL (Triton)": trl and (lambda logits, labels: trl(logits, labels)[0]),
+        "Liger CE": liger and (lambda logits, labels: liger(logits.flatten(0, 1), labels.flatten(), reduction="sum")),
+        "flash-attention CE": flash
+        and (lambda logits, labels: flash(logits.flatten(0, 1), labels.flatten(), inplace_backward=True)[0]),
+    }
+
+
+def heads(device: str) -> Peers:
+    """`(hidden [N, H], weight [V, H], labels [N]) -> a tensor whose sum is differentiated`."""
+    if device == "cpu":
+        return {"TRL chunked": trl_chunked()}
+    liger = installed("liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy")
+    cce = installed("cut_cross_entropy", "linear_cross_entropy")
+    return {
+        "TRL chunked": trl_chunked(),
+        "Liger FLCE": liger and (lambda hidden, weight, labels: liger(hidden, weight, labels, reduction="sum")),
+        # reduction="none" would fail: the kernel expects a contiguous gradient, and that of a sum is expanded.
+        "CCE (drops small gradients)": cce
+        and (lambda hidden, weight, labels: cce(hidden, weight, labels, reduction="sum")),
+    }
+
+
+def vectorized_segment(rewards: Tensor, threshold: float, low: float, high: float, sign: int) -> tuple[Tensor, ...]:
+    """Pivots, trigger, ids, rewards, signs and mask with whole-tensor torch operations."""
     rows, length = rewards.shape
     starts = torch.empty_like(rewards, dtype=torch.bool)
     starts[:, 0] = True
@@ -74,7 +110,7 @@ def vectorised_segment(rewards: Tensor, threshold: float, low: float, high: floa
 
 
 def looped_segment(rewards: Tensor, threshold: float, low: float, high: float, sign: int) -> tuple[Tensor, ...]:
-    """One `.item()` per token, as the trainers of the papers do it."""
+    """The same with one `.item()` per token, as the papers' trainers do it."""
     rows, length = rewards.shape
     ids = torch.zeros(rows, length, dtype=torch.int32)
     counts = torch.zeros(rows, dtype=torch.int32)
@@ -101,7 +137,7 @@ def looped_segment(rewards: Tensor, threshold: float, low: float, high: float, s
 
 
 def looped_gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """The loop over steps that PPO trainers have: vectorised over rows, one torch operation after another in time."""
+    """GAE as a loop over steps, vectorized over rows, as PPO trainers have it."""
     length = rewards.shape[1]
     last = rewards.new_zeros(rewards.shape[0])
     reversed_advantages = []

@@ -1,111 +1,197 @@
-"""`make bench`: runs every benchmark, writes `benchmarks/results/<machine>.json`, and the README's table from it."""
+"""CPU benchmarks and the pages of all results: `make bench`.
+
+Measures every group, writes `benchmarks/results/<machine>.json`, and updates the tables in `docs/benchmarks.md` and the
+headline table in `README.md`. `--render` only updates the pages from the stored results.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
-from benchmarks.bench_linear_token_logprobs import IMPLEMENTATIONS
+from benchmarks import targets
 from benchmarks.machine import machine, slug
 from benchmarks.pages import readable, replace_between
+from benchmarks.targets import Rows
 
 ROOT = Path(__file__).parent.parent
-MARKS = ("<!-- benchmarks:begin -->", "<!-- benchmarks:end -->")
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+CPU_MARKERS = ("<!-- benchmarks:begin -->", "<!-- benchmarks:end -->")
+GPU_MARKERS = ("<!-- gpu:begin -->", "<!-- gpu:end -->")
+HEADLINE_MARKERS = ("<!-- headline:begin -->", "<!-- headline:end -->")
+PASSED, NOT_MEASURED = "passed", "not measured yet"
+
+# Prefix of the work, and the peers that the headline table compares with.
+HEADLINE = {
+    "token_logprobs + entropy, forward, bf16": ("torch.compile", "TRL"),
+    "token_logprobs, forward + backward, bf16": ("torch.compile", "TRL"),
+    "linear_token_logprobs, forward + backward, bf16": ("materialized logits", "TRL chunked"),
+    "segment [16, 1024]": ("vectorized torch",),
+    "segment [64, 8192]": ("vectorized torch",),
+    "gae [16, 1024]": ("loop over steps",),
+}
+
+Results = Mapping[str, Any]
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "raw.json"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-        subprocess.run(
-            [*command, *map(str, sorted(ROOT.glob("benchmarks/bench_*.py"))), f"--benchmark-json={raw}", *sys.argv[1:]],
-            check=True,
-            cwd=ROOT,
-        )
-        benchmarks = json.loads(raw.read_text())["benchmarks"]
+def main(argv: Sequence[str] | None = None) -> int:
+    from benchmarks.cases import CPU_GROUPS
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.partition("\n")[0])
+    parser.add_argument("--render", action="store_true", help="only update the pages from the stored results")
+    parser.add_argument("--only", nargs="+", choices=CPU_GROUPS, help="measure these groups, keep the others' rows")
+    arguments = parser.parse_args(argv)
+    if not arguments.render:
+        measure(arguments.only or list(CPU_GROUPS))
+    write_pages(stored_results())
+    return 0
+
+
+def measure(groups: Sequence[str]) -> None:
+    """Measure groups, each in a process of its own, and store the rows."""
     here = machine()
-    results = {"machine": here, "rows": rows(benchmarks), "peak_memory": peak_memory()}
-    name = slug(f"{here['cpu']} {here['cores']} cores")
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    name = f"{here['cpu']} {here['cores']} cores"
+    path = RESULTS / f"{slug(name)}.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    for group in groups:
+        print(f"{group} ...", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "rows.json"
+            command = [sys.executable, "-m", "benchmarks.measure", group, "cpu", "--output", str(output)]
+            subprocess.run(command, check=True, cwd=ROOT)
+            found = [{"group": group, **row} for row in json.loads(output.read_text())]
+        rows = [row for row in rows if row["group"] != group] + found
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    write_readme(results)
-    print(f"wrote {path.relative_to(ROOT)} and the table in README.md")
+    path.write_text(json.dumps({"machine": here, "rows": rows}, indent=1) + "\n")
+    print(f"wrote {path.relative_to(ROOT)}")
 
 
-def rows(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per group and implementation: the median over the rounds of all turns, and the ratio to the first row."""
-    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
-    moved: dict[tuple[str, str], int | None] = {}
-    for benchmark in benchmarks:
-        key = benchmark["group"], benchmark["extra_info"]["implementation"]
-        seconds[key] += benchmark["stats"]["data"]
-        moved[key] = benchmark["extra_info"]["bytes"]
-    medians = {key: statistics.median(values) for key, values in seconds.items()}
-    first_of_group: dict[str, float] = {}
-    for (group, _), median in medians.items():
-        first_of_group.setdefault(group, median)
-    return [
-        {
-            "group": group,
-            "implementation": implementation,
-            "seconds": median,
-            "ratio": median / first_of_group[group],
-            "gigabytes_per_second": (moved[group, implementation] or 0) / median / 1e9 or None,
-            "rounds": len(seconds[group, implementation]),
-        }
-        for (group, implementation), median in medians.items()
-    ]
+def stored_results() -> list[Results]:
+    """Benchmark results of all machines; those of the GPU check have `targets`."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return [results for results in found if "rows" in results]
 
 
-def peak_memory() -> list[dict[str, Any]]:
-    """Extra memory of the LM head at its peak, each implementation in a process of its own."""
-    measured = []
-    for implementation in IMPLEMENTATIONS:
-        command = [sys.executable, "-m", "benchmarks.peak_memory", implementation]
-        printed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout.split()
-        measured.append({"implementation": implementation, "extra": int(printed[0]), "logits": int(printed[1])})
-    return measured
+def write_pages(results: Sequence[Results]) -> None:
+    """Update the generated tables of the documentation and the README."""
+    of_cpu = [found for found in results if "targets" not in found]
+    replace_between(PAGE, CPU_MARKERS, "\n\n".join(map(cpu_text, of_cpu)) or NOT_MEASURED)
+    replace_between(README, HEADLINE_MARKERS, "\n\n".join(map(headline_text, of_cpu)) or NOT_MEASURED)
+    write_gpu_table(results)
 
 
-def write_readme(results: dict[str, Any]) -> None:
-    table = [
+def write_gpu_table(results: Sequence[Results]) -> None:
+    of_gpu = [found for found in results if "targets" in found]
+    replace_between(PAGE, GPU_MARKERS, "\n\n".join(map(gpu_text, of_gpu)) or NOT_MEASURED)
+
+
+def cpu_text(results: Results) -> str:
+    """Environment and table of a CPU's results."""
+    references: dict[str, float] = {}
+    cells = []
+    for row in results["rows"]:
+        if "seconds" not in row:
+            continue
+        reference = references.setdefault(row["work"], row["seconds"])
+        cells.append(
+            [
+                row["work"],
+                row["implementation"],
+                readable(row["seconds"]),
+                f"{row['seconds'] / reference:.3g}x",
+                gigabytes_per_second(row),
+                f"{row['extra_bytes'] / 2**20:.0f}" if "extra_bytes" in row else "",
+            ]
+        )
+    text = (
+        f"{environment(results)} Medians over interleaved turns. Ratios are to the first row of each work; GB/s counts "
+        "the bytes that the work has to move; extra MiB is the peak of resident memory beyond inputs and gradients."
+    )
+    return f"{text}\n\n{table(['work', 'implementation', 'time', 'ratio', 'GB/s', 'extra MiB'], cells)}"
+
+
+def headline_text(results: Results) -> str:
+    """Short table for the README: segkernel next to its peers."""
+    rows, cells = Rows(results["rows"]), []
+    for work, peers in HEADLINE.items():
+        for peer in peers:
+            try:
+                name = next(row["work"] for row in results["rows"] if row["work"].startswith(work))
+                ours, theirs = rows.seconds(work), rows.seconds(work, peer)
+            except (LookupError, StopIteration):
+                continue
+            cells.append([name, readable(ours), peer, readable(theirs), f"{theirs / ours:.3g}x"])
+    return f"{environment(results)}\n\n{table(['work', 'segkernel', 'peer', 'time', 'speed-up'], cells)}"
+
+
+def gpu_text(results: Results) -> str:
+    """Environment, targets and table of a GPU's results."""
+    try:
+        copied = Rows(results["rows"]).bandwidth("copy", "torch")
+    except LookupError:
+        copied = None
+    goals = [
         [
-            row["group"],
+            judged["work"],
+            targets.bound(judged),
+            targets.scalar(judged, "measured") if "measured" in judged else "not measured",
+            {True: "yes", False: "no", None: ""}[judged.get("met")],
+        ]
+        for judged in results["targets"]
+    ]
+    measured = [
+        [
+            row["work"],
             row["implementation"],
             readable(row["seconds"]),
-            f"{row['ratio']:.3g}x",
-            f"{row['gigabytes_per_second']:.1f}" if row["gigabytes_per_second"] else "",
+            gigabytes_per_second(row),
+            f"{100 * row['bytes'] / row['seconds'] / copied:.0f} %" if "bytes" in row and copied else "",
+            f"{row['extra_bytes'] / 2**30:.2f}" if "extra_bytes" in row else "",
         ]
         for row in results["rows"]
-    ]
-    memory = [
-        [row["implementation"], f"{row['extra'] / 2**20:.0f}", f"{row['extra'] / row['logits']:.2f}"]
-        for row in results["peak_memory"]
+        if "seconds" in row
     ]
     here = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in here.items() if name != "gpu")
+    copy = f"A copy moves {copied / 1e9:.0f} GB/s." if copied else "The copy's bandwidth was not measured."
+    parts = [
+        f"{here['gpu']}; {versions}. Medians of event-timed calls; `segment`, `gae` and their torch versions are "
+        "replayed from CUDA graphs, except for rows with the call. Inputs rotate, so that none is in the cache. GB/s "
+        f"counts the bytes that the work has to move; extra GiB is memory beyond inputs and gradients. {copy}",
+        table(["work", "target", "measured", "met"], goals),
+        table(["work", "implementation", "time", "GB/s", "of a copy", "extra GiB"], measured),
+    ]
+    if absent := sorted({row["implementation"] for row in results["rows"] if "missing" in row}):
+        parts.append(f"Not installed or failing there: {', '.join(absent)}.")
+    if amiss := [f"{phase['name']} ({phase['outcome']})" for phase in results["phases"] if phase["outcome"] != PASSED]:
+        parts.append(f"Phases of this run that did not pass: {', '.join(amiss)}.")
+    return "\n\n".join(parts)
+
+
+def environment(results: Results) -> str:
+    """Machine and versions in one sentence."""
+    here = results["machine"]
     versions = ", ".join(f"{name} {here[name]}" for name in ("torch", "trl", "segkernel") if name in here)
-    text = "\n\n".join(
-        [
-            f"{here['cpu']}, {here['cores']} cores, {here['isa']}; Python {here['python']}, {versions}. Medians over "
-            "interleaved turns; the ratio is to the first row of its group; GB/s counts the logits that were needed.",
-            tabulate(
-                table, ["work", "implementation", "time", "ratio", "GB/s"], tablefmt="github", disable_numparse=True
-            ),
-            "Peak memory of the LM head (N=1024, H=896, V=151936, bf16) beyond inputs and gradients:",
-            tabulate(memory, ["implementation", "MiB", "of the logits"], tablefmt="github", disable_numparse=True),
-        ]
-    )
-    replace_between(ROOT / "README.md", MARKS, text)
+    return f"{here['cpu']}, {here['cores']} cores, {here['isa']}; Python {here['python']}, {versions}."
+
+
+def gigabytes_per_second(row: Mapping[str, Any]) -> str:
+    rate = row["bytes"] / row["seconds"] / 1e9 if "bytes" in row else 0.0
+    return "" if not rate else f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    from tabulate import tabulate  # `make gpu-check` imports this file before it checks its requirements
+
+    return tabulate(cells, headings, tablefmt="github", disable_numparse=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

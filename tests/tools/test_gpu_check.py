@@ -1,4 +1,4 @@
-"""`make gpu-check`, as far as it goes without a GPU: the rehearsal, the phases, and the figures from made-up rows."""
+"""`make gpu-check` without a GPU: the rehearsal, the phases, and the targets from made-up rows."""
 
 import itertools
 import json
@@ -14,22 +14,26 @@ import pytest
 import torch
 
 import segkernel
-from benchmarks.gpu import check, figures
-from benchmarks.gpu.clock import CudaClock
-from benchmarks.gpu.figures import OURS
-from benchmarks.gpu.measure import FULL, GROUPS, Measurements, main, shape
+from benchmarks import gpu_check as check
+from benchmarks import report, targets
+from benchmarks.cases import CPU_GROUPS, GPU, Case, shape
+from benchmarks.clock_gpu import CudaClock
+from benchmarks.measure import main
 from benchmarks.pages import replace_between
+from benchmarks.targets import OURS
 from build_support.cuda import Toolkit
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_rehearsal(tmp_path: Path) -> None:
-    """The whole program, in a copy of the sources, so that what it writes can be seen."""
+def test_rehearsal_runs_every_phase_and_leaves_the_pages_alone(tmp_path: Path) -> None:
+    """The whole program, in a copy of the sources, so that everything it writes can be seen."""
     copy = tmp_path / "copy"
     ignored = shutil.ignore_patterns(".*", "build", "dist", "runs", "__pycache__")
     shutil.copytree(ROOT, copy, ignore=ignored)
-    readme = (copy / "README.md").read_text()
+    before = {path: path.read_bytes() for path in copy.rglob("*.md")} | {
+        path: path.read_bytes() for path in (copy / "benchmarks" / "results").glob("*.json")
+    }
     done = subprocess.run(
         ["make", "gpu-check", "DRY=1", "VENV=none", f"PYTHON={sys.executable}"],
         cwd=copy,
@@ -37,36 +41,38 @@ def test_rehearsal(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     written = copy / "build" / "gpu-check-rehearsal"
+    assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((written / "rehearsal.json").read_text())
     assert [phase["name"] for phase in results["phases"]] == ["tests", *(f"measure {name}" for name in check.GROUPS)]
     assert {phase["outcome"] for phase in results["phases"]} == {"passed"}
-    ours = [row["work"].partition(",")[0] for row in results["rows"] if row["implementation"] == OURS]
-    assert [name.partition(" [")[0] for name in ours] == [
-        *("log-probs + entropy", "log-probs", "segment", "segment", "segment", "gae", "linear_token_logprobs")
+    ours = [row["work"] for row in results["rows"] if row["implementation"] == OURS]
+    assert [name.partition(" [")[0].partition(" N=")[0] for name in ours] == [
+        "token_logprobs + entropy, forward, bf16",
+        "token_logprobs, forward + backward, bf16",
+        *("segment", "segment", "segment", "gae", "linear_token_logprobs, forward + backward, bf16"),
     ]
     assert all("seconds" in row for row in results["rows"] if row["implementation"].startswith((OURS, "eager", "loop")))
-    assert "| segkernel, 25 % kept " in (written / "README.md").read_text()
-    # Seconds of a rehearsal mean nothing, so they stay out of the project's files.
-    assert (copy / "README.md").read_text() == readme
+    assert "| segkernel, 25 % kept " in (written / "report.md").read_text()
+    # Seconds of a rehearsal mean nothing, so the project's own files stay as they were.
+    assert {path: path.read_bytes() for path in before} == before
     assert not (copy / "benchmarks" / "results" / "rehearsal.json").exists()
 
 
-def test_it_starts_before_anything_is_built() -> None:
-    code = "import sys, benchmarks.gpu.check; print('segkernel' in sys.modules)"
+def test_check_imports_no_segkernel() -> None:
+    code = "import sys, benchmarks.gpu_check; print('segkernel' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
-def test_it_says_first_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_missing_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(check, "NEEDED", ("pytest", "no_such_package", "nor_this"))
     monkeypatch.setattr("sys.argv", ["check"])
     assert check.main() == 2
     assert "`pip install no_such_package nor_this`" in capsys.readouterr().err
 
 
-def test_phases_end_in_time_and_say_how(tmp_path: Path) -> None:
+def test_run_stops_phases_in_time_and_reports_the_outcome(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
 
     def run(*command: str, limit: float = 60) -> tuple[str, str]:
@@ -76,7 +82,7 @@ def test_phases_end_in_time_and_say_how(tmp_path: Path) -> None:
     python = sys.executable
     assert run(python, "-c", "print('fine')") == ("passed", "")
     assert run(python, "-c", "import sys; print('why'); sys.exit(3)") == ("failed: exit status 3", "why\n")
-    # A hanging phase ends with its children. One that is out of reach holds on to the output, and is not waited for.
+    # A hanging phase ends with its children. A child in its own session keeps the output open, unawaited.
     started = time.monotonic()
     for child in ("['sleep', '60']", "['setsid', 'sleep', '20']"):
         hang = f"import subprocess; print('begun'); subprocess.run({child})"
@@ -90,14 +96,14 @@ def test_phases_end_in_time_and_say_how(tmp_path: Path) -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as the phases look at one."""
+    """A fake GPU, as far as the phases look at it."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
 
 
 @pytest.mark.usefixtures("gpu")
-def test_all_phases_fit_in_eight_minutes(tmp_path: Path) -> None:
+def test_phases_fit_in_eight_minutes(tmp_path: Path) -> None:
     phases = list(check.phases(tmp_path, ["tests/ops/test_gae.py"], rehearsing=False))
     assert sum(phase.share for phase in phases) < 8 * 60 - 10
     by_name = {phase.name: phase for phase in phases}
@@ -111,7 +117,7 @@ def test_all_phases_fit_in_eight_minutes(tmp_path: Path) -> None:
         assert by_name[tool].environment["SEGKERNEL_TEST_DEVICE"] == "cuda"
 
 
-def test_the_sanitizer_may_be_beside_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sanitizer_next_to_nvcc_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvcc, sanitizer = (tmp_path / "bin" / name for name in ("nvcc", "compute-sanitizer"))
     monkeypatch.setattr("build_support.cuda.toolkits", lambda: iter([Toolkit(nvcc, "13.0")]))
     monkeypatch.setenv("PATH", "")
@@ -123,16 +129,19 @@ def test_the_sanitizer_may_be_beside_nvcc(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of nothing but a README and a place for results."""
+    """A project with only the page and a folder for results."""
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    (tmp_path / "README.md").write_text("before\n<!-- gpu:begin -->\nnot measured yet\n<!-- gpu:end -->\nafter\n")
+    page = tmp_path / "benchmarks.md"
+    page.write_text("before\n<!-- gpu:begin -->\nnot measured yet\n<!-- gpu:end -->\nafter\n")
     monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "benchmarks" / "results")
+    monkeypatch.setattr(report, "PAGE", page)
     monkeypatch.setattr("sys.argv", ["check"])
     return tmp_path
 
 
 @pytest.mark.usefixtures("gpu")
-def test_what_a_phase_leaves_is_the_next_ones(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_left_over_extends_later_phases(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
 
     def run(phase: check.Phase, limit: float, log: Path) -> dict[str, str]:
@@ -146,7 +155,7 @@ def test_what_a_phase_leaves_is_the_next_ones(project: Path, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("gpu")
-def test_what_is_measured_is_written_though_tests_fail(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurements_are_written_although_tests_fail(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = project / "rows.json"
     measure = f"import pathlib; pathlib.Path({str(rows)!r}).write_text({json.dumps(json.dumps(ROWS))})"
     monkeypatch.setattr(
@@ -161,12 +170,12 @@ def test_what_is_measured_is_written_though_tests_fail(project: Path, monkeypatc
     assert check.main() == 1
     results = json.loads((project / "benchmarks" / "results" / "nvidia-h200.json").read_text())
     assert results["rows"] == ROWS
-    readme = (project / "README.md").read_text()
-    assert "\n\nOf the same run did not pass: tests (failed: exit status 1).\n<!-- gpu:end -->" in readme
+    page = (project / "benchmarks.md").read_text()
+    assert "\n\nPhases of this run that did not pass: tests (failed: exit status 1).\n<!-- gpu:end -->" in page
 
 
 @pytest.mark.usefixtures("gpu")
-def test_nothing_is_measured_of_an_earlier_build(
+def test_failed_build_ends_the_check(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fails = (sys.executable, "-c", "import sys; sys.exit('no compiler')")
@@ -177,34 +186,57 @@ def test_nothing_is_measured_of_an_earlier_build(
     assert [(phase["name"], phase["outcome"]) for phase in results["phases"]] == [("build", "failed: exit status 1")]
     # What an earlier run has measured stays.
     assert not list((project / "benchmarks" / "results").iterdir())
-    assert "\nnot measured yet\n" in (project / "README.md").read_text()
+    assert "\nnot measured yet\n" in (project / "benchmarks.md").read_text()
 
 
-def test_what_fails_is_told_and_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails() -> dict[str, float]:
+def test_failing_implementations_are_reported_and_the_others_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
         raise RuntimeError("no such instruction")
 
-    def group(m: Measurements) -> None:
-        m.peer("work", "peer", fails, lambda function: function())
-        m.peer("work", "absent peer", None, fails)
-        m.row("work", OURS, fails)
-        m.row("work", "last", lambda: {"seconds": 1.0})
-
+    case = Case("work", {"peer": fails, "absent peer": None, OURS: fails, "last": lambda: None})
     output = tmp_path / "rows.json"
-    monkeypatch.setitem(GROUPS, "gae", group)
-    monkeypatch.setattr("sys.argv", ["measure", "gae", "--rehearse", "--output", str(output)])
-    assert main() == 1  # it is our own that failed
-    peer, absent, ours, last = json.loads(output.read_text())
-    assert "no such instruction" in peer["missing"]
-    assert absent["missing"] == "not installed"
-    assert "no such instruction" in ours["failed"]
-    assert last["seconds"] == 1.0
-    monkeypatch.setitem(GROUPS, "gae", lambda m: m.peer("work", "peer", fails, lambda function: function()))
+    monkeypatch.setitem(CPU_GROUPS, "gae", lambda machine: [case])
+    monkeypatch.setattr("sys.argv", ["measure", "gae", "rehearsal", "--output", str(output)])
+    assert main() == 1  # segkernel itself failed
+    rows = {row["implementation"]: row for row in json.loads(output.read_text())}
+    assert "no such instruction" in rows["peer"]["missing"]
+    assert rows["absent peer"]["missing"] == "not installed"
+    assert "no such instruction" in rows[OURS]["failed"]
+    assert rows["last"]["seconds"] >= 0.0
+    monkeypatch.setitem(CPU_GROUPS, "gae", lambda machine: [Case("work", {"peer": fails})])
     assert main() == 0
 
 
+@pytest.mark.parametrize("clock", ["cpu", "rehearsal"])
+def test_measure_rows_of_a_case(clock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    restored = []
+    case = Case(
+        "work",
+        {OURS: lambda x: x + 1, f"{OURS}, 25 % kept": lambda x: x, "peer": lambda x: x * 2},
+        [(torch.zeros(8),)],
+        {"": 64, f"{OURS}, 25 % kept": 16},
+        before=lambda: restored.append(1),
+        caller_bytes=0,
+    )
+    output = tmp_path / "rows.json"
+    monkeypatch.setattr("benchmarks.clock_cpu.SECONDS_PER_TURN", 0.001)
+    monkeypatch.setitem(CPU_GROUPS, "gae", lambda machine: [case])
+    monkeypatch.setattr("sys.argv", ["measure", "gae", clock, "--output", str(output)])
+    assert main() == 0
+    rows = json.loads(output.read_text())
+    assert [(row["implementation"], row["bytes"]) for row in rows] == [
+        (OURS, 64),
+        (f"{OURS}, 25 % kept", 16),
+        ("peer", 64),
+    ]
+    assert all(row["seconds"] > 0 and row["extra_bytes"] >= 0 for row in rows)
+    assert len(restored) >= 6
+
+
 def spoilt(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrong in the last of what it returns, by a ten-thousandth or more."""
+    """The operator with a wrong last output."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         outputs = operator(*args, **kwargs)
@@ -219,22 +251,20 @@ def spoilt(operator: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("group", "operator"),
     [
-        ("forward", "token_logprobs"),
-        ("backward", "token_logprobs"),
+        ("token_logprobs", "token_logprobs"),
+        ("token_logprobs_backward", "token_logprobs"),
         ("segment", "segment"),
         ("gae", "gae"),
-        ("linear", "linear_token_logprobs"),
+        ("linear_token_logprobs", "linear_token_logprobs"),
     ],
 )
-def test_what_returns_something_else_is_not_timed(
-    group: str, operator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_result_is_not_timed(group: str, operator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = getattr(segkernel, operator)
-    # Once only: the truth of the scans is the CPU's, which is what the rehearsal runs on.
+    # Only the first call: the reference of the scans is the CPU, which the rehearsal runs on.
     calls = itertools.chain([spoilt(original)], itertools.repeat(original))
     monkeypatch.setattr(segkernel, operator, lambda *args, **kwargs: next(calls)(*args, **kwargs))
     output = tmp_path / "rows.json"
-    monkeypatch.setattr("sys.argv", ["measure", group, "--rehearse", "--output", str(output)])
+    monkeypatch.setattr("sys.argv", ["measure", group, "rehearsal", "--output", str(output)])
     assert main() == 1
     ours = next(row for row in json.loads(output.read_text()) if row["implementation"] == OURS)
     assert "seconds" not in ours
@@ -242,7 +272,7 @@ def test_what_returns_something_else_is_not_timed(
 
 
 class FakeEvent:
-    """Lets a call take as many milliseconds as it was given."""
+    """Event on a fake clock."""
 
     now = 0.0
 
@@ -256,7 +286,7 @@ class FakeEvent:
         return end.at - self.at
 
 
-def test_the_clock_takes_medians_and_inputs_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_clock_takes_medians_and_rotates_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.Event", FakeEvent)
     monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
     called = []
@@ -275,11 +305,11 @@ def test_the_clock_takes_medians_and_inputs_in_turn(monkeypatch: pytest.MonkeyPa
     assert seconds == pytest.approx(0.002)
 
 
-FORWARD = f"log-probs + entropy, forward, {shape(FULL.logits)}"
-BACKWARD = f"log-probs, forward + backward, {shape(FULL.logits)}"
-HEAD = "linear_token_logprobs, forward + backward, N=8192, H=4096, V=151936"
+FORWARD = f"token_logprobs + entropy, forward, bf16 {shape(GPU.logits)}"
+BACKWARD = f"token_logprobs, forward + backward, bf16 {shape(GPU.logits)}"
+HEAD = "linear_token_logprobs, forward + backward, bf16 N=8192, H=4096, V=151936"
 ROWS = [
-    {"work": "copy", "implementation": "torch", "bytes_per_second": 4e12},
+    {"work": "copy", "implementation": "torch", "seconds": 1e-3, "bytes": 4e9},
     {"work": FORWARD, "implementation": OURS, "seconds": 1e-3, "bytes": 3.8e9},  # 95 % of the copy
     {"work": FORWARD, "implementation": f"{OURS}, 25 % kept", "seconds": 0.3e-3, "bytes": 9.5e8},
     {"work": FORWARD, "implementation": "TRL (Triton)", "seconds": 1.2e-3, "bytes": 3.8e9},
@@ -294,50 +324,82 @@ ROWS = [
 ]
 
 
-def test_figures() -> None:
-    judged = {(figure["work"], figure["unit"]): figure for figure in figures.judge(ROWS)}
-    assert len(judged) == len(figures.FIGURES) == 15
+def test_targets_literals() -> None:
+    judged = {(figure["work"], figure["unit"]): figure for figure in targets.judge(ROWS)}
+    assert len(judged) == len(targets.TARGETS) == 15
 
     def measured(work: str, unit: str) -> tuple[float, bool]:
         figure = judged[work, unit]
         return round(figure["measured"], 6), figure["met"]
 
-    assert measured("log-probs + entropy, forward", "of copy bandwidth") == (0.95, True)
-    assert measured("log-probs + entropy, forward", "x faster than TRL (Triton)") == (1.2, True)
-    assert measured("log-probs + entropy, forward, 25 % kept", "of the dense time") == (0.3, False)
-    assert measured("log-probs, forward + backward, in place", "of copy bandwidth") == (0.75, False)
+    assert measured("token_logprobs + entropy, forward", "of copy bandwidth") == (0.95, True)
+    assert measured("token_logprobs + entropy, forward", "x faster than TRL (Triton)") == (1.2, True)
+    assert measured("token_logprobs + entropy, forward, 25 % kept", "of the dense time") == (0.3, False)
+    assert measured("token_logprobs, forward + backward, in place", "of copy bandwidth") == (0.75, False)
     assert measured("segment [64, 4096]", "µs") == (11.0, True)
     assert measured("gae [64, 4096]", "x faster than loop over steps") == (5000, True)
     assert measured("linear_token_logprobs", "x the bare matrix products") == (1.25, True)
     assert measured("linear_token_logprobs", "GiB of extra memory") == (1.0, True)
     # A peer that is missing decides nothing.
-    assert judged["log-probs, forward + backward, in place", "x faster than Liger CE"]["missing"] == (
+    assert judged["token_logprobs, forward + backward, in place", "x faster than Liger CE"]["missing"] == (
         "Liger CE was not measured"
     )
-    assert "met" not in judged["segment [64, 4096]", "x faster than vectorised torch"]
+    assert "met" not in judged["segment [64, 4096]", "x faster than vectorized torch"]
 
 
-def test_table(tmp_path: Path) -> None:
+def test_gpu_text_literals(tmp_path: Path) -> None:
     machine = {"gpu": "NVIDIA H200", "python": "3.12.3", "torch": "2.11.0+cu130"}
     phases = [{"name": "tests", "outcome": "passed"}]
-    text = figures.table({"machine": machine, "phases": phases, "rows": ROWS, "figures": figures.judge(ROWS)})
+    text = report.gpu_text({"machine": machine, "phases": phases, "rows": ROWS, "targets": targets.judge(ROWS)})
     assert text.startswith("NVIDIA H200; python 3.12.3, torch 2.11.0+cu130. ")
-    assert "a copy moves 4000 GB/s." in text
+    assert "A copy moves 4000 GB/s." in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
-    assert ["log-probs + entropy, forward", "at least 92 % of copy bandwidth", "95 %", "yes"] in cells
-    assert ["log-probs + entropy, forward, 25 % kept", "at most 28 % of the dense time", "30 %", "no"] in cells
+    assert ["token_logprobs + entropy, forward", "at least 92 % of copy bandwidth", "95 %", "yes"] in cells
+    assert ["token_logprobs + entropy, forward, 25 % kept", "at most 28 % of the dense time", "30 %", "no"] in cells
     assert [FORWARD, "segkernel", "1 ms", "3800", "95 %", ""] in cells
     assert [HEAD, "segkernel", "50 ms", "", "", "1.00"] in cells
-    assert text.endswith("Not installed, or not running there: Liger CE.")
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- gpu:begin -->\nnot measured yet\n<!-- gpu:end -->\nafter\n")
-    replace_between(readme, figures.MARKS, text)
-    assert readme.read_text() == f"before\n<!-- gpu:begin -->\n{text}\n<!-- gpu:end -->\nafter\n"
+    assert text.endswith("Not installed or failing there: Liger CE.")
 
 
-def test_the_readme_tells_of_measurements_or_of_none() -> None:
-    readme = (ROOT / "README.md").read_text()
-    table = readme.partition("<!-- gpu:begin -->\n")[2].partition("\n<!-- gpu:end -->")[0]
-    results = [json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("*.json")]
-    measured = [figures.table(result) for result in results if "figures" in result]
-    assert table in (measured or ["not measured yet"])
+def test_write_pages_fills_all_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, readme = tmp_path / "benchmarks.md", tmp_path / "README.md"
+    page.write_text("a\n<!-- benchmarks:begin -->\n<!-- benchmarks:end -->\nb\n<!-- gpu:begin -->\n<!-- gpu:end -->\n")
+    readme.write_text("c\n<!-- headline:begin -->\nold\n<!-- headline:end -->\nd\n")
+    monkeypatch.setattr(report, "PAGE", page)
+    monkeypatch.setattr(report, "README", readme)
+    rows = [
+        {"work": "segment [16, 1024]", "implementation": OURS, "seconds": 2e-5, "bytes": 2e5},
+        {"work": "segment [16, 1024]", "implementation": "vectorized torch", "seconds": 4e-4, "extra_bytes": 3 << 20},
+        {"work": "segment [16, 1024]", "implementation": "absent", "missing": "not installed"},
+    ]
+    machine = {"cpu": "A CPU", "cores": "2", "isa": "avx2", "python": "3.11", "torch": "2.13", "segkernel": "0.2"}
+    report.write_pages([{"machine": machine, "rows": rows}])
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.read_text().splitlines()]
+    assert ["segment [16, 1024]", "segkernel", "20 µs", "1x", "10.0", ""] in cells
+    assert ["segment [16, 1024]", "vectorized torch", "400 µs", "20x", "", "3"] in cells
+    assert "<!-- gpu:begin -->\nnot measured yet\n<!-- gpu:end -->" in page.read_text()
+    text = readme.read_text()
+    assert text.startswith(
+        "c\n<!-- headline:begin -->\nA CPU, 2 cores, avx2; Python 3.11, torch 2.13, segkernel 0.2.\n"
+    )
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert ["segment [16, 1024]", "20 µs", "vectorized torch", "400 µs", "20x"] in cells
+    assert text.endswith("<!-- headline:end -->\nd\n")
+
+
+def test_replace_between_refuses_a_page_without_markers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("text\n<!-- gpu:begin -->\n")
+    with pytest.raises(ValueError, match=r"page.md: expected the markers <!-- gpu:begin --> and <!-- gpu:end -->"):
+        replace_between(page, report.GPU_MARKERS, "table")
+    assert page.read_text() == "text\n<!-- gpu:begin -->\n"
+
+
+def test_pages_hold_the_stored_results() -> None:
+    if not report.PAGE.is_file():
+        pytest.skip("no documentation in this tree")
+    page = report.PAGE.read_text()
+    results = report.stored_results()
+    measured = [report.gpu_text(found) for found in results if "targets" in found]
+    table = page.partition("<!-- gpu:begin -->\n")[2].partition("\n<!-- gpu:end -->")[0]
+    assert table == ("\n\n".join(measured) or "not measured yet")

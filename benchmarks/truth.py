@@ -1,6 +1,6 @@
-"""What segkernel has to return for the very inputs that it is timed on; AssertionError where it does not.
+"""Correctness checks on the inputs that are timed; each raises AssertionError on a wrong result.
 
-Log-probs of some rows in float64, the scans of the CPU's kernels, and the LM head in float32.
+References: float64 for log-probs of a sample of rows, the CPU kernels for scans, float32 for the LM head.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ CHECKED_ROWS = 16
 
 
 def some_rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of rows from the first to the last, their logits in float64 and their labels."""
+    """Evenly spaced row indices, with the rows' logits in float64 and their labels."""
     rows = torch.linspace(0, labels.numel() - 1, CHECKED_ROWS, dtype=torch.float64, device=labels.device).long()
     return rows, logits.flatten(0, 1)[rows].double(), labels.flatten()[rows]
 
 
 def logprobs_and_entropy(function: Callable[..., Any], logits: Tensor, labels: Tensor, mask: Tensor) -> None:
+    """Check dense results against float64, and masked results against dense ones."""
     rows, exact_logits, exact_labels = some_rows(logits, labels)
     exact = reference.token_logprobs(exact_logits, exact_labels, entropy=True)
     for dense, masked, expected in zip(function(logits, labels), function(logits, labels, mask), exact, strict=True):
@@ -34,7 +35,7 @@ def logprobs_and_entropy(function: Callable[..., Any], logits: Tensor, labels: T
 
 
 def gradient_in_place(function: Callable[..., Tensor], logits: Tensor, labels: Tensor) -> None:
-    """Leaves the gradient in `logits`, which is where it is expected."""
+    """Check the gradient that `function` leaves in `logits`."""
     rows, exact_logits, exact_labels = some_rows(logits, labels)
     exact_logits.requires_grad_()
     (expected,) = torch.autograd.grad(eager_logprobs(exact_logits, exact_labels).sum(), exact_logits)
@@ -44,7 +45,7 @@ def gradient_in_place(function: Callable[..., Tensor], logits: Tensor, labels: T
 
 
 def scan(function: Callable[..., Any], *tokens: Tensor) -> None:
-    """Equal to the CPU's, but for the order of sums."""
+    """Compare with the CPU kernels, up to the order of sums."""
     expected = function(*(values.cpu() for values in tokens))
     for actual, wanted in zip(function(*tokens), expected, strict=True):
         tolerance = 1e-4 if wanted.is_floating_point() else 0
@@ -52,10 +53,12 @@ def scan(function: Callable[..., Any], *tokens: Tensor) -> None:
 
 
 def head(function: Callable[..., Tensor], hidden: Tensor, weight: Tensor, labels: Tensor) -> None:
-    """Log-probs and both gradients, each as a whole within bfloat16's precision of one in float32."""
+    """Check log-probs and both gradients against float32: relative error of each whole tensor below 1 %."""
     wide_hidden, wide_weight = (value.detach().float().requires_grad_() for value in (hidden, weight))
     expected = []
-    for tokens, targets in zip(wide_hidden.split(1024), labels.split(1024), strict=True):  # a part of the logits each
+    for tokens, targets in zip(
+        wide_hidden.split(1024), labels.split(1024), strict=True
+    ):  # bounds the memory of the logits
         logprobs = eager_logprobs(tokens @ wide_weight.T, targets)
         logprobs.sum().backward()
         expected.append(logprobs.detach())

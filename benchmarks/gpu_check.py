@@ -1,8 +1,8 @@
-"""`make gpu-check`: builds for the card, tests, looks for bad memory accesses and races, measures, and writes it down.
+"""Build, test, sanitize and measure on a GPU within 8 minutes: `make gpu-check`.
 
-Each phase is a process of its own with a time limit, and the results are written after each: what hangs or fails takes
-nothing else away. What they print is in `build/gpu-check-<gpu>/log.txt`. `--rehearse` goes through the same phases on
-the CPU, with small tensors and without building.
+Each phase is a process with a time limit, and results are written after each, so that a hang or failure loses nothing
+else. Output goes to `build/gpu-check-<gpu>/log.txt`. `--rehearse` runs the phases on the CPU, with small tensors and
+without building.
 """
 
 from __future__ import annotations
@@ -25,17 +25,24 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import figures
-from benchmarks.gpu.figures import PASSED
+from benchmarks import report, targets
 from benchmarks.machine import installed_versions, slug
-from benchmarks.pages import replace_between
+from benchmarks.report import PASSED
 from build_support import cuda
 
-ROOT = Path(__file__).parent.parent.parent
-GROUPS = {"bandwidth": 20, "forward": 45, "backward": 45, "segment": 25, "gae": 20, "linear": 45}
+ROOT = Path(__file__).parent.parent
+# Seconds of each measured group.
+GROUPS = {
+    "bandwidth": 20,
+    "token_logprobs": 45,
+    "token_logprobs_backward": 45,
+    "segment": 25,
+    "gae": 20,
+    "linear_token_logprobs": 45,
+}
 REHEARSAL_SHARE = 240
 BUILD = "build"
-# A phase that is stopped has printed all that it had to say; Inductor starts no processes for a handful of kernels.
+# A stopped phase has flushed its output; Inductor compiles a handful of kernels without worker processes.
 FOR_ALL = {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 NEEDED = ("hypothesis", "numpy", "pybind11", "pytest", "scipy", "setuptools", "tabulate")
 PEERS = ("trl", "liger-kernel", "cut-cross-entropy", "flash-attn", "triton")
@@ -44,10 +51,10 @@ PEERS = ("trl", "liger-kernel", "cut-cross-entropy", "flash-attn", "triton")
 @dataclass(frozen=True)
 class Phase:
     name: str
-    share: int  # seconds of the 8 minutes; what earlier phases leave of theirs is added
+    share: int  # seconds of the 8 minutes; time that earlier phases leave over is added
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
-    rows: Path | None = None  # where it leaves its measurements
+    rows: Path | None = None  # file of its measurements
 
 
 def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool) -> Iterator[Phase]:
@@ -66,33 +73,33 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool) -> Iter
         }
         yield Phase(BUILD, 75, (python, "setup.py", "-q", "build_ext", "--inplace"), switches)
         in_parallel = ("-n", "auto") if installed_versions("pytest-xdist") else ()
-        whatever_hangs = ("-o", "faulthandler_timeout=60")  # is seen in the log
-        yield Phase("tests", 110, (*tests, *in_parallel, *whatever_hangs, *operator_tests), device)
-        # Our kernels alone: what torch, cuBLAS or the driver do is slow to watch, and not ours to judge.
+        show_hangs = ("-o", "faulthandler_timeout=60")  # stack traces in the log
+        yield Phase("tests", 110, (*tests, *in_parallel, *show_hangs, *operator_tests), device)
+        # Only our kernels: watching those of torch and cuBLAS is slow.
         sanitizer = (sanitizer_path(), "--error-exitcode", "9", "--kernel-name", "kernel_substring=segkernel")
         memcheck = (*sanitizer, "--tool", "memcheck", "--report-api-errors", "no", "--padding", "512")
-        # Without torch's cache of memory, a read past the end of a tensor is a read past an allocation.
+        # Without torch's caching allocator, a read past a tensor's end is a read past an allocation.
         yield Phase("memcheck", 40, (*memcheck, *short), {**device, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
         yield Phase("racecheck", 40, (*sanitizer, "--tool", "racecheck", *short), device)
     for group, share in GROUPS.items():
         rows = folder / f"{group}.json"
-        rehearse = ("--rehearse",) if rehearsing else ()
+        clock = "rehearsal" if rehearsing else "gpu"
         yield Phase(
             f"measure {group}",
             REHEARSAL_SHARE if rehearsing else share,
-            (python, "-m", "benchmarks.gpu.measure", group, "--output", str(rows), *rehearse),
+            (python, "-m", "benchmarks.measure", group, clock, "--output", str(rows)),
             rows=rows,
         )
 
 
 def sanitizer_path() -> str:
-    """On the PATH or beside an nvcc; its mere name where it is in neither."""
+    """Path of compute-sanitizer, on the PATH or next to an nvcc; only its name if it is in neither."""
     folders = [os.environ.get("PATH", ""), *(str(toolkit.home / "bin") for toolkit in cuda.toolkits())]
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders)) or "compute-sanitizer"
 
 
 def run(phase: Phase, limit: float, log: Path) -> dict[str, Any]:
-    """Runs a phase for `limit` seconds at most, appends what it prints to `log`, and returns how it ended."""
+    """Run a phase for at most `limit` seconds, append its output to `log`, and return its outcome."""
     if shutil.which(phase.command[0]) is None:
         return {"name": phase.name, "outcome": f"skipped: there is no {phase.command[0]}"}
     with log.open("ab") as output:
@@ -100,7 +107,7 @@ def run(phase: Phase, limit: float, log: Path) -> dict[str, Any]:
         output.flush()
         begun = output.tell()
         started = time.monotonic()
-        # Into a file: whoever is left of its children must not keep us waiting for the end of a pipe.
+        # Output goes to a file: a surviving child process would keep a pipe open.
         process = subprocess.Popen(
             phase.command,
             cwd=ROOT,
@@ -147,7 +154,7 @@ def main() -> int:
     arguments = parser.parse_args()
     rehearsing = arguments.rehearse
     if missing := " ".join(name for name in NEEDED if importlib.util.find_spec(name) is None):
-        print(f"segkernel: gpu-check needs what is not installed here: `pip install {missing}`", file=sys.stderr)
+        print(f"segkernel: gpu-check needs more packages: `pip install {missing}`", file=sys.stderr)
         return 2
     if not rehearsing and not torch.cuda.is_available():
         print("segkernel: gpu-check needs a GPU and a torch built with CUDA", file=sys.stderr)
@@ -157,9 +164,6 @@ def main() -> int:
     folder = ROOT / "build" / f"gpu-check-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    output, readme = ROOT / "benchmarks" / "results", ROOT / "README.md"
-    if rehearsing:  # leaves nothing behind but what is in its folder
-        output, readme = folder, Path(shutil.copy(readme, folder))
     started, allotted = time.monotonic(), 0
     for phase in phases(folder, arguments.tests.split(), rehearsing=rehearsing):
         allotted += phase.share
@@ -168,16 +172,17 @@ def main() -> int:
         results["phases"].append(ended)
         if phase.rows is not None and phase.rows.exists():
             results["rows"] += json.loads(phase.rows.read_text())
-        results["figures"] = figures.judge(results["rows"])
+        results["targets"] = targets.judge(results["rows"])
         text = json.dumps(results, indent=1) + "\n"
         (folder / f"{name}.json").write_text(text)
-        if any("seconds" in row for row in results["rows"]):  # the project's files change together
-            (output / f"{name}.json").write_text(text)
-            replace_between(readme, figures.MARKS, figures.table(results))
+        (folder / "report.md").write_text(report.gpu_text(results) + "\n")
+        if not rehearsing and any("seconds" in row for row in results["rows"]):
+            (report.RESULTS / f"{name}.json").write_text(text)
+            report.write_gpu_table(report.stored_results())
         if phase.name == BUILD and ended["outcome"] != PASSED:
             break  # an earlier build must not pass for this one
-    for figure in results["figures"]:
-        print(figures.line(figure))
+    for judged in results["targets"]:
+        print(targets.line(judged))
     return 0 if all(ended["outcome"].startswith((PASSED, "skipped")) for ended in results["phases"]) else 1
 
 

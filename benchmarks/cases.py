@@ -1,0 +1,291 @@
+"""Benchmark cases: operators, shapes and the implementations to compare. Both clocks time the same list."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import segkernel
+from benchmarks import peers, truth
+from benchmarks.from_buffer import FromBuffer
+from benchmarks.targets import BARE, OURS
+
+KEPT = f"{OURS}, 25 % kept"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Per token, `segment` reads a float32 reward and writes id, length, segment reward, sign and mask.
+SEGMENT_BYTES = 4 + 4 + 4 + 4 + 1 + 1
+GAE_BYTES = 4 * 4
+
+Function = Callable[..., Any]
+
+
+def nothing() -> None:
+    """No preparation."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Implementations of one piece of work on the same inputs.
+
+    Args:
+        work: name of the work, with its shape.
+        implementations: by name, the reference of the ratios first; `None` where a peer is not installed.
+        inputs: arguments of several calls, used in turn so that a GPU does not find them in its cache.
+        bytes_moved: bytes the work has to move, by implementation where it differs ("" for all others).
+        check: raises AssertionError where segkernel's result is wrong on these inputs.
+        before: called before each timed call, untimed.
+        captured: whether the GPU clock replays the calls from a CUDA graph, which removes the launch overhead.
+        slow: implementations that take seconds per call: few repeats, never captured.
+        caller_bytes: size of the gradients that every implementation returns; measures peak memory beyond it.
+    """
+
+    work: str
+    implementations: Mapping[str, Function | None]
+    inputs: Sequence[tuple[Any, ...]] = ((),)
+    bytes_moved: Mapping[str, int] = field(default_factory=dict)
+    check: Callable[[], None] = nothing
+    before: Callable[[], Any] = nothing
+    captured: bool = False
+    slow: tuple[str, ...] = ()
+    caller_bytes: int | None = None
+
+    def bytes_of(self, implementation: str) -> int | None:
+        return self.bytes_moved.get(implementation, self.bytes_moved.get(""))
+
+
+class Shapes(NamedTuple):
+    """Sizes of one machine's benchmark."""
+
+    logits: tuple[int, int, int]  # rows, tokens, vocabulary
+    dtypes: tuple[str, ...]
+    segment: tuple[tuple[int, int], ...]
+    gae: tuple[int, int]
+    head: tuple[int, int, int]  # tokens, width, vocabulary
+    copied: int
+
+
+CPU = Shapes(
+    (4, 256, 151936),
+    ("fp32", "bf16"),
+    ((4, 128), (16, 1024), (64, 8192)),
+    (16, 1024),
+    (1024, 896, 151936),
+    1 << 28,
+)
+GPU = Shapes(
+    (8, 1024, 151936),
+    ("bf16",),
+    ((64, 4096), (1, 1 << 20), (4096, 1024)),
+    (64, 4096),
+    (8192, 4096, 151936),
+    1 << 31,
+)
+REHEARSAL = Shapes((2, 64, 130), ("bf16",), ((4, 65), (1, 257), (16, 32)), (4, 33), (16, 8, 130), 1 << 10)
+
+
+class Machine(NamedTuple):
+    """Where cases run: device, shapes, torch.compile, and how many inputs keep a call's data out of the cache."""
+
+    device: str
+    shapes: Shapes
+    compiled: Callable[[Function], Function]
+    rotations: Callable[[int], int]
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    return str(list(sizes))
+
+
+def bandwidth(machine: Machine) -> Iterator[Case]:
+    """Copy of a tensor: the memory bandwidth that bandwidth-bound kernels are measured against."""
+    source = torch.empty(machine.shapes.copied, dtype=torch.bfloat16, device=machine.device).normal_()
+    target = torch.empty_like(source)
+    yield Case("copy", {"torch": lambda: target.copy_(source)}, bytes_moved={"": 2 * source.nbytes})
+    reads = {"torch.sum": lambda: source.sum(), "torch.amax": lambda: source.amax()}
+    yield Case("read", reads, bytes_moved={"": source.nbytes})
+
+
+def _logits(machine: Machine, dtype: str) -> tuple[Tensor, Tensor]:
+    sizes = machine.shapes.logits
+    logits = torch.empty(sizes, dtype=DTYPES[dtype], device=machine.device).normal_(0, 2)
+    return logits, torch.randint(sizes[-1], sizes[:-1], device=machine.device)
+
+
+def token_logprobs(machine: Machine) -> Iterator[Case]:
+    """Log-probabilities and entropy, forward: all tokens, and a quarter of them in runs of 16."""
+    for dtype in machine.shapes.dtypes:
+        logits, labels = _logits(machine, dtype)
+        positions, run = torch.arange(labels.shape[1], device=machine.device), min(16, labels.shape[1] // 4)
+        mask = (positions % (4 * run) < run).expand(labels.shape).contiguous()
+
+        def ours(*inputs: Tensor) -> Any:
+            return segkernel.token_logprobs(*inputs, entropy=True)
+
+        def kept(logits: Tensor, labels: Tensor, mask: Tensor = mask) -> Any:
+            return ours(logits, labels, mask)
+
+        yield Case(
+            f"token_logprobs + entropy, forward, {dtype} {shape(machine.shapes.logits)}",
+            {
+                OURS: ours,
+                KEPT: kept,
+                **peers.logprobs_and_entropy(machine.device),
+                "torch.compile": machine.compiled(peers.eager_logprobs_and_entropy),
+                "eager torch": peers.eager_logprobs_and_entropy,
+            },
+            [(logits, labels)],
+            {"": logits.nbytes, KEPT: int(logits.nbytes * mask.float().mean())},
+            lambda inputs=(logits, labels, mask): truth.logprobs_and_entropy(ours, *inputs),
+        )
+
+
+def token_logprobs_backward(machine: Machine) -> Iterator[Case]:
+    """Log-probabilities, forward and backward; the gradient replaces the logits where an implementation can do so."""
+    anchor = torch.ones((), requires_grad=True, device=machine.device)
+    for dtype in machine.shapes.dtypes:
+        original, labels = _logits(machine, dtype)
+        logits = original.clone()
+
+        def ours(logits: Tensor, labels: Tensor) -> Tensor:
+            return segkernel.token_logprobs(logits, labels, inplace_backward=True)
+
+        def step(function: Function | None, logits: Tensor = logits, labels: Tensor = labels) -> Function | None:
+            return function and (lambda: function(FromBuffer.apply(anchor, logits), labels).sum().backward())
+
+        implementations = {
+            OURS: ours,
+            f"{OURS}, fresh gradient": segkernel.token_logprobs,
+            **peers.logprob_losses(machine.device),
+            "torch.compile": machine.compiled(peers.eager_logprobs),
+            "eager torch": peers.eager_logprobs,
+        }
+        yield Case(
+            f"token_logprobs, forward + backward, {dtype} {shape(machine.shapes.logits)}",
+            {name: step(function) for name, function in implementations.items()},
+            bytes_moved={"": 3 * logits.nbytes},  # one read forward, one read and one write backward
+            check=lambda logits=logits, labels=labels: truth.gradient_in_place(ours, logits, labels),
+            before=lambda logits=logits, original=original: logits.copy_(original),
+        )
+
+
+def segment(machine: Machine) -> Iterator[Case]:
+    """Pivots, trigger, segments, their rewards and signs, and the loss mask."""
+
+    def ours(rewards: Tensor) -> Any:
+        return segkernel.segment(rewards, pivot_threshold=1.0, delta=0.5, sequence_sign=1)
+
+    def kept(rewards: Tensor) -> Any:
+        return segkernel.segment(rewards, masks[rewards.shape], pivot_threshold=1.0, delta=0.5, sequence_sign=1)
+
+    def vectorized(rewards: Tensor) -> Any:
+        return peers.vectorized_segment(rewards, 1.0, -0.5, 0.5, 1)
+
+    def looped(rewards: Tensor) -> Any:
+        return peers.looped_segment(rewards, 1.0, -0.5, 0.5, 1)
+
+    masks: dict[torch.Size, Tensor] = {}
+    for sizes in machine.shapes.segment:
+        numel = sizes[0] * sizes[1]
+        count = min(machine.rotations(4 * numel), 256)
+        inputs = [(torch.randn(sizes, device=machine.device),) for _ in range(count)]
+        # The response is the last quarter of each row, after its prompt.
+        after_prompt = torch.arange(sizes[1], device=machine.device) >= sizes[1] * 3 // 4
+        masks[inputs[0][0].shape] = after_prompt.expand(sizes).contiguous()
+        implementations: dict[str, Function | None] = {OURS: ours, KEPT: kept, "vectorized torch": vectorized}
+        if machine.device == "cpu":  # one `.item()` per token takes minutes on a GPU
+            implementations["loop over tokens"] = looped
+        yield Case(
+            f"segment {shape(sizes)}",
+            implementations,
+            inputs,
+            {"": SEGMENT_BYTES * numel},
+            lambda inputs=inputs: truth.scan(ours, *inputs[0]),
+            captured=True,
+            slow=("loop over tokens",),
+        )
+
+
+def gae(machine: Machine) -> Iterator[Case]:
+    """Generalized advantage estimation."""
+    sizes = machine.shapes.gae
+    numel = sizes[0] * sizes[1]
+    count = min(machine.rotations(8 * numel), 128)
+    inputs = [tuple(torch.randn(sizes, device=machine.device) for _ in range(2)) for _ in range(count)]
+
+    def ours(rewards: Tensor, values: Tensor) -> Any:
+        return segkernel.gae(rewards, values, gamma=0.99, lam=0.95)
+
+    def looped(rewards: Tensor, values: Tensor) -> Any:
+        return peers.looped_gae(rewards, values, 0.99, 0.95)
+
+    yield Case(
+        f"gae {shape(sizes)}",
+        {OURS: ours, "loop over steps": looped},
+        inputs,
+        {"": GAE_BYTES * numel},
+        lambda: truth.scan(ours, *inputs[0]),
+        captured=True,
+        slow=("loop over steps",),
+    )
+
+
+def linear_token_logprobs(machine: Machine) -> Iterator[Case]:
+    """LM head and log-probabilities, forward and backward, in bfloat16."""
+    N, H, V = machine.shapes.head
+    hidden = torch.randn(N, H, device=machine.device).bfloat16().requires_grad_()
+    weight = (torch.randn(V, H, device=machine.device) / H**0.5).bfloat16().requires_grad_()
+    labels = torch.randint(V, (N,), device=machine.device)
+    quarter = torch.arange(N, device=machine.device) % 64 < 16
+
+    def products() -> None:
+        """The three matrix products that every head needs, with the logits in memory."""
+        with torch.no_grad():
+            logits = hidden @ weight.T
+            torch.mm(logits, weight)
+            torch.mm(logits.T, hidden)
+
+    def kept(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        return segkernel.linear_token_logprobs(hidden, weight, labels, quarter)
+
+    def step(function: Function | None) -> Function | None:
+        return function and (lambda: function(hidden, weight, labels).sum().backward())
+
+    def drop_gradients() -> None:
+        hidden.grad = weight.grad = None
+
+    implementations = {
+        OURS: segkernel.linear_token_logprobs,
+        KEPT: kept,
+        **peers.heads(machine.device),
+        "materialized logits": peers.materialized_logprobs,
+    }
+    yield Case(
+        f"linear_token_logprobs, forward + backward, bf16 N={N}, H={H}, V={V}",
+        {**{name: step(function) for name, function in implementations.items()}, BARE: products},
+        check=lambda: truth.head(segkernel.linear_token_logprobs, hidden, weight, labels),
+        before=drop_gradients,
+        slow=(*implementations, BARE),
+        caller_bytes=hidden.nbytes + weight.nbytes,
+    )
+
+
+def import_time(machine: Machine) -> Iterator[Case]:
+    """Import of the NumPy front in a fresh interpreter, next to NumPy's own."""
+    statements = ("import segkernel.numpy", "import numpy", "pass")
+    yield Case(
+        "import, fresh interpreter",
+        {s: lambda s=s: subprocess.run([sys.executable, "-c", s], check=True) for s in statements},
+    )
+
+
+GROUPS: dict[str, Callable[[Machine], Iterator[Case]]] = {
+    function.__name__: function
+    for function in (bandwidth, token_logprobs, token_logprobs_backward, segment, gae, linear_token_logprobs)
+}
+CPU_GROUPS = {**GROUPS, import_time.__name__: import_time}

@@ -1,5 +1,7 @@
 """`segkernel info`: versions, backends and devices."""
 
+import importlib
+import importlib.metadata
 import platform
 from collections.abc import Sequence
 
@@ -32,8 +34,18 @@ def info() -> str:
         lines.append(
             f"toolkit    CUDA {cuda_kernels.toolkit}: {', '.join(code)}, PTX {cuda_kernels.ptx} for newer GPUs"
         )
+    lines.append(f"training   {trainers()}")
     lines.extend(f"device     {device}" for device in devices())
     return "\n".join(lines)
+
+
+def trainers() -> str:
+    """Version of transformers, which the trainers are built on, or the packages that they lack."""
+    try:
+        importlib.import_module("segkernel.training")
+    except ImportError as error:
+        return f"not available: {error}"
+    return f"transformers {importlib.metadata.version('transformers')}"
 
 
 def devices() -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, TrainingArguments
 
@@ -309,6 +310,7 @@ def test_info_names_versions_and_backends(capsys: pytest.CaptureFixture[str]) ->
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["torch"].split()[0] == torch.__version__
     assert lines["cpu"].split(",")[0] == "loaded"
+    assert lines["training"] == f"transformers {transformers.__version__}"
     problem = cuda_kernels.problem
     assert lines["cuda"] == ("loaded" if problem is None else f"not loaded: {problem}")
     assert ("toolkit" in lines) == (cuda_kernels.toolkit != "")
@@ -326,6 +328,7 @@ def test_missing_package_of_the_extra_is_named(
     assert capsys.readouterr().err == f"segkernel: error: {expected}\n"
     # Commands outside segkernel.training work without it.
     assert cli.main(["info"]) == 0
+    assert f"training   not available: {expected}\n" in capsys.readouterr().out
     assert "inspect" in printed_help(capsys, "--help")
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -32,7 +33,7 @@ def cases() -> dict[str, Callable[[], object]]:
         return torch.randn(shape, generator=generator)
 
     calls: dict[str, Callable[[], object]] = {}
-    options = {"pivot_threshold": 1.0, "delta": 0.5}
+    options: dict[str, Any] = {"pivot_threshold": 1.0, "delta": 0.5}
     for rows, length in ((4, 128), (16, 1024), (64, 8192)):
         rewards, sign = scores(rows, length), scores(rows)
         mask = torch.rand((rows, length), generator=generator) < 0.25

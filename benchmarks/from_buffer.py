@@ -13,9 +13,8 @@ class FromBuffer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, logits: Tensor) -> Tensor:
-        return torch.empty(0, dtype=logits.dtype, device=logits.device).set_(
-            logits
-        )  # shares the storage without being a view
+        shared: Any = torch.empty(0, dtype=logits.dtype, device=logits.device)
+        return shared.set_(logits)  # shares the storage without being a view
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:

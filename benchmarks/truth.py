@@ -66,5 +66,6 @@ def head(function: Callable[..., Tensor], hidden: Tensor, weight: Tensor, labels
     gradients = torch.autograd.grad(actual.sum(), (hidden, weight))
     wide = (torch.cat(expected), wide_hidden.grad, wide_weight.grad)
     for value, wanted in zip((actual, *gradients), wide, strict=True):
+        assert wanted is not None
         error = torch.linalg.vector_norm(value.detach().float() - wanted) / torch.linalg.vector_norm(wanted)
         assert error < 1e-2, f"expected within 1e-2 of float32, got {error.item():.2g}"

@@ -66,7 +66,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 def build(sources: Path, folder: Path, switches: dict[str, str]) -> Path:
     run("rm", "-rf", sources / "build")  # no objects of one wheel may end up in the next
     pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-cache-dir")
-    run(*pip, "-w", folder, sources, **switches)
+    run(*pip, "-w", folder, sources, **switches)  # type: ignore[arg-type]  # environment variables
     return next(folder.glob("segkernel-*.whl"))
 
 

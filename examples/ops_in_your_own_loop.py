@@ -48,6 +48,7 @@ def main(steps: int = 30) -> tuple[float, float, float]:
     delta = 0.5 * rewards[response].std().item()
     segments = segkernel.segment(rewards, response, delta=delta, sequence_sign=signs)
     kept = segments.mask
+    assert kept is not None  # there is a mask because sequence_sign was given
 
     def sums(model: nn.Module) -> Tensor:
         """Log-probabilities of the kept tokens, summed per row. Logits of masked tokens are never read."""

@@ -7,6 +7,7 @@ reward is how much it changes the score. Here a word earns or costs a point. The
 from __future__ import annotations
 
 import tempfile
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -34,7 +35,8 @@ class WordScorer:
 def share_of_good_words(model: PreTrainedModel, prompt: Tensor, good: int, bad: int) -> float:
     """Share of good words among the good and bad words of 256 samples."""
     torch.manual_seed(0)
-    samples = model.generate(prompt.repeat(256, 1), do_sample=True, top_k=0, max_new_tokens=8)
+    generate: Any = model.generate  # transformers annotates it as a tensor
+    samples: Tensor = generate(prompt.repeat(256, 1), do_sample=True, top_k=0, max_new_tokens=8)
     return ((samples == good).sum() / ((samples == good) | (samples == bad)).sum()).item()
 
 

@@ -76,7 +76,10 @@ def leaves(value: object) -> list[Tensor]:
     """The tensors of an output: a tensor, or a tuple or list of tensors and None."""
     if isinstance(value, (tuple, list)):
         return [leaf for item in value for leaf in leaves(item)]
-    return [] if value is None else [value]
+    if value is None:
+        return []
+    assert isinstance(value, Tensor)
+    return [value]
 
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

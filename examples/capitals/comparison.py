@@ -160,7 +160,7 @@ def conclusion(gain: Mapping[str, Estimate]) -> str:
         >>> print(conclusion({"adversarial pairs": Estimate(0.7, 0.1), "all pairs": Estimate(-0.01, 0.02)}))
         ASR-DPO against DPO: 70.0 ± 10.0 points more parts right after adversarial pairs, 1.0 ± 2.0 points fewer (not significant) after all pairs.
     """  # noqa: E501
-    found = []
+    found: list[str] = []
     for source, value in gain.items():
         points = Estimate(abs(value.mean), value.half_width).percent()
         doubt = " (not significant)" if value.half_width is not None and not value.sign else ""

@@ -65,7 +65,7 @@ def main(folder: str, package: str) -> None:
     for line in sys.stdin:
         module, function, arguments, result = line.split()
         args, kwargs = torch.load(arguments, weights_only=True)
-        call = reduce(getattr, function.split("."), importlib.import_module(module))
+        call: Any = reduce(getattr, function.split("."), importlib.import_module(module))
         torch.save(call(*args, **kwargs), result)
         print("done", flush=True)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 VOCABULARIES = (1, 2, 7, 31, 33, 257, 1000, 4099)
 # More than a CPU kernel's block, and more than a GPU's threads take in at once of any dtype; its rows lie askew.
 BEYOND_ONE_PART = (20011,)
-TRANSFORMS = (
+TRANSFORMS: tuple[dict[str, float], ...] = (
     {},
     {"temperature": 0.7},
     {"logit_scale": 0.5},

@@ -9,8 +9,8 @@ NAN, INF = float("nan"), float("inf")
 
 
 def pivots(rewards: list, mask: list | None = None, **options) -> list:
-    mask = None if mask is None else torch.tensor(mask)
-    return segkernel.detect_pivots(torch.tensor(rewards), mask, **options).int().tolist()
+    valid = None if mask is None else torch.tensor(mask)
+    return segkernel.detect_pivots(torch.tensor(rewards), valid, **options).int().tolist()
 
 
 def test_literals():

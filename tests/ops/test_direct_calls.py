@@ -88,7 +88,8 @@ def must_raise(result: dict[str, Any]) -> bool:
 
 
 def test_direct_calls_with_a_wrong_argument_raise() -> None:
-    valid, wrong = [], []
+    valid: list[Any] = []
+    wrong: list[Any] = []
     for result in results():
         result["operator"] = result["operator"].removeprefix("segkernel::")
         (wrong if "change" in result else valid).append(result)

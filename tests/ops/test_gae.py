@@ -9,8 +9,8 @@ NAN = float("nan")
 
 
 def gae(rewards: list, values: list, mask: list | None = None, **options) -> tuple[list, list]:
-    mask = None if mask is None else torch.tensor(mask)
-    advantages, returns = segkernel.gae(torch.tensor(rewards), torch.tensor(values), mask, **options)
+    valid = None if mask is None else torch.tensor(mask)
+    advantages, returns = segkernel.gae(torch.tensor(rewards), torch.tensor(values), valid, **options)
     return advantages.tolist(), returns.tolist()
 
 

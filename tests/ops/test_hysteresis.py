@@ -11,8 +11,8 @@ NAN, INF = float("nan"), float("inf")
 
 
 def states(rewards: list, mask: list | None = None, **options) -> list:
-    mask = None if mask is None else torch.tensor(mask)
-    return segkernel.hysteresis(torch.tensor(rewards), mask, **options).tolist()
+    valid = None if mask is None else torch.tensor(mask)
+    return segkernel.hysteresis(torch.tensor(rewards), valid, **options).tolist()
 
 
 REWARDS = [[0.25, 0.75, 0.25, -0.25, -0.75, 0.25, 0.75]]

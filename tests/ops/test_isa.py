@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def odd_rewards(T: int, dtype: torch.dtype) -> torch.Tensor:
 
 def results() -> dict[str, tuple[torch.Tensor, ...]]:
     torch.manual_seed(7)
-    found = {}
+    found: dict[str, tuple[Any, ...]] = {}
     for dtype in DTYPES:
         for T in LENGTHS:
             batch = random_batch(T)
@@ -47,12 +48,13 @@ def results() -> dict[str, tuple[torch.Tensor, ...]]:
                 )
                 found[f"hysteresis, odd rewards {dtype} {T} {hold}"] = (segkernel.hysteresis(odd, **trigger),)
             for reduce in REDUCTIONS:
-                for name, options in {
+                cases: dict[str, dict[str, Any]] = {
                     "trigger": {"delta": 0.5, "initial": -1, "sequence_sign": -1, "keep_neutral": True},
                     "dead zone": {"delta": 0.5, "hold": False, "sequence_sign": 1},
                     "pivots": {"pivot_threshold": 0.75, "baseline": 0.25, "sequence_sign": 1},
                     "both": {"pivot_threshold": 0.75, "delta": 0.25, "sequence_sign": 1, "max_segments": 5},
-                }.items():
+                }
+                for name, options in cases.items():
                     options["reduce"] = reduce
                     case = f"{dtype} {T} {reduce} {name}"
                     found[f"segment {case}"] = tuple(segkernel.segment(rewards, batch.mask, **options))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ REWARDS = np.array([[0.75, 0.5, 0.0, -0.75, -1.0], [0.0, 0.0, 9.0, 0.25, 0.75]],
 MASK = np.array([[1, 1, 1, 1, 1], [0, 1, 0, 1, 1]])
 
 
-def assert_same_bits(actual: object, expected: object) -> None:
+def assert_same_bits(actual: Any, expected: Any) -> None:
     if isinstance(actual, tuple):
         assert len(actual) == len(expected)
         for a, e in zip(actual, expected, strict=True):
@@ -73,7 +74,7 @@ def test_numpy_functions_return_the_bits_of_torch(T: int, dtype: type, packed: b
         scores, values, mask = batch.pack(scores), batch.pack(values), batch.pack(mask)
         torch_rows, numpy_rows = {"cu_seqlens": batch.cu_seqlens}, {"offsets": batch.cu_seqlens.numpy()}
     one_per_row = torch.linspace(0.1, 1.0, rows)
-    calls = {
+    calls: dict[str, dict[str, Any]] = {
         "detect_pivots": {"threshold": one_per_row},
         "hysteresis": {"low": -0.5, "high": one_per_row, "initial": torch.arange(rows) % 3 - 1},
         "segment": {"pivot_threshold": 1.0, "delta": one_per_row, "baseline": 0.1, "sequence_sign": -1},
@@ -122,7 +123,7 @@ def lets_other_threads_run(call: Callable[[], object]) -> bool:
     With an endless switch interval a thread gets the GIL only from one that releases it.
     """
     go, ran = threading.Event(), threading.Event()
-    waiting = threading.Thread(target=lambda: (go.wait(), ran.set()))
+    waiting = threading.Thread(target=lambda: [step() for step in (go.wait, ran.set)])
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e6)
     try:

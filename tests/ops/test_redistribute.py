@@ -11,8 +11,8 @@ NAN = float("nan")
 
 
 def rewards(scores: list, mask: list | None = None, **options) -> list:
-    mask = None if mask is None else torch.tensor(mask)
-    return segkernel.redistribute(torch.tensor(scores), mask, **options).tolist()
+    valid = None if mask is None else torch.tensor(mask)
+    return segkernel.redistribute(torch.tensor(scores), valid, **options).tolist()
 
 
 def test_literals():

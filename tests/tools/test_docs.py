@@ -38,7 +38,8 @@ def test_examples_give_what_they_say(path):
     if path.parts[1] == "experiments":
         pytest.importorskip("tabulate")
     tests = doctest.DocTestFinder().find(importlib.import_module(".".join(path.parts)))
-    runner, output = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE), []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    output: list[str] = []
     for test in tests:
         runner.run(test, out=output.append)
     assert runner.tries > 0

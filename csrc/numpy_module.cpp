@@ -1,6 +1,6 @@
-// The NumPy front: the operators' row loops over NumPy arrays. No torch, no copies, the GIL released while they run.
+// NumPy module: the operators' row loops on NumPy arrays, without torch or copies, with the GIL released.
 //
-// segkernel/numpy.py checks the arguments and allocates the outputs; half-precision arrays arrive as uint16.
+// segkernel/numpy.py checks the arguments and allocates the outputs; half-precision arrays are passed as uint16.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 

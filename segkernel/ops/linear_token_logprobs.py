@@ -169,6 +169,8 @@ class _Tiles:
         self.is_valid = None if compacts else is_valid[:, None]
         if self.is_valid is not None:
             self.labels = torch.where(is_valid, self.labels, -100)
+        if weight.dim() != 2 or weight.shape[0] == 0:
+            raise ValueError(f"weight: expected [V, H] with V >= 1, got {list(weight.shape)}")
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ValueError(f"bias: expected [{weight.shape[0]}], got {list(bias.shape)}")
         self.weight, self.bias = weight, bias

@@ -1,4 +1,4 @@
-"""The emulation of CUDA runs what is right, and refuses what CUDA leaves undefined. Needs a C++ compiler, no GPU."""
+"""The CUDA emulation runs correct kernels and reports undefined behavior. Needs a C++ compiler, no GPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.cuda_emulation.build import COMPILER, build
 from torch import Tensor
+
+from tests.cuda_emulation.build import COMPILER, build
 
 KERNELS = Path(__file__).parents[1] / "cuda_emulation" / "wrong_kernels.cu"
 THREADS = 64
@@ -38,24 +39,24 @@ def run() -> Run:
 
 
 def line_of(text: str) -> int:
-    """The line of the kernels that has `text` first."""
+    """The number of the first line of the kernels that contains `text`."""
     return next(number for number, line in enumerate(KERNELS.read_text().splitlines(), 1) if text in line)
 
 
-def test_threads_exchange_through_shared_memory(run: Run) -> None:
+def test_shared_memory_exchanges_values_between_threads(run: Run) -> None:
     values, out = torch.arange(64.0), torch.empty(3, 64)
     assert run("rotate", 3, THREADS, values, out, 1, True) == ""
     assert torch.equal(out, values.roll(-1).expand(3, 64))
 
 
 @pytest.mark.parametrize("by", [1, 63])
-def test_a_missing_barrier_shows_whichever_neighbour_is_read(run: Run, by: int) -> None:
+def test_missing_barrier_gives_nan_for_either_neighbor(run: Run, by: int) -> None:
     values, out = torch.arange(64.0), torch.empty(2, 64)
     assert run("rotate", 2, THREADS, values, out, by, False) == ""
     assert out.isnan().any()
 
 
-def test_a_missing_barrier_before_shared_memory_is_written_again(run: Run) -> None:
+def test_missing_barrier_before_overwrite_changes_results(run: Run) -> None:
     out, expected = torch.empty(2, 64), torch.tensor([[0.0], [1.0]]).expand(2, 64)
     assert run("two_rounds", out, True) == ""
     assert torch.equal(out, expected)
@@ -63,14 +64,14 @@ def test_a_missing_barrier_before_shared_memory_is_written_again(run: Run) -> No
     assert not torch.equal(out, expected)
 
 
-def test_shared_memory_of_every_block_starts_poisoned(run: Run) -> None:
+def test_shared_memory_starts_poisoned_in_every_block(run: Run) -> None:
     out = torch.empty(2, 64)
     assert run("unwritten", out) == ""
     assert (out[0] == 1).all()
     assert out[1].isnan().all()
 
 
-def test_blocks_wait_for_earlier_ones(run: Run) -> None:
+def test_blocks_wait_for_earlier_blocks(run: Run) -> None:
     out, sums = torch.empty(8, 64, dtype=torch.int64), torch.arange(8).cumsum(0)[:, None].expand(8, 64)
     assert run("relay", 8, torch.zeros(16, dtype=torch.int64), out, -1, True) == ""
     assert torch.equal(out, sums)
@@ -79,18 +80,20 @@ def test_blocks_wait_for_earlier_ones(run: Run) -> None:
     assert not torch.equal(out, sums)
 
 
-def test_blocks_that_wait_for_later_ones(run: Run) -> None:
-    """They come to an end where all blocks run at the same time, which is not for them to say."""
+def test_blocks_that_wait_for_later_blocks_deadlock(run: Run) -> None:
+    """They would finish only if all blocks ran at the same time, which no kernel can rely on."""
     out = torch.empty(8, 64, dtype=torch.int64)
-    expected = r"no block comes to its end: thread \(0, 0, 0\) waits at __nanosleep \(lookback.cuh:\d+\) of block \(0, "
+    expected = r"no block can finish: thread \(0, 0, 0\) waits at __nanosleep \(lookback.cuh:\d+\) of block \(0, "
     assert re.search(expected, run("relay", 8, torch.zeros(16, dtype=torch.int64), out, 1, True))
 
 
-def test_a_thread_that_leaves_before_a_barrier(run: Run) -> None:
-    assert re.search(r"thread \(40, 0, 0\) of block \(0, 0, 0\) exits, .* __syncthreads", run("leave_before_barrier"))
+def test_thread_that_exits_before_a_barrier_is_reported(run: Run) -> None:
+    assert re.search(
+        r"thread \(40, 0, 0\) of block \(0, 0, 0\) exits while .* __syncthreads", run("leave_before_barrier")
+    )
 
 
-def test_threads_at_different_barriers(run: Run) -> None:
+def test_threads_at_different_barriers_are_reported(run: Run) -> None:
     first = line_of("if (threadIdx.x < 40) {") + 1
     expected = (
         rf"thread \([456]\d, 0, 0\) .*is at __syncthreads \(wrong_kernels.cu:{first + 2}\), "
@@ -99,19 +102,19 @@ def test_threads_at_different_barriers(run: Run) -> None:
     assert re.search(expected, run("two_barriers"))
 
 
-def test_a_lane_that_leaves_before_a_shuffle(run: Run) -> None:
+def test_lane_that_exits_before_a_shuffle_is_reported(run: Run) -> None:
     line = line_of("__shfl_xor_sync(kAllLanes, 1.0f, 1)")
     message = run("leave_before_shuffle", torch.empty(64))
     assert message.endswith(
-        "no thread of block (0, 0, 0) can go on: thread (32, 0, 0) waits at __shfl_xor_sync "
+        "no thread of block (0, 0, 0) can resume: thread (32, 0, 0) waits at __shfl_xor_sync "
         f"(wrong_kernels.cu:{line}), and thread (40, 0, 0) has exited"
     )
 
 
-def test_lanes_that_pass_a_shuffle_by(run: Run) -> None:
+def test_lanes_that_skip_a_shuffle_are_reported(run: Run) -> None:
     message = run("shuffle_in_a_branch", torch.empty(64))
     assert re.search(
-        r"can go on: thread \(0, 0, 0\) waits at __shfl_sync .*, and thread \(1, 0, 0\) waits at __sync", message
+        r"can resume: thread \(0, 0, 0\) waits at __shfl_sync .*, and thread \(1, 0, 0\) waits at __sync", message
     )
 
 
@@ -125,13 +128,13 @@ def test_lanes_that_pass_a_shuffle_by(run: Run) -> None:
         ("overrun_shared", r"thread \(63, 0, 0\) .*indexes past the end of an array at wrong_kernels.cu:\d+"),
     ],
 )
-def test_undefined_behaviour(run: Run, kernel: str, expected: str) -> None:
+def test_undefined_behavior_is_reported(run: Run, kernel: str, expected: str) -> None:
     message = run(kernel, torch.empty(64))
     assert re.search(expected, message), message
 
 
 @pytest.mark.parametrize("kernel", ["read_vector", "read_vector_once"])
-def test_misaligned_vectors(run: Run, kernel: str) -> None:
+def test_misaligned_vectors_are_reported(run: Run, kernel: str) -> None:
     values, out = torch.arange(40.0), torch.empty(8)
     assert run(kernel, values, out) == ""
     assert torch.equal(out, values[:32:4])
@@ -139,14 +142,14 @@ def test_misaligned_vectors(run: Run, kernel: str) -> None:
     assert re.search(expected, run(kernel, values[1:], out))
 
 
-def test_offsets_too_narrow_for_the_data(run: Run) -> None:
+def test_offset_overflow_is_reported(run: Run) -> None:
     out = torch.zeros(1, dtype=torch.int64)
     assert run("narrow_offset", 1000, 151936, out) == ""
     assert out.item() == 151936000
     assert "overflows an integer at wrong_kernels.cu" in run("narrow_offset", 20000, 151936, out)
 
 
-def test_launches_that_cuda_refuses(run: Run) -> None:
+def test_invalid_launches_raise(run: Run) -> None:
     values, out = torch.zeros(64), torch.full((64,), 7.0)
     refused = "test: CUDA launch failed: invalid configuration argument"
     assert run("rotate", 1, 0, values, out, 0, True) == refused
@@ -156,13 +159,13 @@ def test_launches_that_cuda_refuses(run: Run) -> None:
     assert (out == 7).all()
 
 
-def test_the_next_launch_is_not_harmed(run: Run) -> None:
+def test_launch_after_a_failed_one_works(run: Run) -> None:
     run("leave_before_barrier")
     run("shuffle_in_a_branch", torch.empty(64))
-    test_threads_exchange_through_shared_memory(run)
+    test_shared_memory_exchanges_values_between_threads(run)
 
 
-def test_scan_and_reduction_of_a_block(run: Run) -> None:
+def test_block_scan_and_reduce_against_python_integers(run: Run) -> None:
     functions = torch.randint(0, 2**31, (128, 2), dtype=torch.int32)
     before, all_of_them = torch.empty_like(functions), torch.empty_like(functions)
     assert run("scan", functions, before, all_of_them) == ""
@@ -177,21 +180,22 @@ def test_scan_and_reduction_of_a_block(run: Run) -> None:
     assert (total == numbers.sum()).all()
 
 
-def test_order_of_threads_by_seed() -> None:
-    """Whatever the order, what is right stays right and a missing barrier shows."""
+def test_results_do_not_depend_on_the_seed() -> None:
+    """In a random order of threads, correct kernels give the same results and a missing barrier is detected."""
     library = build([KERNELS], name="wrong_kernels.so")
     code = (
         f"import sys, torch; sys.path.insert(0, {str(KERNELS.parents[1])!r}); from pathlib import Path; "
         f"import tests.build.test_cuda_emulation as tests; run = tests.load(Path({str(library)!r})); "
-        "tests.test_threads_exchange_through_shared_memory(run); tests.test_scan_and_reduction_of_a_block(run); "
-        "tests.test_a_missing_barrier_shows_whichever_neighbour_is_read(run, 1); "
-        "tests.test_a_missing_barrier_before_shared_memory_is_written_again(run)"
+        "tests.test_shared_memory_exchanges_values_between_threads(run); "
+        "tests.test_block_scan_and_reduce_against_python_integers(run); "
+        "tests.test_missing_barrier_gives_nan_for_either_neighbor(run, 1); "
+        "tests.test_missing_barrier_before_overwrite_changes_results(run)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "SEGKERNEL_EMULATION_SEED": "3"})
 
 
-def test_sanitized(tmp_path: Path) -> None:
-    """AddressSanitizer sees what a kernel reads past the end of a tensor, and follows the fibers."""
+def test_address_sanitizer_reports_a_read_past_the_end(tmp_path: Path) -> None:
+    """AddressSanitizer follows the fibers and detects a kernel's read past the end of a tensor."""
     library = build([KERNELS], name="wrong_kernels.so", sanitize=True)
     code = (
         "import ctypes, sys; kernels = ctypes.CDLL(sys.argv[1]); libc = ctypes.CDLL(None); "

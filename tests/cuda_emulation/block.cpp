@@ -33,11 +33,11 @@ struct Thread {
   State state;
   const char* waits_at;
   Where where;
-  uint64_t given;  // to the warp operation, and what came of it
+  uint64_t given;  // argument of the warp operation, then its result
   int source;
 };
 
-// A warp operation that some lanes of its mask have reached. Lanes of disjoint masks may be at different ones.
+// A warp operation that some lanes of its mask have reached. Lanes of disjoint masks may be at different operations.
 struct WarpOperation {
   unsigned mask = 0;
   unsigned arrived = 0;
@@ -53,7 +53,7 @@ std::string name_of(const uint3& index) {
   return name.str();
 }
 
-// Within one kernel a file's name is one string.
+// File names are compared as pointers: within one kernel a file's name is one string.
 bool same(const Where& a, const Where& b) {
   return a.line() == b.line() && a.column() == b.column() && a.file_name() == b.file_name();
 }
@@ -61,10 +61,10 @@ bool same(const Where& a, const Where& b) {
 class Block {
  public:
   void start(const uint3& index, int count, void (*body)(const void*), const void* arguments);
-  // Until every thread has exited or naps.
-  void go_on();
+  // Runs the threads until each has exited or waits in __nanosleep.
+  void resume();
   bool done() const { return exited_ == count_; }
-  std::string what_naps() const;
+  std::string napping_thread() const;
   void nap(const Where& where) { wait(State::napping, "__nanosleep", where); }
   [[noreturn]] void fail(const std::string& message);
   int barrier(const char* what, bool predicate, const Where& where);
@@ -74,7 +74,7 @@ class Block {
  private:
   uint3 index_;
   SharedMemory shared_memory_;
-  std::vector<std::unique_ptr<Thread>> threads_;  // of the largest block so far
+  std::vector<std::unique_ptr<Thread>> threads_;  // as many as the largest block so far had
   std::vector<int> warp_order_;
   std::vector<int> lane_order_;
   std::vector<Warp> warps_;
@@ -94,12 +94,12 @@ class Block {
   void wait(State state, const char* what, const Where& where);
   void complete(Warp& warp, int first_thread, WarpOperation& operation);
   std::string describe(const Thread& thread) const;
-  std::string nobody_can_go_on() const;
+  std::string deadlock() const;
   bool run_warp(int warp);
   void reorder(std::vector<int>& order);
 };
 
-// One launch at a time: the variables that a kernel sees, blockIdx and the like, are those of the block that runs.
+// One launch runs at a time, since blockIdx and the other variables of a kernel are global.
 std::mutex launching;
 Block* running = nullptr;
 
@@ -108,7 +108,7 @@ struct Running {
   ~Running() { running = nullptr; }
 };
 
-// Never destroyed: fibers may still be in use by whoever ends the process.
+// Never destroyed: fibers may still be in use at the end of the process.
 std::vector<std::unique_ptr<Block>>& resident_blocks() {
   static auto& blocks = *new std::vector<std::unique_ptr<Block>>;
   const size_t count = SharedMemory::kTakesTurns ? 3 : 1;
@@ -138,14 +138,14 @@ void Block::start(const uint3& index, int count, void (*body)(const void*), cons
   }
   shared_memory_.begin();
   shared_memory_.put_away();
-  // Every other block starts in the other order.
+  // Blocks with an odd index start in the reverse order.
   if (index.x % 2 == 1) {
     reorder(warp_order_);
     reorder(lane_order_);
   }
 }
 
-void Block::go_on() {
+void Block::resume() {
   const Running here(this);
   blockIdx = index_;
   shared_memory_.bring_back();
@@ -157,11 +157,11 @@ void Block::go_on() {
     for (const int warp : warp_order_) progress |= run_warp(warp);
     if (progress) reorder(warp_order_);
   }
-  if (!done() && what_naps().empty()) throw std::runtime_error(nobody_can_go_on());
+  if (!done() && napping_thread().empty()) throw std::runtime_error(deadlock());
   shared_memory_.put_away();
 }
 
-// As far as the warp gets alone: to the next barrier, which leaves the others as far behind as they can be.
+// Runs the warp up to the next barrier, ahead of all other warps.
 bool Block::run_warp(int warp) {
   bool progress = false;
   for (bool again = true; again;) {
@@ -183,8 +183,9 @@ bool Block::run_warp(int warp) {
   return progress;
 }
 
-// Between two barriers no order of the warps may matter, nor of the lanes between two warp operations. They run in
-// ascending and in descending order by turns, or in the random orders of SEGKERNEL_EMULATION_SEED.
+// A correct kernel does not depend on the order of warps between two barriers, nor on that of lanes between two warp
+// operations. They run alternately in ascending and descending order, or in random orders with
+// SEGKERNEL_EMULATION_SEED.
 void Block::reorder(std::vector<int>& order) {
   static const char* seed = std::getenv("SEGKERNEL_EMULATION_SEED");
   static std::minstd_rand random(seed == nullptr ? 0 : static_cast<unsigned>(std::atoi(seed)));
@@ -197,7 +198,7 @@ void Block::reorder(std::vector<int>& order) {
 
 void Block::run_thread() {
   body_(arguments_);
-  if (at_barrier_ > 0) fail("exits, and the other threads wait for it at __syncthreads");
+  if (at_barrier_ > 0) fail("exits while other threads wait for it at __syncthreads");
   current_->state = State::exited;
   ++exited_;
   current_->fiber.pause(/*for_good=*/true);
@@ -264,7 +265,7 @@ uint64_t Block::warp_operation(const char* what, unsigned mask, uint64_t given, 
   return current_->given;
 }
 
-// Everyone's result at once: whoever goes on first may give a new value to the next operation.
+// Computes all results at once: the first thread to resume may overwrite its argument in the next operation.
 void Block::complete(Warp& warp, int first_thread, WarpOperation& operation) {
   uint64_t given[kWarp];
   unsigned ballot = 0;
@@ -288,16 +289,16 @@ std::string Block::describe(const Thread& thread) const {
   return name + " waits at " + thread.waits_at + " (" + place_of(thread.where) + ")";
 }
 
-std::string Block::what_naps() const {
+std::string Block::napping_thread() const {
   for (int i = 0; i < count_; ++i) {
     if (threads_[i]->state == State::napping) return describe(*threads_[i]) + " of block " + name_of(index_);
   }
   return "";
 }
 
-// A barrier says by itself what is wrong, so somebody waits for lanes that wait elsewhere.
-std::string Block::nobody_can_go_on() const {
-  std::string message = "CUDA emulation: no thread of block " + name_of(index_) + " can go on: ";
+// Threads that wait at barriers report errors there, so some thread waits for lanes that wait elsewhere.
+std::string Block::deadlock() const {
+  std::string message = "CUDA emulation: no thread of block " + name_of(index_) + " can resume: ";
   for (int i = 0; i < count_; ++i) {
     if (threads_[i]->state != State::at_warp_operation) continue;
     const auto awaits = [&](const WarpOperation& operation) { return operation.arrived >> i % kWarp & 1; };
@@ -329,13 +330,13 @@ void run_grid(const Extent& grid, const Extent& block, void (*body)(const void*)
                         static_cast<unsigned>(started / grid.x / grid.y)};
       active.back()->start(index, static_cast<int>(block.x * block.y * block.z), body, arguments);
     }
-    std::for_each(active.rbegin(), active.rend(), [](Block* latest) { latest->go_on(); });
+    std::for_each(active.rbegin(), active.rend(), [](Block* latest) { latest->resume(); });
     const auto ended = std::stable_partition(active.begin(), active.end(), [](Block* each) { return !each->done(); });
     if (ended != active.end()) rounds = 0;
     free.insert(free.end(), ended, active.end());
     active.erase(ended, active.end());
     if (rounds == kPatience) {
-      throw std::runtime_error("CUDA emulation: no block comes to its end: " + active.front()->what_naps());
+      throw std::runtime_error("CUDA emulation: no block can finish: " + active.front()->napping_thread());
     }
   }
 }

@@ -1,9 +1,9 @@
-"""Builds the CUDA sources, as they are, into a library of operators for CPU tensors.
+"""Build the unchanged CUDA sources into a library of operators for CPU tensors.
 
     python -m tests.cuda_emulation.build [--sanitize] [-o PATH]
 
-prints the library's path; SEGKERNEL_LIBRARY=PATH then makes segkernel load it instead of its own. With --sanitize it
-has AddressSanitizer and UBSan inside.
+prints the library's path. With SEGKERNEL_LIBRARY=PATH segkernel loads it instead of its own. --sanitize adds
+AddressSanitizer and UBSan.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def build(
     name: str = "_cuda_emulated.so",
     sanitize: bool = False,
 ) -> Path:
-    """Compiles what changed since the last time, links it with the emulation, and returns `target`.
+    """Compile the sources that changed, link them with the emulation, and return `target`.
 
-    That is, by default, `name` in a folder of build/, where the compiled files are kept, too.
+    The default target is `name` in a folder of build/ that also holds the object files.
     """
     folder = ROOT / "build" / ("cuda_emulation_sanitized" if sanitize else "cuda_emulation")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests that run in parallel build the same files
+        fcntl.flock(lock, fcntl.LOCK_EX)  # parallel tests build the same files
         return _build([*EMULATION, *sources], folder, target or folder / name, sanitize)
 
 

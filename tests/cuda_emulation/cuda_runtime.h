@@ -1,8 +1,8 @@
-// What the CUDA sources of this repository need of CUDA, for a host compiler. Test only.
+// The part of CUDA that the sources of this repository use, for a host compiler. For tests only.
 //
-// Left out on purpose, so that using them does not compile: floating-point atomics (results would depend on the run),
-// __activemask (nothing may depend on which lanes happen to be together), dynamic shared memory, inline PTX; and on the
-// host's side whatever waits for the device, or allocates other than through torch.
+// Left out on purpose, so that their use does not compile: floating-point atomics (results would depend on the run),
+// __activemask (results would depend on the scheduling), dynamic shared memory, inline PTX; and on the host all
+// functions that wait for the device or allocate without torch.
 #pragma once
 
 #include <math.h>
@@ -26,8 +26,8 @@
 #define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
-// Of the thread that runs: set whenever one is resumed. Variables and not macros, for CUDA's own structures have fields
-// of these names.
+// Indices of the running thread, set when it is resumed. Variables, not macros, since structures of CUDA have fields of
+// these names.
 inline uint3 threadIdx;
 inline uint3 blockIdx;
 inline dim3 blockDim;
@@ -37,7 +37,7 @@ constexpr int warpSize = 32;
 #include "device_functions.h"
 #include "device_math.h"
 
-// --- The host's side -------------------------------------------------------------------------------------------------
+// --- Host ------------------------------------------------------------------------------------------------------------
 
 using cudaStream_t = void*;
 
@@ -78,18 +78,18 @@ struct cudaLaunchConfig_t {
 
 namespace emulation {
 
-// What CUDA refuses on every device.
+// Whether a launch configuration is valid on every device.
 inline bool accepts(const cudaLaunchConfig_t& config) {
   const dim3 grid = config.gridDim;
   const dim3 block = config.blockDim;
-  const bool grid_fits = grid.x - 1 < 0x7fffffffu && grid.y - 1 < 65535 && grid.z - 1 < 65535;  // 0 - 1 is too large
+  const bool grid_fits = grid.x - 1 < 0x7fffffffu && grid.y - 1 < 65535 && grid.z - 1 < 65535;  // 0 - 1 wraps around
   const bool block_fits = block.x - 1 < 1024 && block.y - 1 < 1024 && block.z - 1 < 64;
   return grid_fits && block_fits && block.x * block.y * block.z <= 1024 && config.dynamicSmemBytes == 0;
 }
 
 }  // namespace emulation
 
-// Every thread gets its own copy of the arguments, converted to the kernel's parameters.
+// Every thread gets its own copy of the arguments, converted to the types of the kernel's parameters.
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {

@@ -1,5 +1,5 @@
-// Barriers, warp operations, loads and stores, integer atomics. The last argument of the first two is where they are
-// called: what a thread that waits there says of itself.
+// Barriers, warp operations, loads and stores, integer atomics. The last argument of barriers and warp operations is
+// the call's source location, for error messages.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ inline void __nanosleep(unsigned, emulation::Where where = emulation::Where::cur
 
 namespace emulation {
 
-// The 32- and 64-bit numbers that CUDA's shuffles take.
+// Shuffles of 32- and 64-bit scalars, as CUDA has them.
 template <class T>
 T shuffle(const char* what, unsigned mask, T value, int source, const Where& where) {
   static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8));
@@ -120,7 +120,7 @@ inline double __longlong_as_double(long long value) { return emulation::bits_as<
 
 namespace emulation {
 
-// A misaligned access is an error on the device. The sanitizer, too, sees one, but not who asked for it.
+// A misaligned access is an error on the device. The sanitizer detects one too, but without the location of the caller.
 template <class T>
 void check_aligned(const T* address, const Where& where) {
   if (reinterpret_cast<uintptr_t>(address) % alignof(T) != 0)

@@ -1,4 +1,4 @@
-// CUDA's mathematics where it goes by other names than the host's. The fast variants are the exact ones here.
+// CUDA's mathematical functions that the host lacks or names differently. Fast variants compute the exact result.
 #pragma once
 
 #include <math.h>
@@ -22,7 +22,7 @@ inline float __saturatef(float x) { return fminf(fmaxf(x, 0), 1); }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 inline double rsqrt(double x) { return 1 / sqrt(x); }
 
-// For integers of any two types and for floats, NaN giving way to a number, as CUDA's own.
+// As in CUDA, for integers of any two types and for floats; of a NaN and a number, the number.
 template <class A, class B>
 std::common_type_t<A, B> min(A a, B b) {
   using T = std::common_type_t<A, B>;

@@ -14,7 +14,7 @@ namespace emulation {
 
 namespace {
 
-// Reserved; the system hands out pages when they are touched. AddressSanitizer's frames are large.
+// Reserved; pages are allocated on first access. Frames are larger under AddressSanitizer.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kStackSize = 256 << 10;
 #else
@@ -27,8 +27,8 @@ Fiber* entering = nullptr;
 }  // namespace
 
 #if defined(__x86_64__)
-// Saves the registers that a call preserves and the stack pointer, then continues where `to` was saved. ucontext does
-// the same with two system calls, which makes a warp shuffle thirty times slower.
+// Saves the callee-saved registers and the stack pointer, then continues where `to` was saved. ucontext needs two
+// system calls for that, which makes a warp shuffle thirty times slower.
 extern "C" void emulation_switch_stack(void** from, void* to);
 asm(R"(
   .text
@@ -68,11 +68,11 @@ void Fiber::start(void (*entry)()) {
   entry_ = entry;
   fake_stack_ = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
-  if (!finished_) ASAN_UNPOISON_MEMORY_REGION(stack_, kStackSize);  // the frames of a fiber that was given up
+  if (!finished_) ASAN_UNPOISON_MEMORY_REGION(stack_, kStackSize);  // the frames of an abandoned fiber
   finished_ = false;
 #endif
 #if defined(__x86_64__)
-  // As if `trampoline` had been called by nobody and `emulation_switch_stack` by its first instruction.
+  // The stack as after a call of `trampoline` whose first instruction called `emulation_switch_stack`.
   auto** top = reinterpret_cast<void**>(static_cast<char*>(stack_) + kStackSize);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&Fiber::trampoline);

@@ -1,4 +1,4 @@
-// Threads of a block as fibers: each has a stack of its own, and one runs until it says that another may.
+// Fibers: threads of a block with a stack each, scheduled cooperatively.
 #pragma once
 
 #include <cstddef>
@@ -16,11 +16,11 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  // Makes `entry` what the next `resume` runs, from its beginning, whatever the fiber was at before.
+  // Resets the fiber: the next `resume` calls `entry`.
   void start(void (*entry)());
-  // Called by the thread that owns the fibers: returns when the fiber calls `pause`.
+  // Called by the owning thread. Returns when the fiber calls `pause`.
   void resume();
-  // Called by the running fiber: returns when it is resumed; `for_good` says that it never will be.
+  // Called by the running fiber. Returns when it is resumed; with `for_good` it never is.
   void pause(bool for_good = false);
 
  private:
@@ -33,7 +33,7 @@ class Fiber {
   ucontext_t owner_;
 #endif
   void (*entry_)() = nullptr;
-  // What AddressSanitizer wants to know.
+  // State of AddressSanitizer's fiber annotations.
   bool finished_ = true;
   void* fake_stack_ = nullptr;
   void* owner_fake_stack_ = nullptr;

@@ -1,6 +1,6 @@
-"""CUDA graphs of the emulation: what the kernels' launchers hand to the device, recorded and done again.
+"""CUDA graphs of the emulation: records the launches and copies of operators and replays them.
 
-Nothing else is: what torch computes between two operators happens once, while the graph is recorded.
+Computations of torch between two operators are not recorded: they run once, during the recording.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def recorded() -> Iterator[Callable[[], object]]:
-    """Records what is launched inside; afterwards the function that it gives does it again."""
+    """Record all launches in the block. The yielded function replays them."""
     library = ctypes.CDLL(os.environ["SEGKERNEL_LIBRARY"])
     library.record_graph()
     try:

@@ -1,10 +1,10 @@
-"""Breaks the CUDA kernels on purpose, and says which tests notice.
+"""Mutation test of the CUDA kernels: break them on purpose and report the tests that fail.
 
     python -m tests.cuda_emulation.mutants
 
-Each mutant is one edit to a copy of the sources. It is built for the emulation, with the sanitizers where noted, and
-the tests of the operator run on it, as they run, and pass, on the copy without the edit. It prints the table that is in
-README.md beside this file. Fails when a mutant survives, or when the sources no longer hold what it edits.
+Each mutant is one edit to a copy of the sources. It is built for the emulation, with sanitizers where noted, and the
+operator's tests run on it; they must pass on the copy without the edit. Prints the table of README.md in this folder.
+Fails if a mutant survives or if the sources no longer contain the text to edit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Mutant(NamedTuple):
     file: str
     old: str
     new: str
-    operators: tuple[str, ...]  # those that the tests call
+    operators: tuple[str, ...]  # operators that the tests call
     tests: tuple[str, ...]
     sanitize: bool = False
 
@@ -58,7 +58,7 @@ MUTANTS = (
         ("test_hysteresis.py",),
     ),
     Mutant(
-        "barrier: totals are overwritten while others still read them",
+        "barrier: totals are overwritten while other threads read them",
         "csrc/cuda/warp.cuh",
         "  __syncthreads();  // WAR hazard: threads may still read it for a previous call\n"
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
@@ -67,7 +67,7 @@ MUTANTS = (
         ("test_hysteresis.py",),
     ),
     Mutant(
-        "barrier: a thread without a token leaves before it",
+        "barrier: a thread without a token exits before it",
         "csrc/ops/segment/segment_cuda.cu",
         "  const ExclusiveScan<PrefixState<C>> prefixes = scan_prefixes(tokens.prefix_state());\n",
         "  if (tokens.first() >= tile.length()) return;\n"
@@ -76,7 +76,7 @@ MUTANTS = (
         ("test_segment.py",),
     ),
     Mutant(
-        "handover: a block reads what an earlier one has not written yet",
+        "look-back: a block does not wait for an aggregate",
         "csrc/cuda/lookback.cuh",
         "while (!is_ready(words[i])) {",
         "while (false) {",
@@ -84,7 +84,7 @@ MUTANTS = (
         ("test_segment.py",),
     ),
     Mutant(
-        "handover: a block without a tile says nothing",
+        "look-back: a block without a tile publishes nothing",
         "csrc/ops/segment/segment_cuda.cu",
         "    aggregates.publish(tile.block, PrefixState<C>::identity());\n"
         "    aggregates.publish(tile.block, Open::identity());\n",
@@ -93,7 +93,7 @@ MUTANTS = (
         ("test_bad_input.py",),
     ),
     Mutant(
-        "stream: work goes to the default one",
+        "stream: kernels run on the default stream",
         "csrc/cuda/launch.h",
         "  config.stream = stream;\n",
         "",
@@ -101,12 +101,12 @@ MUTANTS = (
         ("test_hysteresis.py",),
     ),
     Mutant(
-        "graph: the host writes what the device should",
+        "graph: the host clears memory instead of the device",
         "csrc/ops/segment/segment_cuda.cu",
         "cudaMemsetAsync(aggregates, 0, words * sizeof(uint64_t), device.stream())",
         "(memset(aggregates, 0, words * sizeof(uint64_t)), cudaSuccess)",
         ("segment", "hysteresis"),
-        ("test_cuda.py::test_in_an_emulated_graph[long_rows]",),
+        ("test_cuda.py::test_emulated_graph_replays_on_other_inputs[long_rows]",),
     ),
     Mutant(
         "offset width: the row's offset in 32 bits",
@@ -117,7 +117,7 @@ MUTANTS = (
         ("test_token_logprobs.py",),
     ),
     Mutant(
-        "masked row: read before it is dropped",
+        "masked row: read before the mask is tested",
         "csrc/ops/token_logprobs/token_logprobs_cuda.cu",
         "  if (kind == RowKind::masked) return write(0, 0, 0);\n",
         "  if (kind == RowKind::masked) return write(0 * widen(batch.row(blockIdx.x)[0]), 0, 0);\n",
@@ -137,12 +137,12 @@ def edit(mutant: Mutant, folder: Path) -> None:
     source = folder / mutant.file
     text = source.read_text()
     if text.count(mutant.old) != 1:
-        raise SystemExit(f"{mutant.file} does not hold this once: {mutant.old!r}")
+        raise SystemExit(f"{mutant.file}: expected this text once: {mutant.old!r}")
     source.write_text(text.replace(mutant.old, mutant.new))
 
 
 def first_failure(mutant: Mutant, folder: Path) -> str:
-    """The first of its tests to fail on the sources in `folder`, or the empty string."""
+    """The first of the mutant's tests to fail on the sources in `folder`, or the empty string."""
     program = (
         "from tests.cuda_emulation import build as b\n"
         f"kernels = [b.ROOT / f'csrc/ops/{{name}}/{{name}}_cuda.cu' for name in {mutant.operators}]\n"
@@ -163,14 +163,14 @@ def first_failure(mutant: Mutant, folder: Path) -> str:
         ]
         environment["LD_PRELOAD"] = " ".join(libraries)
         environment["ASAN_OPTIONS"] = "detect_leaks=0:verify_asan_link_order=0"
-    tests = [f"tests/{name}" for name in mutant.tests]
+    tests = [f"tests/ops/{name}" for name in mutant.tests]
     command = [sys.executable, "-m", "pytest", "-x", "-v", "-p", "no:cacheprovider", "-m", "not compiles", *tests]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode == 0:
         return ""
     begun = re.findall(r"^(tests/\S+::\S+)(.*)$", done.stdout, re.MULTILINE)
     failed = [name for name, outcome in begun if "PASSED" not in outcome and "SKIPPED" not in outcome]
-    return failed[0].removeprefix("tests/") if failed else "the tests' start"
+    return failed[0].removeprefix("tests/ops/") if failed else "the start of the tests"
 
 
 def main() -> None:
@@ -183,7 +183,7 @@ def main() -> None:
             copy_sources(folder)
             control = (mutant.operators, mutant.tests, mutant.sanitize)
             if control not in healthy and (failed := first_failure(mutant, folder)):
-                raise SystemExit(f"{failed} fails on sources that nobody broke")
+                raise SystemExit(f"{failed} fails on the unchanged sources")
             healthy.add(control)
             edit(mutant, folder)
             caught = first_failure(mutant, folder)

@@ -23,7 +23,7 @@ struct Range {
   size_t size = 0;
 };
 
-// So that this library has thread-local variables, and the calling thread has its copy of them.
+// Gives this library thread-local variables, and the calling thread its copy of them.
 thread_local volatile char in_the_range = 0;
 
 int find_range(dl_phdr_info* library, size_t, void* found) {
@@ -39,7 +39,7 @@ int find_range(dl_phdr_info* library, size_t, void* found) {
   return is_ours;
 }
 
-// Of the calling thread.
+// The thread-local variables of the calling thread.
 const Range& variables() {
   static Range range;
   static std::thread::id owner;

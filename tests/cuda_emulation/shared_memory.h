@@ -1,9 +1,9 @@
-// Shared memory of a block is a static variable: the threads are fibers of one host thread, and blocks take turns.
+// Shared memory of a block as static variables. The threads are fibers of one host thread, and blocks take turns.
 //
-// Every block starts with all of it poisoned: bytes 0xFF, NaN as a float, so that what a thread reads before another
-// has written it does not pass for the zero, or the previous block's value, that it might be. As thread-local variables
-// they all lie in one range that the dynamic linker knows, which is how they are found. Under AddressSanitizer they
-// are ordinary static variables instead: those have guarded ends.
+// Every block starts with all of it poisoned with bytes 0xFF (NaN as a float), so that a read before the write does not
+// return a plausible value such as zero or the previous block's. The variables are thread-local and therefore lie in
+// one range of memory, which the dynamic linker reports. Under AddressSanitizer they are ordinary static variables,
+// whose ends are guarded.
 #pragma once
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -17,7 +17,7 @@
 
 namespace emulation {
 
-// What one block has in it. Blocks that run at the same time take turns with the variables.
+// One block's contents of shared memory. Resident blocks take turns with the variables.
 class SharedMemory {
  public:
 #if defined(__SANITIZE_ADDRESS__)
@@ -26,7 +26,7 @@ class SharedMemory {
   static constexpr bool kTakesTurns = true;
 #endif
 
-  // Makes the variables this block's, poisoned.
+  // Poisons the variables for a new block.
   void begin();
   void bring_back();
   void put_away();

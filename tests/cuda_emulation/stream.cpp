@@ -21,7 +21,8 @@ void make_device_current() { ++times_current; }
 void leave_device() { --times_current; }
 
 void submit(void* stream, std::function<void()> work) {
-  if (stream != current_stream()) throw std::runtime_error("CUDA emulation: work on a stream that is not the current");
+  if (stream != current_stream())
+    throw std::runtime_error("CUDA emulation: work on a stream that is not the current one");
   if (is_recording) {
     recorded.push_back(std::move(work));
   } else {

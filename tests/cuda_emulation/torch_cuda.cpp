@@ -1,4 +1,4 @@
-// What the kernels' launchers need of libtorch_cuda, which a torch without CUDA has not: one device, one stream.
+// The functions of libtorch_cuda that launchers call, for a torch without CUDA: one device with one stream.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include "stream.h"

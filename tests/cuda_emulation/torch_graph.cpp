@@ -1,5 +1,5 @@
-// CUDA graphs over torch's tensors.
-#undef TORCH_TARGET_VERSION  // allocators are not of the stable ABI
+// CUDA graphs on torch's tensors.
+#undef TORCH_TARGET_VERSION  // allocators are not part of the stable ABI
 #include <c10/core/CPUAllocator.h>
 
 #include <cstdlib>
@@ -9,7 +9,7 @@
 
 namespace {
 
-// A graph's replays write again to what was allocated while it was recorded. Nothing of it is ever freed.
+// Allocator while a graph is recorded. Replays write to this memory again, so it is never freed.
 class MemoryOfGraphs : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override { return {std::malloc(bytes), c10::Device(c10::kCPU)}; }

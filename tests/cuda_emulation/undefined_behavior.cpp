@@ -1,12 +1,12 @@
-// The handlers that GCC and clang call for -fsanitize=alignment,bounds,signed-integer-overflow: in a kernel these end
-// the launch with an error, as everything else that a thread must not do. (Under AddressSanitizer libubsan's are used.)
+// Handlers that GCC and clang call for -fsanitize=alignment,bounds,signed-integer-overflow. In a kernel they end the
+// launch with an error. (Under AddressSanitizer libubsan's handlers are used.)
 #include <cstdint>
 
 #include "block.h"
 
 namespace {
 
-// What the data of every handler begins with.
+// The common beginning of the data of all handlers.
 struct Site {
   const char* file;
   uint32_t line;

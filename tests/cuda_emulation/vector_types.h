@@ -1,4 +1,4 @@
-// CUDA's short vectors. Those of 8 and 16 bytes are aligned to their size, as the loads they stand for demand.
+// CUDA's short vectors. Those of 8 and 16 bytes are aligned to their size, which vector loads require.
 #pragma once
 
 struct uint3 {

@@ -1,5 +1,5 @@
-// Kernels that do what CUDA leaves undefined, each in one way, and some that do nothing wrong. Every function runs one
-// and returns what the launch said, "" where it said nothing.
+// Kernels with one kind of undefined behavior each, and some correct ones. Every function runs a kernel and returns the
+// error message of the launch, "" without an error.
 #include <cuda_runtime.h>
 
 #include <exception>
@@ -51,7 +51,7 @@ __global__ void unwritten(float* out) {
   out[blockIdx.x * kThreads + threadIdx.x] = shared[threadIdx.x];
 }
 
-// Every block adds its number to what another one says, the one before it or the one after it.
+// Every block adds its index to the value that another block publishes, the previous one or the next one.
 __global__ void relay(uint64_t* words, int64_t* out, int to, bool waits) {
   __shared__ int64_t number[kThreads];
   number[threadIdx.x] = blockIdx.x;
@@ -122,7 +122,7 @@ __global__ void copy(const float* in, float* out, int n) {
   if (static_cast<int>(threadIdx.x) < n) out[threadIdx.x] = in[threadIdx.x];
 }
 
-// x -> a x + b modulo 2^32, whose composition does not commute.
+// x -> a x + b modulo 2^32. The composition is not commutative.
 struct Affine {
   uint32_t a, b;
 };

@@ -1,4 +1,4 @@
-"""Tokens, masks and offsets that no operator accepts: the argument, what was expected, and what was given."""
+"""Invalid tokens, masks, offsets and options: errors name the argument, the expectation and the value."""
 
 import re
 
@@ -18,7 +18,7 @@ def call(op: ScanOp, *tokens, rows: int, **arguments):
 
 @every_op
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e5m2])
-def test_dtype_of_the_tokens(op: ScanOp, dtype: torch.dtype):
+def test_tokens_of_other_dtypes_raise(op: ScanOp, dtype: torch.dtype):
     given = str(dtype).removeprefix("torch.")
     tokens = [torch.zeros(2, 3).to(dtype) for _ in op.token_names]
     with pytest.raises(TypeError, match=rf"{op.token_names[0]}: expected .*floating-point.*got {given} \[2, 3\]"):
@@ -26,34 +26,34 @@ def test_dtype_of_the_tokens(op: ScanOp, dtype: torch.dtype):
 
 
 @every_op
-def test_tokens_that_are_no_tensor(op: ScanOp):
+def test_tokens_in_a_list_raise(op: ScanOp):
     with pytest.raises(TypeError, match=rf"{op.token_names[0]}: expected .*tensor.*got list"):
         call(op, *([[0.0, 1.0]] for _ in op.token_names), rows=1)
 
 
 @every_op
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 1)])
-def test_shape_of_the_tokens(op: ScanOp, shape: tuple):
+def test_padded_tokens_without_two_dimensions_raise(op: ScanOp, shape: tuple):
     given = re.escape(f"got float32 {list(shape)}")
     with pytest.raises(ValueError, match=rf"{op.token_names[0]}: expected \[B, T\].*cu_seqlens.*{given}"):
         call(op, *(torch.zeros(shape) for _ in op.token_names), rows=2)
 
 
 @every_op
-def test_packed_tokens_have_one_dimension(op: ScanOp):
+def test_packed_tokens_with_two_dimensions_raise(op: ScanOp):
     with pytest.raises(ValueError, match=rf"{op.token_names[0]}: expected .*\[N\].*cu_seqlens.*got float32 \[2, 3\]"):
         call(op, *op.tokens(2, 3), rows=2, cu_seqlens=torch.tensor([0, 3, 6]))
 
 
 @every_op
 @pytest.mark.parametrize("shape", [(2, 4), (3,), (3, 2), (2, 3, 1)])
-def test_shape_of_the_mask(op: ScanOp, shape: tuple):
+def test_mask_of_another_shape_raises(op: ScanOp, shape: tuple):
     with pytest.raises(ValueError, match=r"mask: expected \[2, 3\].*got bool \["):
         call(op, *op.tokens(2, 3), rows=2, mask=torch.ones(shape, dtype=torch.bool))
 
 
 @every_op
-def test_type_of_the_mask(op: ScanOp):
+def test_mask_of_another_type_raises(op: ScanOp):
     with pytest.raises(TypeError, match=r"mask: expected .*tensor, got list"):
         call(op, *op.tokens(2, 3), rows=2, mask=[[1, 1, 1], [1, 1, 1]])
     with pytest.raises(TypeError, match=r"mask: expected .*got complex64 \[2, 3\]"):
@@ -61,7 +61,7 @@ def test_type_of_the_mask(op: ScanOp):
 
 
 @every_op
-def test_sparse_tensors(op: ScanOp):
+def test_sparse_tensors_raise(op: ScanOp):
     with pytest.raises(TypeError, match=rf"{op.token_names[0]}: expected .*, got sparse_coo float32 \[2, 3\]"):
         op(*(tokens.to_sparse() for tokens in op.tokens(2, 3)), **op.options(2))
     with pytest.raises(TypeError, match=r"mask: expected .*, got sparse_coo float32 \[2, 3\]"):
@@ -85,7 +85,7 @@ TOKENS, LABELS = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
     ],
 )
 @pytest.mark.parametrize("value", ["no", 1, None])
-def test_switches_are_on_or_off(name: str, arguments: dict, switches: list, value: object):
+def test_switches_other_than_bools_raise(name: str, arguments: dict, switches: list, value: object):
     for switch in switches:
         given = re.escape(f"got {type(value).__name__} {value!r}")
         with pytest.raises(TypeError, match=rf"^{switch}: expected True or False, {given}$"):
@@ -93,7 +93,7 @@ def test_switches_are_on_or_off(name: str, arguments: dict, switches: list, valu
 
 
 @every_op
-def test_devices_are_not_mixed(op: ScanOp):
+def test_mixed_devices_raise(op: ScanOp):
     with pytest.raises(ValueError, match=rf"mask: expected .*{DEVICE}.*got bool \[2, 3\] on meta"):
         op(*op.tokens(2, 3), torch.ones(2, 3, dtype=torch.bool, device="meta"), **op.options(2))
     with pytest.raises(ValueError, match=rf"cu_seqlens: expected .*{DEVICE}.*got int64 \[3\] on meta"):
@@ -117,14 +117,14 @@ def test_devices_are_not_mixed(op: ScanOp):
     ids=["decreasing", "too short", "too long", "late start", "negative start"],
 )
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_offsets(op: ScanOp, offsets: list, message: str, dtype: torch.dtype, value_checks: None):
+def test_malformed_cu_seqlens_raise(op: ScanOp, offsets: list, message: str, dtype: torch.dtype, value_checks: None):
     with pytest.raises(ValueError, match=message):
         call(op, *op.tokens(6), rows=3, cu_seqlens=torch.tensor(offsets, dtype=dtype))
 
 
 @every_op
 @pytest.mark.skipif(BACKEND == "cpu", reason="the CPU's operators refuse them")
-def test_offsets_that_nobody_checks_stay_within_the_tokens(op: ScanOp):
+def test_unchecked_cu_seqlens_are_clamped_to_the_tokens(op: ScanOp):
     tokens, options = op.tokens(6), op.options(2)
     far_away = torch.tensor([-(2**40), 3, 2**40])
     expected = op(*tokens, cu_seqlens=torch.tensor([0, 3, 6]), **options)
@@ -133,8 +133,8 @@ def test_offsets_that_nobody_checks_stay_within_the_tokens(op: ScanOp):
 
 @every_op
 @pytest.mark.skipif(BACKEND == "cpu", reason="the CPU's operators refuse them")
-def test_offsets_that_nobody_checks_harm_no_other_call(op: ScanOp):
-    """Whatever they are, a call comes to its end and writes to nothing but its outputs."""
+def test_unchecked_cu_seqlens_do_not_affect_later_calls(op: ScanOp):
+    """With any offsets a call finishes and writes only to its outputs."""
     N, B = 5000, 64
     tokens, options = op.tokens(N), op.options(B)
 
@@ -146,9 +146,7 @@ def test_offsets_that_nobody_checks_harm_no_other_call(op: ScanOp):
     for wrong in (
         right.flip(0),
         offsets(4096, 0, 4096, 0, 4096, 0),
-        offsets(
-            0, 1030, 2050, 0
-        ),  # a search by halves, or by 32nds, finds the last row's second tile and not its first
+        offsets(0, 1030, 2050, 0),  # a binary or 32-ary search finds the second tile of the last row, but not the first
         *torch.randint(-1000, N + 1000, (10, B + 1)),
     ):
         op(*tokens, cu_seqlens=wrong, **options)
@@ -156,7 +154,7 @@ def test_offsets_that_nobody_checks_harm_no_other_call(op: ScanOp):
 
 
 @every_op
-def test_type_and_shape_of_the_offsets(op: ScanOp):
+def test_cu_seqlens_of_another_type_or_shape_raise(op: ScanOp):
     with pytest.raises(TypeError, match=r"cu_seqlens: expected .*int32 or int64.*got float32 \[3\]"):
         call(op, *op.tokens(6), rows=2, cu_seqlens=torch.tensor([0.0, 3.0, 6.0]))
     with pytest.raises(TypeError, match=r"cu_seqlens: expected .*got list"):
@@ -168,7 +166,7 @@ def test_type_and_shape_of_the_offsets(op: ScanOp):
 
 
 @every_op
-def test_options_per_row(op: ScanOp):
+def test_row_parameters_of_another_type_or_shape_raise(op: ScanOp):
     for name, value in op.options(2).items():
         if isinstance(value, torch.Tensor):
             with pytest.raises(ValueError, match=rf"{name}: expected .*\[2\].*got .*\[3\]"):

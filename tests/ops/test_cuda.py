@@ -1,6 +1,7 @@
-"""What the operators' tests on CUDA tensors leave out: CUDA graphs, synchronisation, Inductor, streams and devices.
+"""CUDA only: graphs, synchronization, Inductor, streams and devices.
 
-`test_on_ragged_rows` calls every operator once on whichever device the tests run on: what compute-sanitizer watches.
+`CALLS` has a call of every operator. `test_cuda_operators_match_the_reference_on_ragged_rows` makes each once on the
+device under test, which is also the run for compute-sanitizer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Inputs = dict[str, Tensor]
 
 
 def make_inputs(device: str, seed: int = 0) -> Inputs:
-    """Made on the CPU, so that they are the same on every device."""
+    """Inputs of `CALLS`, generated on the CPU so that they are the same for every device."""
     torch.manual_seed(seed)
     with torch.device("cpu"):
         batch = random_batch(65)
@@ -103,7 +104,7 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     "linear_token_logprobs": head,
 }
 CALLS = EXACT | NEAR
-# Of those, the ones that use torch's own operators, too.
+# Calls that also use torch's operators.
 WITH_TORCH = ("sequence_logprobs", "segment_logprobs", "linear_token_logprobs")
 every_call = pytest.mark.parametrize("name", CALLS)
 
@@ -113,7 +114,7 @@ def to_cpu(output: Any) -> tuple[Tensor, ...]:
 
 
 @every_call
-def test_on_ragged_rows(name: str) -> None:
+def test_cuda_operators_match_the_reference_on_ragged_rows(name: str) -> None:
     actual = to_cpu(CALLS[name](segkernel, make_inputs(torch.get_default_device().type)))
     with torch.device("cpu"):
         expected = to_cpu(CALLS[name](reference, make_inputs("cpu")))
@@ -127,7 +128,7 @@ def test_on_ragged_rows(name: str) -> None:
 
 @needs_gpu
 @every_call
-def test_in_a_cuda_graph(name: str) -> None:
+def test_cuda_graph_replays_on_other_inputs(name: str) -> None:
     call, inputs = CALLS[name], make_inputs("cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -142,7 +143,7 @@ def test_in_a_cuda_graph(name: str) -> None:
 
 @pytest.mark.skipif(BACKEND != "emulated cuda", reason="needs the emulated kernels")
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in WITH_TORCH])
-def test_in_an_emulated_graph(name: str) -> None:
+def test_emulated_graph_replays_on_other_inputs(name: str) -> None:
     call, inputs = CALLS[name], make_inputs("cpu")
     with emulation.recorded() as replay:
         captured = call(segkernel, inputs)
@@ -152,7 +153,7 @@ def test_in_an_emulated_graph(name: str) -> None:
 def replayed_on_other_inputs(
     call: Callable[[Any, Inputs], Any], inputs: Inputs, captured: Any, replay: Callable[[], object]
 ) -> None:
-    replay()  # whatever it leaves behind must not be in the way of the next one
+    replay()  # its results must not affect the next replay
     for kind, value in make_inputs(torch.get_default_device().type, seed=1).items():
         inputs[kind].copy_(value)
     for leaf in leaves(captured):
@@ -163,7 +164,7 @@ def replayed_on_other_inputs(
 
 @needs_gpu
 @every_call
-def test_never_synchronises(name: str) -> None:
+def test_cuda_operators_do_not_synchronize(name: str) -> None:
     inputs = make_inputs("cuda")
     expected = CALLS[name](segkernel, inputs)
     torch.cuda.set_sync_debug_mode("error")
@@ -177,7 +178,7 @@ def test_never_synchronises(name: str) -> None:
 @needs_gpu
 @pytest.mark.compiles
 @every_call
-def test_compiles_as_one_graph_with_inductor(name: str) -> None:
+def test_inductor_compiles_one_graph(name: str) -> None:
     torch.compiler.reset()
     inputs = make_inputs("cuda")
     if name in ("token_logprobs, gradient", "linear_token_logprobs"):  # autograd.grad stays outside
@@ -198,8 +199,8 @@ def test_compiles_as_one_graph_with_inductor(name: str) -> None:
 
 
 @needs_gpu
-def test_on_the_current_stream() -> None:
-    """Inputs that a slow stream is still writing are waited for, by order of that stream alone."""
+def test_kernels_run_on_the_current_stream() -> None:
+    """Inputs that the current stream has yet to write are read after that, by the order of the stream."""
     rewards, late = torch.zeros(64, 4096, device="cuda"), torch.randn(64, 4096, device="cuda")
     expected = segkernel.hysteresis(late, low=-0.5, high=0.5)
     stream = torch.cuda.Stream()
@@ -213,7 +214,7 @@ def test_on_the_current_stream() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_on_another_device() -> None:
+def test_kernels_run_on_the_device_of_their_tensors() -> None:
     rewards = torch.randn(4, 100, device="cuda:0")
     expected = segkernel.hysteresis(rewards, low=-0.5, high=0.5)
     other = segkernel.hysteresis(rewards.to("cuda:1"), low=-0.5, high=0.5)

@@ -81,6 +81,8 @@ def must_raise(result: dict[str, Any]) -> bool:
     operator, argument, change = (result[key] for key in ("operator", "argument", "change"))
     if change in VALID.get((operator, argument), set()):
         return False
+    if BACKEND != "cpu" and argument in ("cu_seqlens", "rewards") and change in ANY_SIZE:
+        return False  # CUDA's operators do not compare the values of offsets with the number of packed tokens
     bad = BAD_VALUES.get(argument, set()) if not operator.startswith("redistribute") else set()
     if BACKEND == "cpu" and not operator.startswith("_linear"):
         bad = bad | BAD_ELEMENTS.get(argument, set())

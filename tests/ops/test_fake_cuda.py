@@ -1,5 +1,5 @@
-"""Every operator on fake CUDA tensors, which is how `torch.compile` sees it: outputs of the shapes, dtypes and strides
-that the kernels give, on the inputs' device. That needs no GPU."""
+"""Fake kernels, which `torch.compile` uses: on fake CUDA tensors, outputs have the shapes, dtypes and strides of the
+kernels' outputs, and the device of the inputs. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIFFERENTIATED = ("token_logprobs, gradient", "linear_token_logprobs")
 
 
 class Recorder(TorchDispatchMode):
-    """Calls of segkernel's operators, those of the backward pass included: `(operator, args, output)`."""
+    """Calls of segkernel's operators, including those of the backward pass: `(operator, args, output)`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def devices(value: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_operators(name: str) -> None:
+def test_fake_operators_have_the_layouts_of_real_ones(name: str) -> None:
     with torch.device("cpu"), Recorder() as recorder:
         CALLS[name](segkernel, make_inputs("cpu"))
     assert (name in DIFFERENTIATED) == any("backward" in str(operator) for operator, _, _ in recorder.calls)
@@ -60,9 +60,9 @@ def test_operators(name: str) -> None:
         assert devices(fake) == {"cuda:0"}, operator
 
 
-# Autograd would ask for the stream of a device that is not there.
+# Not differentiated functions: autograd would look up the stream of a device that does not exist.
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in DIFFERENTIATED])
-def test_functions(name: str) -> None:
+def test_fake_functions_have_the_layouts_of_real_ones(name: str) -> None:
     with torch.device("cpu"):
         inputs = make_inputs("cpu")
         output = CALLS[name](segkernel, inputs)

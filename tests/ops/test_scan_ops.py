@@ -1,4 +1,4 @@
-"""What holds for every operator over the tokens of rows, whatever it computes."""
+"""Properties that all operators over the tokens of rows share."""
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ every_op = pytest.mark.parametrize("op", SCAN_OPS, ids=lambda op: op.name)
 
 
 def row_of(options: dict, b: int) -> dict:
-    """The options of row `b` alone."""
+    """The options of row `b` only."""
     return {name: value[b : b + 1] if isinstance(value, Tensor) else value for name, value in options.items()}
 
 
 @every_op
-def test_masked_values_are_inert(op: ScanOp):
+def test_masked_values_do_not_affect_outputs(op: ScanOp):
     batch = random_batch(65)
     options = op.options(len(batch.lengths))
     tokens = op.tokens(*batch.mask.shape)
@@ -26,7 +26,7 @@ def test_masked_values_are_inert(op: ScanOp):
 
 
 @every_op
-def test_no_mask_is_all_valid(op: ScanOp):
+def test_mask_none_means_all_valid(op: ScanOp):
     options = op.options(4)
     tokens = op.tokens(4, 33)
     assert_identical(op(*tokens, **options), op(*tokens, torch.ones(4, 33, dtype=torch.bool), **options))
@@ -36,7 +36,7 @@ def test_no_mask_is_all_valid(op: ScanOp):
 @pytest.mark.parametrize(
     "dtype", [torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64]
 )
-def test_mask_of_any_dtype(op: ScanOp, dtype: torch.dtype):
+def test_mask_of_any_dtype_counts_nonzero_as_valid(op: ScanOp, dtype: torch.dtype):
     batch = random_batch(65)
     options = op.options(len(batch.lengths))
     tokens = op.tokens(*batch.mask.shape)
@@ -46,7 +46,7 @@ def test_mask_of_any_dtype(op: ScanOp, dtype: torch.dtype):
 
 
 @every_op
-def test_offsets_of_either_dtype(op: ScanOp):
+def test_cu_seqlens_of_both_dtypes_agree(op: ScanOp):
     batch = random_batch(65)
     options = op.options(len(batch.lengths))
     tokens = [batch.pack(values) for values in op.tokens(*batch.mask.shape)]
@@ -56,7 +56,7 @@ def test_offsets_of_either_dtype(op: ScanOp):
 
 @every_op
 @pytest.mark.filterwarnings("error")
-def test_outputs_are_constants(op: ScanOp):
+def test_outputs_are_constants_to_autograd(op: ScanOp):
     tokens = [values.requires_grad_() for values in op.tokens(4, 33)]
     outputs = leaves(op(*tokens, **op.options(4)))
     assert not any(out.requires_grad for out in outputs)
@@ -65,7 +65,7 @@ def test_outputs_are_constants(op: ScanOp):
 
 
 @every_op
-def test_no_rows(op: ScanOp):
+def test_empty_batch_gives_empty_outputs(op: ScanOp):
     for out in leaves(op(*op.tokens(0, 7), **op.options(0))):
         assert out.shape[0] == 0
     nothing = op(*op.tokens(0), cu_seqlens=torch.tensor([0]), **op.options(0))
@@ -73,7 +73,7 @@ def test_no_rows(op: ScanOp):
 
 
 @every_op
-def test_strided_inputs(op: ScanOp):
+def test_strided_inputs_match_contiguous_ones(op: ScanOp):
     tokens, mask = op.tokens(6, 40), torch.rand(6, 40) < 0.7
     expected = op(*tokens, mask, **op.options(6))
 
@@ -93,7 +93,7 @@ def test_strided_inputs(op: ScanOp):
 
 
 @every_op
-def test_options_are_read_in_the_compute_type(op: ScanOp):
+def test_row_parameters_of_any_float_dtype_agree(op: ScanOp):
     """Options per row may have any floating dtype; these values are exact in all of them."""
     options = {
         name: (value * 8).round() / 8 if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -110,7 +110,7 @@ def test_options_are_read_in_the_compute_type(op: ScanOp):
 
 
 @every_op
-def test_same_bits_on_any_number_of_threads(op: ScanOp, threads: None):
+def test_thread_count_does_not_change_bits(op: ScanOp, threads: None):
     tokens, mask = op.tokens(40, 3000, dtype=torch.bfloat16), torch.rand(40, 3000) < 0.7
     outs = []
     for number in (1, 2):
@@ -121,7 +121,7 @@ def test_same_bits_on_any_number_of_threads(op: ScanOp, threads: None):
 
 @every_op
 @pytest.mark.parametrize("T", [17, 257])
-def test_same_bits_whatever_else_is_in_the_batch(op: ScanOp, T: int):
+def test_batch_composition_does_not_change_bits(op: ScanOp, T: int):
     batch = random_batch(T)
     B = len(batch.lengths)
     options, mask = op.options(B), batch.mask
@@ -149,15 +149,15 @@ def test_same_bits_whatever_else_is_in_the_batch(op: ScanOp, T: int):
 
 
 @every_op
-def test_long_rows(op: ScanOp):
-    """Longer than what a GPU's block takes at a time, several times over."""
+def test_rows_of_several_tiles_match_the_reference(op: ScanOp):
+    """The rows are several times as long as a tile of the CUDA kernels."""
     tokens, mask = op.tokens(2, 5000, dtype=torch.float64), torch.rand(2, 5000) < 0.9
     mask[1, 1000:4500] = False
     assert_near(op(*tokens, mask, **op.options(2)), op.reference(*tokens, mask, **op.options(2)))
 
 
 @every_op
-def test_inputs_are_left_alone(op: ScanOp):
+def test_inputs_are_not_modified(op: ScanOp):
     batch = random_batch(65)
     tokens, options = op.tokens(*batch.mask.shape), op.options(len(batch.lengths))
     with unchanged(*tokens, batch.mask, *options.values()):
@@ -165,7 +165,7 @@ def test_inputs_are_left_alone(op: ScanOp):
 
 
 @every_op
-def test_opcheck(op: ScanOp):
+def test_opcheck_passes(op: ScanOp):
     batch = random_batch(17)
     tokens, options = op.tokens(*batch.mask.shape), op.options(len(batch.lengths))
     opcheck(lambda: op(*tokens, batch.mask, **options))
@@ -175,7 +175,7 @@ def test_opcheck(op: ScanOp):
 
 
 @every_op
-def test_compiles_as_one_graph(op: ScanOp):
+def test_scan_operators_compile_as_one_graph(op: ScanOp):
     torch.compiler.reset()
     batch = random_batch(65)
     tokens, options = op.tokens(*batch.mask.shape), op.options(len(batch.lengths))

@@ -25,10 +25,12 @@ from examples.capitals.task import END, token_credit
 from examples.capitals.training import train_and_save
 from segkernel.training import ASRDPOConfig, ASRDPOTrainer, DPOConfig, DPOTrainer
 from segkernel.training.data.collators import PreferenceCollator
-from segkernel.training.data.readers import SIDES
+from segkernel.training.data.columns import PAIRS, SEQUENCE_SIGNS, SIDES
+from segkernel.training.data.tables import to_dataset
 from segkernel.training.models import load_scoring_model
-from segkernel.training.segmentation.segmenting import SEQUENCE_SIGNS, with_token_rewards
-from segkernel.training.trainer.batches import Rows
+from segkernel.training.segmentation.pairs import with_token_rewards
+
+Rows = list[dict[str, Any]]
 
 DELTAS = (0.0, 0.25, 0.5, 1.0, 2.0)
 BASELINES = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -46,12 +48,12 @@ class Variant(Method):
 
 def token_rewards(work: Workspace, task: Task) -> dict[str, Any]:
     """Compute the token rewards of the policies' pairs and store them as rows for the trainers."""
-    rows = [pair.row(work.tokenizer) for pair in work.policy_pairs(task.pairs)]
+    rows = to_dataset([pair.row(work.tokenizer) for pair in work.policy_pairs(task.pairs)], PAIRS)
     scorer = load_scoring_model(str(work.reward_folder(task)), work.tokenizer)
     config = DPOConfig(output_dir=str(work.model_folder(task)), per_device_eval_batch_size=512, use_cpu=True)
     for kind in ("difference", "prefix"):
         rewarded = with_token_rewards(rows, scorer, kind, PreferenceCollator.of(work.tokenizer), config)
-        write_atomically(work.model_folder(task) / f"{kind}.json", json.dumps(rewarded))
+        write_atomically(work.model_folder(task) / f"{kind}.json", json.dumps(rewarded.to_list()))
     return {}
 
 

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import segkernel
 from examples.capitals.pairs import Pair
 from examples.capitals.task import prompt_text, token_credit
-from segkernel.training.data.readers import SIDES
-from segkernel.training.segmentation.segmenting import SEQUENCE_SIGNS
+from segkernel.training.data.columns import SEQUENCE_SIGNS, SIDES
 
 
 class TrainedResponse(NamedTuple):

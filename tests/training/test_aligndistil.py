@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from segkernel import _cli as cli
 from segkernel.losses.distillation import adaptive_teacher, aligndistil_loss, distillation_loss
 from segkernel.training import AlignDistilConfig, AlignDistilTrainer, DPOConfig, DPOTrainer
-from segkernel.training.data.readers import SIDES
+from segkernel.training.data.columns import SIDES
 from segkernel.training.models import load_frozen_lm
 from tests.ops.plain_floats import logits_alone, logprobs_alone, softmax
 from tests.training.trainer_helpers import (
@@ -266,7 +266,7 @@ def test_on_policy_trains_on_what_the_policy_says(tmp_path: Path, tokenizer: Any
     settings = {"on_policy": True, "max_new_tokens": 4, "max_prompt_length": 3, "seed": 5}
     trainer = make_trainer(tmp_path, tokenizer, ROWS, **settings)
     assert trainer.train_dataset[2]["prompt_ids"] == [8, 7, 6]  # trimmed from the left
-    rows = trainer.train_dataset
+    rows = list(trainer.train_dataset)
     sampled = trainer.sample(trainer.model, trainer.data_collator(rows))
     alone = trainer.sample(trainer.model, trainer.data_collator(rows[2:]))
     length = int(alone["response_mask"].sum())
@@ -301,7 +301,7 @@ def test_teachers_are_checked_before_any_work(tmp_path: Path, tokenizer: Any) ->
     with pytest.raises(ValueError, match="processing_class: expected a tokenizer"):
         AlignDistilTrainer(model, config, ROWS, dpo_model=other, reverse_dpo_model=other)
     config = AlignDistilConfig(str(tmp_path), on_policy=True, max_prompt_length=200, **QUICK_PAIRS)
-    with pytest.raises(ValueError, match=r"max_prompt_length: .* made for 128 tokens, got 200"):
+    with pytest.raises(ValueError, match=r"max_prompt_length: expected at most 0 .* model of 128 positions, got 200"):
         AlignDistilTrainer(model, config, ROWS, None, tokenizer, dpo_model=other, reverse_dpo_model=other)
 
 

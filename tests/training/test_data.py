@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
 from segkernel.training.data.collators import PreferenceCollator, ResponseCollator
 from segkernel.training.data.encoding import encode_preferences, encode_prompts, encode_texts
@@ -26,8 +27,8 @@ def test_read_preferences_plain_and_gzipped(tmp_path: Path) -> None:
         {"prompt": "p: ", "chosen": "good", "rejected": "bad", "line": 1},
         {"prompt": "p: ", "chosen": "bést", "rejected": "bad", "line": 3},
     ]
-    assert read_preferences(plain, separator=": ") == expected
-    assert read_preferences(zipped, separator=": ") == expected
+    assert read_preferences(plain, separator=": ").to_list() == expected
+    assert read_preferences(zipped, separator=": ").to_list() == expected
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_token_reward_columns_hold_finite_numbers(tmp_path: Path, rewards: Any) 
 
 def test_read_texts_in_its_three_forms(tmp_path: Path) -> None:
     rows = [{"text": "t"}, {"prompt": "p", "completion": "c"}, {"question": "q", "answer": "a"}]
-    assert read_texts(write_jsonl(tmp_path / "t.jsonl", rows), separator="|") == [
+    assert read_texts(write_jsonl(tmp_path / "t.jsonl", rows), separator="|").to_list() == [
         {"prompt": "", "completion": "t", "line": 1},
         {"prompt": "p|", "completion": "c", "line": 2},
         {"prompt": "q|", "completion": "a", "line": 3},
@@ -95,28 +96,33 @@ def test_read_texts_in_its_three_forms(tmp_path: Path) -> None:
 
 def test_split_keeps_prompts_together_whatever_the_order() -> None:
     rows = [{"prompt": f"prompt {index // 3}", "n": index} for index in range(60)]
-    train, held_out = split_by_prompt(rows, 0.25)
+
+    def split(rows: list[dict[str, Any]], fraction: float, seed: int = 0) -> tuple[list[Any], list[Any]]:
+        train, held_out = split_by_prompt(Dataset.from_list(rows), fraction, seed=seed)
+        return train.to_list(), held_out.to_list()
+
+    train, held_out = split(rows, 0.25)
     assert len(held_out) == 15
     assert len(train) == 45
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held_out}
-    train_again, held_out_again = split_by_prompt(rows[::-1], 0.25)
+    train_again, held_out_again = split(rows[::-1], 0.25)
     assert (train_again[::-1], held_out_again[::-1]) == (train, held_out)
-    assert split_by_prompt(rows, 0.25, seed=1)[1] != held_out
-    assert split_by_prompt(rows, 0.0) == (rows, [])
+    assert split(rows, 0.25, seed=1)[1] != held_out
+    assert split(rows, 0.0) == (rows, [])
     # A small share still holds out a prompt, a large one still leaves one.
-    assert len(split_by_prompt(rows[:6], 0.01)[1]) == 3
-    assert len(split_by_prompt(rows[:6], 0.99)[0]) == 3
+    assert len(split(rows[:6], 0.01)[1]) == 3
+    assert len(split(rows[:6], 0.99)[0]) == 3
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_split_refuses_fractions(fraction: float) -> None:
     with pytest.raises(ValueError, match=r"eval_fraction: expected a share in \[0, 1\), got"):
-        split_by_prompt([ROW], fraction)
+        split_by_prompt(Dataset.from_list([ROW]), fraction)
 
 
 def test_split_needs_two_prompts() -> None:
     with pytest.raises(ValueError, match="all rows share one prompt"):
-        split_by_prompt([ROW, ROW], 0.5)
+        split_by_prompt(Dataset.from_list([ROW, ROW]), 0.5)
 
 
 def test_boundary_is_exact_and_eos_closes() -> None:
@@ -159,7 +165,8 @@ def test_long_prompts_lose_their_left_and_long_responses_their_pair(caplog: pyte
         "pairs: trimmed 1 prompts from the left to fit max_length=4",
     ]
     with pytest.raises(
-        ValueError, match=r"pairs: no pair fits max_length=2: .* all mask.*longest response has 4 tokens"
+        ValueError,
+        match=r"max_length: expected more than 4 tokens, the longest response of pairs, got 2: every pair was dropped",
     ):
         encode_preferences(rows, None, max_length=2, name="pairs")
 
@@ -167,7 +174,7 @@ def test_long_prompts_lose_their_left_and_long_responses_their_pair(caplog: pyte
 def test_encoding_refuses_what_cannot_be_trained_on() -> None:
     good = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}
     for bad, message in (
-        ({**good, "chosen_ids": []}, r"rows\[1\]: .*'chosen' is all mask"),
+        ({**good, "chosen_ids": []}, r"rows\[1\]: chosen: expected at least one token, got none"),
         ({**good, "prompt_ids": []}, r"rows\[1\]: the prompt has no tokens"),
         ({**good, "rejected_ids": [2]}, r"rows\[1\]: 'chosen' and 'rejected' are identical"),
         ({**good, "chosen_mask": [True, True, True]}, r"chosen_mask: expected 1 values.* got 3"),
@@ -235,7 +242,7 @@ def test_padding_side_changes_no_logits() -> None:
 def test_texts_are_packed_with_the_eos_between() -> None:
     tokenizer = tiny_tokenizer()
     rows = [{"prompt": "say ", "completion": "red"}, {"prompt": "", "completion": "blue green white"}]
-    blocks = encode_texts(rows, tokenizer, max_length=5)
+    blocks = encode_texts(rows, tokenizer, max_length=5).to_list()
     assert [len(block["input_ids"]) for block in blocks[:-1]] == [5] * (len(blocks) - 1)
     stream = [token for block in blocks for token in block["input_ids"]]
     whole = "say red<|end|>blue green white<|end|>"
@@ -251,7 +258,7 @@ def test_prompts_come_once_each_from_either_column(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     rows = [{"prompt": "a", "chosen": "x", "rejected": "y"}, {"question": "b", "answer": "z"}, {"prompt": "a"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_prompts(path, separator="\n") == [{"prompt": "a\n", "line": 1}, {"prompt": "b\n", "line": 2}]
+    assert read_prompts(path, separator="\n").to_list() == [{"prompt": "a\n", "line": 1}, {"prompt": "b\n", "line": 2}]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +279,7 @@ def test_prompts_that_cannot_be_used(tmp_path: Path, rows: list[dict[str, Any]],
 def test_prompts_longer_than_the_context_lose_their_oldest_tokens(caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"prompt_ids": [1, 2, 3, 4]}, {"prompt_ids": [5, 6]}]
     with caplog.at_level(logging.WARNING):
-        assert encode_prompts(rows, None, max_length=2) == [{"prompt_ids": [3, 4]}, {"prompt_ids": [5, 6]}]
+        assert encode_prompts(rows, None, max_length=2).to_list() == [{"prompt_ids": [3, 4]}, {"prompt_ids": [5, 6]}]
     assert "prompts: trimmed 1 prompts from the left to 2 tokens" in caplog.text
     with pytest.raises(ValueError, match=r"prompts\[1\]: expected at least one token, got none"):
         encode_prompts([{"prompt_ids": [1]}, {"prompt_ids": []}], None, max_length=2)

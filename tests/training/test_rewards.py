@@ -14,9 +14,11 @@ from segkernel.training import (
     RewardConfig,
     RewardTrainer,
 )
-from segkernel.training.data.readers import SIDES
+from segkernel.training.data.columns import PAIRS, SIDES
+from segkernel.training.data.tables import to_dataset
+from segkernel.training.report_examples import report_examples
 from segkernel.training.rewards.implicit import ImplicitRewardScorer
-from segkernel.training.segmentation.segmenting import Thresholds, report_examples
+from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.preference import accuracy_interval
 from tests.ops.plain_floats import logprobs_alone
 from tests.training.trainer_helpers import (
@@ -100,7 +102,7 @@ def test_accuracy_interval_literals() -> None:
 
 
 def test_thresholds_scale_with_the_rewards() -> None:
-    rows = [{"chosen_token_rewards": [1.0, 2.0, 6.0], "rejected_token_rewards": [3.0, 3.0]}]
+    rows = to_dataset([{"chosen_token_rewards": [1.0, 2.0, 6.0], "rejected_token_rewards": [3.0, 3.0]}], PAIRS)
     std = math.sqrt((4 + 1 + 9 + 0 + 0) / 4)
     options = ASRDPOConfig(delta=0.5, pivot_threshold=2.0, use_cpu=True)
     fitted = Thresholds.of_pairs(rows, options)

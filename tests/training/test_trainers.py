@@ -21,7 +21,7 @@ from segkernel.training import (
     RewardConfig,
     RewardTrainer,
 )
-from segkernel.training.data.readers import SIDES
+from segkernel.training.data.columns import SIDES
 from tests.ops.plain_floats import logprobs_alone, schmitt, scores_alone
 from tests.training.trainer_helpers import (
     QUICK_PAIRS,
@@ -228,10 +228,10 @@ def test_batch_without_a_kept_token_has_zero_loss_and_gradient(tmp_path: Path, t
 def test_a_step_without_a_kept_token_is_skipped_and_counted(tmp_path: Path, tokenizer: Any) -> None:
     options = {**QUICK_PAIRS, "per_device_train_batch_size": 1, "num_train_epochs": 1, "weight_decay": 0.1}
     trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **options), pairs(6), None, tokenizer)
-    for row in trainer.train_dataset[::2]:
-        row |= {f"{side}_mask": [False] * len(row[f"{side}_ids"]) for side in SIDES}
-    for row in trainer.train_dataset[1::2]:
-        row |= {f"{side}_mask": [True] * len(row[f"{side}_ids"]) for side in SIDES}
+    trainer.train_dataset = [
+        {**row, **{f"{side}_mask": [index % 2 == 1] * len(row[f"{side}_ids"]) for side in SIDES}}
+        for index, row in enumerate(trainer.train_dataset)
+    ]
     history = [weights(trainer)]
 
     class Watch(TrainerCallback):

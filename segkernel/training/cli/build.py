@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from datasets import Dataset
 from transformers import set_seed
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy
@@ -33,7 +33,6 @@ from segkernel.training.trainer.run_directory import (
 )
 
 DATA = {"texts": TextArguments, "preferences": PreferenceArguments, "prompts": PromptArguments}
-Rows = list[dict[str, Any]]
 
 
 def build_trainer(method: Method, argv: Sequence[str]) -> SegkernelTrainer:
@@ -146,7 +145,7 @@ def check_integrations(names: str | list[str]) -> None:
         raise ValueError(f"report_to: {error}") from error
 
 
-def read_data(options: Options) -> tuple[Rows, Rows]:
+def read_data(options: Options) -> tuple[Dataset, Dataset]:
     """Read the data file and split it into training rows and held-out rows."""
     data = options.data
     if isinstance(data, PreferenceArguments):

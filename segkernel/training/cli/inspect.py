@@ -13,15 +13,14 @@ from segkernel.training.cli.options import OptionParser
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.data.readers import read_preferences
+from segkernel.training.data.tables import head
 from segkernel.training.models import ModelArguments, load_scoring_model, load_tokenizer
 from segkernel.training.report.example import Example
 from segkernel.training.report.page import write_report
-from segkernel.training.segmentation.segmenting import (
-    PairSegmentOptions,
-    Thresholds,
-    report_examples,
-    with_token_rewards,
-)
+from segkernel.training.report_examples import report_examples
+from segkernel.training.segmentation.options import PairSegmentOptions
+from segkernel.training.segmentation.pairs import with_token_rewards
+from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.base import SegkernelConfig
 
 
@@ -85,15 +84,15 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
     if tokenizer_path is None:
         raise ValueError("tokenizer: expected a directory with --token_rewards column, got none")
     source = read_preferences(arguments.preferences, separator=arguments.separator, **options.reward_columns)
-    source = source[: max(arguments.rows, arguments.fit_rows)]
+    source = head(source, max(arguments.rows, arguments.fit_rows))
     tokenizer = load_tokenizer(ModelArguments(tokenizer=tokenizer_path), ())
     rows = encode_preferences(source, tokenizer, max_length=arguments.max_length, name=arguments.preferences)
     if arguments.reward_model is not None:
         model = load_scoring_model(arguments.reward_model, tokenizer)
         config = SegkernelConfig(output_dir=str(Path(arguments.output).parent))
         rows = with_token_rewards(rows, model, options.token_rewards, PreferenceCollator.of(tokenizer), config)
-    thresholds = Thresholds.of_pairs(rows[: arguments.fit_rows], options)
-    examples = report_examples(rows[: arguments.rows], thresholds, tokenizer)
+    thresholds = Thresholds.of_pairs(head(rows, arguments.fit_rows), options)
+    examples = report_examples(head(rows, arguments.rows), thresholds, tokenizer)
     output = Path(arguments.output)
     return write_report(
         output.parent,

@@ -1,7 +1,4 @@
-"""Reading preferences and texts from JSONL files, and holding some of them out.
-
-Rows are plain dicts, so a list of rows of one's own, or a `datasets.Dataset`, serves the trainers as well.
-"""
+"""Readers of JSONL files, with errors that name file and line, and the split into training and held-out rows."""
 
 import gzip
 import hashlib
@@ -9,7 +6,13 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features
+
+from segkernel.training.data.columns import COMPLETION_TEXTS, PAIR_TEXTS, PAIRS, PROMPT_TEXTS, SIDES, subset
+from segkernel.training.data.tables import to_dataset, to_table
 
 __all__ = [
     "read_jsonl",
@@ -18,10 +21,6 @@ __all__ = [
     "read_texts",
     "split_by_prompt",
 ]
-
-SIDES = ("chosen", "rejected")
-
-Row = TypeVar("Row", bound=dict[str, Any])
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -51,7 +50,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_preferences(
     path: str | Path, *, separator: str = "", chosen_rewards: str | None = None, rejected_rewards: str | None = None
-) -> list[dict[str, Any]]:
+) -> Dataset:
     """Read preference pairs in TRL's format: one JSON object per line with `prompt`, `chosen`, `rejected`.
 
     Args:
@@ -62,7 +61,7 @@ def read_preferences(
         rejected_rewards: the same for the rejected response.
 
     Returns:
-        Dicts with `prompt`, `chosen`, `rejected`, `line` (1-based) and, when asked for, the token rewards.
+        Data set with `prompt`, `chosen`, `rejected`, `line` (1-based) and, if columns are given, the token rewards.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -70,6 +69,7 @@ def read_preferences(
     """
     path = Path(path)
     columns = dict(zip(SIDES, (chosen_rewards, rejected_rewards), strict=True))
+    schema = Features(PAIR_TEXTS | subset(PAIRS, [f"{side}_token_rewards" for side in SIDES]))
     rows = []
     for number, source in read_jsonl(path):
         where = f"{path}, line {number}"
@@ -81,14 +81,14 @@ def read_preferences(
             if column is not None:
                 row[f"{side}_token_rewards"] = _numbers(source, column, where)
         rows.append({**row, "line": number})
-    return _at_least_two(rows, path, "preference pairs")
+    return _at_least_two(rows, schema, path, "preference pairs")
 
 
-def read_texts(path: str | Path, *, separator: str = "") -> list[dict[str, Any]]:
-    """Read texts for language modelling: rows with `text`, `prompt` + `completion` or `question` + `answer`.
+def read_texts(path: str | Path, *, separator: str = "") -> Dataset:
+    """Read texts for language modeling: rows with `text`, `prompt` + `completion` or `question` + `answer`.
 
     Returns:
-        Dicts with `prompt` (empty for a plain `text`), `completion` and `line` (1-based).
+        Data set with `prompt` (empty for a plain `text`), `completion` and `line` (1-based).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -112,14 +112,14 @@ def read_texts(path: str | Path, *, separator: str = "") -> list[dict[str, Any]]
         if not (prompt or completion):
             raise ValueError(f"{where}: the text is empty")
         rows.append({"prompt": prompt + separator if prompt else "", "completion": completion, "line": number})
-    return _at_least_two(rows, path, "texts")
+    return _at_least_two(rows, COMPLETION_TEXTS, path, "texts")
 
 
-def read_prompts(path: str | Path, *, separator: str = "") -> list[dict[str, Any]]:
+def read_prompts(path: str | Path, *, separator: str = "") -> Dataset:
     """Read prompts: rows with `prompt` or `question`, each distinct one once, in the order of the file.
 
     Returns:
-        Dicts with `prompt` and `line` (1-based).
+        Data set with `prompt` and `line` (1-based).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -133,12 +133,12 @@ def read_prompts(path: str | Path, *, separator: str = "") -> list[dict[str, Any
         if not prompt:
             raise ValueError(f"{where}: the prompt is empty")
         rows.setdefault(prompt, {"prompt": prompt + separator, "line": number})
-    return _at_least_two(list(rows.values()), path, "distinct prompts")
+    return _at_least_two(list(rows.values()), PROMPT_TEXTS, path, "distinct prompts")
 
 
 def split_by_prompt(
-    rows: list[Row], fraction: float, *, seed: int = 0, key: str = "prompt"
-) -> tuple[list[Row], list[Row]]:
+    dataset: Dataset, fraction: float, *, seed: int = 0, key: str = "prompt"
+) -> tuple[Dataset, Dataset]:
     """Split rows into `(train, held out)` so that all rows of one prompt land on the same side.
 
     The prompts are ordered by a hash of their text and `seed`; the first `fraction` of them is held out. The
@@ -150,13 +150,15 @@ def split_by_prompt(
     if not 0 <= fraction < 1:
         raise ValueError(f"eval_fraction: expected a share in [0, 1), got {fraction}")
     if fraction == 0:
-        return rows, []
-    prompts = sorted({row[key] for row in rows}, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
+        return dataset, dataset.select(range(0))
+    texts = to_table(dataset.select_columns(key))[key].to_pylist()
+    prompts = sorted(set(texts), key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
     if len(prompts) < 2:
         raise ValueError("eval_fraction: all rows share one prompt, so none can be held out; pass 0")
     count = min(max(round(fraction * len(prompts)), 1), len(prompts) - 1)
-    held_out = set(prompts[:count])
-    return [row for row in rows if row[key] not in held_out], [row for row in rows if row[key] in held_out]
+    chosen = set(prompts[:count])
+    held_out = np.array([text in chosen for text in texts])
+    return dataset.select(np.flatnonzero(~held_out)), dataset.select(np.flatnonzero(held_out))
 
 
 def _string(row: dict[str, Any], name: str, where: str) -> str:
@@ -178,7 +180,7 @@ def _numbers(row: dict[str, Any], name: str, where: str) -> list[float]:
     return [float(value) for value in values]
 
 
-def _at_least_two(rows: list[dict[str, Any]], path: Path, what: str) -> list[dict[str, Any]]:
+def _at_least_two(rows: list[dict[str, Any]], schema: Features, path: Path, what: str) -> Dataset:
     if len(rows) < 2:
         raise ValueError(f"{path}: expected at least 2 {what}, got {len(rows)}")
-    return rows
+    return to_dataset(rows, schema, str(path))

@@ -1,28 +1,32 @@
-"""AlignDistil (arXiv 2503.02832): every token's distribution distilled towards one extrapolated from DPO models.
+"""AlignDistil (arXiv 2503.02832): distillation of each token's distribution from one extrapolated from DPO models.
 
-RLHF with the reward that a DPO model implies is the same as a distillation, token by token, whose teacher extrapolates
-linearly between logits. The reward is contrasted: a DPO model and a *reverse* one (`segkernel train dpo --reverse`).
-How far the teacher goes is chosen per token, by how far the two are apart there (`segkernel.losses.distillation`).
+RLHF with the reward that a DPO model implies equals a token-level distillation whose teacher extrapolates linearly
+between logits. The reward is contrasted: a DPO model and a *reverse* one (`segkernel train dpo --reverse`). The
+extrapolation weight of a token grows with the distance of the two models there (`segkernel.losses.distillation`).
 
 The loss of a pair is the mean over its chosen response's tokens of `beta / alpha_t * KL(policy || teacher_t)`. The
 paper also trains on responses of the policy itself: `on_policy`, one response per prompt, sampled before each step.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.losses.distillation import aligndistil_loss, distillation_loss
 from segkernel.training.data.collators import ResponseCollator
+from segkernel.training.data.columns import PAIRS
 from segkernel.training.data.encoding import encode_prompts
+from segkernel.training.data.tables import Rows, to_table, with_columns
 from segkernel.training.methods.dpo import summed_logprobs, with_reference
 from segkernel.training.sampling import SamplingOptions, sample_responses
-from segkernel.training.trainer.batches import Batch, Rows, model_logits, on_device, response_batch
+from segkernel.training.trainer.base import Split
+from segkernel.training.trainer.batches import Batch, model_logits, on_device, response_batch
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 
 TEACHERS = ("dpo_model", "reverse_dpo_model")
@@ -43,11 +47,11 @@ class AlignDistilConfig(SamplingOptions, PreferenceConfig):
     strength: float = field(
         default=20.0,
         metadata={
-            "help": "How far the teacher goes beyond the DPO model, per unit of total variation distance between the "
-            "two. The authors: 20 on the data's responses, 30 on the policy's."
+            "help": "Extrapolation of the teacher beyond the DPO model, per unit of total variation distance between "
+            "the two models. The authors use 20 on the data's responses and 30 on the policy's."
         },
     )
-    floor: float = field(default=1e-3, metadata={"help": "How far it goes where the two agree."})
+    floor: float = field(default=1e-3, metadata={"help": "Extrapolation where the two models agree."})
     on_policy: bool = field(
         default=False,
         metadata={
@@ -67,9 +71,14 @@ class AlignDistilConfig(SamplingOptions, PreferenceConfig):
 class AlignDistilTrainer(PreferenceTrainer):
     """AlignDistil on preference pairs, on the chosen responses or (`args.on_policy`) on sampled ones.
 
-    `dpo_model` and `reverse_dpo_model` are frozen and read at every step: their logits are too large to be kept.
-    Held-out pairs are scored off-policy, and by whether the policy prefers the chosen response more than the reference
-    does; that is `ref_model`, or else `model` as it is when the trainer is made.
+    The teachers are frozen and run at every step: their logits are too large to be kept. Held-out pairs are scored
+    off-policy; their accuracy is whether the policy prefers the chosen response more than the reference does.
+
+    Args:
+        dpo_model: model trained by DPO.
+        reverse_dpo_model: model trained by DPO with `reverse=True`.
+        ref_model: the reference; default: `model` as it is when the trainer is made.
+        *rest, **kwargs: arguments of `PreferenceTrainer` after `model` and `args`.
     """
 
     accuracy_metric = "rewards/accuracies"
@@ -79,10 +88,7 @@ class AlignDistilTrainer(PreferenceTrainer):
         self,
         model: PreTrainedModel,
         args: AlignDistilConfig,
-        train_dataset: Iterable[Mapping[str, Any]],
-        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        *,
+        *rest: Any,
         dpo_model: PreTrainedModel,
         reverse_dpo_model: PreTrainedModel,
         ref_model: nn.Module | None = None,
@@ -92,21 +98,32 @@ class AlignDistilTrainer(PreferenceTrainer):
         check_teacher("reverse_dpo_model", reverse_dpo_model, model)
         if args.on_policy:
             args.check_context(model)
-            if not isinstance(processing_class, PreTrainedTokenizerBase):
-                raise ValueError("processing_class: expected a tokenizer, to know the EOS that ends a sampled response")
-        super().__init__(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
         teachers: tuple[nn.Module, nn.Module] = (dpo_model, reverse_dpo_model)
         self.teachers = [teacher.to(args.device).eval() for teacher in teachers]
-        self.check_logits()
-        if args.on_policy:
-            self.train_dataset = numbered_prompts(self.train_dataset, processing_class, args.max_prompt_length)
-        if self.eval_dataset is not None:
-            reference = model if ref_model is None else ref_model.to(args.device)
-            self.eval_dataset = with_reference(self.eval_dataset, reference, self.data_collator, args)
+        self.ref_model = ref_model
+        super().__init__(model, args, *rest, **kwargs)
+        self.ref_model = None  # its log-probabilities are columns by now
 
-    def check_logits(self) -> None:
+    def encode(self, rows: Rows, split: Split) -> Dataset:
+        if not self.args.on_policy:
+            return super().encode(rows, split)
+        if not isinstance(self.processing_class, PreTrainedTokenizerBase):
+            raise ValueError("processing_class: expected a tokenizer, to know the EOS that ends a sampled response")
+        pairs = super().encode(rows, split)
+        return pairs if split == "eval" else numbered_prompts(pairs, self.processing_class, self.args.max_prompt_length)
+
+    def prepare(self, dataset: Dataset, split: Split) -> Dataset:
+        dataset = super().prepare(dataset, split)
+        if split == "train":
+            self.check_logits(dataset)
+            return dataset
+        model: Any = self.model
+        reference = model if self.ref_model is None else self.ref_model.to(self.args.device)
+        return with_reference(dataset, reference, self.data_collator, self.args)
+
+    def check_logits(self, pairs: Dataset) -> None:
         """Refuse a teacher that has diverged: its NaN would end up in the policy's weights."""
-        batch = on_device(side(self.data_collator(self.train_dataset[:1]), 0), self.args.device)
+        batch = on_device(side(self.data_collator([pairs[0]]), 0), self.args.device)
         for name, teacher in zip(TEACHERS, self.teachers, strict=True):
             with torch.no_grad():
                 logits = model_logits(teacher, batch)[batch["response_mask"]]
@@ -132,7 +149,7 @@ class AlignDistilTrainer(PreferenceTrainer):
         labels, mask = batch["input_ids"][:, 1:], batch["response_mask"][:, 1:]
         with torch.no_grad():
             of_teachers = [model_logits(teacher, batch)[:, :-1] for teacher in self.teachers]
-        # From here on only what predicts a response token: [N, V] each.
+        # Logits that predict a response token: [N, V] each.
         student, dpo, reverse = (logits[mask] for logits in (logits[:, :-1], *of_teachers))
         settings = {"beta": self.args.beta, "strength": self.args.strength, "floor": self.args.floor}
         losses, weights = aligndistil_loss(student, dpo, reverse, **settings)
@@ -152,7 +169,7 @@ class AlignDistilTrainer(PreferenceTrainer):
         return row_means(losses, mask), {**means, "response_tokens": mask.sum(1)}
 
     def sample(self, model: nn.Module, batch: Batch) -> Batch:
-        """One response of the policy as it is now per pair of the batch, as a batch `[B, T]`."""
+        """Sample one response of the current policy for each pair of the batch; returns a batch `[B, T]`."""
         prompted = (batch["attention_mask"].bool() & ~batch["response_mask"])[:, 0]
         prompts = [ids[kept].tolist() for ids, kept in zip(batch["input_ids"][:, 0], prompted, strict=True)]
         tokenizer: Any = self.processing_class
@@ -175,16 +192,17 @@ def side(batch: Batch, index: int) -> Batch:
 
 
 def row_means(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean over each row's valid tokens, `[B]`, of values packed in the order of `mask` `[B, T]`."""
+    """Mean over each row's valid tokens, `[B]`, of values packed in the order of `mask` `[B, T]`."""
     padded = values.new_zeros(mask.shape)
     padded[mask] = values
     return padded.sum(1) / mask.sum(1)
 
 
-def numbered_prompts(rows: Rows, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> Rows:
-    """The rows with prompts of at most `max_length` tokens, and a number each, which keys what is sampled for it."""
-    prompts = encode_prompts(rows, tokenizer, max_length=max_length, name="train_dataset")
-    return [{**row, **prompt, "row": number} for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True))]
+def numbered_prompts(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Trim prompts to `max_length` tokens, and number the pairs: part of the key of their random numbers."""
+    prompts = encode_prompts(pairs, tokenizer, max_length=max_length, name="train_dataset")
+    columns = {"prompt_ids": to_table(prompts)["prompt_ids"], "row": np.arange(len(pairs))}
+    return with_columns(pairs, columns, PAIRS)
 
 
 def check_teacher(name: str, teacher: PreTrainedModel, model: PreTrainedModel) -> None:

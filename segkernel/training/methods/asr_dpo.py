@@ -1,32 +1,29 @@
 """Segment-masked DPO: Adaptive Segment-level Reward (arXiv 2411.00809) on preference pairs.
 
-Prefix scores -> token rewards -> segments -> the mask of those segments whose sign agrees with their response's
-(+1 chosen, -1 rejected) -> DPO on the tokens under it. All of that but the last step is frozen, so it is done once,
-before training; from there on this is `DPOTrainer`.
+Prefix scores -> token rewards -> segments -> mask of the segments whose sign agrees with their response's (+1 chosen,
+-1 rejected) -> DPO on the tokens under the mask. All steps but the last are frozen and run once, before training.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from segkernel.training.data.collators import PreferenceCollator
-from segkernel.training.data.encoding import encode_preferences, encode_splits
-from segkernel.training.data.readers import SIDES
+from segkernel.training.data.columns import SIDES
+from segkernel.training.data.tables import flat_sides, head, to_table
 from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
+from segkernel.training.report_examples import report_examples
 from segkernel.training.rewards.prefix_scores import PrefixScorer
-from segkernel.training.segmentation.segmenting import (
-    PairSegmentOptions,
-    Thresholds,
-    TokenCredit,
-    report_examples,
-    with_masks,
-    with_token_rewards,
-)
-from segkernel.training.trainer.batches import Batch, Rows
+from segkernel.training.segmentation.credit import TokenCredit
+from segkernel.training.segmentation.options import PairSegmentOptions
+from segkernel.training.segmentation.pairs import with_mask_agreement, with_masks, with_token_rewards
+from segkernel.training.segmentation.thresholds import Thresholds
+from segkernel.training.trainer.base import Split
+from segkernel.training.trainer.batches import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +38,14 @@ class ASRDPOConfig(PairSegmentOptions, DPOConfig):
 class ASRDPOTrainer(DPOTrainer):
     """DPO on the segments of each response that earned its preference.
 
-    Token rewards are made with `reward_model` (one output per token, of the policy's tokenizer, or any function from a
-    batch to scores of every prefix), or read from the rows when `args.token_rewards == "column"`. `thresholds` holds
-    the trigger's settings in the rewards' own unit. Where the truth is known, `token_credit` gives it per token, and
-    `mask_agreement` is logged: the share of tokens that the mask treats as it says.
+    Args:
+        reward_model: model with one output per token, of the policy's tokenizer, or any function from a batch to
+            scores of every prefix; `None` with `args.token_rewards == "column"`, which reads the rows' token rewards.
+        token_credit: optional ground truth per token; logs `mask_agreement`, the share of tokens whose mask matches it.
+        *args, **kwargs: arguments of `DPOTrainer`.
+
+    Attributes:
+        thresholds: resolved trigger settings in reward units.
     """
 
     args: ASRDPOConfig
@@ -53,10 +54,7 @@ class ASRDPOTrainer(DPOTrainer):
         self,
         model: PreTrainedModel,
         args: ASRDPOConfig,
-        train_dataset: Iterable[Mapping[str, Any]],
-        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        *,
+        *rest: Any,
         reward_model: nn.Module | PrefixScorer | None = None,
         token_credit: TokenCredit | None = None,
         **kwargs: Any,
@@ -67,34 +65,32 @@ class ASRDPOTrainer(DPOTrainer):
                 if reward_model is None
                 else "reward_model: expected none, since token_rewards='column' takes the rewards from the data"
             )
-        train, held_out = encode_splits(
-            encode_preferences, train_dataset, eval_dataset, processing_class, args.max_length
-        )
-        collator = PreferenceCollator.of(processing_class)
+        self.reward_model = reward_model
+        self.token_credit = token_credit
+        super().__init__(model, args, *rest, **kwargs)
+        self.reward_model = None  # its token rewards are columns by now
 
-        def rewarded(rows: Rows, name: str) -> Rows:
-            if reward_model is not None:
-                return with_token_rewards(rows, reward_model, args.token_rewards, collator, args)
-            for index, row in enumerate(rows):
-                if "chosen_token_rewards" not in row or "rejected_token_rewards" not in row:
-                    raise ValueError(
-                        f"{name}[{index}]: expected chosen_token_rewards and rejected_token_rewards, got {sorted(row)}"
-                    )
-            return rows
-
-        train = rewarded(train, "train_dataset")
-        self.thresholds = Thresholds.of_pairs(train, args)
-        train = with_masks(train, self.thresholds, collator, args, token_credit)
-        if held_out is not None:
-            held_out = with_masks(rewarded(held_out, "eval_dataset"), self.thresholds, collator, args, token_credit)
-        _log_kept(train, self.thresholds)
-        super().__init__(model, args, train, held_out, processing_class, **kwargs)
+    def prepare(self, dataset: Dataset, split: Split) -> Dataset:
+        if self.reward_model is None:
+            _check_token_rewards(dataset, f"{split}_dataset")
+        else:
+            dataset = with_token_rewards(
+                dataset, self.reward_model, self.args.token_rewards, self.data_collator, self.args
+            )
+        if split == "train":
+            self.thresholds = Thresholds.of_pairs(dataset, self.args)
+        dataset = with_masks(dataset, self.thresholds)
+        if split == "train":
+            _log_kept(dataset, self.thresholds)
+        if self.token_credit is not None:
+            dataset = with_mask_agreement(dataset, self.token_credit, self.data_collator, self.args)
+        return super().prepare(dataset, split)
 
     def report_examples(self) -> list[Any]:
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
             return []
         rows = self.train_dataset if self.eval_dataset is None else self.eval_dataset
-        return report_examples(rows[: self.args.report_pairs], self.thresholds, self.processing_class)
+        return report_examples(head(rows, self.args.report_pairs), self.thresholds, self.processing_class)
 
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         losses, metrics = super().pair_losses(model, batch)
@@ -105,17 +101,31 @@ class ASRDPOTrainer(DPOTrainer):
         return losses, metrics
 
 
-def _log_kept(rows: Rows, thresholds: Thresholds) -> None:
-    kept = [token for row in rows for side in SIDES for token in row[f"{side}_mask"]]
-    empty = sum(not any(row["chosen_mask"]) and not any(row["rejected_mask"]) for row in rows)
-    if empty == len(rows):
+def _check_token_rewards(pairs: Dataset, name: str) -> None:
+    """Refuse pairs without token rewards of both responses."""
+    table = to_table(pairs)
+    columns = [f"{side}_token_rewards" for side in SIDES]
+    for column in columns:
+        missing = np.arange(len(pairs))
+        if column in table.column_names:
+            missing = np.flatnonzero(table[column].is_null().to_numpy())
+        if len(missing):
+            present = sorted(key for key, value in pairs[int(missing[0])].items() if value is not None)
+            raise ValueError(f"{name}[{missing[0]}]: expected {' and '.join(columns)}, got {present}")
+
+
+def _log_kept(pairs: Dataset, thresholds: Thresholds) -> None:
+    kept, lengths = flat_sides(pairs, "mask")
+    starts = np.cumsum(lengths.reshape(-1, 2).sum(1)) - lengths.reshape(-1, 2).sum(1)
+    empty = int((np.add.reduceat(kept, starts, dtype=np.int64) == 0).sum())
+    if empty == len(pairs):
         raise ValueError(
             f"delta: no segment of any training pair agrees with its response, so there is nothing to train on; "
             f"got {thresholds}"
         )
     logger.warning(
         "segments: %.0f %% of the response tokens are trained on; %d of %d pairs keep no token",
-        100 * sum(kept) / len(kept),
+        100 * kept.mean(),
         empty,
-        len(rows),
+        len(pairs),
     )

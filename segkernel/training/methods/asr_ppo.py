@@ -12,13 +12,9 @@ from torch import Tensor
 
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
 from segkernel.training.rewards.prefix_scores import prompt_scores, token_rewards
-from segkernel.training.segmentation.segmenting import (
-    SegmentOptions,
-    Thresholds,
-    TokenCredit,
-    agrees_with_credit,
-    word_or_number,
-)
+from segkernel.training.segmentation.credit import TokenCredit, agrees_with_credit
+from segkernel.training.segmentation.options import SegmentOptions, word_or_number
+from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.batches import Batch
 
 

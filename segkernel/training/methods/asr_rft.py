@@ -1,28 +1,28 @@
 """Rejection sampling on segments: Adaptive Segment-level Reward (arXiv 2411.00809) on the accepted responses.
 
-Prefix scores -> token rewards -> segments -> the mask of the positive ones -> the likelihood of the tokens under it.
-All of that but the last step is frozen, so it is done once, before training; from there on this is `RFTTrainer`.
+Prefix scores -> token rewards -> segments -> mask of the positive ones -> likelihood of the tokens under the mask. All
+steps but the last are frozen and run once, before training.
 """
 
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from segkernel.training.data.collators import values_of_responses
+from segkernel.training.data.columns import RESPONSES
+from segkernel.training.data.tables import flat_lists, head, with_columns
 from segkernel.training.methods.rft import RFTConfig, RFTTrainer
+from segkernel.training.report_examples import report_example
 from segkernel.training.rewards.prefix_scores import token_rewards
-from segkernel.training.segmentation.segmenting import (
-    SegmentOptions,
-    Thresholds,
-    TokenCredit,
-    mask_agreement,
-    report_example,
-)
-from segkernel.training.trainer.batches import Batch, Rows, map_batches
+from segkernel.training.segmentation.credit import TokenCredit, mask_agreement
+from segkernel.training.segmentation.options import SegmentOptions
+from segkernel.training.segmentation.thresholds import Thresholds
+from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,14 @@ class ASRRFTConfig(SegmentOptions, RFTConfig):
 
 
 class ASRRFTTrainer(RFTTrainer):
-    """Rejection sampling whose likelihood sees the positive segments of the accepted responses.
+    """Rejection sampling whose likelihood reads the positive segments of the accepted responses.
 
-    `thresholds` holds the trigger's settings in the rewards' own unit. Where the truth is known, `token_credit` gives
-    it per token, and `mask_agreement` is logged: the share of tokens that the mask treats as it says.
+    Args:
+        token_credit: optional ground truth per token; logs `mask_agreement`, the share of tokens whose mask matches it.
+        *args, **kwargs: arguments of `RFTTrainer`.
+
+    Attributes:
+        thresholds: resolved trigger settings in reward units.
     """
 
     args: ASRRFTConfig
@@ -51,41 +55,37 @@ class ASRRFTTrainer(RFTTrainer):
         self.token_credit = token_credit
         super().__init__(*args, **kwargs)
 
-    def columns(self, scores: Tensor, batch: Batch) -> Rows:
+    def columns(self, scores: Tensor, batch: Batch) -> Columns:
         rewards = token_rewards(scores, batch, self.args.token_rewards)
-        of_tokens = values_of_responses(rewards, batch["response_mask"])
-        rows = super().columns(scores, batch)
-        return [{**row, "token_rewards": values} for row, values in zip(rows, of_tokens, strict=True)]
+        return {**super().columns(scores, batch), "token_rewards": Lists(rewards, batch["response_mask"])}
 
-    def accept(self, samples: Rows) -> Rows:
-        self.thresholds = Thresholds.fit((reward for row in samples for reward in row["token_rewards"]), self.args)
-        rows = map_batches(self.mask_columns, super().accept(samples), self.response_collator, self.args, "segments")
-        kept = [token for row in rows for token in row["mask"]]
-        if not any(kept):
+    def accept(self, samples: Dataset) -> Dataset:
+        self.thresholds = Thresholds.fit(flat_lists(samples, "token_rewards").values, self.args)
+        accepted = super().accept(samples)
+        rewards = flat_lists(accepted, "token_rewards")
+        masks, counts = self.thresholds.loss_masks(rewards, np.ones(len(accepted), dtype=np.int64))
+        if not masks.values.any():
             raise ValueError(
                 f"delta: no segment of any accepted response is positive, so there is nothing to train on; got "
                 f"{self.thresholds}"
             )
         logger.warning(
             "segments: %.0f %% of the accepted responses' tokens are trained on; %d of %d responses keep no token",
-            100 * sum(kept) / len(kept),
-            sum(not any(row["mask"]) for row in rows),
-            len(rows),
+            100 * masks.values.mean(),
+            (np.add.reduceat(masks.values, masks.offsets[:-1], dtype=np.int64) == 0).sum(),
+            len(accepted),
         )
-        return rows
-
-    def mask_columns(self, batch: Batch) -> Rows:
-        """Each response's `mask` (which of its tokens to train on) and `segments` (how many)."""
-        mask = batch["response_mask"]
-        signs = torch.ones(len(mask), dtype=torch.int64, device=mask.device)
-        segments = self.thresholds.segment(batch["token_rewards"], mask, signs)
-        assert segments.mask is not None  # since signs were given
-        kept = values_of_responses(segments.mask, mask)
-        rows: Rows = [{"mask": k, "segments": count} for k, count in zip(kept, segments.counts.tolist(), strict=True)]
+        accepted = with_columns(accepted, {"mask": masks.to_arrow(), "segments": counts.numpy()}, RESPONSES)
         if self.token_credit is None:
-            return rows
-        agreement = mask_agreement(segments.mask, self.token_credit(batch), signs, mask).tolist()
-        return [{**row, "mask_agreement": share} for row, share in zip(rows, agreement, strict=True)]
+            return accepted
+        return map_batches(self.agreement, accepted, self.response_collator, self.args, "true credit")
+
+    def agreement(self, batch: Batch) -> Columns:
+        """`mask_agreement` of each response in a batch: share of its tokens whose mask matches the true credit."""
+        assert self.token_credit is not None
+        kept, mask = batch["loss_mask"], batch["response_mask"]
+        signs = torch.ones(len(mask), dtype=torch.int64, device=mask.device)
+        return {"mask_agreement": mask_agreement(kept, self.token_credit(batch), signs, mask)}
 
     def compute_loss(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
         self.record({name: inputs[name] for name in ("segments", "mask_agreement") if name in inputs})
@@ -94,6 +94,7 @@ class ASRRFTTrainer(RFTTrainer):
     def report_examples(self) -> list[Any]:
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
             return []
+        shown = head(self.train_dataset, self.args.report_responses)
         return [
             report_example(
                 "accepted",
@@ -104,5 +105,5 @@ class ASRRFTTrainer(RFTTrainer):
                 self.thresholds,
                 self.processing_class,
             )
-            for row in self.train_dataset[: self.args.report_responses]
+            for row in shown
         ]

@@ -1,30 +1,33 @@
 """Rejection-sampling fine-tuning: the likelihood of the best of several responses to every prompt.
 
-The responses are sampled and scored once, before training, with the model as it is then: what follows is supervised.
-A row may carry `mask` (bools over its response tokens); the loss then sees those tokens only. Plain rejection
-sampling's rows carry none, so every response token counts.
+The responses are sampled and scored once, before training, by the model as it is then; the training is supervised.
+A row may carry `mask` (bools over its response tokens); the loss then reads those tokens only. Without a mask every
+response token counts.
 """
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.training.data.collators import ResponseCollator
-from segkernel.training.data.encoding import encode_prompts, encode_splits
+from segkernel.training.data.columns import RESPONSES
+from segkernel.training.data.encoding import encode_prompts
+from segkernel.training.data.tables import Array, Rows, flat_lists, to_dataset, to_table, with_columns
 from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, sequence_scores
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import SamplingOptions, sample_responses
-from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
-from segkernel.training.trainer.batches import Batch, Rows, map_batches, model_logits, response_batch
+from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer, Split
+from segkernel.training.trainer.batches import Batch, Columns, map_batches, model_logits, response_batch
 
 logger = logging.getLogger(__name__)
 
@@ -48,100 +51,121 @@ class RFTConfig(SamplingOptions, SegkernelConfig):
 class RFTTrainer(SegkernelTrainer):
     """Trains a policy on the best of its own responses to the prompts of `train_dataset`.
 
-    `reward_model` is a model with one output per token, read at a response's last token, or any function from a batch
-    of `ResponseCollator` to scores of every prefix, `[B, T]`. Held-out prompts are answered greedily by the policy as
-    it is then; the loss reported for them is minus their reward.
+    Held-out prompts are answered greedily by the policy as it is then; the loss reported for them is minus their
+    reward.
+
+    Args:
+        reward_model: model with one output per token, read at a response's last token, or any function from a batch
+            of `ResponseCollator` to scores of every prefix, `[B, T]`.
+        model, args, train_dataset, eval_dataset, processing_class: as in `PreferenceTrainer`, with rows of prompts.
     """
 
     args: RFTConfig
-    train_dataset: Rows
 
     def __init__(
         self,
         model: PreTrainedModel,
         args: RFTConfig,
-        train_dataset: Iterable[Mapping[str, Any]],
-        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        train_dataset: Rows,
+        eval_dataset: Rows | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
         reward_model: nn.Module | PrefixScorer,
         **kwargs: Any,
     ) -> None:
         args.check_context(model)
-        prompts, held_out = encode_splits(
-            encode_prompts, train_dataset, eval_dataset, processing_class, args.max_prompt_length
-        )
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=self.collate,
-            train_dataset=prompts,
-            eval_dataset=held_out,
-            processing_class=processing_class,
-            compute_metrics=self.mean_metrics,
-            **kwargs,
-        )
         self.scorer = prefix_scorer(reward_model, args.device)
         self.response_collator = ResponseCollator.of(processing_class)
         self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
-        samples = map_batches(self.score, self.sample_prompts(prompts), self.response_collator, args, "rewards")
-        self.log_samples(samples)
-        self.train_dataset = self.accept([row for row in samples if math.isfinite(row["reward"])])
+        super().__init__(
+            model,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            data_collator=self.collate,
+            compute_metrics=self.mean_metrics,
+            **kwargs,
+        )
 
     # --- before training ---------------------------------------------------------------------------------------------
 
-    def sample_prompts(self, prompts: Rows) -> Rows:
-        """Every prompt's `args.samples` responses; the processes of a distributed run share them."""
+    def encode(self, rows: Rows, split: Split) -> Dataset:
+        tokenizer: Any = self.processing_class
+        return encode_prompts(
+            rows,
+            tokenizer,
+            max_length=self.args.max_prompt_length,
+            name=f"{split}_dataset",
+            progress=not self.args.disable_tqdm,
+        )
+
+    def prepare(self, dataset: Dataset, split: Split) -> Dataset:
+        dataset = super().prepare(dataset, split)
+        if split == "eval":
+            return dataset
+        samples = self.sample_prompts(dataset)
+        samples = map_batches(self.score, samples, self.response_collator, self.args, "rewards")
+        finite = np.isfinite(rewards_of(samples))
+        self.log_samples(samples, finite)
+        return self.accept(samples.select(np.flatnonzero(finite)))
+
+    def sample_prompts(self, prompts: Dataset) -> Dataset:
+        """Sample `args.samples` responses to every prompt; the processes of a distributed run share them."""
         keys = [(prompt, number) for prompt in range(len(prompts)) for number in range(self.args.samples)]
         mine = keys[self.args.process_index :: self.args.world_size]
+        ids = [row["prompt_ids"] for row in prompts]
         responses = self.sample(
-            [prompts[prompt]["prompt_ids"] for prompt, _ in mine],
+            [ids[prompt] for prompt, _ in mine],
             [(self.args.seed, *key) for key in mine],
             description=None if self.args.disable_tqdm else "samples",
         )
         found = dict(gather_object(list(zip(mine, responses, strict=True))))
-        return [{**prompts[key[0]], "prompt": key[0], "response_ids": found[key]} for key in keys]
+        rows = [{"prompt_index": key[0], "prompt_ids": ids[key[0]], "response_ids": found[key]} for key in keys]
+        return to_dataset(rows, RESPONSES, "samples")
 
-    def score(self, batch: Batch) -> Rows:
+    def score(self, batch: Batch) -> Columns:
+        """Columns of the responses in a batch `[B, T]`, from the scores of their prefixes."""
         return self.columns(self.scorer(batch), batch)
 
-    def columns(self, scores: Tensor, batch: Batch) -> Rows:
-        """What scores of prefixes, `[B, T]`, say of each response: its `reward`, NaN where a score is not finite."""
-        rewards = torch.where(finite_responses(scores, batch), sequence_scores(scores, batch), torch.nan)
-        return [{"reward": reward} for reward in rewards.tolist()]
+    def columns(self, scores: Tensor, batch: Batch) -> Columns:
+        """`reward` of each response, from the scores `[B, T]`: NaN if one of them is not finite."""
+        return {"reward": torch.where(finite_responses(scores, batch), sequence_scores(scores, batch), torch.nan)}
 
-    def accept(self, samples: Rows) -> Rows:
-        """The `args.keep` best samples of every prompt; of equally good ones, those drawn first."""
-        by_prompt: dict[int, Rows] = defaultdict(list)
-        for row in samples:
-            by_prompt[row["prompt"]].append(row)
-        accepted = []
+    def accept(self, samples: Dataset) -> Dataset:
+        """Select the `args.keep` best samples of every prompt; of equally good ones, those drawn first."""
+        rewards = rewards_of(samples).tolist()
+        by_prompt: dict[int, list[int]] = defaultdict(list)
+        for row, prompt in enumerate(to_table(samples)["prompt_index"].to_pylist()):
+            by_prompt[prompt].append(row)
+        accepted, means = [], []
         for rows in by_prompt.values():
-            mean = sum(row["reward"] for row in rows) / len(rows)
-            best = sorted(rows, key=lambda row: row["reward"], reverse=True)[: self.args.keep]
-            accepted += [{**row, "samples_reward": mean} for row in best]
-        return accepted
+            best = sorted(rows, key=rewards.__getitem__, reverse=True)[: self.args.keep]
+            accepted += best
+            means += [sum(rewards[row] for row in rows) / len(rows)] * len(best)
+        return with_columns(samples.select(accepted), {"samples_reward": np.array(means)}, RESPONSES)
 
-    def log_samples(self, samples: Rows) -> None:
-        """Say what the samples are like.
+    def log_samples(self, samples: Dataset, finite: Array) -> None:
+        """Log how many samples are cut off, empty, or without a finite reward.
 
         Raises:
             ValueError: no sample has a finite reward.
         """
-        unscored = sum(not math.isfinite(row["reward"]) for row in samples)
-        if unscored == len(samples):
+        if not finite.any():
             raise ValueError(
                 f"reward_model: expected finite scores, got NaN or infinity for all {len(samples)} sampled responses"
             )
+        responses = flat_lists(samples, "response_ids")
+        ended = responses.values[responses.offsets[1:] - 1] == (-1 if self.eos_token_id is None else self.eos_token_id)
         logger.warning(
             "samples: %d for %d prompts; %d were cut off at max_new_tokens=%d, %d are empty, %d have no finite reward "
             "and are never accepted",
             len(samples),
             len(samples) // self.args.samples,
-            sum(row["response_ids"][-1] != self.eos_token_id for row in samples),
+            (~ended).sum(),
             self.args.max_new_tokens,
-            sum(row["response_ids"] == [self.eos_token_id] for row in samples),
-            unscored,
+            (ended & (responses.lengths == 1)).sum(),
+            (~finite).sum(),
         )
 
     # --- training ----------------------------------------------------------------------------------------------------
@@ -153,7 +177,7 @@ class RFTTrainer(SegkernelTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The mean negative log-likelihood of the tokens under the loss mask, over the batches of all processes."""
+        """Mean negative log-likelihood of the tokens under the loss mask, over the batches of all processes."""
         logits = model_logits(model, inputs)
         # The logits at t - 1, read in place, predict the token at t.
         labels, mask = inputs["input_ids"][:, 1:], inputs["loss_mask"][:, 1:]
@@ -177,8 +201,8 @@ class RFTTrainer(SegkernelTrainer):
         responses = self.sample(prompts, None)
         batch = response_batch(prompts, responses, self.response_collator, self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
-            rewards = torch.tensor([row["reward"] for row in self.score(batch)], device=self.args.device)
-        # One whose scores are not finite counts with a reward of 0.
+            rewards: Any = self.score(batch)["reward"]
+        # A response whose scores are not finite counts with a reward of 0.
         metrics = {
             "reward": rewards.nan_to_num(),
             "length": batch["response_mask"].sum(1),
@@ -201,8 +225,14 @@ class RFTTrainer(SegkernelTrainer):
             description=description,
         )
 
-    def collate(self, rows: Rows) -> dict[str, Any]:
-        """Accepted responses to train on, or held-out prompts to answer."""
+    def collate(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Batch of accepted responses to train on, or of held-out prompts to answer."""
+        rows = list(rows)
         if "response_ids" in rows[0]:
             return self.response_collator(rows)
         return {"prompts": [row["prompt_ids"] for row in rows]}
+
+
+def rewards_of(samples: Dataset) -> Array:
+    """Column `reward`, `[samples]` float64."""
+    return to_table(samples)["reward"].to_numpy()

@@ -1,24 +1,24 @@
 """Segment reward model: Bradley-Terry on the mean of segment rewards (arXiv 2501.02790).
 
-A frozen language model's entropy cuts every response: a token that was drawn where it was unsure opens a segment. The
-scalar head is read at the last token of each, and the mean of that is the response's score. An entropy threshold of 0
-makes every token a segment; an infinite one makes the response one, which is `reward`.
+A frozen language model's entropy cuts every response: a token drawn from a distribution of high entropy opens a
+segment. The scalar head is read at the last token of each segment, and the mean of these rewards is the response's
+score. An entropy threshold of 0 makes every token a segment; an infinite one makes the whole response one segment,
+which is `reward`.
 
 The EOS is a token of the response like any other: it belongs to the last segment, or is one. (The paper's equations do
 not single it out; the authors' code leaves it out of the segments, but not where the response is one segment.)
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.losses import bradley_terry_loss
-from segkernel.training.data.collators import columns_of_sides
+from segkernel.training.data.tables import flat_sides
 from segkernel.training.rewards.reward_model import prefix_scores
 from segkernel.training.segmentation.entropy import (
     Segmenter,
@@ -26,7 +26,8 @@ from segkernel.training.segmentation.entropy import (
     rewards_at_segment_ends,
     token_entropy,
 )
-from segkernel.training.trainer.batches import Batch, Rows, map_batches, model_logits
+from segkernel.training.trainer.base import Split
+from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches, model_logits
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 
 
@@ -38,8 +39,8 @@ class SegmentRewardConfig(PreferenceConfig):
     entropy_threshold: float = field(
         default=1.75,
         metadata={
-            "help": "A token drawn from a distribution of more entropy than this, in nats, opens a segment; 0: every "
-            "token does, inf: none but the first."
+            "help": "Entropy in nats; a token drawn from a distribution above it opens a segment. 0: every token "
+            "does, inf: only the first."
         },
     )
     min_length: int = field(
@@ -48,7 +49,7 @@ class SegmentRewardConfig(PreferenceConfig):
     normalizer_pairs: int = field(
         default=2000,
         metadata={
-            "help": "Most training pairs, evenly spaced, whose segment rewards the location-aware normaliser is "
+            "help": "Most training pairs, evenly spaced, whose segment rewards the location-aware normalizer is "
             "fitted to whenever the model is saved."
         },
     )
@@ -63,43 +64,38 @@ class SegmentRewardConfig(PreferenceConfig):
 class SegmentRewardTrainer(PreferenceTrainer):
     """Trains a model with one output per token to score `chosen` above `rejected` by the mean of its segment rewards.
 
-    `ref_model` is the language model whose entropy cuts the responses, once, before training. Beside every saved model
-    goes its `segments.json`, for `segkernel.training.segmentation.entropy.load_segmenter`.
+    Each saved model gets a `segments.json`, for `segkernel.training.segmentation.entropy.load_segmenter`.
+
+    Args:
+        ref_model: language model whose entropy cuts the responses, once, before training.
+        *args, **kwargs: arguments of `PreferenceTrainer`.
     """
 
     accuracy_metric = "accuracy"
     args: SegmentRewardConfig
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        args: SegmentRewardConfig,
-        train_dataset: Iterable[Mapping[str, Any]],
-        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        *,
-        ref_model: nn.Module,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
-        reference = ref_model.to(args.device).eval()
-        self.train_dataset = self.with_segments(self.train_dataset, reference)
-        if self.eval_dataset is not None:
-            self.eval_dataset = self.with_segments(self.eval_dataset, reference)
+    def __init__(self, *args: Any, ref_model: nn.Module, **kwargs: Any) -> None:
+        self.ref_model: nn.Module | None = ref_model
+        super().__init__(*args, **kwargs)
+        self.ref_model = None  # its segments are columns by now
 
-    def with_segments(self, rows: Rows, reference: nn.Module) -> Rows:
-        """Add `chosen_segment_ids`, `rejected_segment_ids` (one per response token) and `segments` (how many)."""
+    def prepare(self, dataset: Dataset, split: Split) -> Dataset:
+        assert self.ref_model is not None
+        reference = self.ref_model.to(self.args.device).eval()
+        return self.with_segments(super().prepare(dataset, split), reference)
 
-        def columns(batch: Batch) -> Rows:
+    def with_segments(self, pairs: Dataset, reference: nn.Module) -> Dataset:
+        """Add `chosen_segment_ids`, `rejected_segment_ids` (one per response token) and `segments` (their numbers)."""
+
+        def columns(batch: Batch) -> Columns:
             mask = batch["response_mask"].flatten(0, 1)
             entropy = token_entropy(model_logits(reference, batch), batch)
             ids, counts = segkernel.segment_by_entropy(
                 entropy, mask, threshold=self.args.entropy_threshold, min_length=self.args.min_length
             )
-            found = columns_of_sides("segment_ids", ids, batch["response_mask"])
-            return [{**row, "segments": n} for row, n in zip(found, counts.view(-1, 2).tolist(), strict=True)]
+            return {"segment_ids": Lists(ids, mask), "segments": counts.view(-1, 2)}
 
-        return map_batches(columns, rows, self.data_collator, self.args, "reference entropy")
+        return map_batches(columns, pairs, self.data_collator, self.args, "reference entropy")
 
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         segments = batch["segments"]  # [B, 2]
@@ -114,34 +110,35 @@ class SegmentRewardTrainer(PreferenceTrainer):
         }
 
     def fit_segmenter(self) -> Segmenter:
-        """The segmenter of the model as it is now, its normaliser fitted to the training responses."""
-        rows = self.train_dataset[:: -(-len(self.train_dataset) // self.args.normalizer_pairs)]
+        """Segmenter of the current model, with its normalizer fitted to the training responses."""
+        step = -(-len(self.train_dataset) // self.args.normalizer_pairs)
+        pairs = self.train_dataset.select(range(0, len(self.train_dataset), step))
         model: Any = self.model
         was_training = model.training
         model.eval()
 
-        def columns(batch: Batch) -> Rows:
-            found = zip(segment_rewards(model, batch).tolist(), batch["segments"].tolist(), strict=True)
-            return [{"rewards": [r[:n] for r, n in zip(rewards, counts, strict=True)]} for rewards, counts in found]
+        def columns(batch: Batch) -> Columns:
+            rewards, counts = segment_rewards(model, batch).flatten(0, 1), batch["segments"].flatten()
+            valid = torch.arange(rewards.shape[1], device=counts.device) < counts[:, None]
+            return {"segment_rewards": Lists(rewards, valid)}
 
-        rows = map_batches(columns, rows, self.data_collator, self.args, "segment rewards")
+        pairs = map_batches(columns, pairs, self.data_collator, self.args, "segment rewards")
         model.train(was_training)
-        responses = [torch.tensor(rewards) for row in rows for rewards in row["rewards"]]
+        values, lengths = (torch.from_numpy(array.copy()) for array in flat_sides(pairs, "segment_rewards"))
+        rewards = torch.zeros(len(lengths), int(lengths.max()))
+        rewards[torch.arange(rewards.shape[1]) < lengths[:, None]] = values
         return Segmenter.fit(
-            nn.utils.rnn.pad_sequence(responses, batch_first=True),
-            torch.tensor([len(rewards) for rewards in responses]),
-            entropy_threshold=self.args.entropy_threshold,
-            min_length=self.args.min_length,
+            rewards, lengths, entropy_threshold=self.args.entropy_threshold, min_length=self.args.min_length
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
-        segmenter = self.fit_segmenter()  # by all processes, for one of them to write
+        segmenter = self.fit_segmenter()  # a collective: all processes compute it, one writes it
         if self.args.should_save:
             segmenter.save(output_dir or self.args.output_dir)
 
 
 def segment_rewards(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's rewards of both responses' segments, `[B, 2, S]`; 0 past their number."""
+    """Rewards of both responses' segments, `[B, 2, S]`; 0 past their number."""
     ids = batch["segment_ids"]
     return rewards_at_segment_ends(prefix_scores(model, batch), ids.flatten(0, 1)).view_as(ids)

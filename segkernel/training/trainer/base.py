@@ -1,32 +1,53 @@
-"""What every trainer here adds to `transformers.Trainer`: one run per output directory, metrics, steps that are skipped
-where no token is kept, and examples for its report."""
+"""Base class of the trainers.
+
+It adds to `transformers.Trainer`: rows that are encoded and prepared once, metrics per step, one run per output
+directory, optimizer steps skipped for batches whose loss mask is empty, and examples for the report.
+"""
 
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
+from segkernel.training.data.tables import Rows
 from segkernel.training.trainer.run_directory import check_run_directory, find_checkpoint
 
 logger = logging.getLogger(__name__)
 
+Split = Literal["train", "eval"]
+
 
 @dataclass
 class SegkernelConfig(TrainingArguments):
-    """`transformers.TrainingArguments`, with defaults under which a short run is logged, evaluated and saved."""
+    """`transformers.TrainingArguments` with defaults that log, evaluate and save a short run."""
 
-    output_dir: str = field(default="runs/segkernel", metadata={"help": "Where checkpoints, model and report go."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: share of the run)."})
+    output_dir: str = field(
+        default="runs/segkernel", metadata={"help": "Directory of the checkpoints, the model and the report."}
+    )
+    logging_steps: float = field(
+        default=10, metadata={"help": "Steps from one log entry to the next (below 1: share of the run)."}
+    )
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step as well."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: `no`, `steps` or `epoch`."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: `no`, `steps`, `epoch` or `best`."})
-    report_to: str = field(default="none", metadata={"help": "Where to log besides the console, as in `tensorboard`."})
+    report_to: str = field(
+        default="none", metadata={"help": "Logging integrations besides the console, such as `tensorboard`."}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Kept off: batches hold more than the model's own arguments."}
     )
@@ -41,21 +62,61 @@ class SegkernelConfig(TrainingArguments):
 
 
 class SegkernelTrainer(Trainer):
-    """A `transformers.Trainer` whose loss is a mean over its batch, whatever keywords the model accepts."""
+    """`transformers.Trainer` whose loss is a mean over its batch, whatever keywords the model accepts.
+
+    Rows pass through two hooks, each once: `encode` (strings to token ids) before the model is placed on its device,
+    and `prepare` (columns that frozen models give) after it.
+    """
 
     args: SegkernelConfig
+    train_dataset: Dataset
+    eval_dataset: Dataset | None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: Any,
+        args: SegkernelConfig,
+        train_dataset: Rows,
+        eval_dataset: Rows | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.args, self.processing_class = args, processing_class  # read by `encode`
+        encoded = self.encode(train_dataset, "train")
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=encoded,
+            eval_dataset=None if eval_dataset is None else self.encode(eval_dataset, "eval"),
+            processing_class=processing_class,
+            **kwargs,
+        )
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise ValueError("fsdp_version: expected 2 (`accelerate launch --fsdp_version 2`), got 1")
-        # So that the Trainer divides the loss by the number of accumulation steps.
+        # Makes the Trainer divide the loss by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._metric_names: list[str] = []
         self._kept_tokens: list[Tensor] = []
         self._skipped_steps = 0
         self.add_callback(SkipEmptySteps(self))
+        self.train_dataset = self.prepare(self.train_dataset, "train")
+        if self.eval_dataset is not None:
+            self.eval_dataset = self.prepare(self.eval_dataset, "eval")
+
+    def encode(self, rows: Rows, split: Split) -> Dataset:
+        """Data set of token ids; the rows as they are unless a subclass encodes them.
+
+        Of the trainer's attributes only `args` and `processing_class` exist at this point.
+        """
+        return rows
+
+    def prepare(self, dataset: Dataset, split: Split) -> Dataset:
+        """Data set with the columns that are computed once, before training; subclasses extend it.
+
+        The training rows come first.
+        """
+        return dataset
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         if resume_from_checkpoint is True:
@@ -66,21 +127,21 @@ class SegkernelTrainer(Trainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def restore(self, checkpoint: str) -> None:
-        """Take up what a method keeps in its checkpoints beside what the Trainer does."""
+        """Load the state that a method saves in its checkpoints next to the Trainer's."""
 
     def record(self, metrics: Mapping[str, Tensor]) -> None:
-        """Take note of metrics; the next log shows the mean of what was noted since the last one."""
+        """Add metrics to the next log entry, which shows their means since the last one."""
         for name, values in metrics.items():
             self._metrics[name].append(values.detach().float().mean())
 
     def record_kept(self, tokens: Tensor) -> None:
-        """Take note of how many tokens this batch trains on: an optimizer step over none at all is skipped."""
+        """Count the tokens that this batch trains on; an optimizer step over zero tokens is skipped."""
         self._kept_tokens.append(tokens.detach())
 
     def token_mean(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Mean of the values under a mask over the batches of all processes; 0 where no token is.
+        """Mean of the values under a mask over the batches of all processes; 0 if the mask is empty.
 
-        In a loss: the mean of the processes' gradients of this is the gradient of the mean over all tokens.
+        As a loss: the mean of its gradients over the processes is the gradient of the mean over all tokens.
         """
         count = self.accelerator.reduce(mask.sum(), reduction="sum").clamp(min=1)
         total = torch.where(mask, values, 0.0).sum()
@@ -105,15 +166,15 @@ class SegkernelTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        # The Trainer's own looks for `labels`, which these batches have no need of.
+        # The Trainer's own version reads `labels`, which these batches lack.
         with torch.no_grad():
             loss: Any = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss, None, None
 
     def predicted(self, metrics: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """What `prediction_step` returns of metrics per row, of which `loss` is one, for `mean_metrics`.
+        """Return value of `prediction_step` for metrics per row, `loss` among them, that `mean_metrics` reads.
 
-        Row by row, the loss as well: the Trainer's own mean of batches counts the rows that are repeated to fill up
+        The loss is kept per row because the Trainer's own mean over batches counts the rows that are repeated to fill
         the last batch of a distributed run.
         """
         self._metric_names = list(metrics)
@@ -131,9 +192,9 @@ class SegkernelTrainer(Trainer):
 
 
 class SkipEmptySteps(TrainerCallback):
-    """Leaves the weights as they are in a step whose batches, over all processes, kept no token.
+    """Skips the optimizer step if its batches, over all processes, have no token in the loss mask.
 
-    A gradient of zero would not: weight decay and AdamW's momentum move the weights all the same.
+    A gradient of zero is not enough: weight decay and AdamW's momentum still move the weights.
     """
 
     def __init__(self, trainer: SegkernelTrainer) -> None:
@@ -149,7 +210,7 @@ class SkipEmptySteps(TrainerCallback):
         trainer._kept_tokens.clear()
         if not kept:
             trainer._skipped_steps += 1
-            logger.warning("step %d is skipped: its batches keep no token", state.global_step + 1)
+            logger.warning("step %d is skipped: no token of its batches is trained on", state.global_step + 1)
             trained: Any = trainer.model
             for parameter in trained.parameters():
                 parameter.grad = None

@@ -1,68 +1,79 @@
-"""What the trainers on preference pairs share: settings, a loss per pair, and how sure their accuracy is."""
+"""Base class for trainers on preference pairs: per-pair loss, metrics, accuracy with a Wilson interval."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from scipy.stats import binomtest
 from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from segkernel.training.data.collators import PreferenceCollator
-from segkernel.training.data.encoding import encode_preferences, encode_splits
-from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
-from segkernel.training.trainer.batches import Batch, Rows
+from segkernel.training.data.encoding import encode_preferences
+from segkernel.training.data.tables import Rows
+from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer, Split
+from segkernel.training.trainer.batches import Batch
 
 
 @dataclass
 class PreferenceConfig(SegkernelConfig):
-    """Settings of every trainer on preference pairs, over those of every run."""
+    """Settings of every trainer on preference pairs."""
 
     max_length: int = field(
         default=512,
         metadata={
             "help": "Most tokens of prompt and response together. A longer prompt loses its oldest tokens; a pair "
-            "whose response alone is longer is dropped."
+            "with a response that is longer by itself is dropped."
         },
     )
 
 
 class PreferenceTrainer(SegkernelTrainer, ABC):
-    """Trains on pairs by one loss per pair: a subclass gives `pair_losses`, and names `accuracy_metric`.
+    """Trains on pairs with one loss per pair: a subclass defines `pair_losses` and names its `accuracy_metric`.
 
-    `train_dataset` and `eval_dataset` hold rows for `training.data.encoding.encode_preferences`: strings, or ids.
+    Args:
+        model: model to train.
+        args: settings.
+        train_dataset: a `datasets.Dataset` or mappings, with strings or token ids (`encode_preferences`).
+        eval_dataset: held-out rows of the same kind.
+        processing_class: tokenizer; rows of token ids need none.
     """
 
     accuracy_metric: str
     args: PreferenceConfig
     data_collator: PreferenceCollator
-    train_dataset: Rows
-    eval_dataset: Rows | None
 
     def __init__(
         self,
         model: PreTrainedModel,
         args: PreferenceConfig,
-        train_dataset: Iterable[Mapping[str, Any]],
-        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        train_dataset: Rows,
+        eval_dataset: Rows | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
-        train, held_out = encode_splits(
-            encode_preferences, train_dataset, eval_dataset, processing_class, args.max_length
-        )
         super().__init__(
-            model=model,
-            args=args,
+            model,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
             data_collator=PreferenceCollator.of(processing_class),
-            train_dataset=train,
-            eval_dataset=held_out,
-            processing_class=processing_class,
             compute_metrics=self.mean_metrics,
             **kwargs,
+        )
+
+    def encode(self, rows: Rows, split: Split) -> Dataset:
+        tokenizer: Any = self.processing_class
+        return encode_preferences(
+            rows,
+            tokenizer,
+            max_length=self.args.max_length,
+            name=f"{split}_dataset",
+            progress=not self.args.disable_tqdm,
         )
 
     @abstractmethod
@@ -103,7 +114,7 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
 
 
 def accuracy_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a share of `correct` out of `total` independent pairs.
+    """Wilson interval of the share of `correct` in `total` independent pairs.
 
     Example:
         >>> [round(bound, 3) for bound in accuracy_interval(60, 100)]

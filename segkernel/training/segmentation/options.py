@@ -1,0 +1,117 @@
+"""Options of segmentation by token rewards."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from segkernel import _validate
+from segkernel.training.mixins import OptionsMixin
+
+TokenRewards = Literal["difference", "prefix", "column"]
+ThresholdUnit = Literal["std", "reward"]
+
+
+@dataclass
+class SegmentOptions(OptionsMixin):
+    """Token rewards and the thresholds that cut them into segments (`segkernel.segment`)."""
+
+    _argument_group_name = "segments"
+
+    token_rewards: TokenRewards = field(
+        default="difference",
+        metadata={
+            "help": "Reward of a token: how much it moves the reward model's score (`difference`), the score of the "
+            "response up to it (`prefix`), or a column of the data (`column`)."
+        },
+    )
+    baseline: str = field(
+        default="mean",
+        metadata={"help": "The neutral token reward: `mean` or `median` of the training tokens' rewards, or a number."},
+    )
+    delta: float | None = field(
+        default=None,
+        metadata={
+            "help": "Half the width of the trigger's neutral zone around the baseline: above it a token reinforces, "
+            "below it suppresses. Without --pivot_threshold the default is 0.5."
+        },
+    )
+    pivot_threshold: float | None = field(
+        default=None,
+        metadata={"help": "A token whose reward differs by more than this from the previous token's opens a segment."},
+    )
+    threshold_unit: ThresholdUnit = field(
+        default="std",
+        metadata={
+            "help": "Unit of --delta and --pivot_threshold: the standard deviation of the training tokens' rewards "
+            "(reward models differ in scale), or the reward's own."
+        },
+    )
+    hold: bool = field(
+        default=True,
+        metadata={
+            "help": "In the neutral zone keep the state (Schmitt trigger); if not, be neutral (plain dead zone)."
+        },
+    )
+    keep_neutral: bool = field(default=False, metadata={"help": "Train on neutral segments as well."})
+    reduce: Literal["mean", "sum", "last", "max", "min"] = field(
+        default="mean",
+        metadata={"help": "Without --delta: reduction of a segment's token rewards, for the segment's sign."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _validate.one_of("token_rewards", self.token_rewards, get_args(TokenRewards))
+        _validate.one_of("threshold_unit", self.threshold_unit, get_args(ThresholdUnit))
+        if self.delta is None and self.pivot_threshold is None:
+            self.delta = 0.5
+        for name in ("delta", "pivot_threshold"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}: expected a number of at least 0, got {value}")
+        self.baseline = word_or_number("baseline", self.baseline, ("mean", "median"))
+
+    def refuse_column(self) -> None:
+        """Refuse `token_rewards="column"`, for methods on sampled responses.
+
+        Raises:
+            ValueError: the token rewards are a column of the data.
+        """
+        if self.token_rewards == "column":
+            raise ValueError(
+                "token_rewards: expected `difference` or `prefix`, since sampled responses have no column, got `column`"
+            )
+
+
+@dataclass
+class PairSegmentOptions(SegmentOptions):
+    """Segment options of preference pairs, whose data may hold token rewards."""
+
+    chosen_rewards_column: str = field(
+        default="chosen_token_rewards",
+        metadata={"help": "With --token_rewards column: a list of numbers, one per token of the chosen response."},
+    )
+    rejected_rewards_column: str = field(
+        default="rejected_token_rewards", metadata={"help": "The same for the rejected response."}
+    )
+
+    @property
+    def reward_columns(self) -> dict[str, str]:
+        """Options of `read_preferences` that name the columns of token rewards; empty for other sources."""
+        if self.token_rewards != "column":
+            return {}
+        return {"chosen_rewards": self.chosen_rewards_column, "rejected_rewards": self.rejected_rewards_column}
+
+
+def word_or_number(name: str, value: object, words: tuple[str, ...]) -> str:
+    """Check that an option is one of these words or a number, and return it as a string.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = str(value)
+    try:
+        if text not in words:
+            float(text)
+    except ValueError:
+        expected = ", ".join(f"`{word}`" for word in words)
+        raise ValueError(f"{name}: expected {expected} or a number, got {text!r}") from None
+    return text

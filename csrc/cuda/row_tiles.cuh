@@ -65,6 +65,21 @@ __device__ inline void store_items(T* row, Index first, Index length, const Item
   }
 }
 
+// Clears the elements [first, last) of a row by all threads of the block: single stores up to an aligned address, then
+// vector stores.
+template <class T, class Index>
+__device__ inline void clear_items(T* row, Index first, Index last) {
+  const auto address = reinterpret_cast<uintptr_t>(row + first);
+  const int past_aligned = static_cast<int>(address / sizeof(T) % kItems);
+  const Index aligned = first + (kItems - past_aligned) % kItems;
+  const Index single = first + threadIdx.x;
+  if (single < aligned && single < last) row[single] = 0;
+#pragma unroll 1
+  for (Index i = aligned + threadIdx.x * kItems; i < last; i += blockDim.x * kItems) {
+    store_items(row, i, last, Items<T>{});
+  }
+}
+
 // Whether each of the thread's items is a valid token. `mask` is the whole batch's, or null: all tokens are valid.
 __device__ inline Items<bool> load_valid(const bool* mask, int64_t row_begin, int64_t first, int64_t length) {
   if (mask != nullptr) return load_items(mask + row_begin, first, length);

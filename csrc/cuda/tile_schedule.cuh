@@ -33,7 +33,7 @@ struct TileSchedule {
       const int64_t step = (span + kWarp - 1) / kWarp;
       const int64_t candidate = low + lane_index() * step;
       const bool begun = candidate < low + span && first_block_of(candidate) <= block;
-      // Lane 0 counts as begun, whatever the offsets are.
+      // Lane 0 counts as begun even with malformed offsets.
       const int64_t chosen = last_lane(__ballot_sync(kAllLanes, begun) | 1);
       low += chosen * step;
       span = span - chosen * step < step ? span - chosen * step : step;
@@ -43,6 +43,24 @@ struct TileSchedule {
 
   // An empty row has one tile without tokens.
   static SK_HOST_DEVICE int64_t tiles_of(int64_t length) { return length <= kTile ? 1 : (length + kTile - 1) / kTile; }
+};
+
+// The tile of a thread block.
+struct Tile {
+  int64_t block, row_index;
+  int32_t index, count;  // position among the row's `count` tiles
+  Row row;
+
+  __device__ explicit Tile(const TileSchedule& schedule)
+      : block(blockIdx.x), row_index(schedule.row_of(block)), row(schedule.rows[row_index]) {
+    index = static_cast<int32_t>(block - schedule.first_block_of(row_index));
+    count = static_cast<int32_t>(TileSchedule::tiles_of(row.length));
+  }
+  __device__ bool exists() const { return index >= 0 && index < count; }
+  __device__ bool is_last() const { return index + 1 == count; }
+  __device__ int64_t first_block() const { return block - index; }
+  __device__ int64_t begin() const { return int64_t{index} * kTile; }
+  __device__ int length() const { return is_last() ? static_cast<int>(row.length - begin()) : kTile; }
 };
 
 }  // namespace segkernel

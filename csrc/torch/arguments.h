@@ -40,7 +40,7 @@ inline constexpr ScalarType dtype_of<int8_t> = ScalarType::Char;
 template <>
 inline constexpr ScalarType dtype_of<bool> = ScalarType::Bool;
 
-// A device by torch's numbering. The CPU is one device, whatever its index.
+// A device by torch's numbering. The index of the CPU has no meaning.
 struct Device {
   int32_t type = aoti_torch_device_type_cpu();
   int32_t index = 0;

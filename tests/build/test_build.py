@@ -126,7 +126,8 @@ def test_unmet_build_requirements_name_the_pip_command(tmp_path: Path, monkeypat
     pyproject = tmp_path / "pyproject.toml"
     pyproject.write_text('[build-system]\nrequires = ["pytest>=9", "torch>=2.10", "segkernel_lacks>=1"]\n')
     message = (
-        r"unmet build requirements: torch>=2\.10 \(2\.9\.1\+cu128 is installed\), segkernel_lacks>=1 \(not installed\)\. "
+        r"unmet build requirements: torch>=2\.10 \(2\.9\.1\+cu128 is installed\), segkernel_lacks>=1 "
+        r"\(not installed\)\. "
         r"Run `pip install 'torch>=2\.10' 'segkernel_lacks>=1'`, then"
     )
     with pytest.raises(SystemExit, match=message):

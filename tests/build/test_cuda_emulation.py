@@ -75,7 +75,7 @@ def test_blocks_wait_for_earlier_blocks(run: Run) -> None:
     out, sums = torch.empty(8, 64, dtype=torch.int64), torch.arange(8).cumsum(0)[:, None].expand(8, 64)
     assert run("relay", 8, torch.zeros(16, dtype=torch.int64), out, -1, True) == ""
     assert torch.equal(out, sums)
-    # A later block is ahead of an earlier one, so that what does not wait is too soon.
+    # Later blocks run ahead of earlier ones, so that a block that does not wait reads too early.
     assert run("relay", 8, torch.zeros(16, dtype=torch.int64), out, -1, False) == ""
     assert not torch.equal(out, sums)
 

@@ -1,6 +1,6 @@
 """Calls every operator directly through `torch.ops.segkernel`, each time with one wrong argument.
 
-`python -m tests.ops.direct_calls` prints one JSON line per call: before the call what it changes, after it the outcome.
+`python -m tests.ops.direct_calls` prints JSON lines: the change before each call, and the outcome after it.
 A process of its own, so that a crash ends no other test. Valid arguments are those of the calls in test_cuda.CALLS; the
 changes follow from the types in the schemas, so that a new operator in CALLS is covered.
 """
@@ -37,8 +37,8 @@ WRITTEN_IN_PYTHON = {
 
 class Change(NamedTuple):
     name: str
-    make: Callable[[Any], Any]  # a valid argument, or None, to a wrong one
-    must_raise: bool  # whatever the argument means; other changes may leave a valid call
+    make: Callable[[Any], Any]  # from a valid argument, or None, to a wrong one
+    must_raise: bool  # for every argument; other changes may leave a valid call
 
 
 def _strided(x: Tensor) -> Tensor:

@@ -132,11 +132,11 @@ def test_batch_composition_does_not_change_bits(op: ScanOp, T: int):
         op(*map(batch.pack, tokens), batch.pack(mask), cu_seqlens=batch.cu_seqlens, **options)
     )  # fmt: skip
     for b in range(B):
-        alone = leaves(op(*(values[b : b + 1] for values in tokens), mask[b : b + 1], **row_of(options, b)))
-        assert_identical(tuple(alone), tuple(out[b : b + 1] for out in together))
+        single = leaves(op(*(values[b : b + 1] for values in tokens), mask[b : b + 1], **row_of(options, b)))
+        assert_identical(tuple(single), tuple(out[b : b + 1] for out in together))
 
         length = batch.lengths[b]
-        alone = leaves(
+        single = leaves(
             op(
                 *(values[b, :length] for values in tokens),
                 mask[b, :length],
@@ -145,7 +145,7 @@ def test_batch_composition_does_not_change_bits(op: ScanOp, T: int):
             )
         )
         in_the_batch = [out[b : b + 1] if len(out) == B else out[starts[b] : starts[b + 1]] for out in packed]
-        assert_identical(tuple(alone), tuple(in_the_batch))
+        assert_identical(tuple(single), tuple(in_the_batch))
 
 
 @every_op

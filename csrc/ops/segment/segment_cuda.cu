@@ -28,24 +28,6 @@ struct SegmentInput {
   __device__ int8_t* signs_of(const Row& row) const { return all_signs == nullptr ? nullptr : all_signs + row.begin; }
 };
 
-// The tile of a thread block.
-struct Tile {
-  int64_t block, row_index;
-  int32_t index, count;  // position among the row's `count` tiles
-  Row row;
-
-  __device__ explicit Tile(const TileSchedule& schedule)
-      : block(blockIdx.x), row_index(schedule.row_of(block)), row(schedule.rows[row_index]) {
-    index = static_cast<int32_t>(block - schedule.first_block_of(row_index));
-    count = static_cast<int32_t>(TileSchedule::tiles_of(row.length));
-  }
-  __device__ bool exists() const { return index >= 0 && index < count; }
-  __device__ bool is_last() const { return index + 1 == count; }
-  __device__ int64_t first_block() const { return block - index; }
-  __device__ int64_t begin() const { return int64_t{index} * kTile; }
-  __device__ int length() const { return is_last() ? static_cast<int>(row.length - begin()) : kTile; }
-};
-
 // Aggregates that tiles publish for the later tiles of their row. The number of starts is separate: all later tiles
 // read it, and usually only the next one reads the rest. Blocks without a tile publish too, so that no block waits
 // forever when offsets are malformed.
@@ -167,25 +149,6 @@ __device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t fi
   }
 }
 
-// Clears the row's segments [first, last): single stores up to an aligned address, then vector stores.
-__device__ void clear_segments(const SegmentRowOut& out, int64_t first, int64_t last) {
-  const auto address = reinterpret_cast<uintptr_t>(out.lengths + first);
-  const int past_aligned = static_cast<int>(address / sizeof(int32_t) % kItems);
-  const int64_t aligned = first + (kItems - past_aligned) % kItems;
-  const int64_t single = first + threadIdx.x;
-  if (single < aligned && single < last) {
-    out.lengths[single] = 0;
-    out.rewards[single] = 0;
-    out.signs[single] = 0;
-  }
-#pragma unroll 1
-  for (int64_t k = aligned + threadIdx.x * kItems; k < last; k += blockDim.x * kItems) {
-    store_items(out.lengths, k, last, Items<int32_t>{});
-    store_items(out.rewards, k, last, Items<float>{});
-    store_items(out.signs, k, last, Items<int8_t>{});
-  }
-}
-
 template <Reduce kReduce, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
     segment_kernel(SegmentInput<T> input, TileSchedule schedule, SegmentAggregates<kReduce, C> aggregates,
@@ -226,8 +189,11 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
   // Clear the entries that can no longer be used. A row of T tokens has T entries; a tile with n tokens and s starts
   // frees the last n - s of those that earlier tiles left.
   const int64_t last = tile.row.length - tile.begin() + open.segments;
-  clear_segments(out, last - tile.length() + opens.total.segments,
-                 tile.index == 0 || last > out.capacity ? out.capacity : last);
+  const int64_t first_free = last - tile.length() + opens.total.segments;
+  const int64_t last_free = tile.index == 0 || last > out.capacity ? out.capacity : last;
+  clear_items(out.lengths, first_free, last_free);
+  clear_items(out.rewards, first_free, last_free);
+  clear_items(out.signs, first_free, last_free);
 }
 
 // The mask without a trigger: a segment's sign is known only when it ends, so this is a second pass.

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 VOCABULARIES = (1, 2, 7, 31, 33, 257, 1000, 4099)
-# More than a CPU kernel's block, and more than a GPU's threads take in at once of any dtype; its rows lie askew.
+# Longer than a chunk of the CPU kernels and than what a CUDA thread block loads at once, in any dtype; odd, so that
+# rows are not aligned.
 BEYOND_ONE_PART = (20011,)
 TRANSFORMS: tuple[dict[str, float], ...] = (
     {},

@@ -22,7 +22,7 @@ def random_linear(*shape: int, H: int, V: int, dtype: torch.dtype) -> tuple[Tens
     return hidden.to(dtype), weight.to(dtype), torch.randn(V).to(dtype)
 
 
-def test_literals():
+def test_linear_token_logprobs_literals():
     # Logits 0, log 2, log 5 at the first token, and 0, log 2 + 1, log 5 - 1 with a bias.
     hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     weight = torch.tensor([[0.0, 3.0], [math.log(2), 3.0], [math.log(5), 3.0]])
@@ -39,7 +39,7 @@ def test_literals():
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("H", "V"), [(1, 2), (5, 33), (64, 1000), (17, 4099)])
-def test_against_the_reference_in_float64(H, V, dtype, transform):
+def test_linear_token_logprobs_match_float64_reference(H, V, dtype, transform):
     hidden, weight, bias = random_linear(3, 11, H=H, V=V, dtype=dtype)
     labels, mask = random_labels(3, 11, V=V), torch.rand(3, 11) < 0.7
     poisoned = hidden.masked_fill(~mask[..., None], NAN)
@@ -68,8 +68,8 @@ def values_and_gradients(function, hidden, weight, bias, labels, mask, upstream)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("H", "V"), [(5, 33), (64, 1000), (17, 4099)])
-def test_error_is_no_more_than_torch_s_own(H, V, dtype):
-    """Truth in float64 of the same low-precision inputs; beside it the eager computation in their dtype."""
+def test_linear_token_logprobs_error_at_most_that_of_torch(H, V, dtype):
+    """Errors of both against float64 on the same low-precision inputs; torch computes eagerly in their dtype."""
     hidden, weight, bias = random_linear(3, 11, H=H, V=V, dtype=dtype)
     labels, mask = random_labels(3, 11, V=V), torch.rand(3, 11) < 0.7
     upstream = [torch.randn(3, 11, dtype=torch.float64) for _ in range(2)]
@@ -94,7 +94,7 @@ def test_error_is_no_more_than_torch_s_own(H, V, dtype):
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_gradcheck(with_bias):
+def test_linear_token_logprobs_gradcheck(with_bias):
     hidden, weight, bias = (x.requires_grad_() for x in random_linear(2, 4, H=3, V=7, dtype=torch.float64))
     labels, mask = random_labels(2, 4, V=7), torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]])
 
@@ -109,7 +109,7 @@ def test_gradcheck(with_bias):
 
 
 @pytest.mark.parametrize("needed", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1)])
-def test_each_gradient_is_computed_only_when_needed(needed):
+def test_linear_token_logprobs_compute_only_the_gradients_needed(needed):
     inputs = random_linear(9, H=5, V=33, dtype=torch.float32)
     labels = random_labels(9, V=33)
 
@@ -124,7 +124,7 @@ def test_each_gradient_is_computed_only_when_needed(needed):
             torch.testing.assert_close(actual, wanted)
 
 
-def test_masked_tokens():
+def test_linear_token_logprobs_of_masked_tokens_are_0():
     hidden, weight, bias = random_linear(2, 5, H=6, V=33, dtype=torch.float32)
     labels, mask = random_labels(2, 5, V=33), torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
     labels[0, 3] = -100
@@ -142,8 +142,8 @@ def test_masked_tokens():
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tokens_left_out_without_knowing_how_many(dtype, masked, monkeypatch):
-    """Where the host may not ask: all tokens are multiplied, to the same effect."""
+def test_linear_token_logprobs_without_compaction(dtype, masked, monkeypatch):
+    """Where the host must not synchronize, all tokens are multiplied, with the same results."""
     N, V = 12, 3001
     hidden, weight, bias = random_linear(N, H=6, V=V, dtype=dtype)
     labels, mask = random_labels(N, V=V), torch.rand(N) < 0.6 if masked else None
@@ -173,7 +173,7 @@ def test_tokens_left_out_without_knowing_how_many(dtype, masked, monkeypatch):
 
 @pytest.mark.skipif(BACKEND == "cpu", reason="the CPU raises")
 @pytest.mark.parametrize("label", [-1, 33, 10**12])
-def test_nan_for_a_label_out_of_range(label):
+def test_linear_label_out_of_range_gives_nan_on_cuda(label):
     hidden, weight, _ = random_linear(4, H=5, V=33, dtype=torch.float32)
     labels = random_labels(4, V=33)
     good = [0, 1, 3]
@@ -190,7 +190,7 @@ def test_nan_for_a_label_out_of_range(label):
 
 
 class LargestTensor(TorchDispatchMode):
-    """The largest number of elements of a tensor that an operation returns."""
+    """Mode that records the largest number of elements of a tensor that an operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def test_the_logits_are_never_held():
+def test_linear_token_logprobs_never_allocate_the_logits():
     N, H, V = 300, 4, 40_000
     hidden, weight, _ = random_linear(N, H=H, V=V, dtype=torch.float32)
     labels, options = random_labels(N, V=V), (1.0, 1.0, None)
@@ -220,7 +220,7 @@ def test_the_logits_are_never_held():
 
 @pytest.mark.skipif(BACKEND == "cuda", reason="a matter of the CPU's threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_same_bits_on_any_number_of_threads(dtype, threads):
+def test_linear_token_logprobs_have_the_same_bits_with_any_thread_count(dtype, threads):
     hidden, weight, bias = random_linear(64, H=16, V=4099, dtype=dtype)
     labels, mask = random_labels(64, V=4099), torch.rand(64) < 0.6
     upstream = [torch.randn(64) for _ in range(2)]
@@ -234,7 +234,7 @@ def test_same_bits_on_any_number_of_threads(dtype, threads):
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 0), (2, 1, 3)])
-def test_any_leading_shape_and_nothing_valid(shape):
+def test_linear_token_logprobs_accept_any_leading_shape_and_no_valid_token(shape):
     hidden, weight, _ = random_linear(*shape, H=6, V=33, dtype=torch.float32)
     labels = random_labels(*shape, V=33)
     out = segkernel.linear_token_logprobs(hidden, weight, labels)
@@ -246,7 +246,7 @@ def test_any_leading_shape_and_nothing_valid(shape):
     assert not any(leaf.grad.any() for leaf in leaves)
 
 
-def test_strided_inputs():
+def test_linear_token_logprobs_of_strided_inputs():
     hidden, weight, bias = random_linear(3, 8, H=6, V=33, dtype=torch.float32)
     labels = random_labels(3, 8, V=33)
     expected = segkernel.linear_token_logprobs(hidden[:, :-1].clone(), weight, labels[:, 1:].clone(), bias=bias)
@@ -256,14 +256,14 @@ def test_strided_inputs():
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
-def test_inputs_are_left_alone():
+def test_linear_token_logprobs_leave_inputs_unchanged():
     hidden, weight, bias = (x.requires_grad_() for x in random_linear(9, H=5, V=33, dtype=torch.float32))
     labels = random_labels(9, V=33)
     with unchanged(hidden, weight, bias, labels):
         segkernel.linear_token_logprobs(hidden, weight, labels, bias=bias, softcap=5.0).sum().backward()
 
 
-def test_second_derivatives_are_refused():
+def test_linear_token_logprobs_refuse_second_derivatives():
     hidden, weight, _ = (x.requires_grad_() for x in random_linear(4, H=5, V=7, dtype=torch.float64))
     labels = random_labels(4, V=7)
 
@@ -276,7 +276,7 @@ def test_second_derivatives_are_refused():
         second_derivative()
 
 
-def test_opcheck():
+def test_linear_token_logprobs_opcheck():
     hidden, weight, bias = random_linear(2, 5, H=6, V=33, dtype=torch.float32)
     labels, mask = random_labels(2, 5, V=33), torch.tensor([[1, 1, 0, 1, 1], [1, 0, 1, 1, 0]])
     opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, mask, bias=bias))
@@ -285,7 +285,7 @@ def test_opcheck():
     opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels))
 
 
-def test_compiles_as_one_graph():
+def test_linear_token_logprobs_compile_as_one_graph():
     torch.compiler.reset()
 
     def loss(hidden, weight, labels, mask):
@@ -303,7 +303,7 @@ def test_compiles_as_one_graph():
         torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_bad_arguments(value_checks: None):
+def test_linear_token_logprobs_refuse_bad_arguments(value_checks: None):
     hidden, weight, bias = random_linear(2, 3, H=5, V=7, dtype=torch.float32)
     labels = torch.zeros(2, 3, dtype=torch.int64)
     call = segkernel.linear_token_logprobs

@@ -15,9 +15,9 @@ def both(logits, labels, mask=None, **options):
     return segkernel.token_logprobs(logits, labels, mask, entropy=True, **options)
 
 
-def test_rows_more_than_2_to_the_31_logits_apart():
+def test_token_logprobs_of_rows_more_than_2_to_the_31_logits_apart():
     V = 41
-    # Only the rows are ever touched, so only they take memory.
+    # Pages between the rows are never touched, so they take no memory.
     far_apart = torch.empty(2**31 + 64 + V, dtype=torch.bfloat16).as_strided((2, V), (2**31 + 64, 1))
     far_apart[:] = random_logits(2, V, dtype=torch.bfloat16)
     labels = torch.tensor([3, V - 1])
@@ -30,18 +30,18 @@ def test_rows_more_than_2_to_the_31_logits_apart():
     assert_identical(far_apart.grad, together.grad)
 
 
-def test_literals():
+def test_token_logprobs_literals():
     # Probabilities 1/2, 1/4, 1/8, 1/8: log-probabilities in halvings, an entropy of 1.75 bits.
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
     log_probs, entropy = both(logits.repeat(4, 1) + 3, torch.arange(4))
     torch.testing.assert_close(log_probs, -math.log(2) * torch.tensor([1.0, 2.0, 3.0, 3.0]))
     torch.testing.assert_close(entropy, torch.full((4,), 1.75 * math.log(2)))
     assert log_probs.dtype == entropy.dtype == torch.float32
-    # Alone, the log-probability is the same number.
+    # Without the entropy, the log-probability has the same bits.
     assert_identical(segkernel.token_logprobs(logits.repeat(4, 1) + 3, torch.arange(4)), log_probs)
 
 
-def test_transform_literals():
+def test_logit_transform_literals():
     logits, labels = torch.tensor([[0.0, math.log(2)]]), torch.tensor([1])
     # z = scale / temperature * log 2, so p = 2^k / (1 + 2^k).
     for options, k in (
@@ -57,7 +57,7 @@ def test_transform_literals():
 
 
 @pytest.mark.parametrize("V", VOCABULARIES)
-def test_uniform_and_certain(V):
+def test_token_logprobs_of_uniform_and_certain_rows(V):
     labels = torch.tensor([0, V - 1, V // 2])
     log_probs, entropy = both(torch.full((3, V), -7.0), labels)
     torch.testing.assert_close(log_probs, torch.full((3,), -math.log(V)))
@@ -69,7 +69,7 @@ def test_uniform_and_certain(V):
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", [*VOCABULARIES, *BEYOND_ONE_PART])
-def test_against_the_reference_in_float64(V, dtype, transform):
+def test_token_logprobs_match_float64_reference(V, dtype, transform):
     logits, labels = random_logits(3, 11, V, dtype=dtype), random_labels(3, 11, V=V)
     mask = torch.rand(3, 11) < 0.7
     expected = reference.token_logprobs(logits.double(), labels, mask, entropy=True, **transform)
@@ -81,7 +81,7 @@ def test_against_the_reference_in_float64(V, dtype, transform):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("spread", [1.0, 4.0])
-def test_accuracy_of_a_real_vocabulary(dtype, spread):
+def test_token_logprobs_error_below_2e_5_at_vocabulary_151936(dtype, spread):
     V = 151936
     logits = (random_logits(4, V, dtype=torch.float32, spread=spread) - 3).to(dtype)
     labels = torch.tensor([0, V - 1, int(logits[2].argmax()), int(logits[3].argmin())])
@@ -91,7 +91,7 @@ def test_accuracy_of_a_real_vocabulary(dtype, spread):
 
 
 @pytest.mark.parametrize("offset", [-1e4, -300.0, 1e4])
-def test_far_from_zero(offset):
+def test_token_logprobs_of_logits_far_from_zero(offset):
     logits, labels = random_logits(5, 1000, dtype=torch.float32) + offset, random_labels(5, V=1000)
     expected = reference.token_logprobs(logits.double(), labels, entropy=True)
     for out, wanted in zip(both(logits, labels), expected, strict=True):
@@ -99,7 +99,7 @@ def test_far_from_zero(offset):
 
 
 @pytest.mark.parametrize("V", [33, 1000, 4099])
-def test_the_maximum_may_be_anywhere(V):
+def test_running_maximum_found_at_any_position(V):
     """Ascending logits raise the running maximum at every step, descending ones never."""
     ramp = torch.linspace(-40, 25, V)
     single = torch.zeros(V)
@@ -112,8 +112,8 @@ def test_the_maximum_may_be_anywhere(V):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("jump", [80.0, 95.0, 150.0, 190.0, 300.0, 1000.0])
-def test_running_maximum_that_jumps_beyond_the_exponent_range_of_floats(jump, dtype):
-    """A kernel that exponentiates relative to an earlier maximum overflows here, and has to notice it."""
+def test_running_maximum_may_jump_beyond_the_exponent_range_of_floats(jump, dtype):
+    """Relative to the maximum of the first half, 2^d of the second half overflows or saturates."""
     logits = torch.zeros(1, 8192, dtype=dtype)
     logits[:, :4096] = -jump
     log_probs, entropy = both(logits.expand(2, -1), torch.tensor([5000, 5]))
@@ -124,8 +124,8 @@ def test_running_maximum_that_jumps_beyond_the_exponent_range_of_floats(jump, dt
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", [7, 33, 257, 4099])
-def test_impossible_tokens(V, dtype):
-    """Rows that are -inf but for their last, their first, or every other token."""
+def test_token_logprobs_of_impossible_tokens(V, dtype):
+    """Rows that are -inf except for their last, their first, every other, or their last three tokens."""
     logits = torch.full((4, V), -INF, dtype=dtype)
     logits[0, -1] = logits[1, 0] = -2.0
     logits[2, ::2] = random_logits((V + 1) // 2, dtype=dtype)
@@ -143,7 +143,7 @@ def test_impossible_tokens(V, dtype):
     assert entropy.isfinite().all()
 
 
-def test_tokens_of_vanishing_probability():
+def test_token_logprobs_of_vanishing_probabilities():
     log_probs, entropy = both(torch.tensor([[0.0, -200.0, -3e38], [0.0, -150.0, -110.0]]), torch.tensor([1, 2]))
     assert log_probs.tolist() == [-200.0, -110.0]
     assert entropy.tolist() == [0.0, 0.0]
@@ -151,8 +151,8 @@ def test_tokens_of_vanishing_probability():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", [2, 33, 1000])
-def test_rows_that_are_not_a_distribution(V, dtype):
-    """Rows with NaN, with +inf, and of nothing but -inf are NaN. Their neighbours are what they were."""
+def test_token_logprobs_are_nan_for_rows_that_are_no_distribution(V, dtype):
+    """Rows with NaN, with +inf, and of -inf only are NaN; their neighbors are unaffected."""
     logits, labels = random_logits(9, V, dtype=dtype), random_labels(9, V=V)
     clean = both(logits, labels)
     logits[1, 0] = NAN
@@ -169,8 +169,8 @@ def test_rows_that_are_not_a_distribution(V, dtype):
         assert segkernel.token_logprobs(logits, torch.full((9,), label))[bad].isnan().all()
 
 
-def test_softcap_of_infinite_logits():
-    """The formula holds: cap(-inf) is -softcap, so a row of nothing but -inf is uniform."""
+def test_softcap_of_infinite_logits_is_finite():
+    """cap(-inf) is -softcap, so a row of -inf only is uniform."""
     logits = torch.tensor([[-INF, -INF, -INF, -INF], [-INF, 0.0, -INF, 0.0], [NAN, 0.0, 0.0, 0.0]])
     log_probs, entropy = both(logits, torch.tensor([0, 0, 1]), softcap=2.0)
     torch.testing.assert_close(log_probs[0], torch.tensor(-math.log(4)))
@@ -181,7 +181,7 @@ def test_softcap_of_infinite_logits():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_masked_rows(dtype):
+def test_token_logprobs_of_masked_rows_are_0(dtype):
     logits, labels = random_logits(2, 5, 33, dtype=dtype), random_labels(2, 5, V=33)
     mask = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
     labels[0, 3] = -100  # masks too
@@ -197,13 +197,13 @@ def test_masked_rows(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
-def test_dtype_of_the_labels(dtype):
+def test_token_logprobs_accept_labels_of_any_integer_dtype(dtype):
     logits, labels = random_logits(40, 200, dtype=torch.float32), random_labels(40, V=200)
     assert_identical(both(logits, labels.to(dtype)), both(logits, labels))
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (5,), (2, 0), (2, 3), (2, 1, 3)])
-def test_any_leading_shape(shape):
+def test_token_logprobs_accept_any_leading_shape(shape):
     logits, labels = random_logits(*shape, 33, dtype=torch.float32), random_labels(*shape, V=33)
     for out, flat in zip(both(logits, labels), both(logits.view(-1, 33), labels.view(-1)), strict=True):
         assert_identical(out, flat.view(shape))
@@ -211,8 +211,8 @@ def test_any_leading_shape(shape):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", [31, 64, 257, *BEYOND_ONE_PART])
-def test_strided_logits(V, dtype):
-    """The rows of views start at any alignment, and give the same bits as those of a contiguous copy."""
+def test_token_logprobs_of_strided_logits_have_the_same_bits(V, dtype):
+    """Rows of views start at any alignment and give the same bits as those of a contiguous copy."""
     logits, labels = random_logits(3, 6, V, dtype=dtype), random_labels(3, 6, V=V)
     views = {
         "shifted": (logits[:, :-1], labels[:, 1:]),
@@ -226,7 +226,7 @@ def test_strided_logits(V, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_same_bits_on_any_number_of_threads(dtype, threads):
+def test_token_logprobs_have_the_same_bits_with_any_thread_count(dtype, threads):
     logits, labels = random_logits(64, 4099, dtype=dtype), random_labels(64, V=4099)
     mask = torch.rand(64) < 0.6
     outs = []
@@ -238,7 +238,7 @@ def test_same_bits_on_any_number_of_threads(dtype, threads):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", [33, 1000, *BEYOND_ONE_PART])
-def test_same_bits_whatever_else_is_in_the_batch(V, dtype):
+def test_token_logprobs_have_the_same_bits_in_any_batch(V, dtype):
     logits, labels = random_logits(7, 3, V, dtype=dtype), random_labels(7, 3, V=V)
     mask = torch.rand(7, 3) < 0.6
     together = both(logits, labels, mask, temperature=0.8)
@@ -248,7 +248,7 @@ def test_same_bits_whatever_else_is_in_the_batch(V, dtype):
             assert_identical(alone, (together[0][b, t], together[1][b, t]))
 
 
-def test_inputs_are_left_alone():
+def test_token_logprobs_leave_inputs_unchanged():
     logits, labels, mask = random_logits(4, 33, dtype=torch.float32), random_labels(4, V=33), torch.rand(4)
     with unchanged(logits, labels, mask):
         both(logits, labels, mask, temperature=0.5, logit_scale=2.0, softcap=5.0)
@@ -258,7 +258,7 @@ LABELS_OUT_OF_RANGE = (-1, 7, 10**12, -101)
 
 
 @pytest.mark.parametrize("label", LABELS_OUT_OF_RANGE)
-def test_label_out_of_range(label, value_checks: None):
+def test_label_out_of_range_raises(label, value_checks: None):
     logits, labels = torch.zeros(2, 3, 7), torch.zeros(2, 3, dtype=torch.int64)
     labels[1, 2] = label
     with (
@@ -273,7 +273,7 @@ def test_label_out_of_range(label, value_checks: None):
 
 @pytest.mark.skipif(BACKEND == "cpu", reason="the CPU raises")
 @pytest.mark.parametrize("label", LABELS_OUT_OF_RANGE)
-def test_nan_for_a_label_out_of_range(label):
+def test_label_out_of_range_gives_nan_on_cuda(label):
     logits, labels = random_logits(2, 3, 7, dtype=torch.float32), torch.zeros(2, 3, dtype=torch.int64)
     clean = both(logits, labels)
     labels[1, 2] = label
@@ -283,7 +283,7 @@ def test_nan_for_a_label_out_of_range(label):
         assert_identical(out, before)
 
 
-def test_bad_arguments():
+def test_token_logprobs_refuse_bad_arguments():
     logits, labels = torch.zeros(2, 3, 7), torch.zeros(2, 3, dtype=torch.int64)
     call = segkernel.token_logprobs
     with pytest.raises(TypeError, match=r"logits: expected .*floating-point.*got int64 \[2, 3, 7\]"):

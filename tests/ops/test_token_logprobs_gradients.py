@@ -18,14 +18,14 @@ NAN, INF = float("nan"), float("inf")
 
 
 def gradient(logits: Tensor, labels: Tensor, mask: Tensor | None, upstream: list[Tensor], **options) -> Tensor:
-    """Of the sum of both outputs, weighted by `upstream`."""
+    """Gradient of the sum of both outputs, weighted by `upstream`."""
     logits = logits.detach().requires_grad_()
     outs = segkernel.token_logprobs(logits, labels, mask, entropy=True, **options)
     return torch.autograd.grad(outs, logits, upstream)[0]
 
 
 def reference_gradient(logits, labels, mask, upstream, **options) -> Tensor:
-    """In float64."""
+    """Gradient of the reference in float64."""
     exact = logits.detach().double().requires_grad_()
     outs = reference.token_logprobs(exact, labels, mask, entropy=True, **options)
     return torch.autograd.grad(outs, exact, [gradient.double() for gradient in upstream])[0]
@@ -35,7 +35,7 @@ def random_upstream(*shape: int, dtype: torch.dtype) -> list[Tensor]:
     return [torch.randn(shape, dtype=torch.float64 if dtype == torch.float64 else torch.float32) for _ in range(2)]
 
 
-def test_literals():
+def test_token_logprobs_gradient_literals():
     # Probabilities 1/2, 1/4, 1/4: d logprob = onehot - p, d entropy = -p (log p + H).
     logits = torch.tensor([[0.5, 0.25, 0.25]]).log()
     zero, one = torch.zeros(1), torch.ones(1)
@@ -57,11 +57,11 @@ def test_literals():
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", [*VOCABULARIES, *BEYOND_ONE_PART])
-def test_against_the_reference_in_float64(V, dtype, transform):
+def test_token_logprobs_gradient_matches_float64_reference(V, dtype, transform):
     logits, labels = random_logits(3, 11, V, dtype=dtype), random_labels(3, 11, V=V)
     mask, upstream = torch.rand(3, 11) < 0.7, random_upstream(3, 11, dtype=dtype)
     expected = reference_gradient(logits, labels, mask, upstream, **transform)
-    # At masked positions logits and the gradients that arrive may be anything.
+    # Masked positions may hold any logits and upstream gradients.
     poisoned = logits.masked_fill(~mask[..., None], NAN)
     actual = gradient(poisoned, labels, mask, [g.masked_fill(~mask, NAN) for g in upstream], **transform)
     assert_gradient(actual, expected)
@@ -69,7 +69,7 @@ def test_against_the_reference_in_float64(V, dtype, transform):
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
-def test_gradcheck(transform):
+def test_token_logprobs_gradcheck(transform):
     logits = random_logits(2, 4, 7, dtype=torch.float64, spread=1.0).requires_grad_()
     labels, mask = random_labels(2, 4, V=7), torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]])
 
@@ -80,8 +80,8 @@ def test_gradcheck(transform):
     assert torch.autograd.gradcheck(lambda x: segkernel.token_logprobs(x[:, :-1], labels[:, 1:], **transform), logits)
 
 
-def test_one_output_alone():
-    """A loss of the entropy alone, or of the log-probability alone, when both were asked for."""
+def test_token_logprobs_gradient_of_one_output_only():
+    """A loss of the entropy only, or of the log-probability only, where both are returned."""
     logits, labels = random_logits(5, 33, dtype=torch.float32), random_labels(5, V=33)
     for output in range(2):
         leaf = logits.clone().requires_grad_()
@@ -91,8 +91,8 @@ def test_one_output_alone():
 
 
 @pytest.mark.parametrize("V", [7, 33, 4099])
-def test_impossible_tokens(V):
-    """-inf logits get no gradient, whether or not the label is one of them."""
+def test_token_logprobs_gradient_of_impossible_tokens_is_0(V):
+    """The gradient of -inf logits is 0, whether or not the label is one of them."""
     logits = random_logits(4, V, dtype=torch.float32)
     logits[:, 1::2] = -INF
     logits[3, :-1] = -INF
@@ -104,22 +104,22 @@ def test_impossible_tokens(V):
     assert actual[3].abs().max() < 1e-6
 
 
-def test_rows_that_are_not_a_distribution():
+def test_token_logprobs_gradient_is_nan_for_rows_that_are_no_distribution():
     logits, labels = random_logits(6, 33, dtype=torch.float32), random_labels(6, V=33)
     upstream = random_upstream(6, dtype=torch.float32)
     clean = gradient(logits, labels, None, upstream)
     logits[1, 4], logits[2, 32], logits[4] = NAN, INF, -INF
     actual = gradient(logits, labels, None, upstream)
     assert_identical(actual[[0, 3, 5]], clean[[0, 3, 5]])
-    # Masked, they are as if they were not there.
+    # Masked rows do not affect the others.
     mask = torch.tensor([1, 0, 0, 1, 0, 1])
     assert_identical(gradient(logits, labels, mask, upstream), torch.where(mask[:, None] != 0, clean, 0.0))
 
 
 @pytest.mark.parametrize("V", [31, *BEYOND_ONE_PART])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gradient_of_a_view(dtype, V):
-    """Whose rows lie otherwise in memory than those of the gradient."""
+def test_token_logprobs_gradient_of_a_view(dtype, V):
+    """The rows of the logits have other strides than those of the gradient."""
     logits, labels = random_logits(2, 6, V, dtype=dtype).requires_grad_(), random_labels(2, 6, V=V)
     upstream = random_upstream(2, 5, dtype=dtype)
     outs = segkernel.token_logprobs(logits[:, :-1], labels[:, 1:], entropy=True)
@@ -130,7 +130,7 @@ def test_gradient_of_a_view(dtype, V):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_same_bits_on_any_number_of_threads(dtype, threads):
+def test_token_logprobs_gradient_has_the_same_bits_with_any_thread_count(dtype, threads):
     logits, labels = random_logits(64, 4099, dtype=dtype), random_labels(64, V=4099)
     mask, upstream = torch.rand(64) < 0.6, random_upstream(64, dtype=dtype)
     gradients = []
@@ -142,7 +142,7 @@ def test_same_bits_on_any_number_of_threads(dtype, threads):
 
 @pytest.mark.parametrize("V", [257, *BEYOND_ONE_PART])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_same_bits_whatever_else_is_in_the_batch(dtype, V):
+def test_token_logprobs_gradient_has_the_same_bits_in_any_batch(dtype, V):
     logits, labels = random_logits(9, V, dtype=dtype), random_labels(9, V=V)
     upstream = random_upstream(9, dtype=dtype)
     together = gradient(logits, labels, None, upstream)
@@ -153,8 +153,8 @@ def test_same_bits_whatever_else_is_in_the_batch(dtype, V):
 
 @pytest.mark.parametrize("V", [1, 7, 31, *BEYOND_ONE_PART])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nothing_beside_the_logits_is_written(dtype, V):
-    """The gradient in the storage of a view leaves what lies between the view's rows alone."""
+def test_inplace_backward_writes_the_logits_only(dtype, V):
+    """The gradient in the storage of a view does not change the elements between the view's rows."""
     leaf, labels = random_logits(4, V + 6, dtype=dtype).requires_grad_(), random_labels(4, V=V)
     mask = torch.tensor([True, False, True, True])
     wide = leaf * 1
@@ -178,7 +178,7 @@ def test_label_out_of_range_has_no_gradient():
     assert_gradient(actual[good], reference_gradient(logits[good], labels[good], None, list(upstream[:, good])))
 
 
-def test_second_derivatives_are_refused():
+def test_token_logprobs_refuse_second_derivatives():
     logits, labels = random_logits(3, 7, dtype=torch.float64).requires_grad_(), random_labels(3, V=7)
 
     def second_derivative():
@@ -194,7 +194,7 @@ def test_second_derivatives_are_refused():
 @pytest.mark.parametrize("V", [33, *BEYOND_ONE_PART])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("entropy", [False, True])
-def test_gradient_in_the_logits_storage(entropy, dtype, V):
+def test_inplace_backward_gives_the_gradient_in_the_logits_storage(entropy, dtype, V):
     leaf, labels = random_logits(2, 5, V, dtype=dtype).requires_grad_(), random_labels(2, 5, V=V)
     mask = torch.rand(2, 5) < 0.7
     count = 1 + entropy
@@ -215,13 +215,13 @@ def test_gradient_in_the_logits_storage(entropy, dtype, V):
     assert_identical(actual, expected)
     assert_identical(logits.detach(), expected)
 
-    # And on through what made the logits.
+    # The gradient also reaches the inputs of the logits.
     (through,) = torch.autograd.grad(outputs(leaf * 2, inplace_backward=True), leaf, upstream)
     (wanted,) = torch.autograd.grad(outputs(leaf * 2, inplace_backward=False), leaf, upstream)
     assert_identical(through, wanted)
 
 
-def test_gradient_in_the_storage_of_poisoned_logits():
+def test_inplace_backward_of_poisoned_logits():
     leaf, labels = random_logits(4, 33, dtype=torch.float32).requires_grad_(), random_labels(4, V=33)
     mask = torch.tensor([True, False, True, False])
     logits = leaf.masked_fill(~mask[:, None], NAN)
@@ -231,7 +231,7 @@ def test_gradient_in_the_storage_of_poisoned_logits():
     assert not actual[1::2].any()
 
 
-def test_gradient_in_the_storage_of_a_leaf_is_refused():
+def test_inplace_backward_refuses_a_leaf():
     logits, labels = random_logits(4, 33, dtype=torch.float32).requires_grad_(), random_labels(4, V=33)
     before = logits.detach().clone()
     with pytest.raises((RuntimeError, ValueError), match=r"inplace_backward.*leaf"):
@@ -242,7 +242,7 @@ def test_gradient_in_the_storage_of_a_leaf_is_refused():
     assert logits.grad is None
 
 
-def test_gradient_in_the_storage_of_changed_logits_is_refused():
+def test_inplace_backward_refuses_changed_logits():
     leaf, labels = random_logits(4, 33, dtype=torch.float32).requires_grad_(), random_labels(4, V=33)
     for inplace_backward in (False, True):
         logits = leaf * 1
@@ -254,7 +254,7 @@ def test_gradient_in_the_storage_of_changed_logits_is_refused():
         assert_identical(logits.detach(), changed)
 
 
-def test_a_second_reader_of_the_overwritten_logits_is_refused():
+def test_inplace_backward_refuses_a_second_reader_of_the_logits():
     """Another operation that saved the logits must not read the gradient in their place."""
     leaf, labels = random_logits(4, 33, dtype=torch.float32).requires_grad_(), random_labels(4, V=33)
     logits = leaf * 1
@@ -263,12 +263,12 @@ def test_a_second_reader_of_the_overwritten_logits_is_refused():
     torch.autograd.grad(out.sum(), logits, retain_graph=True)
     with pytest.raises(RuntimeError, match=r"modified by an inplace operation"):
         torch.autograd.grad(saved, leaf)
-    # Nor may a second backward pass of the same output.
+    # A second backward pass of the same output is refused, too.
     with pytest.raises(RuntimeError, match=r"modified by an inplace operation|changed|version|second|twice"):
         torch.autograd.grad(out.sum(), logits)
 
 
-def test_no_gradient_is_asked_for():
+def test_token_logprobs_without_gradient():
     logits, labels = random_logits(4, 33, dtype=torch.float32), random_labels(4, V=33)
     assert not segkernel.token_logprobs(logits, labels).requires_grad
     assert not segkernel.token_logprobs(logits, labels, inplace_backward=True).requires_grad
@@ -276,7 +276,7 @@ def test_no_gradient_is_asked_for():
         assert not segkernel.token_logprobs(logits.requires_grad_(), labels).requires_grad
 
 
-def test_opcheck():
+def test_token_logprobs_opcheck():
     logits, labels = random_logits(2, 5, 33, dtype=torch.float32), random_labels(2, 5, V=33)
     mask = torch.tensor([[1, 1, 0, 1, 1], [1, 0, 1, 1, 0]])
     for leaf in (logits, logits.clone().requires_grad_(), logits.double().requires_grad_()):
@@ -286,7 +286,7 @@ def test_opcheck():
 
 @pytest.mark.parametrize("entropy", [False, True])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.compiles)])
-def test_compiles_as_one_graph(backend, entropy):
+def test_token_logprobs_compile_as_one_graph(backend, entropy):
     torch.compiler.reset()
 
     def outputs(logits, labels, mask):

@@ -1,4 +1,4 @@
-"""Masked rows of logits lie in memory that cannot be read: whoever reads them all the same is killed."""
+"""Masked rows of logits in protected memory (PROT_NONE): a read of them kills the process."""
 
 import subprocess
 import sys

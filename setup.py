@@ -29,18 +29,16 @@ TORCH_TARGET_2_10 = "0x020a000000000000"
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 # Compiler flags by file name suffix. The operators choose the instruction set at run time.
-AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"]
 AVX512 = [
     *AVX2,
-    *("-mbmi", "-mbmi2", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
     # GCC warns of its own header's deliberately undefined vectors.
     *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),
 ]
 FLAGS_BY_SUFFIX = {
     "_avx2.cpp": AVX2,
     "_avx512.cpp": AVX512,
-    # GCC would compute on pairs of 64-bit masks in vectors: moving them there costs more than that saves.
-    "_avx512vbmi2.cpp": [*AVX512, "-mavx512vbmi", "-mavx512vbmi2", "-mavx512vpopcntdq", "-fno-tree-slp-vectorize"],
 }
 
 

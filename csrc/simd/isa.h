@@ -1,4 +1,4 @@
-// Which instruction set the kernels use: chosen once, when first asked for.
+// The instruction set of the kernels, chosen at their first call.
 #pragma once
 
 #include <cstdlib>
@@ -25,17 +25,17 @@ inline bool supports_f16c() {
 
 inline Isa best_isa() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && supports_f16c()) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+      __builtin_cpu_supports("bmi2") && supports_f16c()) {
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     return avx512 ? Isa::avx512 : Isa::avx2;
   }
 #endif
   return Isa::baseline;
 }
 
-// SEGKERNEL_ISA=baseline|avx2|avx512 lowers the choice, for tests and for comparing; it never raises it.
+// SEGKERNEL_ISA=baseline|avx2|avx512 lowers the choice, for tests and comparisons; it never raises it.
 inline Isa chosen_isa() {
   static const Isa chosen = [] {
     const Isa best = best_isa();
@@ -46,17 +46,6 @@ inline Isa chosen_isa() {
     return best;
   }();
   return chosen;
-}
-
-// Whether the AVX-512 in use compresses and permutes bytes, too: Ice Lake, Zen 4 and later.
-inline bool chosen_isa_compresses_bytes() {
-#if defined(__x86_64__)
-  static const bool compresses = chosen_isa() == Isa::avx512 && __builtin_cpu_supports("avx512vbmi") &&
-                                 __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq");
-  return compresses;
-#else
-  return false;
-#endif
 }
 
 }  // namespace segkernel

@@ -15,7 +15,7 @@ NAN, INF = float("nan"), float("inf")
 REWARDS = torch.tensor([[0.0, 0.25, 2.25, 1.75, -0.75, -1.25, 0.75]])
 
 
-def test_pivots_open_segments():
+def test_segment_pivots_literals():
     out = segkernel.segment(REWARDS, pivot_threshold=1.0)
     assert isinstance(out, Segments)
     assert out.ids.tolist() == [[0, 0, 1, 1, 2, 2, 3]]
@@ -27,14 +27,14 @@ def test_pivots_open_segments():
     assert [field.dtype for field in out[:5]] == [torch.int32] * 3 + [torch.float32, torch.int8]
 
 
-def test_sign_is_relative_to_the_baseline():
+def test_segment_sign_is_relative_to_the_baseline():
     out = segkernel.segment(REWARDS, pivot_threshold=1.0, baseline=0.125)
     assert out.signs.tolist() == [[0, 1, -1, 1, 0, 0, 0]]
     out = segkernel.segment(REWARDS.repeat(2, 1), pivot_threshold=1.0, baseline=torch.tensor([2.0, -1.0]))
     assert out.signs.tolist() == [[-1, 0, -1, -1, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0]]
 
 
-def test_state_changes_open_segments():
+def test_segment_trigger_literals():
     out = segkernel.segment(REWARDS, delta=0.5)
     assert out.ids.tolist() == [[0, 0, 1, 1, 2, 2, 3]]
     assert out.signs.tolist() == [[0, 1, -1, 1, 0, 0, 0]]
@@ -47,7 +47,7 @@ def test_state_changes_open_segments():
     assert segkernel.segment(REWARDS, delta=0.5, baseline=1.0).signs.tolist() == [[-1, 1, -1, 0, 0, 0, 0]]
 
 
-def test_hold_and_dead_zone():
+def test_segment_dead_zone_literals():
     rewards = torch.tensor([[1.0, 0.0, 0.0, -1.0, 0.0]])
     assert segkernel.segment(rewards, delta=0.5).ids.tolist() == [[0, 0, 0, 1, 1]]
     out = segkernel.segment(rewards, delta=0.5, hold=False)
@@ -55,7 +55,7 @@ def test_hold_and_dead_zone():
     assert out.signs.tolist() == [[1, 0, -1, 0, 0]]
 
 
-def test_pivots_and_state_changes():
+def test_segment_pivots_and_trigger_literals():
     # Steps 2.25, 0.75, 2, 1. Around the band 0 to 0.5 the states are + + + - -.
     rewards = torch.tensor([[3.0, 0.75, 0.0, -2.0, -1.0]])
     options = {"delta": 0.25, "baseline": 0.25}
@@ -76,7 +76,7 @@ def test_pivots_and_state_changes():
         ("min", [0.75, -2.0]),
     ],
 )
-def test_reductions(reduce, expected):
+def test_segment_reductions_literals(reduce, expected):
     rewards = torch.tensor([[NAN, 2.0, 0.75, NAN, 1.0, -2.0, -1.0, NAN]])
     mask = torch.tensor([[0, 1, 1, 0, 1, 1, 1, 0]])
     out = segkernel.segment(rewards, mask, delta=0.5, reduce=reduce)
@@ -86,7 +86,7 @@ def test_reductions(reduce, expected):
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max", "min"])
-def test_not_a_number(reduce):
+def test_segment_nan_is_no_pivot_and_makes_rewards_nan(reduce):
     out = segkernel.segment(torch.tensor([[1.0, NAN, -1.0, 1.0, NAN]]), pivot_threshold=1.0, reduce=reduce)
     # No step to or from NaN is a pivot. The first segment is 1, NaN, -1; the second 1, NaN.
     assert out.ids.tolist() == [[0, 0, 0, 1, 1]]
@@ -98,7 +98,7 @@ def test_not_a_number(reduce):
         assert out.signs.tolist() == [[0, 0, 0, 0, 0]]
 
 
-def test_loss_mask_keeps_segments_that_agree():
+def test_segment_loss_mask_literals():
     def kept(sequence_sign, **options):
         return segkernel.segment(REWARDS, delta=0.5, sequence_sign=sequence_sign, **options).mask.int().tolist()
 
@@ -113,13 +113,13 @@ def test_loss_mask_keeps_segments_that_agree():
     assert kept(NAN) == [[0, 0, 0, 0, 0, 0, 0]]
 
 
-def test_loss_mask_of_a_masked_token_is_false():
+def test_segment_loss_mask_is_false_at_masked():
     mask = torch.tensor([[1, 0, 1, 0, 1, 1, 0]])
     out = segkernel.segment(REWARDS, mask, delta=0.5, sequence_sign=1.0, keep_neutral=True)
     assert out.mask.tolist() == [[True, False, True, False, False, False, False]]
 
 
-def test_fewer_segments_than_there_are():
+def test_segment_max_segments_leaves_out_later_segments():
     full = segkernel.segment(REWARDS, delta=0.5, sequence_sign=1.0)
     out = segkernel.segment(REWARDS, delta=0.5, sequence_sign=1.0, max_segments=2)
     assert out.lengths.tolist() == [[2, 2]]
@@ -132,11 +132,11 @@ def test_fewer_segments_than_there_are():
 
 
 @pytest.mark.parametrize("implementation", [segkernel.segment, reference.segment])
-def test_no_segments_at_most_means_all(implementation):
+def test_segment_max_segments_zero_means_all(implementation):
     assert implementation(REWARDS, delta=0.5, max_segments=0).lengths.tolist() == [[2, 2, 2, 1, 0, 0, 0]]
 
 
-def test_packed_segments_sit_at_the_start_of_their_row():
+def test_segment_packed_literals():
     rewards = torch.tensor([1.0, 1.0, -1.0, 5.0, NAN, -1.0, -1.0, 1.0])
     mask = torch.tensor([1, 1, 1, 1, 0, 1, 1, 1])
     cu_seqlens = torch.tensor([0, 3, 3, 8])
@@ -150,7 +150,7 @@ def test_packed_segments_sit_at_the_start_of_their_row():
     assert out.mask.int().tolist() == [1, 1, 0, 0, 0, 1, 1, 0]
 
 
-def test_rows_without_tokens():
+def test_segment_rows_without_tokens_have_no_segments():
     out = segkernel.segment(REWARDS, torch.zeros(1, 7), delta=0.5, sequence_sign=1.0, keep_neutral=True)
     assert out.ids.tolist() == [[-1] * 7]
     assert out.counts.tolist() == [0]
@@ -165,7 +165,7 @@ def assert_segments(actual: Segments, expected: Segments, tolerance: float) -> N
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("T", LENGTHS)
-def test_against_the_reference(T, dtype):
+def test_segment_matches_reference(T, dtype):
     batch = random_batch(T)
     B = len(batch.lengths)
     rewards = batch.poison(random_scores(B, T, dtype=dtype))
@@ -187,7 +187,7 @@ def test_against_the_reference(T, dtype):
 
 @pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max", "min"])
 @pytest.mark.parametrize("T", [1, 15, 16, 17, 63, 64, 65, 128, 191, 256, 321, 1023, 1024, 1025, 2500])
-def test_rows_without_holes(T, reduce):
+def test_segment_rows_without_holes_match_reference(T, reduce):
     """Multiples of 1/4 have exact sums, so that everything is exact; NaN and infinities are among them."""
     rewards = (4 * torch.randn(6, T)).round() / 4
     rewards[1] = (rewards[1] > 1).float()  # long segments
@@ -223,7 +223,7 @@ def long_row(T: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     "options", [{"delta": 0.5}, {"pivot_threshold": 0.25}, {"pivot_threshold": 1.5, "delta": 0.25}]
 )
-def test_long_rows_are_one_row(reduce, options):
+def test_segment_long_row_matches_reference_in_any_batch(reduce, options):
     T = 9011
     rewards, mask = long_row(T)
     poisoned = rewards.masked_fill(~mask, NAN)
@@ -253,8 +253,8 @@ def test_long_rows_are_one_row(reduce, options):
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max", "min"])
-def test_segments_longer_than_most_rows(reduce):
-    """Whoever shares a row out finds nothing for a long while: no change of the state, then no segment either."""
+def test_segment_very_long_segments_literals(reduce):
+    """Segments much longer than any block or tile, in one of which no reward leaves the band."""
     T = 140_001
     rewards = torch.zeros(T)
     rewards[::1000] = 0.25
@@ -265,7 +265,7 @@ def test_segments_longer_than_most_rows(reduce):
     assert_identical(actual, reference.segment(rewards[None], **options))
 
 
-def test_fewer_segments_than_a_long_row_has():
+def test_segment_max_segments_of_a_long_row():
     rewards, mask = long_row(5000)
     every = segkernel.segment(rewards[None], mask[None], pivot_threshold=0.5, sequence_sign=1)
     for most in (1, 1023, 1500, 6000):
@@ -282,7 +282,7 @@ def test_fewer_segments_than_a_long_row_has():
     delta=st.sampled_from([0.0, 0.5, 1.0]),
     hold=st.booleans(),
 )
-def test_fields_are_consistent(tokens, pivot_threshold, delta, hold):
+def test_segment_fields_are_consistent(tokens, pivot_threshold, delta, hold):
     rewards = torch.tensor([[reward for reward, _ in tokens]])
     mask = torch.tensor([[valid for _, valid in tokens]], dtype=torch.bool)
     out = segkernel.segment(
@@ -300,7 +300,7 @@ def test_fields_are_consistent(tokens, pivot_threshold, delta, hold):
     assert_identical(out.mask, mask & (states == 1))
 
 
-def test_bad_parameters(value_checks: None):
+def test_segment_parameter_errors(value_checks: None):
     with pytest.raises(ValueError, match=r"pivot_threshold.*delta"):
         segkernel.segment(REWARDS)
     with pytest.raises(ValueError, match=r"delta: expected >= 0, got -0\.5"):
@@ -319,3 +319,13 @@ def test_bad_parameters(value_checks: None):
         segkernel.segment(REWARDS, delta=0.5, sequence_sign=torch.ones(2))
     with pytest.raises(ValueError, match=r"initial: expected -1, 0 or \+1, got 2"):
         segkernel.segment(REWARDS, delta=0.5, initial=2)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max", "min"])
+def test_segment_negative_zeros_stay_negative(reduce):
+    rewards = torch.full((2, 200), -0.0)
+    mask = torch.arange(200).expand(2, 200) % 3 > 0
+    for valid in (None, mask):
+        out = segkernel.segment(rewards, valid, delta=0.5, reduce=reduce)
+        assert out.counts.tolist() == [1, 1]
+        assert_identical(out.rewards[:, 0], torch.tensor([-0.0, -0.0]))

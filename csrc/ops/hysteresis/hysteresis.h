@@ -3,32 +3,32 @@
 
 #include <cstdint>
 
-#include "../../core/dtypes.h"
+#include "../../simd/inline.h"
 
 namespace segkernel {
 
-// A NaN reward is neither, so it counts as "in between".
+// A NaN reward is neither, so it counts as in between.
 template <class C>
-SK_HOST_DEVICE inline bool is_above(C reward, C high) {
+SK_INLINE bool is_above(C reward, C high) {
   return reward > high;
 }
 template <class C>
-SK_HOST_DEVICE inline bool is_below(C reward, C low) {
+SK_INLINE bool is_below(C reward, C low) {
   return reward < low;
 }
 
-// Written without branches: which side of a threshold a reward falls on is as good as random.
+// The scalar definition. Without branches: the side of a threshold that a reward falls on is unpredictable.
 template <class C>
-SK_HOST_DEVICE inline int schmitt_step(int state, C reward, C low, C high, bool hold) {
+SK_INLINE int schmitt_step(int state, C reward, C low, C high, bool hold) {
   const int event = is_above(reward, high) - is_below(reward, low);
   return event | (state & -static_cast<int>(hold & (event == 0)));
 }
 
-// What tokens make of the state that comes in is a value, too: the state that goes out, or kUnchanged. `schmitt_step`
-// started in kUnchanged gives it, and transitions compose associatively, which is what lets a scan be parallel.
+// The transition function of a run of tokens is a constant state or the identity, kUnchanged: `schmitt_step` from
+// kUnchanged computes it. Transitions compose associatively, so the trigger is a parallel scan.
 constexpr int kUnchanged = 2;
 
-SK_HOST_DEVICE inline int then_transition(int state_or_earlier, int later) {
+SK_INLINE int then_transition(int state_or_earlier, int later) {
   return later == kUnchanged ? state_or_earlier : later;
 }
 

@@ -1,8 +1,7 @@
-#include "../../simd/bits_avx2.h"
-#include "hysteresis_by_bits.h"
+#include "hysteresis_simd.h"
 
 namespace segkernel {
 
-extern const HysteresisKernels kHysteresisAvx2 = kHysteresisByBits<BitsAvx2>;
+const KernelsByDtype<HysteresisKernel> kHysteresisAvx2 = kHysteresisSimd;
 
 }  // namespace segkernel

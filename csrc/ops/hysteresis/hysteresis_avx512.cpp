@@ -1,8 +1,7 @@
-#include "../../simd/bits_avx512.h"
-#include "hysteresis_by_bits.h"
+#include "hysteresis_simd.h"
 
 namespace segkernel {
 
-extern const HysteresisKernels kHysteresisAvx512 = kHysteresisByBits<BitsAvx512>;
+const KernelsByDtype<HysteresisKernel> kHysteresisAvx512 = kHysteresisSimd;
 
 }  // namespace segkernel

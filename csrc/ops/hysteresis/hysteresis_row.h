@@ -1,27 +1,35 @@
-// The Schmitt trigger along one row on the host: picks the loop for it.
+// The Schmitt trigger along one row on the host: chooses the kernel.
 #pragma once
 
-#include <type_traits>
-
-#include "../../simd/bits_baseline.h"
+#include "../../core/rows.h"
 #include "../../simd/isa.h"
-#include "hysteresis_by_bits.h"
+#include "hysteresis.h"
+#include "hysteresis_simd.h"
 
 namespace segkernel {
 
-template <class T, class C = compute_t<T>>
-void hysteresis_row(const T* rewards, const bool* mask, int64_t length, C low, C high, int initial, bool hold,
-                    int8_t* states) {
-  auto* along = &HysteresisByBits<BitsBaseline, C>::template along<T>;
+inline const KernelsByDtype<HysteresisKernel>& hysteresis_kernels() {
 #if defined(__x86_64__)
-  if (chosen_isa() > Isa::baseline) {
-    const HysteresisKernels& kernels = chosen_isa() == Isa::avx512 ? kHysteresisAvx512 : kHysteresisAvx2;
-    if constexpr (std::is_same_v<T, float>) along = kernels.of_float;
-    if constexpr (std::is_same_v<T, bfloat16>) along = kernels.of_bfloat16;
-    if constexpr (std::is_same_v<T, float16>) along = kernels.of_float16;
-  }
+  if (chosen_isa() == Isa::avx512) return kHysteresisAvx512;
+  if (chosen_isa() == Isa::avx2) return kHysteresisAvx2;
 #endif
-  along(rewards, mask, length, low, high, initial, hold, states);
+  return kHysteresisSimd;
+}
+
+// float64 rewards: the scalar definition.
+inline void hysteresis_row(const double* rewards, const bool* mask, int64_t length, double low, double high,
+                           int initial, bool hold, int8_t* states) {
+  int state = initial;
+  for (int64_t t = 0; t < length; ++t) {
+    if (is_valid(mask, t)) state = schmitt_step(state, rewards[t], low, high, hold);
+    states[t] = static_cast<int8_t>(is_valid(mask, t) ? state : 0);
+  }
+}
+
+template <class T>
+void hysteresis_row(const T* rewards, const bool* mask, int64_t length, float low, float high, int initial, bool hold,
+                    int8_t* states) {
+  hysteresis_kernels().of<T>()(rewards, mask, length, low, high, initial, hold, states);
 }
 
 }  // namespace segkernel

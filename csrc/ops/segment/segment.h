@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "../../core/dtypes.h"
+#include "../../simd/inline.h"
 #include "../detect_pivots/detect_pivots.h"
 #include "../hysteresis/hysteresis.h"
 
@@ -37,15 +38,17 @@ SK_HOST_DEVICE inline bool starts_segment(bool first, C reward, C previous, C pi
   return first | is_pivot(reward, previous, pivot_threshold) | (state != previous_state);
 }
 
-// Folds one more token of the same segment; NaN rewards stay NaN. Which of two is larger is as good as random: not a
-// branch, as a condition of several parts would be.
+// Folds one more token of the same segment; NaN rewards stay NaN. `C` is a scalar or a vector of the compilers'
+// extension. Which of two rewards is larger is unpredictable, so the condition is computed without short-circuit and
+// selects.
 template <Reduce kReduce, class C>
-SK_HOST_DEVICE inline C fold(C accumulated, C reward) {
+SK_INLINE C fold(C accumulated, C reward) {
   if constexpr (kReduce == Reduce::last) return reward;
   if constexpr (kReduce == Reduce::sum || kReduce == Reduce::mean) return accumulated + reward;
-  if (accumulated != accumulated) return accumulated;
-  if constexpr (kReduce == Reduce::max) return accumulated > reward ? accumulated : reward;
-  return accumulated < reward ? accumulated : reward;
+  if constexpr (kReduce == Reduce::max) {
+    return (accumulated > reward) | (accumulated != accumulated) ? accumulated : reward;
+  }
+  return (accumulated < reward) | (accumulated != accumulated) ? accumulated : reward;
 }
 
 // Folding with it, before or after, changes nothing: x + -0 is x for every x, -0 included. What came last has none.
@@ -56,17 +59,17 @@ SK_HOST_DEVICE inline C fold_identity() {
 }
 
 template <Reduce kReduce, class C>
-SK_HOST_DEVICE inline C finish(C accumulated, int length) {
+SK_INLINE C finish(C accumulated, int length) {
   return kReduce == Reduce::mean ? accumulated / static_cast<C>(length) : accumulated;
 }
 
 template <class C>
-SK_HOST_DEVICE inline int sign_of(C value) {
+SK_INLINE int sign_of(C value) {
   return (value > 0) - (value < 0);
 }
 
 // The loss mask: keep what agrees with the sequence's sign; neutral segments only on request.
-SK_HOST_DEVICE inline bool keeps(int segment_sign, int sequence_sign, bool keep_neutral) {
+SK_INLINE bool keeps(int segment_sign, int sequence_sign, bool keep_neutral) {
   return segment_sign == 0 ? keep_neutral : segment_sign == sequence_sign;
 }
 

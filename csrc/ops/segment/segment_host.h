@@ -1,78 +1,59 @@
-// `segment` along one row on the host: picks the loop for it.
+// `segment` along one row on the host: chooses the kernel, and applies `max_segments`.
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
 #include "../../core/valid_span.h"
 #include "../../simd/isa.h"
 #include "segment_row.h"
-#include "segment_vectorised.h"
+#include "segment_simd.h"
 
 namespace segkernel {
 
-// The vectorised loop, or null where this processor or element type has none.
-template <class T>
-SegmentVectorised<T> segment_vectorised_kernel() {
+inline const KernelsByDtype<SegmentKernel>& segment_kernels() {
 #if defined(__x86_64__)
-  const auto of_type = [](const SegmentKernels& kernels) -> SegmentVectorised<T> {
-    if constexpr (std::is_same_v<T, float>) return kernels.of_float;
-    if constexpr (std::is_same_v<T, bfloat16>) return kernels.of_bfloat16;
-    if constexpr (std::is_same_v<T, float16>) return kernels.of_float16;
-  };
-  if (chosen_isa_compresses_bytes()) return of_type(kSegmentAvx512Vbmi2);
-  if (chosen_isa() >= Isa::avx2) return of_type(kSegmentAvx2);
+  if (chosen_isa() >= Isa::avx2) return kSegmentAvx2;
 #endif
-  return nullptr;
+  return kSegmentSimd;
 }
 
-template <class T, class C = compute_t<T>>
-int32_t segment_one_by_one(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
-                           const SegmentRule<C>& rule, SegmentRowOut out) {
-  return dispatch_reduce(reduce, [&]<Reduce kReduce>() {
-    return mask ? segment_row<kReduce, true>(rewards, mask, length, rule, out)
-                : segment_row<kReduce, false>(rewards, mask, length, rule, out);
-  });
+// float64 rewards: the scalar definition.
+inline int32_t segment_whole_row(Reduce reduce, const double* rewards, const bool* mask, int64_t length,
+                                 const SegmentRule<double>& rule, const SegmentRowOut& out) {
+  return dispatch_reduce(reduce,
+                         [&]<Reduce kReduce>() { return segment_row<kReduce>(rewards, mask, length, rule, out); });
 }
 
-// Padding before and after the valid tokens is not the loop's business.
 template <class T>
-int32_t segment_vectorised(SegmentVectorised<T> kernel, Reduce reduce, const T* rewards, const bool* mask,
-                           int64_t length, const SegmentRule<float>& rule, const SegmentRowOut& out) {
+int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
+                          const SegmentRule<float>& rule, const SegmentRowOut& out) {
+  const SegmentKernel<T> kernel = segment_kernels().of<T>();
   const auto span = span_without_holes(mask, length);
-  if (!span.has_value()) return kernel(reduce, rewards, mask, length, rule, out);
-  const auto [begin, end] = *span;
-  SegmentRowOut from_begin = out;
-  from_begin.ids += begin;
-  std::fill(out.ids, out.ids + begin, -1);
-  std::fill(out.ids + end, out.ids + length, -1);
-  if (rule.want_mask) {
-    from_begin.mask += begin;
-    std::fill(out.mask, out.mask + begin, false);
-    std::fill(out.mask + end, out.mask + length, false);
+  const int64_t scratch_size = span.has_value() && std::is_same_v<T, float> ? 0 : length;
+  const auto scratch_rewards = std::make_unique_for_overwrite<float[]>(scratch_size);
+  if (span.has_value()) {  // padding before and after it is not scanned
+    const auto [begin, end] = *span;
+    SegmentRowOut from_begin = out;
+    from_begin.ids += begin;
+    std::fill(out.ids, out.ids + begin, -1);
+    std::fill(out.ids + end, out.ids + length, -1);
+    if (out.mask != nullptr) {
+      from_begin.mask += begin;
+      std::fill(out.mask, out.mask + begin, false);
+      std::fill(out.mask + end, out.mask + length, false);
+    }
+    return kernel(reduce, rewards + begin, nullptr, end - begin, rule, from_begin, {scratch_rewards.get()});
   }
-  return kernel(reduce, rewards + begin, nullptr, end - begin, rule, from_begin);
+  const auto scratch_ids = std::make_unique_for_overwrite<int32_t[]>(scratch_size);
+  const auto scratch_mask = std::make_unique_for_overwrite<bool[]>(scratch_size);
+  return kernel(reduce, rewards, mask, length, rule, out,
+                {scratch_rewards.get(), scratch_ids.get(), scratch_mask.get()});
 }
 
-template <class T, class C = compute_t<T>>
-int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule,
-                          SegmentRowOut out) {
-  if constexpr (std::is_same_v<C, float>) {
-    if (const auto kernel = segment_vectorised_kernel<T>(); kernel != nullptr) {
-      return segment_vectorised(kernel, reduce, rewards, mask, length, rule, out);
-    }
-  }
-  const int32_t count = segment_one_by_one(reduce, rewards, mask, length, rule, out);
-  if (rule.want_mask) {
-    for (int64_t t = 0; t < length; ++t) {
-      out.mask[t] = is_valid(mask, t) && keeps(out.signs[out.ids[t]], rule.sequence_sign, rule.keep_neutral);
-    }
-  }
-  return count;
-}
-
-// Zeros past the row's count; segments past `out.capacity` are left out.
+// Returns the number of segments. Writes zeros past them, and leaves out those past `out.capacity`.
 template <class T, class C = compute_t<T>>
 int32_t segment_row_into(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule,
                          const SegmentRowOut& out) {
@@ -82,7 +63,7 @@ int32_t segment_row_into(Reduce reduce, const T* rewards, const bool* mask, int6
     count = segment_whole_row(reduce, rewards, mask, length, rule, out);
     written = count;
   } else {
-    // A row can have as many segments as tokens: with less room than that, it is worked out beside the output.
+    // A row can have as many segments as tokens, for which `out` has no room.
     std::vector<int32_t> lengths(length);
     std::vector<float> segment_rewards(length);
     std::vector<int8_t> signs(length);

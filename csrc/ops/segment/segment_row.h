@@ -1,4 +1,5 @@
-// `segment` along one row on the host: a single pass.
+// `segment` along one row: the scalar definition, in a single pass over the tokens. It serves float64 rewards; the
+// vectorized kernels are tested against it.
 #pragma once
 
 #include <type_traits>
@@ -7,7 +8,7 @@
 
 namespace segkernel {
 
-// condition ? a : b without a branch, which floats otherwise become.
+// condition ? a : b as bit operations, since compilers make a branch of it for floats.
 template <class C>
 inline C select(bool condition, C a, C b) {
   using Bits = std::conditional_t<sizeof(C) == sizeof(int64_t), int64_t, int32_t>;
@@ -18,23 +19,21 @@ inline C select(bool condition, C a, C b) {
   return ((Values)selected)[0];
 }
 
-// Returns the number of segments. Entries past it are left as they are.
+// Returns the number of segments. `out` has room for as many segments as tokens; entries past the count are unchanged.
 //
-// The running segment's length, reward and sign are stored at every token instead of when the segment closes: where
-// segments end is as good as random, and a mispredicted branch costs more than a store into a line already in cache.
-template <Reduce kReduce, bool kMasked, class T, class C = compute_t<T>>
-int32_t segment_row(const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule, SegmentRowOut out) {
+// The running segment's length, reward and sign are stored at every token instead of when the segment ends: ends are
+// unpredictable, and a mispredicted branch costs more than a store to a cached line.
+template <Reduce kReduce, class T, class C = compute_t<T>>
+int32_t segment_row(const T* rewards, const bool* mask, int64_t length, const SegmentRule<C>& rule,
+                    const SegmentRowOut& out) {
   int32_t segment = -1;
   int32_t segment_length = 0;
   int state = rule.initial;
   C previous = 0;
   C accumulated = 0;
   for (int64_t t = 0; t < length; ++t) {
-    if (kMasked && !mask[t]) {
-      out.ids[t] = -1;
-      if (rule.want_mask) out.mask[t] = false;
-      continue;
-    }
+    out.ids[t] = -1;
+    if (!is_valid(mask, t)) continue;
     const C reward = widen(rewards[t]);
     const int next = schmitt_step(state, reward, rule.low, rule.high, rule.hold);
     const bool starts = starts_segment(segment < 0, reward, previous, rule.pivot_threshold, next, state);
@@ -48,6 +47,11 @@ int32_t segment_row(const T* rewards, const bool* mask, int64_t length, const Se
     out.lengths[segment] = segment_length;
     out.rewards[segment] = static_cast<float>(reduced);
     out.signs[segment] = static_cast<int8_t>(rule.use_trigger ? state : sign_of(reduced - rule.baseline));
+  }
+  if (out.mask != nullptr) {
+    for (int64_t t = 0; t < length; ++t) {
+      out.mask[t] = is_valid(mask, t) && keeps(out.signs[out.ids[t]], rule.sequence_sign, rule.keep_neutral);
+    }
   }
   return segment + 1;
 }

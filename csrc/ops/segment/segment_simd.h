@@ -1,120 +1,238 @@
-// `segment` along a row by blocks of 64 tokens, whatever the instruction set: rows with holes, and the tokens of a last
-// block that is not whole.
+// `segment` along a row of float32, bfloat16 or float16 rewards, 64 tokens at a time. Results equal those of the scalar
+// definition, segment_row.h, bit for bit.
 //
-// What an instruction set brings:
-//   DenseRow<T, kFold>  of a row without holes; a mean is a sum until it is written
-//     kBlocks             how many blocks at a time, at most
-//     count()             the segments so far
-//     add(rewards, blocks, live, target)
-//                         `live`: which bits of the last block are tokens; those after them must be zeros
-//   ValidTokens         `move_together` and `move_back`: see simd/valid_*.h
+// Comparisons become bitmasks, on which the trigger and the starts are integer arithmetic. Rewards are folded in the
+// order of the tokens, several stretches of a block side by side. No branch depends on where a segment starts.
 #pragma once
 
-#include <algorithm>
-#include <memory>
+#include <bit>
 
-#include "segment_mask_by_signs.h"
-#include "segment_starts.h"
-#include "segment_vectorised.h"
+#include "../../simd/bitmask.h"
+#include "../../simd/compact.h"
+#include "../../simd/kernels_by_dtype.h"
+#include "../../simd/transpose.h"
+#include "../hysteresis/schmitt_bitparallel.h"
+#include "segment_params.h"
 
 namespace segkernel {
 
-// Where a chunk's outputs go: per token from its first on, per segment from the first that starts in it. As many of
-// each as the chunk has tokens may be written, before the ones that count are known; and the segment open before it.
-struct SegmentTarget {
-  int32_t* ids;
-  bool* mask;
-  int32_t* lengths;
+// Scratch memory of a row, one entry per position. Rows of float rewards without a mask need none.
+struct SegmentScratch {
   float* rewards;
-  int8_t* signs;
+  int32_t* ids = nullptr;
+  bool* mask = nullptr;
 };
 
-template <template <class, Reduce> class DenseRow, class ValidTokens>
-class SegmentByBlocks {
+// Returns the number of segments. `out` has room for as many segments as positions.
+template <class T>
+using SegmentKernel = int32_t (*)(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
+                                  const SegmentRule<float>& rule, const SegmentRowOut& out,
+                                  const SegmentScratch& scratch);
+
+#if defined(__x86_64__)
+extern const KernelsByDtype<SegmentKernel> kSegmentAvx2;
+#endif
+
+inline namespace SK_VEC_NAMESPACE {
+
+constexpr int kBlock = kWordBits;  // tokens
+
+// Running folds of a block: for every token, the fold of its segment's tokens up to it.
+//
+// The block is cut into stretches, one per lane, and each step folds the next token of every stretch. The fold at the
+// end of a stretch is final after one pass if a segment starts in the stretch. A stretch without a start goes on with
+// the one before and is final one pass after it. With stretches of 4 tokens and starts 0100 0000 0001, the second pass
+// completes the second stretch, and the third pass the third.
+//
+// `open`: the fold of the segment that is open before the block. Returns that of the segment open after it.
+template <Reduce kFold>
+SK_INLINE float fold_block(const float* rewards, uint64_t starts, float open, float* folds) {
+  Vec steps[kSteps / 4][4], folded[kSteps / 4][4];
+  for (int j = 0; j < kSteps; j += 4) load_transposed(rewards + j, kSteps, steps[j / 4]);
+  const Vec::Integers lane_starts = split_word(starts);
+  const auto pass = [&](Vec running) SK_INLINE_LAMBDA {
+    for (int j = 0; j < kSteps; ++j) {
+      const Vec reward = steps[j / 4][j % 4];
+      running.v = (lane_starts << (31 - j)) < 0 ? reward.v : fold<kFold>(running.v, reward.v);
+      folded[j / 4][j % 4] = running;
+    }
+    return running;
+  };
+  Vec ends = pass(Vec{});
+  ends = pass(shift_up(ends, open));
+  const uint64_t all_but_last = (uint64_t{1} << (Vec::kLanes - 1)) - 1;
+  for (uint64_t pending = movemask(lane_starts == 0) & all_but_last; pending != 0; pending &= pending << 1) {
+    ends = pass(shift_up(ends, open));
+  }
+  store_transposed(folded, folds);
+  return ends.v[Vec::kLanes - 1];
+}
+
+// The segments of a row of valid tokens, block by block. `kFold`: a mean is a sum until its segment is complete.
+template <Reduce kFold>
+class SegmentBlocks {
  public:
-  template <class T>
-  static int32_t segment(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
-                         const SegmentRule<float>& rule, const SegmentRowOut& out) {
-    if (mask == nullptr) return valid_tokens(reduce, rewards, length, rule, out);
-    using Together = typename ValidTokens::template Together<T>;
-    const std::unique_ptr<Together[]> together(new Together[static_cast<size_t>(length)]);
-    const int64_t tokens = ValidTokens::move_together(rewards, mask, length, together.get());
-    const int32_t count = valid_tokens<Together>(reduce, together.get(), tokens, rule, out);
-    ValidTokens::move_back(mask, length, tokens, out.ids, out.mask);
-    return count;
+  SK_INLINE SegmentBlocks(const SegmentRule<float>& rule, const SegmentRowOut& out)
+      : rule_(rule), out_(out), trigger_(rule.initial, rule.hold) {}
+
+  SK_INLINE int32_t count() const { return count_; }
+
+  // Adds the next 1 to 64 tokens. Reads 64 entries of `rewards` and of `previous`, which holds each token's previous
+  // reward; writes 64 entries of `ids` and, with a trigger, of `mask`.
+  SK_INLINE void add(const float* rewards, const float* previous, int tokens, int32_t* ids, bool* mask) {
+    const Vec threshold = Vec::broadcast(rule_.pivot_threshold);
+    const Vec low = Vec::broadcast(rule_.low);
+    const Vec high = Vec::broadcast(rule_.high);
+    const uint64_t pivots = bits_where([&](int i) SK_INLINE_LAMBDA {
+      return magnitude(Vec::load(rewards + i) - Vec::load(previous + i)).v > threshold.v;
+    });
+    const uint64_t above = bits_where([&](int i) SK_INLINE_LAMBDA { return Vec::load(rewards + i).v > high.v; });
+    const uint64_t below = bits_where([&](int i) SK_INLINE_LAMBDA { return Vec::load(rewards + i).v < low.v; });
+
+    const auto [positive, negative] = trigger_.next(above, below);
+    const uint64_t changed = (positive.now ^ positive.before) | (negative.now ^ negative.before);
+    const uint64_t first = count_ == 0;
+    const uint64_t all = ~uint64_t{0} >> (kBlock - tokens);
+    const uint64_t starts = (first | pivots | changed) & all;
+    const uint64_t ends = (starts >> 1) | uint64_t{1} << (tokens - 1);
+
+    if (mask != nullptr && rule_.use_trigger) {
+      store_bytes((positive.now & all_if_keeps(1)) | (negative.now & all_if_keeps(-1)) |
+                      (~(positive.now | negative.now) & all_if_keeps(0)),
+                  mask);
+    }
+    store_bit_counts(starts, count_ - 1, ids);
+    float folds[kBlock];
+    int8_t signs[kBlock];
+    open_fold_ = fold_block<kFold>(rewards, starts, open_fold_, folds);
+    store_signs(positive.now, negative.now, signs);
+    // A segment ends at each bit of `ends`. The one that ends with the block may go on in the next block, which writes
+    // it again.
+    const int64_t k = count_ - ((starts & 1) == 0);
+    write_ends(ends, tokens == kBlock, folds, signs,
+               {nullptr, out_.lengths + k, out_.rewards + k, out_.signs + k, nullptr, 0});
+    tokens_ += tokens;
+    count_ += std::popcount(starts);
   }
 
  private:
-  // The tokens of a last block that is not whole are worked out beside the row's outputs.
-  template <class T, Reduce kFold>
-  class Remainder {
-   public:
-    // `open`: whether a segment is, before the first token. It may go on, and so has a place ahead of the others.
-    Remainder(const SegmentTarget& to, bool open) : open_(open) {
-      if (!open) return;
-      lengths_[0] = to.lengths[-1];
-      segment_rewards_[0] = to.rewards[-1];
-      signs_[0] = to.signs[-1];
-    }
-
-    void add(const T* rewards, int64_t tokens, DenseRow<T, kFold>& row, const SegmentTarget& to) {
-      std::copy_n(rewards, tokens, rewards_);
-      const int32_t earlier = row.count();
-      row.add(rewards_, 1, (uint64_t{1} << tokens) - 1, {ids_, mask_, lengths_ + 1, segment_rewards_ + 1, signs_ + 1});
-      std::copy_n(ids_, tokens, to.ids);
-      if (to.mask != nullptr) std::copy_n(mask_, tokens, to.mask);
-      const int64_t segments = open_ + row.count() - earlier;
-      std::copy_n(lengths_ + 1 - open_, segments, to.lengths - open_);
-      std::copy_n(segment_rewards_ + 1 - open_, segments, to.rewards - open_);
-      std::copy_n(signs_ + 1 - open_, segments, to.signs - open_);
-    }
-
-   private:
-    T rewards_[kBlock]{};
-    int32_t ids_[kBlock];
-    bool mask_[kBlock];
-    int32_t lengths_[1 + kBlock];
-    float segment_rewards_[1 + kBlock];
-    int8_t signs_[1 + kBlock];
-    int64_t open_;
-  };
-
-  template <Reduce kFold, class T>
-  static int32_t dense_row(bool mean, const T* rewards, int64_t length, const SegmentRule<float>& rule,
-                           const SegmentRowOut& out) {
-    DenseRow<T, kFold> row(mean, rule);
-    const auto target = [&](int64_t t) -> SegmentTarget {
-      const int64_t k = row.count();
-      return {out.ids + t, out.mask == nullptr ? nullptr : out.mask + t, out.lengths + k, out.rewards + k,
-              out.signs + k};
-    };
-    const int64_t whole = length / kBlock;
-    for (int64_t block = 0; block < whole; block += DenseRow<T, kFold>::kBlocks) {
-      const auto blocks = static_cast<int>(std::min<int64_t>(whole - block, DenseRow<T, kFold>::kBlocks));
-      row.add(rewards + kBlock * block, blocks, ~uint64_t{0}, target(kBlock * block));
-    }
-    if (length > kBlock * whole) {
-      const SegmentTarget to = target(kBlock * whole);
-      Remainder<T, kFold>(to, row.count() > 0).add(rewards + kBlock * whole, length - kBlock * whole, row, to);
-    }
-    return row.count();
+  SK_INLINE uint64_t all_if_keeps(int sign) const {
+    return keeps(sign, rule_.sequence_sign, rule_.keep_neutral) ? ~uint64_t{0} : 0;
   }
 
-  template <class T>
-  static int32_t valid_tokens(Reduce reduce, const T* rewards, int64_t tokens, const SegmentRule<float>& rule,
-                              const SegmentRowOut& out) {
-    const int32_t count = dispatch_reduce(reduce, [&]<Reduce kReduce>() {
-      constexpr bool kMean = kReduce == Reduce::mean;
-      return dense_row<kMean ? Reduce::sum : kReduce>(kMean, rewards, tokens, rule, out);
-    });
-    if (rule.want_mask && !rule.use_trigger) mask_by_signs(out.ids, tokens, out.signs, rule, out.mask);
-    return count;
+  // Appends fold, sign and end of the tokens at the bits of `ends`. Lengths are ends until the row is complete.
+  SK_INLINE void write_ends(uint64_t ends, [[maybe_unused]] bool whole, const float* folds, const int8_t* signs,
+                            SegmentRowOut to) const {
+#if defined(__AVX2__)
+    // Eight tokens per step. Entries past those that count are overwritten later; a whole block has room for them.
+    for (int i = 0; whole && i < kBlock; i += 8) {
+      const auto byte = static_cast<uint8_t>(ends >> i);
+      const __m128i places = _mm_cvtsi64_si128(static_cast<int64_t>(kSetBits[byte]));
+      const __m256i lanes = _mm256_cvtepu8_epi32(places);
+      const __m256i ends_at = _mm256_add_epi32(lanes, _mm256_set1_epi32(tokens_ + i + 1));
+      const __m128i eight_signs = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(signs + i));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.lengths), ends_at);
+      _mm256_storeu_ps(to.rewards, _mm256_permutevar8x32_ps(_mm256_loadu_ps(folds + i), lanes));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(to.signs), _mm_shuffle_epi8(eight_signs, places));
+      const int ended = std::popcount(byte);
+      to.lengths += ended;
+      to.rewards += ended;
+      to.signs += ended;
+    }
+    if (whole) return;
+#endif
+    for (; ends != 0; ends &= ends - 1) {
+      const int t = std::countr_zero(ends);
+      *to.lengths++ = tokens_ + t + 1;
+      *to.rewards++ = folds[t];
+      *to.signs++ = signs[t];
+    }
   }
+
+  const SegmentRule<float>& rule_;
+  const SegmentRowOut& out_;
+  SchmittBits<uint64_t> trigger_;
+  int32_t count_ = 0;
+  float open_fold_ = 0;
+  int32_t tokens_ = 0;
 };
 
-template <template <class, Reduce> class DenseRow, class ValidTokens>
-constexpr SegmentKernels kSegmentByBlocks = {&SegmentByBlocks<DenseRow, ValidTokens>::template segment<float>,
-                                             &SegmentByBlocks<DenseRow, ValidTokens>::template segment<bfloat16>,
-                                             &SegmentByBlocks<DenseRow, ValidTokens>::template segment<float16>};
+template <Reduce kFold>
+SK_INLINE int32_t segment_blocks(const float* rewards, int64_t length, const SegmentRule<float>& rule,
+                                 const SegmentRowOut& out) {
+  SegmentBlocks<kFold> blocks(rule, out);
+  int64_t t = 0;
+  for (; t + kBlock <= length; t += kBlock) {
+    float previous[kBlock];
+    if (t == 0) {
+      previous[0] = rewards[0];
+      memcpy(previous + 1, rewards, sizeof(previous) - sizeof(float));
+    }
+    blocks.add(rewards + t, t == 0 ? previous : rewards + t - 1, kBlock, out.ids + t,
+               out.mask == nullptr ? nullptr : out.mask + t);
+  }
+  if (t == length) return blocks.count();
+  // The tokens of a last block that is not whole, and the reward before them.
+  const auto rest = static_cast<size_t>(length - t);
+  float last_rewards[1 + kBlock]{};
+  int32_t last_ids[kBlock];
+  bool last_mask[kBlock];
+  last_rewards[0] = t == 0 ? 0 : rewards[t - 1];
+  memcpy(last_rewards + 1, rewards + t, rest * sizeof(float));
+  blocks.add(last_rewards + 1, last_rewards, static_cast<int>(rest), last_ids,
+             out.mask == nullptr ? nullptr : last_mask);
+  memcpy(out.ids + t, last_ids, rest * sizeof(int32_t));
+  if (out.mask != nullptr) memcpy(out.mask + t, last_mask, rest);
+  return blocks.count();
+}
 
+// A row without holes.
+SK_INLINE int32_t segment_valid(Reduce reduce, const float* rewards, int64_t length, const SegmentRule<float>& rule,
+                                const SegmentRowOut& out) {
+  const int32_t count = dispatch_reduce(reduce, [&]<Reduce kReduce>() {
+    return segment_blocks<kReduce == Reduce::mean ? Reduce::sum : kReduce>(rewards, length, rule, out);
+  });
+  for (int32_t k = count - 1; k > 0; --k) out.lengths[k] -= out.lengths[k - 1];
+  if (reduce == Reduce::mean) {
+    for (int32_t k = 0; k < count; ++k) out.rewards[k] = finish<Reduce::mean>(out.rewards[k], out.lengths[k]);
+  }
+  if (rule.use_trigger) return count;
+  for (int32_t k = 0; k < count; ++k) out.signs[k] = static_cast<int8_t>(sign_of(out.rewards[k] - rule.baseline));
+  if (out.mask == nullptr) return count;
+  const auto keeps_sign = [&](int sign) { return keeps(sign, rule.sequence_sign, rule.keep_neutral); };
+  const bool kept[3] = {keeps_sign(-1), keeps_sign(0), keeps_sign(1)};
+  for (int64_t t = 0; t < length; ++t) out.mask[t] = kept[1 + out.signs[out.ids[t]]];
+  return count;
+}
+
+// Widens a row to float.
+template <class T>
+SK_INLINE const float* widen_row(const T* values, int64_t length, float* wide) {
+  int64_t t = 0;
+  for (; t + Vec::kLanes <= length; t += Vec::kLanes) Vec::load(values + t).store(wide + t);
+  for (; t < length; ++t) wide[t] = widen(values[t]);
+  return wide;
+}
+SK_INLINE const float* widen_row(const float* values, int64_t, float*) { return values; }
+
+// A SegmentKernel.
+template <class T>
+int32_t segment_simd(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<float>& rule,
+                     const SegmentRowOut& out, const SegmentScratch& scratch) {
+  const float* wide = widen_row(rewards, length, scratch.rewards);
+  if (mask == nullptr) return segment_valid(reduce, wide, length, rule, out);
+  const int64_t tokens = compress_valid(wide, mask, length, scratch.rewards);
+  SegmentRowOut valid = out;
+  valid.ids = scratch.ids;
+  if (out.mask != nullptr) valid.mask = scratch.mask;
+  const int32_t count = segment_valid(reduce, scratch.rewards, tokens, rule, valid);
+  expand_valid(scratch.ids, mask, length, int32_t{-1}, out.ids);
+  if (out.mask != nullptr) expand_valid(scratch.mask, mask, length, false, out.mask);
+  return count;
+}
+
+constexpr KernelsByDtype<SegmentKernel> kSegmentSimd = {segment_simd<float>, segment_simd<bfloat16>,
+                                                        segment_simd<float16>};
+
+}  // namespace SK_VEC_NAMESPACE
 }  // namespace segkernel

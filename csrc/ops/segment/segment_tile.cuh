@@ -81,8 +81,8 @@ class ThreadTokens {
       pivots |= bit(is_pivot(rewards_[i], previous, rule_.pivot_threshold), i);
       previous = rewards_[i];
     }
-    positive_ = hold_through<unsigned>(above_, ~settled_, before.transition > 0);
-    negative_ = hold_through<unsigned>(below_, ~settled_, before.transition < 0);
+    positive_ = propagate_state<unsigned>(above_, ~settled_, before.transition > 0);
+    negative_ = propagate_state<unsigned>(below_, ~settled_, before.transition < 0);
     const unsigned changed = (positive_.now ^ positive_.before) | (negative_.now ^ negative_.before);
     const unsigned first = before.any ? 0 : valid_ & -valid_;
     starts_ = valid_ & (first | pivots | changed);
@@ -152,7 +152,7 @@ class ThreadTokens {
   unsigned valid_, above_, below_;
   unsigned settled_;  // tokens whose state does not depend on the previous one
   unsigned starts_;
-  decltype(hold_through(0u, 0u, 0u)) positive_, negative_;
+  StateBits<unsigned> positive_, negative_;
 };
 
 }  // namespace segkernel

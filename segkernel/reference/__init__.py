@@ -1,7 +1,6 @@
-"""Every function of segkernel in readable, pure PyTorch: what the kernels must compute.
+"""Reference implementations in pure PyTorch, which the kernels are tested against.
 
-The signatures are those of the public functions (without `inplace_backward`). Nothing here is fast, and
-nothing here checks its arguments.
+The signatures are those of the public functions, without `inplace_backward`. Arguments are not validated.
 """
 
 from segkernel.reference.detect_pivots import detect_pivots

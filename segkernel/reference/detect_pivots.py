@@ -1,4 +1,4 @@
-"""Pivot tokens: where the reward differs from the previous valid token's by more than a threshold."""
+"""Pivot tokens: their reward differs from the previous valid token's by more than a threshold."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (arXiv 1506.02438, eq. 16) over valid tokens only."""
+"""Generalized advantage estimation (arXiv 1506.02438, eq. 16) over valid tokens only."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The Schmitt trigger: a state that changes only outside of the band `[low, high]`."""
+"""Schmitt trigger: a state that changes only outside the band `[low, high]`."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Segment-level RLHF (arXiv 2501.02790): rewards normalised by where in the response their segment ends."""
+"""Location-aware normalization of segment rewards (Segment-level RLHF, arXiv 2501.02790)."""
 
 import math
 

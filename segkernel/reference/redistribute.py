@@ -1,4 +1,4 @@
-"""R3HF (arXiv 2411.08302): a token's reward is what it added to the reward model's score of the prefix."""
+"""Token rewards as differences of prefix scores (R3HF, arXiv 2411.08302)."""
 
 import torch
 from torch import Tensor

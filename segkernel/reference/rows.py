@@ -1,4 +1,4 @@
-"""What a row is: padded `[B, T]` or packed `[N]`, masked. References look at a row's valid tokens alone."""
+"""Rows of tokens: padded `[B, T]` or packed `[N]`, with a mask. The references read only valid tokens."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ def compute_dtype(scores: Tensor) -> torch.dtype:
 
 
 def row_bounds(values: Tensor, cu_seqlens: Tensor | None) -> list[tuple[int, int]]:
-    """For every row, where it starts and ends in `values.flatten()`."""
+    """Start and end of every row in `values.flatten()`."""
     if cu_seqlens is not None:
         return list(pairwise(cu_seqlens.tolist()))
     B, T = values.shape
@@ -20,12 +20,12 @@ def row_bounds(values: Tensor, cu_seqlens: Tensor | None) -> list[tuple[int, int
 
 
 def valid_tokens(values: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> list[Tensor]:
-    """For every row, the positions of its valid tokens in `values.flatten()`, in order."""
+    """Positions of every row's valid tokens in `values.flatten()`, in order."""
     valid = torch.ones_like(values, dtype=torch.bool) if mask is None else mask != 0
     valid = valid.flatten()
     return [start + valid[start:end].nonzero().flatten() for start, end in row_bounds(values, cu_seqlens)]
 
 
 def per_row(value: float | Tensor, rows: int, like: Tensor) -> Tensor:
-    """A float or a `[B]` tensor, as `[B]` in the dtype and on the device of `like`."""
+    """Scalar or `[B]` tensor as `[B]` in the dtype and on the device of `like`."""
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(rows)

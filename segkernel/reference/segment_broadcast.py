@@ -1,4 +1,4 @@
-"""One number per token from one number per segment."""
+"""Broadcast of segment values to tokens."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Segments that open at tokens the model was uncertain about."""
+"""Segmentation at tokens of high entropy."""
 
 import torch
 from torch import Tensor

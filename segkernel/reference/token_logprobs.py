@@ -17,7 +17,7 @@ def token_logprobs(
     entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     valid = valid_labels(labels, mask, vocabulary=logits.shape[-1])
-    # Rows that are masked are never read.
+    # Masked rows are not read.
     outputs = label_logprobs(logits[valid], labels[valid], temperature, logit_scale, softcap)
     log_probs, entropies = (out.new_zeros(labels.shape).masked_scatter(valid, out) for out in outputs)
     return (log_probs, entropies) if entropy else log_probs
@@ -26,18 +26,18 @@ def token_logprobs(
 def label_logprobs(
     logits: Tensor, labels: Tensor, temperature: float, logit_scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Logits `[n, V]` and labels `[n]`, all of them valid, to log-probabilities and entropies `[n]`."""
+    """Log-probabilities and entropies `[n]` of valid rows of logits `[n, V]` with labels `[n]`."""
     z = logits.to(compute_dtype(logits)) * logit_scale
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
     log_p = (z / temperature).log_softmax(-1)
-    # Tokens of probability 0 add nothing to the entropy: 0 log 0 = 0.
+    # Tokens of probability 0 contribute 0 to the entropy: 0 log 0 = 0.
     entropies = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
     return log_p.gather(-1, labels.long()[:, None]).squeeze(-1), entropies
 
 
 def valid_labels(labels: Tensor, mask: Tensor | None, vocabulary: int) -> Tensor:
-    """Where there is a label to score; `IndexError` where there should be, but it is out of range."""
+    """Positions that are valid and have a label; `IndexError` for a label out of range at one of them."""
     valid = labels != -100
     if mask is not None:
         valid = valid & (mask != 0)

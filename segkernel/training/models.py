@@ -130,7 +130,7 @@ def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerB
     _check_directory(arguments.model, "model")
     config = AutoConfig.from_pretrained(arguments.model, num_labels=1)
     config.classifier_dropout = 0.0
-    model = AutoModelForTokenClassification.from_pretrained(
+    model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(
         arguments.model, config=config, dtype=_dtype(arguments.dtype)
     )
     _check_vocabulary(model, tokenizer, arguments.model)
@@ -165,7 +165,8 @@ def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str
             f"{architecture or 'an unnamed architecture'} in {path!r}"
         )
     _check_same_tokens(path, tokenizer, "reward_model")
-    return AutoModelForTokenClassification.from_pretrained(path, dtype=_dtype(dtype))
+    model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(path, dtype=_dtype(dtype))
+    return model
 
 
 def _llama_config(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, **options: Any) -> LlamaConfig:

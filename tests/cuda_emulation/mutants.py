@@ -56,7 +56,7 @@ MUTANTS = (
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n  __syncthreads();\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         ("hysteresis",),
-        ("test_hysteresis.py",),
+        ("test_scan_references.py",),
     ),
     Mutant(
         "barrier: totals are overwritten while other threads read them",
@@ -65,7 +65,7 @@ MUTANTS = (
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         ("hysteresis",),
-        ("test_hysteresis.py",),
+        ("test_scan_references.py",),
     ),
     Mutant(
         "barrier: a thread without a token exits before it",

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import segkernel
-from segkernel import reference
-from tests.helpers import DTYPES, LENGTHS, assert_identical, random_batch, random_scores
+from tests.helpers import assert_identical
 
 NAN, INF = float("nan"), float("inf")
 
@@ -51,25 +50,6 @@ def test_hysteresis_parameters_per_row_literals():
 @pytest.mark.parametrize("hold", [True, False])
 def test_hysteresis_nan_is_in_the_band(hold):
     assert states([[INF, NAN, -INF, NAN]], low=-0.5, high=0.5, hold=hold) == [[1, int(hold), -1, -int(hold)]]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("T", LENGTHS)
-def test_hysteresis_matches_reference(T, dtype):
-    batch = random_batch(T)
-    B = len(batch.lengths)
-    rewards = batch.poison(random_scores(B, T, dtype=dtype))
-    for options in (
-        {"low": -0.5, "high": 0.75},
-        {"low": -1.0, "high": 1.0, "hold": False, "initial": 1},
-        {"low": torch.linspace(-2, 0.5, B), "high": torch.linspace(0.5, 1, B), "initial": torch.arange(B) % 3 - 1},
-    ):
-        actual = segkernel.hysteresis(rewards, batch.mask, **options)
-        assert_identical(actual, reference.hysteresis(rewards, batch.mask, **options))
-        packed = segkernel.hysteresis(
-            batch.pack(rewards), batch.pack(batch.mask), cu_seqlens=batch.cu_seqlens, **options
-        )
-        assert_identical(packed, batch.pack(actual))
 
 
 @given(

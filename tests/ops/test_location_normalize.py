@@ -14,7 +14,7 @@ PHI3 = {"mean": (0.7668, 0.4705), "std": (0.2569, 2.8339)}
 LLAMA3 = {"mean": (0.8345, 0.8798), "std": (0.4780, 3.7358)}
 
 
-def test_literals():
+def test_location_normalize_literals():
     # p = e^-1 would need counts of e; at p = 1 the logarithm is 0 and the intercepts stand alone.
     out = segkernel.location_normalize(torch.tensor([[3.0, NAN]]), torch.tensor([1]), mean=(5.0, 1.0), std=(7.0, 4.0))
     assert out.tolist() == [[0.5, 0.0]]
@@ -27,14 +27,14 @@ def test_literals():
     assert out.dtype == torch.float32
 
 
-def test_deviation_is_bounded_below():
+def test_location_normalize_bounds_the_deviation_by_min_std():
     rewards, counts = torch.tensor([[1.0, 1.0]]), torch.tensor([2])
     # log(1/2) < 0, so the fitted deviation of the first segment is negative.
     out = segkernel.location_normalize(rewards, counts, mean=(0.0, 0.0), std=(10.0, 2.0), min_std=0.25)
     assert out.tolist() == [[4.0, 0.5]]
 
 
-def test_segments_past_the_last_kept_one_count():
+def test_location_normalize_counts_segments_past_the_last_kept_one():
     rewards = torch.tensor([[1.0, 1.0]])
     few = segkernel.location_normalize(rewards, torch.tensor([8]), mean=(1.0, 0.0), std=(0.0, 1.0))
     torch.testing.assert_close(few, 1 - torch.tensor([[1 / 8, 2 / 8]]).log())
@@ -42,7 +42,7 @@ def test_segments_past_the_last_kept_one_count():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("fit", [PHI3, LLAMA3])
-def test_against_the_reference(fit, dtype):
+def test_location_normalize_equals_its_reference(fit, dtype):
     counts = torch.tensor([0, 1, 2, 5, 32, 33, 100])
     rewards = torch.randn(7, 33, dtype=torch.float64).to(dtype)
     rewards[torch.arange(33) >= counts[:, None]] = NAN
@@ -50,7 +50,7 @@ def test_against_the_reference(fit, dtype):
     assert_near(actual, reference.location_normalize(rewards, counts, **fit), rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_do_not_pass_through_absent_segments():
+def test_location_normalize_absent_segments_get_no_gradient():
     rewards = torch.tensor([[2.0, 1.0, NAN]], requires_grad=True)
     segkernel.location_normalize(rewards, torch.tensor([2]), mean=(0.5, 1.0), std=(0.0, 4.0)).sum().backward()
     assert rewards.grad.tolist() == [[0.25, 0.25, 0.0]]
@@ -67,14 +67,14 @@ def synthetic_rewards(mean, std) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("fit", [PHI3, LLAMA3])
-def test_fit_recovers_the_published_lines(fit):
+def test_fit_location_normalizer_recovers_the_published_lines(fit):
     mean, std = segkernel.fit_location_normalizer(*synthetic_rewards(**fit))
     np.testing.assert_allclose(mean, fit["mean"], atol=0.1)
     np.testing.assert_allclose(std, fit["std"], atol=0.1)
 
 
 @pytest.mark.parametrize("fit", [PHI3, LLAMA3])
-def test_fit_is_robust(fit):
+def test_fit_location_normalizer_is_robust_to_outliers(fit):
     rewards, counts = synthetic_rewards(**fit)
     p = (torch.arange(40) + 1) / counts[:, None]
     # Around the middle of responses the reward model went astray; least squares would be off by several.
@@ -85,7 +85,7 @@ def test_fit_is_robust(fit):
     np.testing.assert_allclose(std, fit["std"], atol=0.25)
 
 
-def test_normalized_rewards_are_standard():
+def test_location_normalize_after_fit_gives_mean_0_and_std_1():
     rewards, counts = synthetic_rewards(**LLAMA3)
     mean, std = segkernel.fit_location_normalizer(rewards, counts)
     present = torch.arange(40) < counts[:, None]
@@ -94,7 +94,7 @@ def test_normalized_rewards_are_standard():
     assert abs(normalized.std() - 1) < 0.02
 
 
-def test_bad_arguments():
+def test_location_normalize_refuses_wrong_arguments():
     rewards, counts = torch.zeros(2, 3), torch.tensor([2, 3])
     line = {"mean": (0.0, 1.0), "std": (0.0, 1.0)}
     with pytest.raises(TypeError, match=r"counts: expected an? integer tensor, got float32 \[2\]"):

@@ -21,7 +21,7 @@ def test_dpo_loss_literals() -> None:
     torch.testing.assert_close(losses, torch.tensor([math.log1p(math.exp(-0.7)), math.log(2)]))
 
 
-def test_dpo_loss_gradient_pulls_the_pair_apart() -> None:
+def test_dpo_loss_gradient_raises_chosen_and_lowers_rejected() -> None:
     chosen = torch.zeros(1, requires_grad=True)
     rejected = torch.zeros(1, requires_grad=True)
     losses, chosen_rewards, _ = dpo_loss(chosen, rejected, torch.zeros(1), torch.zeros(1), beta=0.4)
@@ -32,14 +32,14 @@ def test_dpo_loss_gradient_pulls_the_pair_apart() -> None:
     assert not chosen_rewards.requires_grad
 
 
-def test_losses_stay_finite_far_out() -> None:
+def test_losses_of_extreme_scores_are_finite() -> None:
     far = torch.tensor([1e4, -1e4])
     torch.testing.assert_close(bradley_terry_loss(far, -far), torch.tensor([0.0, 2e4]))
     losses, _, _ = dpo_loss(far, -far, torch.zeros(2), torch.zeros(2), beta=1.0)
     torch.testing.assert_close(losses, torch.tensor([0.0, 2e4]))
 
 
-def test_bradley_terry_literals() -> None:
+def test_bradley_terry_loss_literals() -> None:
     losses = bradley_terry_loss(torch.tensor([1.0, 0.0, -2.0]), torch.tensor([0.0, 0.0, 1.0]))
     expected = [math.log1p(math.exp(-1)), math.log(2), math.log1p(math.exp(3))]
     torch.testing.assert_close(losses, torch.tensor(expected))
@@ -68,7 +68,7 @@ def test_ppo_policy_loss_literals() -> None:
     assert clipped.tolist() == [True, False, False, True]
 
 
-def test_ppo_policy_loss_stops_where_it_is_clipped() -> None:
+def test_ppo_policy_loss_has_no_gradient_where_clipped() -> None:
     logprobs = torch.tensor([1.5, 1.1]).log().requires_grad_()
     ppo_policy_loss(logprobs, torch.zeros(2), torch.ones(2))[0].sum().backward()
     # d/dlogprob of -ratio * A is -ratio.
@@ -81,7 +81,7 @@ def test_ppo_value_loss_literals() -> None:
     torch.testing.assert_close(ppo_value_loss(values, old, returns, clip_range=0.2), torch.tensor([0.32, 0.08, 8.0]))
 
 
-def test_ppo_losses_check_their_arguments() -> None:
+def test_ppo_losses_refuse_wrong_arguments() -> None:
     zero = torch.zeros(2)
     for loss in (ppo_policy_loss, ppo_value_loss):
         with pytest.raises(ValueError, match="clip_range: expected a finite number > 0, got 0"):

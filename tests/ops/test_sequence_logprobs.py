@@ -15,7 +15,7 @@ LABELS = torch.tensor([[0, 1, 1, -100], [0, 0, 1, 1]])
 LOW, HIGH = math.log(1 / 4), math.log(3 / 4)
 
 
-def test_literals():
+def test_sequence_logprobs_literals():
     torch.testing.assert_close(
         segkernel.sequence_logprobs(LOGITS, LABELS), torch.tensor([LOW + 2 * HIGH, 2 * LOW + 2 * HIGH])
     )
@@ -28,7 +28,7 @@ def test_literals():
         assert out.dtype == torch.float32
 
 
-def test_weights():
+def test_sequence_logprobs_weights_literals():
     weights = torch.tensor([[2.0, 0.5, -1.0, NAN], [NAN, 1.0, 3.0, 0.0]])
     mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
     torch.testing.assert_close(
@@ -45,7 +45,7 @@ def test_weights():
     assert out.tolist() == [0.0, 0.0]
 
 
-def test_entropy_is_reduced_the_same_way():
+def test_sequence_logprobs_reduces_entropy_alike():
     H = -(LOW / 4 + 3 * HIGH / 4)
     log_probs, entropy = segkernel.sequence_logprobs(LOGITS, LABELS, entropy=True)
     torch.testing.assert_close(entropy, torch.tensor([3 * H, 4 * H]))
@@ -54,7 +54,7 @@ def test_entropy_is_reduced_the_same_way():
     torch.testing.assert_close(entropy, torch.tensor([H, H]))
 
 
-def test_packed():
+def test_sequence_logprobs_packed_literals():
     labels, cu_seqlens = torch.tensor([0, 1, 1, 0, -100]), torch.tensor([0, 2, 2, 5])
     logits, weights = LOGITS[0, :1].expand(5, 2), torch.tensor([2.0, 1.0, 1.0, 3.0, NAN])
     torch.testing.assert_close(
@@ -71,7 +71,7 @@ def test_packed():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_against_the_reference_in_float64(weighted, reduce, dtype, transform):
+def test_sequence_logprobs_equals_its_reference_in_float64(weighted, reduce, dtype, transform):
     B, T, V = 4, 19, 257
     logits, labels = random_logits(B, T, V, dtype=dtype), random_labels(B, T, V=V)
     mask = torch.rand(B, T) < 0.7
@@ -113,7 +113,7 @@ def test_against_the_reference_in_float64(weighted, reduce, dtype, transform):
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
-def test_gradcheck(reduce):
+def test_sequence_logprobs_gradcheck(reduce):
     logits = random_logits(2, 4, 7, dtype=torch.float64, spread=1.0).requires_grad_()
     labels, mask = random_labels(2, 4, V=7), torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]])
     weights = torch.rand(2, 4, dtype=torch.float64)
@@ -125,7 +125,7 @@ def test_gradcheck(reduce):
     opcheck(lambda: reduced(logits))
 
 
-def test_shifted_view_and_gradient_in_its_storage():
+def test_sequence_logprobs_inplace_backward_of_a_shifted_view():
     leaf, labels = random_logits(3, 9, 33, dtype=torch.float32).requires_grad_(), random_labels(3, 9, V=33)
     gradients = []
     for inplace_backward in (False, True):
@@ -139,7 +139,7 @@ def test_shifted_view_and_gradient_in_its_storage():
         segkernel.sequence_logprobs(leaf, labels, inplace_backward=True).sum().backward()
 
 
-def test_same_bits_on_any_number_of_threads_and_in_any_batch(threads):
+def test_sequence_logprobs_bits_are_independent_of_threads_and_batch(threads):
     logits, labels = random_logits(6, 40, 1000, dtype=torch.bfloat16), random_labels(6, 40, V=1000)
     mask, weights = torch.rand(6, 40) < 0.6, torch.rand(6, 40)
     outs = []
@@ -153,7 +153,7 @@ def test_same_bits_on_any_number_of_threads_and_in_any_batch(threads):
         assert_identical(alone, (outs[0][0][row], outs[0][1][row]))
 
 
-def test_compiles_as_one_graph():
+def test_sequence_logprobs_compiles_as_one_graph():
     torch.compiler.reset()
 
     def loss(logits, labels, weights):
@@ -167,7 +167,7 @@ def test_compiles_as_one_graph():
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
 
 
-def test_bad_arguments(value_checks: None):
+def test_sequence_logprobs_refuses_wrong_arguments(value_checks: None):
     logits, labels = torch.zeros(2, 3, 7), torch.zeros(2, 3, dtype=torch.int64)
     call = segkernel.sequence_logprobs
     with pytest.raises(ValueError, match=r"reduce: expected one of 'sum', 'mean', got 'max'"):

@@ -76,4 +76,5 @@ def value_model_like(policy: PreTrainedModel) -> PreTrainedModel:
     for parameter in value.parameters():
         if parameter not in body:  # the head, whose name depends on the architecture
             nn.init.zeros_(parameter)
-    return value.to(device=policy.device, dtype=policy.dtype)
+    model: PreTrainedModel = value.to(device=policy.device, dtype=policy.dtype)
+    return model

@@ -71,11 +71,12 @@ class RolloutTrainer(SegkernelTrainer, ABC):
         size = self.args.minibatches * self.args.per_device_train_batch_size * self.args.world_size
         return RolloutSampler(len(rows), size, self.args.updates, self.args.seed)
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         rows: Any = self.train_dataset
         size = self.args.minibatches * self.args.per_device_train_batch_size
         loader = DataLoader(rows, batch_size=size, sampler=self.rollout_sampler(), collate_fn=self.data_collator)
-        return self.accelerator.prepare(loader)
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         state, prompts = self.rollouts, inputs["prompts"]

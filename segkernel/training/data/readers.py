@@ -164,9 +164,10 @@ def split_by_prompt(
 def _string(row: dict[str, Any], name: str, where: str) -> str:
     if name not in row:
         raise ValueError(f"{where}: expected the key {name!r}, got {sorted(row)}")
-    if not isinstance(row[name], str):
-        raise ValueError(f"{where}: {name!r}: expected a string, got {type(row[name]).__name__}")
-    return row[name]
+    value = row[name]
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {name!r}: expected a string, got {type(value).__name__}")
+    return value
 
 
 def _numbers(row: dict[str, Any], name: str, where: str) -> list[float]:

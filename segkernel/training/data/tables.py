@@ -100,7 +100,8 @@ def map_in_memory(
 def list_lengths(dataset: Dataset, name: str) -> Array:
     """Length of every list of a column: `[rows]` int64, 0 for a null."""
     lengths = pc.list_value_length(to_table(dataset.select_columns(name))[name])
-    return pc.fill_null(lengths, 0).to_numpy().astype(np.int64)
+    counts: Array = pc.fill_null(lengths, 0).to_numpy().astype(np.int64)
+    return counts
 
 
 def flat_lists(dataset: Dataset, name: str) -> FlatLists:

@@ -235,4 +235,5 @@ class RFTTrainer(SegkernelTrainer):
 
 def rewards_of(samples: Dataset) -> Array:
     """Column `reward`, `[samples]` float64."""
-    return to_table(samples)["reward"].to_numpy()
+    rewards: Array = to_table(samples)["reward"].to_numpy()
+    return rewards

@@ -53,7 +53,7 @@ class SegkernelConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -143,11 +143,13 @@ class SegkernelTrainer(Trainer):
 
         As a loss: the mean of its gradients over the processes is the gradient of the mean over all tokens.
         """
-        count = self.accelerator.reduce(mask.sum(), reduction="sum").clamp(min=1)
+        count: Tensor = self.accelerator.reduce(mask.sum(), reduction="sum").clamp(min=1)
         total = torch.where(mask, values, 0.0).sum()
         if not total.requires_grad:
-            return self.accelerator.reduce(total, reduction="sum") / count
-        return total * self.accelerator.num_processes / count
+            mean: Tensor = self.accelerator.reduce(total, reduction="sum") / count
+        else:
+            mean = total * self.accelerator.num_processes / count
+        return mean
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self._metrics and "loss" in logs:

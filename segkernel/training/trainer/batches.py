@@ -57,7 +57,8 @@ def model_logits(model: nn.Module, batch: Batch) -> Tensor:
     unwrapped = getattr(model, "module", model)
     if "position_ids" not in inspect.signature(unwrapped.forward).parameters:
         del inputs["position_ids"]
-    return model(**inputs).logits
+    logits: Tensor = model(**inputs).logits
+    return logits
 
 
 def map_batches(

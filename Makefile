@@ -15,8 +15,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
-.PHONY: run test test-host test-emulated peers lint format sanitize sanitize-emulated experiment bench gpu-check wheels \
-	wheel-check clean
+.PHONY: run test test-host test-emulated docs pictures peers lint format sanitize sanitize-emulated experiment bench gpu-check \
+	wheels wheel-check clean
 
 # Train the demonstration models, print the table of results, write a report.
 run: $(READY)
@@ -35,6 +35,14 @@ test-emulated: $(READY)
 peers: $(READY)
 	grep -v '^#' tests/integrations/requirements.txt | while read -r package; do \
 		$(BIN)/python -m pip install -q --no-deps --upgrade --target "build/peers/$${package%%==*}" "$$package"; done
+
+# The documentation site in build/docs: every warning is an error, and nothing is downloaded.
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -n -q -E docs build/docs
+
+# Draw the pictures of the documentation anew.
+pictures: $(READY)
+	for script in $(filter-out docs/pictures/style.py,$(wildcard docs/pictures/*.py)); do $(BIN)/python $$script || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -90,7 +90,7 @@ REHEARSAL = Shapes((2, 64, 130), ("bf16",), ((4, 65), (1, 257), (16, 32)), (4, 3
 
 
 class Machine(NamedTuple):
-    """Where cases run: device, shapes, torch.compile, and how many inputs keep a call's data out of the cache."""
+    """Device, shapes, torch.compile, and the count of inputs whose calls, of so many bytes each, exceed the cache."""
 
     device: str
     shapes: Shapes

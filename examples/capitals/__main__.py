@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=f"{sentence}\n\n{describe(runs)}",
     )
     console = Console(width=80, highlight=False)
-    console.print(console_table(table, len(runs)))
+    over = f"means and 95 % t-intervals over {count} runs" if count > 1 else "one run, so no intervals"
+    console.print(f"\n{TITLE}\nPercent, on held-out questions; {over}.")
+    console.print(console_table(table))
     console.print(sentence, markup=False)
     print(f"\nreport: {report}")
     return 0
@@ -106,12 +108,8 @@ def new_folder(output: Path) -> Path:
         return output / f"{number:03d}"
 
 
-def console_table(table: pd.DataFrame, runs: int) -> Table:
-    over = f"Mean of {runs} runs and 95 % t-interval over runs" if runs > 1 else "One run, so no interval"
-    shown = Table(
-        title=TITLE, caption=f"{over}; percent, on held-out questions.", box=box.SIMPLE_HEAVY, title_justify="left"
-    )
-    shown.caption_justify = "left"
+def console_table(table: pd.DataFrame) -> Table:
+    shown = Table(box=box.SIMPLE_HEAD)
     shown.add_column("model")
     for source, measure in table.columns:
         shown.add_column(source.replace(" ", "\n") + f"\n{measure}", justify="right", no_wrap=True)

@@ -154,7 +154,7 @@ def gains(runs: Sequence[Run]) -> dict[str, Estimate]:
 
 
 def conclusion(gain: Mapping[str, Estimate]) -> str:
-    """The comparison in one sentence, which follows the numbers whichever method is ahead.
+    """The comparison in one sentence, whichever method is ahead.
 
     Example:
         >>> print(conclusion({"adversarial pairs": Estimate(0.7, 0.1), "all pairs": Estimate(-0.01, 0.02)}))

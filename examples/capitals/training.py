@@ -48,7 +48,15 @@ class Settings:
 
     def quick(self) -> Settings:
         """Sizes for a test of the program; too small for a meaningful comparison."""
-        return replace(self, start_steps=80, prompts=600, held_out_prompts=100, reward_steps=20, policy_steps=8)
+        return replace(
+            self,
+            start_steps=80,
+            prompts=600,
+            held_out_prompts=60,
+            reward_steps=10,
+            reward_batch_size=32,
+            policy_steps=4,
+        )
 
 
 def train_start(output_dir: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

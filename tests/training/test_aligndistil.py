@@ -60,7 +60,7 @@ LOGITS = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("beta", "strength", "floor"), [(0.1, 20.0, 1e-3), (0.3, 2.0, 0.5), (1.0, 0.0, 1.0)])
-def test_loss_against_a_literal_transcription(dtype: torch.dtype, beta: float, strength: float, floor: float) -> None:
+def test_aligndistil_loss_matches_plain_floats(dtype: torch.dtype, beta: float, strength: float, floor: float) -> None:
     student, dpo, reverse = (torch.tensor(LOGITS[name], dtype=dtype) for name in LOGITS)
     losses, weights = aligndistil_loss(student, dpo, reverse, beta=beta, strength=strength, floor=floor)
     expected = [token_loss(*rows, beta, strength, floor) for rows in zip(*LOGITS.values(), strict=True)]
@@ -70,7 +70,7 @@ def test_loss_against_a_literal_transcription(dtype: torch.dtype, beta: float, s
     assert losses.dtype == weights.dtype == dtype
 
 
-def test_models_that_agree_leave_the_dpo_model_as_the_teacher() -> None:
+def test_adaptive_teacher_of_equal_models_is_the_dpo_model() -> None:
     dpo = torch.tensor(LOGITS["dpo"])
     teacher, weights = adaptive_teacher(dpo, dpo, strength=20.0, floor=1e-3)
     assert torch.equal(teacher, dpo)
@@ -83,7 +83,7 @@ def test_models_that_agree_leave_the_dpo_model_as_the_teacher() -> None:
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_models_that_are_far_apart_push_the_teacher_beyond_them() -> None:
+def test_adaptive_teacher_extrapolates_beyond_distant_models() -> None:
     dpo, reverse = torch.tensor([[30.0, 0.0]]), torch.tensor([[0.0, 30.0]])
     teacher, weights = adaptive_teacher(dpo, reverse, strength=20.0, floor=1e-3)
     assert weights.tolist() == pytest.approx([20.001])  # a distance of 1
@@ -93,7 +93,7 @@ def test_models_that_are_far_apart_push_the_teacher_beyond_them() -> None:
     assert losses.isfinite().all()
 
 
-def test_the_distillation_is_rlhf_with_the_contrasted_reward() -> None:
+def test_aligndistil_loss_equals_rlhf_with_the_contrasted_reward() -> None:
     """Up to a constant that no policy changes: `beta / alpha * KL(pi || dpo) - beta * E_pi[log dpo / reverse]`."""
     dpo, reverse = LOGITS["dpo"][0], LOGITS["reverse"][0]
     gaps = []
@@ -105,7 +105,7 @@ def test_the_distillation_is_rlhf_with_the_contrasted_reward() -> None:
     assert gaps == pytest.approx([gaps[0]] * 3, abs=1e-10)
 
 
-def test_only_the_student_has_a_gradient() -> None:
+def test_aligndistil_loss_has_a_gradient_only_for_the_student() -> None:
     student, dpo, reverse = (torch.tensor(LOGITS[name], requires_grad=True) for name in LOGITS)
     aligndistil_loss(student, dpo, reverse)[0].sum().backward()
     assert dpo.grad is None
@@ -125,7 +125,7 @@ def test_only_the_student_has_a_gradient() -> None:
         ({"floor": 0.0}, "floor: expected a finite number > 0, got 0.0"),
     ],
 )
-def test_numbers_out_of_range(options: dict[str, float], message: str) -> None:
+def test_aligndistil_refuses_parameters_out_of_range(options: dict[str, float], message: str) -> None:
     zero = torch.zeros(1, 2)
     with pytest.raises(ValueError, match=message):
         aligndistil_loss(zero, zero, zero, **options)
@@ -133,7 +133,7 @@ def test_numbers_out_of_range(options: dict[str, float], message: str) -> None:
         AlignDistilConfig(use_cpu=True, **options)
 
 
-def test_shapes_that_would_broadcast_are_refused() -> None:
+def test_distillation_losses_refuse_shapes_that_would_broadcast() -> None:
     with pytest.raises(ValueError, match=r"reverse_dpo_logits: .* of dpo_logits, \[2, 3\], got \[1, 3\]"):
         adaptive_teacher(torch.zeros(2, 3), torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"teacher_logits: .*\[2, 3\], got \[2, 1\]"):
@@ -157,13 +157,13 @@ def make_trainer(directory: Path, tokenizer: Any, rows: Any = None, **options: A
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
-def test_batch_against_one_token_at_a_time(tmp_path: Path, padding: str) -> None:
+def test_aligndistil_batch_matches_separate_tokens(tmp_path: Path, padding: str) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = padding
     settings = {"beta": 0.2, "strength": 5.0, "floor": 0.01}
     trainer = make_trainer(tmp_path, tokenizer, ROWS, **settings)
     models = [trainer.model, *trainer.teachers]
-    trainer.model.train()  # no dropout: trains on the chosen side alone
+    trainer.model.train()  # no dropout: trains on the chosen side only
     losses, metrics = trainer.pair_losses(trainer.model, trainer.data_collator(trainer.train_dataset))
     for index, row in enumerate(ROWS):
         logits = zip(*(logits_alone(model, row["prompt_ids"], row["chosen_ids"]) for model in models), strict=True)
@@ -183,7 +183,7 @@ def test_batch_against_one_token_at_a_time(tmp_path: Path, padding: str) -> None
         assert metrics["response_tokens"][index] == count
 
 
-def test_held_out_pairs_are_scored_on_both_sides(tmp_path: Path, tokenizer: Any) -> None:
+def test_aligndistil_scores_both_sides_of_held_out_pairs(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer(tmp_path, tokenizer, ROWS)
     start = tiny_lm(tokenizer, seed=1)  # the reference, too
     with torch.no_grad():
@@ -205,7 +205,7 @@ def test_held_out_pairs_are_scored_on_both_sides(tmp_path: Path, tokenizer: Any)
         assert metrics["rewards/accuracies"][index] == float(gains[0] > gains[1])
 
 
-def test_logits_of_prompt_padding_and_rejected_responses_are_not_used(tmp_path: Path, tokenizer: Any) -> None:
+def test_aligndistil_ignores_logits_outside_the_chosen_response(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer(tmp_path, tokenizer, ROWS)
     batch = trainer.data_collator(trainer.train_dataset)
     used = batch["response_mask"][:, 0].roll(-1, dims=1)
@@ -237,7 +237,7 @@ def test_logits_of_prompt_padding_and_rejected_responses_are_not_used(tmp_path: 
     assert (captured[0].grad[used].abs().sum(-1) > 0).all()
 
 
-def test_training_moves_the_policy_to_the_teacher(tmp_path: Path, tokenizer: Any) -> None:
+def test_aligndistil_moves_the_policy_to_the_teacher(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer(tmp_path, tokenizer, num_train_epochs=15, learning_rate=3e-3, strength=1.0)
     frozen = [value.clone() for teacher in trainer.teachers for value in teacher.parameters()]
     before = trainer.evaluate()
@@ -255,14 +255,14 @@ def test_training_moves_the_policy_to_the_teacher(tmp_path: Path, tokenizer: Any
 
 
 @pytest.mark.parametrize("on_policy", [False, True])
-def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, on_policy: bool) -> None:
+def test_aligndistil_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, on_policy: bool) -> None:
     settings = {"on_policy": on_policy, "max_new_tokens": 5, "max_prompt_length": 32}
     assert_resumes_to_the_same_bits(
         lambda directory, **options: make_trainer(directory, tokenizer, **settings, **options), tmp_path
     )
 
 
-def test_on_policy_trains_on_what_the_policy_says(tmp_path: Path, tokenizer: Any) -> None:
+def test_aligndistil_on_policy_trains_on_sampled_responses(tmp_path: Path, tokenizer: Any) -> None:
     settings = {"on_policy": True, "max_new_tokens": 4, "max_prompt_length": 3, "seed": 5}
     trainer = make_trainer(tmp_path, tokenizer, ROWS, **settings)
     assert trainer.train_dataset[2]["prompt_ids"] == [8, 7, 6]  # trimmed from the left
@@ -288,7 +288,7 @@ def test_on_policy_trains_on_what_the_policy_says(tmp_path: Path, tokenizer: Any
     assert not torch.equal(later["input_ids"], sampled["input_ids"])
 
 
-def test_teachers_are_checked_before_any_work(tmp_path: Path, tokenizer: Any) -> None:
+def test_aligndistil_checks_teachers_before_any_work(tmp_path: Path, tokenizer: Any) -> None:
     model, other = tiny_lm(tokenizer), tiny_lm(tokenizer)
     config = AlignDistilConfig(str(tmp_path), **QUICK_PAIRS)
     small = LlamaForCausalLM(tiny_config(tokenizer))
@@ -306,7 +306,7 @@ def test_teachers_are_checked_before_any_work(tmp_path: Path, tokenizer: Any) ->
 
 
 @pytest.mark.parametrize("name", ["dpo_model", "reverse_dpo_model"])
-def test_a_diverged_teacher_is_refused(tmp_path: Path, tokenizer: Any, name: str) -> None:
+def test_aligndistil_refuses_a_teacher_with_nan_logits(tmp_path: Path, tokenizer: Any, name: str) -> None:
     teachers = {"dpo_model": tiny_lm(tokenizer, seed=2), "reverse_dpo_model": tiny_lm(tokenizer, seed=3)}
     with torch.no_grad():
         teachers[name].model.norm.weight[3] = math.nan
@@ -315,7 +315,7 @@ def test_a_diverged_teacher_is_refused(tmp_path: Path, tokenizer: Any, name: str
         AlignDistilTrainer(tiny_lm(tokenizer), config, ROWS, None, tokenizer, **teachers)
 
 
-def test_frozen_models_are_checked_when_read(tmp_path: Path, tokenizer: Any) -> None:
+def test_load_frozen_lm_refuses_other_models_and_tokenizers(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(FileNotFoundError, match=r"dpo_model: there is no directory '\./none'"):
         load_frozen_lm("dpo_model", "./none", tokenizer)
     for name, model in (("lm", tiny_lm(tokenizer)), ("rm", tiny_reward_model(tokenizer))):
@@ -333,7 +333,7 @@ def test_frozen_models_are_checked_when_read(tmp_path: Path, tokenizer: Any) -> 
 # --- the reverse DPO model, and the command line ---------------------------------------------------------------------
 
 
-def test_reverse_dpo_is_dpo_on_exchanged_pairs(tmp_path: Path, tokenizer: Any) -> None:
+def test_reverse_dpo_equals_dpo_on_exchanged_pairs(tmp_path: Path, tokenizer: Any) -> None:
     policy, reference = tiny_lm(tokenizer, seed=1), tiny_lm(tokenizer, seed=2)
     exchanged = [
         {"prompt_ids": r["prompt_ids"], "chosen_ids": r["rejected_ids"], "rejected_ids": r["chosen_ids"]} for r in ROWS
@@ -352,7 +352,7 @@ def test_reverse_dpo_is_dpo_on_exchanged_pairs(tmp_path: Path, tokenizer: Any) -
         assert losses[index].item() == pytest.approx(math.log1p(math.exp(margin)), rel=1e-5)
 
 
-def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_aligndistil_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write_files(tmp_path)
     quick = ("--use_cpu", "--disable_tqdm=True", "--max_length=64", "--num_train_epochs=1", "--learning_rate=1e-3")
     data = ("--preferences", files["preferences"], "--model", files["lm"], *quick)

@@ -1,17 +1,23 @@
 import gzip
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 
 from segkernel.training.data.collators import PreferenceCollator, ResponseCollator
+from segkernel.training.data.columns import PAIRS, subset
 from segkernel.training.data.encoding import encode_preferences, encode_prompts, encode_texts
 from segkernel.training.data.readers import read_preferences, read_prompts, read_texts, split_by_prompt
+from segkernel.training.data.tables import FlatLists, columns_of_sides, flat_sides, to_dataset, with_columns
 from segkernel.training.trainer.batches import model_logits
 from tests.training.trainer_helpers import pairs, tiny_lm, tiny_tokenizer, write_jsonl
 
@@ -41,7 +47,7 @@ def test_read_preferences_plain_and_gzipped(tmp_path: Path) -> None:
         ('{"prompt": "p", "chosen": "a", "rejected": "a"}', r"line 2: 'chosen' and 'rejected' are identical"),
     ],
 )
-def test_bad_line_is_named(tmp_path: Path, second: str, message: str) -> None:
+def test_read_preferences_names_the_bad_line(tmp_path: Path, second: str, message: str) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps(ROW) + "\n" + second + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=message):
@@ -49,7 +55,7 @@ def test_bad_line_is_named(tmp_path: Path, second: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_rows(tmp_path: Path, count: int) -> None:
+def test_readers_refuse_fewer_than_two_rows(tmp_path: Path, count: int) -> None:
     path = write_jsonl(tmp_path / "few.jsonl", [ROW] * count)
     with pytest.raises(ValueError, match=rf"few\.jsonl: expected at least 2 preference pairs, got {count}"):
         read_preferences(path)
@@ -57,7 +63,7 @@ def test_too_few_rows(tmp_path: Path, count: int) -> None:
         read_texts(write_jsonl(tmp_path / "few.jsonl", [{"text": "a"}] * count))
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_read_preferences_names_an_unreadable_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_preferences(tmp_path / "none.jsonl")
     (tmp_path / "plain.jsonl.gz").write_text(json.dumps(ROW), encoding="utf-8")
@@ -73,7 +79,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rewards", ["x", [1.0, "x"], [True, None], [float("nan")], None])
-def test_token_reward_columns_hold_finite_numbers(tmp_path: Path, rewards: Any) -> None:
+def test_read_preferences_refuses_token_rewards_that_are_not_finite(tmp_path: Path, rewards: Any) -> None:
     rows = [{**ROW, "good": [1, 2.5], "bad": rewards}] * 2
     path = write_jsonl(tmp_path / "rewards.jsonl", rows)
     with pytest.raises(ValueError, match=r"line 1: 'bad': expected a list of finite numbers"):
@@ -81,7 +87,7 @@ def test_token_reward_columns_hold_finite_numbers(tmp_path: Path, rewards: Any) 
     assert read_preferences(path, chosen_rewards="good")[0]["chosen_token_rewards"] == [1.0, 2.5]
 
 
-def test_read_texts_in_its_three_forms(tmp_path: Path) -> None:
+def test_read_texts_accepts_three_sets_of_columns(tmp_path: Path) -> None:
     rows = [{"text": "t"}, {"prompt": "p", "completion": "c"}, {"question": "q", "answer": "a"}]
     assert read_texts(write_jsonl(tmp_path / "t.jsonl", rows), separator="|").to_list() == [
         {"prompt": "", "completion": "t", "line": 1},
@@ -94,7 +100,7 @@ def test_read_texts_in_its_three_forms(tmp_path: Path) -> None:
         read_texts(write_jsonl(tmp_path / "t.jsonl", [{"text": "t"}, {"text": ""}]))
 
 
-def test_split_keeps_prompts_together_whatever_the_order() -> None:
+def test_split_by_prompt_keeps_prompts_together_in_any_order() -> None:
     rows = [{"prompt": f"prompt {index // 3}", "n": index} for index in range(60)]
 
     def split(rows: list[dict[str, Any]], fraction: float, seed: int = 0) -> tuple[list[Any], list[Any]]:
@@ -115,17 +121,17 @@ def test_split_keeps_prompts_together_whatever_the_order() -> None:
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
-def test_split_refuses_fractions(fraction: float) -> None:
+def test_split_by_prompt_refuses_fractions_outside_its_range(fraction: float) -> None:
     with pytest.raises(ValueError, match=r"eval_fraction: expected a share in \[0, 1\), got"):
         split_by_prompt(Dataset.from_list([ROW]), fraction)
 
 
-def test_split_needs_two_prompts() -> None:
+def test_split_by_prompt_needs_two_prompts() -> None:
     with pytest.raises(ValueError, match="all rows share one prompt"):
         split_by_prompt(Dataset.from_list([ROW, ROW]), 0.5)
 
 
-def test_boundary_is_exact_and_eos_closes() -> None:
+def test_encode_preferences_joins_prompt_response_and_eos() -> None:
     tokenizer = tiny_tokenizer()
     row = encode_preferences(pairs(), tokenizer, max_length=64)[0]
     assert tokenizer.decode(row["prompt_ids"]) == "say red 0:"
@@ -133,7 +139,7 @@ def test_boundary_is_exact_and_eos_closes() -> None:
     assert tokenizer.decode(row["rejected_ids"]) == "blue blue blue<|end|>"
 
 
-def test_bos_where_the_tokenizer_opens_with_it() -> None:
+def test_encode_preferences_starts_with_the_bos_of_the_tokenizer() -> None:
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = tiny_tokenizer()
@@ -151,7 +157,7 @@ def test_bos_where_the_tokenizer_opens_with_it() -> None:
     assert short["prompt_ids"] == [tokenizer.bos_token_id, *whole["prompt_ids"][-3:]]
 
 
-def test_long_prompts_lose_their_left_and_long_responses_their_pair(caplog: pytest.LogCaptureFixture) -> None:
+def test_encode_preferences_trims_prompts_and_drops_long_responses(caplog: pytest.LogCaptureFixture) -> None:
     rows = [
         {"prompt_ids": [1, 2, 3, 4, 5], "chosen_ids": [6, 7], "rejected_ids": [8]},
         {"prompt_ids": [1], "chosen_ids": [2, 3, 4, 5], "rejected_ids": [6]},
@@ -171,7 +177,7 @@ def test_long_prompts_lose_their_left_and_long_responses_their_pair(caplog: pyte
         encode_preferences(rows, None, max_length=2, name="pairs")
 
 
-def test_encoding_refuses_what_cannot_be_trained_on() -> None:
+def test_encode_preferences_refuses_pairs_that_cannot_be_trained_on() -> None:
     good = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}
     for bad, message in (
         ({**good, "chosen_ids": []}, r"rows\[1\]: chosen: expected at least one token, got none"),
@@ -187,7 +193,7 @@ def test_encoding_refuses_what_cannot_be_trained_on() -> None:
         encode_preferences([ROW, ROW], None, max_length=8)
 
 
-def test_rewards_written_without_the_eos_repeat_their_last() -> None:
+def test_encode_preferences_repeats_the_last_reward_for_the_eos() -> None:
     row = {"prompt_ids": [1], "chosen_ids": [2, 3, 4], "rejected_ids": [5], "line": 7}
     row |= {"chosen_token_rewards": [0.5, -1.0], "rejected_token_rewards": [2.0]}
     encoded = encode_preferences([row, row], None, max_length=8)[0]
@@ -197,8 +203,110 @@ def test_rewards_written_without_the_eos_repeat_their_last() -> None:
         encode_preferences([{**row, "chosen_token_rewards": [1.0]}] * 2, None, max_length=8)
 
 
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+def test_encode_preferences_keeps_masks_that_only_some_rows_have() -> None:
+    rows = [
+        {"prompt_ids": [1], "chosen_ids": [2, 3], "rejected_ids": [4]},
+        {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [4, 5], "rejected_mask": [0, 1]},
+    ]
+    encoded = encode_preferences(rows, None, max_length=8)
+    assert [row["rejected_mask"] for row in encoded] == [None, [False, True]]
+    # A row without a mask trains on its whole response, whichever row comes first.
+    for order in ([0, 1], [1, 0]):
+        batch = PreferenceCollator()(encoded.select(order).with_format("numpy"))
+        assert batch["loss_mask"][order.index(0), 1].tolist() == [False, True, False]
+        assert batch["loss_mask"][order.index(1), 1].tolist() == [False, False, True]
+        assert torch.equal(batch["loss_mask"][:, 0], batch["response_mask"][:, 0])
+
+
+def test_collator_refuses_values_that_only_some_rows_have() -> None:
+    row = {"prompt_ids": [1], "response_ids": [2]}
+    for rows in ([row, {**row, "reward": 1.0}], [{**row, "reward": 1.0}, row]):
+        with pytest.raises(ValueError, match="reward: expected a value in every row of a batch, got 1 in 2 rows"):
+            ResponseCollator()(rows)
+    with pytest.raises(ValueError, match="token_rewards: expected a value in every row of a batch, got 1 in 2 rows"):
+        ResponseCollator()([{**row, "token_rewards": [0.5]}, {**row, "token_rewards": None}])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt_ids": ["a"]}, r"rows\[1\]: prompt_ids: expected list<.*int32>, got \['a'\]"),
+        ({"chosen_token_rewards": 1.5}, r"rows\[1\]: chosen_token_rewards: expected list<.*double>, got 1\.5"),
+        ({"prompt": 3}, r"rows\[1\]: prompt: expected string, got 3"),
+    ],
+)
+def test_encode_preferences_names_the_row_of_a_wrong_type(row: dict[str, Any], message: str) -> None:
+    good = {"prompt": "p", "prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3], "chosen_token_rewards": [1.0]}
+    with pytest.raises(ValueError, match=message):
+        encode_preferences([good, {**good, **row}], None, max_length=8)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "selected", "torch", "arrays", "iterator"])
+def test_encode_preferences_accepts_rows_in_any_container(kind: str) -> None:
+    lists = [
+        {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5], "chosen_token_rewards": [0.1], "note": {1}},
+        {"prompt_ids": [6], "chosen_ids": [7, 8], "rejected_ids": [9], "chosen_token_rewards": [0.2, -0.5], "note": 2},
+    ]
+    plain = [{name: row[name] for name in row if name != "note"} for row in lists]
+    rows: Any = {
+        "dataset": lambda: Dataset.from_list(plain),
+        "selected": lambda: Dataset.from_list(plain[::-1]).select([1, 0]),
+        "torch": lambda: Dataset.from_list(plain).with_format("torch"),
+        "arrays": lambda: [{name: np.array(values) for name, values in row.items()} for row in lists],
+        "iterator": lambda: iter(lists),
+    }[kind]()
+    encoded = encode_preferences(rows, None, max_length=8)
+    assert encoded.to_list() == plain
+    assert encoded.features == subset(PAIRS, plain[0])
+
+
+def test_flat_sides_literals() -> None:
+    rows = [
+        {"chosen_token_rewards": [1.0, 2.0], "rejected_token_rewards": [3.0]},
+        {"chosen_token_rewards": [4.0], "rejected_token_rewards": [5.0, 6.0]},
+    ]
+    dataset = to_dataset(rows[::-1], PAIRS).select([1, 0])
+    flat = flat_sides(dataset, "token_rewards")
+    assert flat.values.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert flat.lengths.tolist() == [2, 1, 1, 2]
+    assert flat.offsets.tolist() == [0, 2, 3, 4, 6]
+    columns = columns_of_sides("mask", FlatLists(flat.values > 2, flat.lengths))
+    assert with_columns(dataset, columns, PAIRS).to_list() == [
+        {**rows[0], "chosen_mask": [False, False], "rejected_mask": [True]},
+        {**rows[1], "chosen_mask": [True], "rejected_mask": [True, True]},
+    ]
+
+
+def test_data_sets_leave_no_files(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "pairs.jsonl", pairs(19))
+    program = (
+        "import sys; from segkernel.training.data.readers import read_preferences, split_by_prompt;"
+        "from segkernel.training.data.encoding import encode_preferences;"
+        "from tests.training.trainer_helpers import tiny_tokenizer;"
+        "train, held_out = split_by_prompt(read_preferences(sys.argv[1]), 0.2);"
+        "print(len(encode_preferences(train, tiny_tokenizer(), max_length=64)), train.cache_files)"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    known = ("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in known}
+    environment |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "15 []\n"
+    assert done.stderr == ""
+    assert [file for file in home.rglob("*") if file.is_file()] == []
+
+
+# --- collators -------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(("side", "at"), [("right", 0), ("left", 1)])
-def test_collator_literals(side: str, at: int) -> None:
+def test_preference_collator_literals(side: str, at: int) -> None:
     row = {
         "prompt_ids": [1, 2],
         "chosen_ids": [3, 4],
@@ -227,7 +335,7 @@ def test_collator_literals(side: str, at: int) -> None:
     assert batch["loss_mask"].dtype == torch.bool
 
 
-def test_padding_side_changes_no_logits() -> None:
+def test_collator_padding_side_changes_no_logits() -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_lm(tokenizer).eval()
     rows = encode_preferences(pairs(6), tokenizer, max_length=64)
@@ -239,7 +347,7 @@ def test_padding_side_changes_no_logits() -> None:
     torch.testing.assert_close(logits["left"], logits["right"], rtol=1e-4, atol=1e-5)
 
 
-def test_texts_are_packed_with_the_eos_between() -> None:
+def test_encode_texts_packs_texts_with_an_eos_after_each() -> None:
     tokenizer = tiny_tokenizer()
     rows = [{"prompt": "say ", "completion": "red"}, {"prompt": "", "completion": "blue green white"}]
     blocks = encode_texts(rows, tokenizer, max_length=5).to_list()
@@ -254,7 +362,7 @@ def test_texts_are_packed_with_the_eos_between() -> None:
     )
 
 
-def test_prompts_come_once_each_from_either_column(tmp_path: Path) -> None:
+def test_read_prompts_reads_distinct_prompts_from_either_column(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     rows = [{"prompt": "a", "chosen": "x", "rejected": "y"}, {"question": "b", "answer": "z"}, {"prompt": "a"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -269,14 +377,14 @@ def test_prompts_come_once_each_from_either_column(tmp_path: Path) -> None:
         ([{"prompt": "a"}, {"prompt": "a"}], "expected at least 2 distinct prompts, got 1"),
     ],
 )
-def test_prompts_that_cannot_be_used(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+def test_read_prompts_names_the_bad_line(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=re.escape(message)):
         read_prompts(path)
 
 
-def test_prompts_longer_than_the_context_lose_their_oldest_tokens(caplog: pytest.LogCaptureFixture) -> None:
+def test_encode_prompts_trims_the_oldest_tokens(caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"prompt_ids": [1, 2, 3, 4]}, {"prompt_ids": [5, 6]}]
     with caplog.at_level(logging.WARNING):
         assert encode_prompts(rows, None, max_length=2).to_list() == [{"prompt_ids": [3, 4]}, {"prompt_ids": [5, 6]}]

@@ -39,12 +39,12 @@ LITERAL: dict[str, Any] = {"baseline": "0", "delta": 1.0, "threshold_unit": "rew
 
 
 def worth(token: int) -> float:
-    """What a token is worth: any number that differs from token to token and has both signs."""
+    """Reward of a token: differs from token to token and has both signs."""
     return (token * 37 % 11 - 5) / 2
 
 
 def worth_of_prefixes(batch: dict[str, Tensor]) -> Tensor:
-    """A reward model by hand: a prefix is worth its response tokens together."""
+    """Scores of every prefix: the sum of the rewards of its response tokens."""
     gains = torch.zeros(batch["input_ids"].shape)
     for row, (ids, mask) in enumerate(zip(batch["input_ids"].tolist(), batch["response_mask"].tolist(), strict=True)):
         for position, (token, valid) in enumerate(zip(ids, mask, strict=True)):
@@ -81,7 +81,7 @@ def policy(tokenizer: Any) -> LlamaForCausalLM:
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_the_best_samples_of_every_prompt_are_accepted(tmp_path: Path, tokenizer: Any, keep: int) -> None:
+def test_rft_accepts_the_best_samples_of_every_prompt(tmp_path: Path, tokenizer: Any, keep: int) -> None:
     trainer = make_trainer("rft", tmp_path, tokenizer, keep=keep)
     expected, lengths = [], set()
     for index, prompt in enumerate(PROMPTS):
@@ -109,7 +109,7 @@ def test_the_best_samples_of_every_prompt_are_accepted(tmp_path: Path, tokenizer
     assert lengths > {1, 6}  # some ended, some were cut off
 
 
-def test_of_equals_the_first_is_accepted(tmp_path: Path, tokenizer: Any) -> None:
+def test_rft_accepts_the_first_of_equal_samples(tmp_path: Path, tokenizer: Any) -> None:
     equal = make_trainer("rft", tmp_path, tokenizer, reward=lambda batch: torch.zeros(batch["input_ids"].shape))
     all_of_them = make_trainer(
         "rft", tmp_path, tokenizer, reward=lambda batch: torch.zeros(batch["input_ids"].shape), keep=4
@@ -118,7 +118,7 @@ def test_of_equals_the_first_is_accepted(tmp_path: Path, tokenizer: Any) -> None
     assert [row["response_ids"] for row in equal.train_dataset] == [row["response_ids"] for row in first]
 
 
-def test_a_reward_model_is_read_at_the_last_token(tmp_path: Path, tokenizer: Any) -> None:
+def test_rft_reads_the_reward_model_at_the_last_token(tmp_path: Path, tokenizer: Any) -> None:
     scorer = tiny_reward_model(tokenizer)
     trainer = make_trainer("rft", tmp_path, tokenizer, reward=scorer, keep=4)
     for row in trainer.train_dataset:
@@ -130,14 +130,14 @@ def test_a_reward_model_is_read_at_the_last_token(tmp_path: Path, tokenizer: Any
 
 
 @pytest.mark.parametrize("method", ["rft", "asr-rft"])
-def test_samples_without_a_finite_reward_are_never_accepted(
+def test_rft_rejects_samples_without_a_finite_reward(
     tmp_path: Path, tokenizer: Any, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     clean = make_trainer(method, tmp_path, tokenizer, keep=4, **({} if method == "rft" else LITERAL))
     best = max((row for row in clean.train_dataset if row["prompt_index"] == 0), key=lambda row: row["reward"])
 
     def broken(batch: dict[str, Tensor]) -> Tensor:
-        """NaN at the first token of that response alone."""
+        """Scores with a NaN at the first token of that response."""
         scores = worth_of_prefixes(batch)
         for row, (ids, mask) in enumerate(zip(batch["input_ids"], batch["response_mask"], strict=True)):
             if ids[mask].tolist() == best["response_ids"]:
@@ -155,7 +155,7 @@ def test_samples_without_a_finite_reward_are_never_accepted(
         make_trainer(method, tmp_path, tokenizer, reward=lambda batch: worth_of_prefixes(batch) * math.nan)
 
 
-def test_odd_samples_and_prompts_are_counted(tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_rft_counts_cut_off_and_empty_samples(tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_lm(tokenizer, seed=1)
 
     def build(bias: float, directory: Path) -> RFTTrainer:
@@ -188,7 +188,7 @@ def test_odd_samples_and_prompts_are_counted(tmp_path: Path, tokenizer: Any, cap
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("tokens", [1, 6])
-def test_likelihood_of_the_accepted_responses(tmp_path: Path, padding: str, tokens: int) -> None:
+def test_rft_loss_matches_the_likelihood_of_the_accepted_responses(tmp_path: Path, padding: str, tokens: int) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = padding
     trainer = make_trainer("rft", tmp_path, tokenizer, max_new_tokens=tokens, keep=3)
@@ -201,7 +201,9 @@ def test_likelihood_of_the_accepted_responses(tmp_path: Path, padding: str, toke
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("tokens", [1, 6])
 @pytest.mark.parametrize("kind", ["difference", "prefix"])
-def test_likelihood_of_the_positive_segments(tmp_path: Path, padding: str, tokens: int, kind: str) -> None:
+def test_asr_rft_loss_matches_the_likelihood_of_the_positive_segments(
+    tmp_path: Path, padding: str, tokens: int, kind: str
+) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = padding
     options = {**LITERAL, "token_rewards": kind, "max_new_tokens": tokens, "keep": 3}
@@ -230,7 +232,7 @@ def test_likelihood_of_the_positive_segments(tmp_path: Path, padding: str, token
     assert 0 < logs["entropy"] < math.log(len(tokenizer))
 
 
-def test_mask_agreement_is_logged_where_the_truth_is_known(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_rft_logs_mask_agreement_with_the_true_credit(tmp_path: Path, tokenizer: Any) -> None:
     config = ASRRFTConfig(str(tmp_path), **{**SETTINGS, **LITERAL, "token_rewards": "difference"})
     trainer = ASRRFTTrainer(
         policy(tokenizer),
@@ -253,7 +255,7 @@ def test_mask_agreement_is_logged_where_the_truth_is_known(tmp_path: Path, token
     assert logs["mask_agreement"] == pytest.approx(sum(shares) / len(shares))
 
 
-def test_without_a_pivot_a_response_is_one_segment(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_rft_response_without_a_pivot_is_one_segment(tmp_path: Path, tokenizer: Any) -> None:
     options = {"pivot_threshold": 100.0, "baseline": "0", "threshold_unit": "reward", "keep": 4}
     trainer = make_trainer("asr-rft", tmp_path, tokenizer, **options)
     signs = []
@@ -266,7 +268,7 @@ def test_without_a_pivot_a_response_is_one_segment(tmp_path: Path, tokenizer: An
     assert False in signs
 
 
-def test_thresholds_are_placed_on_all_samples(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_rft_fits_thresholds_to_all_samples(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer("asr-rft", tmp_path, tokenizer, delta=0.25)
     everything = make_trainer("rft", tmp_path, tokenizer, keep=4).train_dataset
     rewards = [worth(token) for row in everything for token in row["response_ids"]]
@@ -276,9 +278,7 @@ def test_thresholds_are_placed_on_all_samples(tmp_path: Path, tokenizer: Any) ->
     assert trainer.thresholds.delta == pytest.approx(0.25 * deviation)
 
 
-def test_all_neutral_is_an_error_before_training_or_with_keep_neutral_the_baseline(
-    tmp_path: Path, tokenizer: Any
-) -> None:
+def test_asr_rft_all_neutral_is_refused_or_with_keep_neutral_equals_rft(tmp_path: Path, tokenizer: Any) -> None:
     neutral = {"baseline": "0", "delta": 100.0, "threshold_unit": "reward"}
     with pytest.raises(ValueError, match="delta: no segment of any accepted response is positive"):
         make_trainer("asr-rft", tmp_path, tokenizer, **neutral)
@@ -291,7 +291,7 @@ def test_all_neutral_is_an_error_before_training_or_with_keep_neutral_the_baseli
     assert_same_bits(weights(plain), weights(segmented))
 
 
-def test_a_step_that_keeps_no_token_leaves_the_weights(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_rft_step_with_empty_masks_leaves_the_weights(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer("asr-rft", tmp_path, tokenizer, **LITERAL, weight_decay=0.1, num_train_epochs=1)
     trainer.train_dataset = [{**row, "mask": [False] * len(row["mask"])} for row in trainer.train_dataset]
     start = weights(trainer)
@@ -303,7 +303,7 @@ def test_a_step_that_keeps_no_token_leaves_the_weights(tmp_path: Path, tokenizer
     assert (logged["loss"], logged["kept"], logged["skipped_steps"]) == (0.0, 0.0, 1)
 
 
-def test_logits_of_other_tokens_are_not_used(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_rft_ignores_logits_outside_the_mask(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer("asr-rft", tmp_path, tokenizer, **LITERAL)
     batch = trainer.collate(trainer.train_dataset)
     used = batch["loss_mask"].roll(-1, dims=1)
@@ -330,7 +330,7 @@ def test_logits_of_other_tokens_are_not_used(tmp_path: Path, tokenizer: Any) -> 
 
 
 @pytest.mark.parametrize("method", ["rft", "asr-rft"])
-def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, method: str) -> None:
+def test_rft_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, method: str) -> None:
     assert_resumes_to_the_same_bits(
         lambda directory, **options: make_trainer(
             method, directory, tokenizer, prompts(), tiny_reward_model(tokenizer), **options
@@ -340,7 +340,7 @@ def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, tokenizer: 
 
 
 @pytest.mark.parametrize("method", ["rft", "asr-rft"])
-def test_training_raises_the_reward(tmp_path: Path, tokenizer: Any, method: str) -> None:
+def test_rft_raises_the_reward(tmp_path: Path, tokenizer: Any, method: str) -> None:
     options = {"samples": 16, "num_train_epochs": 40, "learning_rate": 1e-2, "max_new_tokens": 4}
     options |= {} if method == "rft" else LITERAL
     trainer = make_trainer(method, tmp_path, tokenizer, **options)
@@ -360,7 +360,7 @@ def test_training_raises_the_reward(tmp_path: Path, tokenizer: Any, method: str)
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_report_examples_show_the_accepted_responses(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_rft_report_examples_show_accepted_responses(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer("asr-rft", tmp_path, tokenizer, **LITERAL, report_responses=2)
     examples = trainer.report_examples()
     assert len(examples) == 2
@@ -378,12 +378,12 @@ def test_report_examples_show_the_accepted_responses(tmp_path: Path, tokenizer: 
         ({"token_rewards": "column"}, "token_rewards: expected `difference` or `prefix`, since .*, got `column`"),
     ],
 )
-def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
+def test_rft_config_refuses_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ASRRFTConfig(use_cpu=True, **options)
 
 
-def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rft_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write_files(tmp_path)
     quick = ("--use_cpu", "--disable_tqdm=True", "--max_new_tokens=6", "--max_prompt_length=32", "--samples=2")
     data = ("--prompts", files["preferences"], "--model", files["lm"], "--num_train_epochs=1", *quick)

@@ -75,7 +75,7 @@ def threshold_in_the_middle(tokenizer: Any) -> float:
 
 @pytest.mark.parametrize("padding_side", ["right", "left"])
 @pytest.mark.parametrize(("threshold", "min_length"), [("middle", 1), ("middle", 2), (0.0, 1), (0.0, 3), (math.inf, 1)])
-def test_scores_and_loss_in_plain_floats(
+def test_segment_reward_scores_and_loss_match_plain_floats(
     tmp_path: Path, tokenizer: Any, threshold: Any, min_length: int, padding_side: str
 ) -> None:
     if threshold == "middle":
@@ -110,7 +110,7 @@ def test_scores_and_loss_in_plain_floats(
         assert len(counts) < sum(counts) < sum(lengths)
 
 
-def test_one_segment_is_the_reward_trainer_to_the_bit(tmp_path: Path, tokenizer: Any) -> None:
+def test_segment_reward_with_one_segment_has_the_same_bits_as_reward(tmp_path: Path, tokenizer: Any) -> None:
     config = RewardConfig(str(tmp_path / "reward"), learning_rate=1e-3, **QUICK_PAIRS)
     plain = RewardTrainer(lively_reward_model(tokenizer), config, pairs(), pairs(), tokenizer)
     segmented = make_trainer(tmp_path / "segments", tokenizer, entropy_threshold=math.inf, learning_rate=1e-3)
@@ -125,7 +125,7 @@ def test_one_segment_is_the_reward_trainer_to_the_bit(tmp_path: Path, tokenizer:
     assert_same_bits(weights(plain), weights(segmented))
 
 
-def test_gradient_reaches_the_ends_of_segments_alone(tmp_path: Path, tokenizer: Any) -> None:
+def test_segment_reward_gradient_reaches_only_the_ends_of_segments(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer(tmp_path, tokenizer, ROWS, entropy_threshold=threshold_in_the_middle(tokenizer))
     batch = trainer.data_collator(trainer.train_dataset)
     captured: list[Tensor] = []
@@ -145,7 +145,7 @@ def test_gradient_reaches_the_ends_of_segments_alone(tmp_path: Path, tokenizer: 
     assert torch.equal(captured[0].grad[..., 0] != 0, ends)
 
 
-# --- the normaliser saved beside the model ---------------------------------------------------------------------------
+# --- the normalizer saved with the model -----------------------------------------------------------------------------
 
 
 class PublishedRewards(nn.Module):
@@ -183,7 +183,7 @@ def test_normalizer_finds_the_published_lines(tmp_path: Path, tokenizer: Any, fi
         assert normalized[0, round(4 * p) - 1].item() == pytest.approx(2, abs=0.15)
 
 
-def test_saved_normalizer_is_fitted_to_the_saved_models_rewards(tmp_path: Path, tokenizer: Any) -> None:
+def test_saved_normalizer_is_fitted_to_the_saved_model(tmp_path: Path, tokenizer: Any) -> None:
     threshold = threshold_in_the_middle(tokenizer)
     trainer = make_trainer(
         tmp_path, tokenizer, entropy_threshold=threshold, min_length=2, save_strategy="epoch", learning_rate=1e-3
@@ -213,7 +213,7 @@ def test_saved_normalizer_is_fitted_to_the_saved_models_rewards(tmp_path: Path, 
     assert saved.min_std == pytest.approx(0.1 * overall, rel=1e-3)
 
 
-def test_one_segment_per_response_has_one_mean_and_deviation(tmp_path: Path, tokenizer: Any) -> None:
+def test_normalizer_of_one_segment_per_response_is_constant(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer(tmp_path, tokenizer, entropy_threshold=math.inf)
     trainer.save_model()
     rewards = [by_hand(scores_alone, trainer.model, row, side)[-1] for row in trainer.train_dataset for side in SIDES]
@@ -237,7 +237,7 @@ def test_normalizer_takes_evenly_spaced_pairs(tmp_path: Path, tokenizer: Any) ->
 # --- training, resuming, errors --------------------------------------------------------------------------------------
 
 
-def test_interrupted_run_resumes_to_the_same_weights_and_normalizer(tmp_path: Path, tokenizer: Any) -> None:
+def test_segment_reward_resumes_to_the_same_weights_and_normalizer(tmp_path: Path, tokenizer: Any) -> None:
     threshold = threshold_in_the_middle(tokenizer)
     assert_resumes_to_the_same_bits(
         lambda directory, **options: make_trainer(directory, tokenizer, entropy_threshold=threshold, **options),
@@ -248,8 +248,8 @@ def test_interrupted_run_resumes_to_the_same_weights_and_normalizer(tmp_path: Pa
     assert load_segmenter(tmp_path / "cut" / "checkpoint-2") != last
 
 
-def test_saving_more_often_trains_the_same_model(tmp_path: Path, tokenizer: Any) -> None:
-    """Fitting the normaliser takes nothing from the random numbers of the training."""
+def test_segment_reward_saving_often_trains_the_same_model(tmp_path: Path, tokenizer: Any) -> None:
+    """Fitting the normalizer draws no random numbers of the training."""
     ends = []
     for often in (True, False):
         saving = {"save_strategy": "steps", "save_steps": 1} if often else {}
@@ -275,7 +275,7 @@ def test_segment_reward_learns_the_preference(tmp_path: Path, tokenizer: Any) ->
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_scores_that_are_not_finite_are_refused(tmp_path: Path, tokenizer: Any, value: float) -> None:
+def test_segment_reward_refuses_scores_that_are_not_finite(tmp_path: Path, tokenizer: Any, value: float) -> None:
     trainer = make_trainer(tmp_path, tokenizer)
     with torch.no_grad():
         trainer.model.score.weight.fill_(value)
@@ -283,7 +283,7 @@ def test_scores_that_are_not_finite_are_refused(tmp_path: Path, tokenizer: Any, 
         trainer.train()
 
 
-def test_reference_without_a_finite_entropy_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+def test_segment_reward_refuses_a_reference_with_nan_logits(tmp_path: Path, tokenizer: Any) -> None:
     reference = tiny_lm(tokenizer)
     with torch.no_grad():
         reference.lm_head.weight[3] = math.nan
@@ -307,12 +307,12 @@ def test_reference_without_a_finite_entropy_is_refused(tmp_path: Path, tokenizer
         ({"normalizer_pairs": 0}, r"normalizer_pairs: expected at least 1, got 0"),
     ],
 )
-def test_options_out_of_range(option: dict[str, Any], message: str) -> None:
+def test_segment_reward_config_refuses_options_out_of_range(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegmentRewardConfig(use_cpu=True, **option)
 
 
-def test_segmenter_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_segmenter_round_trips_through_its_file(tmp_path: Path) -> None:
     for threshold in (1.75, math.inf):
         segmenter = Segmenter(threshold, 3, **PHI3, min_std=0.25)
         segmenter.save(tmp_path)
@@ -329,7 +329,7 @@ def test_segmenter_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"min_length": None}, r"int\(\) argument must be"),
     ],
 )
-def test_broken_segmenter_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_load_segmenter_refuses_values_out_of_range(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     Segmenter(1.75, 1, **PHI3, min_std=0.25).save(tmp_path)
     file = tmp_path / "segments.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
@@ -337,7 +337,7 @@ def test_broken_segmenter_is_refused(tmp_path: Path, change: dict[str, Any], mes
         load_segmenter(tmp_path)
 
 
-def test_unreadable_segmenter_is_refused(tmp_path: Path) -> None:
+def test_load_segmenter_refuses_an_unreadable_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"made with `segkernel train segment-reward`"):
         load_segmenter(tmp_path)
     (tmp_path / "segments.json").write_text("{}")
@@ -348,7 +348,7 @@ def test_unreadable_segmenter_is_refused(tmp_path: Path) -> None:
         load_segmenter(tmp_path)
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_segment_reward_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write_files(tmp_path)
     common = ("train", "segment-reward", "--preferences", files["preferences"], "--use_cpu")
     common = (*common, "--output_dir", files["out"], "--disable_tqdm=True", "--max_length=64", "--num_train_epochs=1")

@@ -22,6 +22,8 @@ from segkernel.training import (
     RewardTrainer,
 )
 from segkernel.training.data.columns import SIDES
+from segkernel.training.data.encoding import encode_preferences
+from segkernel.training.trainer import preference
 from tests.ops.plain_floats import logprobs_alone, schmitt, scores_alone
 from tests.training.trainer_helpers import (
     QUICK_PAIRS,
@@ -36,7 +38,7 @@ from tests.training.trainer_helpers import (
 
 
 def log_ratio(policy: nn.Module, reference: nn.Module, row: dict[str, Any], side: str) -> float:
-    """Of one response alone, summed over its loss mask, or all of it where it has none."""
+    """Log-ratio of a single response, summed over its loss mask, or over all of it without a mask."""
     ids = row["prompt_ids"], row[f"{side}_ids"]
     mask = row.get(f"{side}_mask", [True] * len(row[f"{side}_ids"]))
     both = zip(logprobs_alone(policy, *ids), logprobs_alone(reference, *ids), mask, strict=True)
@@ -59,7 +61,7 @@ def with_column_rewards(tokenizer: Any, chosen: float, rejected: float) -> list[
 # --- what the losses see ---------------------------------------------------------------------------------------------
 
 
-def test_dpo_loss_of_a_batch_against_one_sequence_at_a_time(tmp_path: Path, tokenizer: Any) -> None:
+def test_dpo_loss_of_a_batch_matches_separate_sequences(tmp_path: Path, tokenizer: Any) -> None:
     policy, reference = tiny_lm(tokenizer, seed=1), tiny_lm(tokenizer, seed=2)
     trainer = DPOTrainer(
         policy, DPOConfig(str(tmp_path), beta=0.3, **QUICK_PAIRS), pairs(4), None, tokenizer, ref_model=reference
@@ -77,7 +79,7 @@ def test_dpo_loss_of_a_batch_against_one_sequence_at_a_time(tmp_path: Path, toke
     assert metrics["rewards/whole_accuracies"].tolist() == metrics["rewards/accuracies"].tolist()
 
 
-def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_dpo_mask_and_loss_literals(tmp_path: Path, tokenizer: Any) -> None:
     rows = [
         {
             "prompt_ids": [5, 6],
@@ -142,7 +144,7 @@ def test_segment_dpo_sees_only_the_segments_that_agree(tmp_path: Path, tokenizer
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("kind", ["difference", "prefix"])
 @pytest.mark.parametrize("delta", [0.0, 0.6, 50.0])
-def test_segment_dpo_against_its_equations_in_plain_floats(tmp_path: Path, side: str, kind: str, delta: float) -> None:
+def test_asr_dpo_loss_matches_plain_floats(tmp_path: Path, side: str, kind: str, delta: float) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = side
     rows = [  # the second pair has a response of one token, nothing but the EOS
@@ -183,7 +185,7 @@ def test_segment_dpo_against_its_equations_in_plain_floats(tmp_path: Path, side:
     assert 0 < kept < 13
 
 
-def test_masked_and_padded_tokens_have_no_gradient(tmp_path: Path, tokenizer: Any) -> None:
+def test_dpo_masked_and_padded_tokens_have_no_gradient(tmp_path: Path, tokenizer: Any) -> None:
     trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **QUICK_PAIRS), pairs(4), None, tokenizer)
     rows = [{**row, "chosen_mask": [False] * len(row["chosen_ids"])} for row in trainer.train_dataset]
     rows = [{**row, "rejected_mask": [True] + [False] * (len(row["rejected_ids"]) - 1)} for row in rows]
@@ -193,7 +195,7 @@ def test_masked_and_padded_tokens_have_no_gradient(tmp_path: Path, tokenizer: An
     class Spy(nn.Module):
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
             output = trainer.model(input_ids=input_ids, attention_mask=attention_mask)
-            # What nobody may read: logits that predict a token outside the loss mask.
+            # Poison: logits that predict a token outside the loss mask.
             used = batch["loss_mask"].flatten(0, 1).roll(-1, dims=1)
             logits = torch.where(used[..., None], output.logits, math.nan)
             logits.retain_grad()
@@ -209,7 +211,7 @@ def test_masked_and_padded_tokens_have_no_gradient(tmp_path: Path, tokenizer: An
     assert (captured[0].grad[used].abs().sum(-1) > 0).all()
 
 
-def test_batch_without_a_kept_token_has_zero_loss_and_gradient(tmp_path: Path, tokenizer: Any) -> None:
+def test_dpo_batch_with_empty_masks_has_zero_loss_and_gradient(tmp_path: Path, tokenizer: Any) -> None:
     trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **QUICK_PAIRS), pairs(4), None, tokenizer)
     empty = [
         {**row, **{f"{side}_mask": [False] * len(row[f"{side}_ids"]) for side in SIDES}}
@@ -225,7 +227,7 @@ def test_batch_without_a_kept_token_has_zero_loss_and_gradient(tmp_path: Path, t
     assert (logs["empty_pairs"], logs["kept_chosen"]) == (1.0, 0.0)
 
 
-def test_a_step_without_a_kept_token_is_skipped_and_counted(tmp_path: Path, tokenizer: Any) -> None:
+def test_optimizer_step_with_empty_masks_is_skipped_and_counted(tmp_path: Path, tokenizer: Any) -> None:
     options = {**QUICK_PAIRS, "per_device_train_batch_size": 1, "num_train_epochs": 1, "weight_decay": 0.1}
     trainer = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path), **options), pairs(6), None, tokenizer)
     trainer.train_dataset = [
@@ -246,14 +248,34 @@ def test_a_step_without_a_kept_token_is_skipped_and_counted(tmp_path: Path, toke
     assert sorted(moved) == [False] * 3 + [True] * 3
 
 
-def test_nothing_to_train_on_is_an_error_before_training(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_dpo_names_a_row_without_token_rewards(tmp_path: Path, tokenizer: Any) -> None:
+    rows = with_column_rewards(tokenizer, chosen=1.0, rejected=-1.0)
+    del rows[3]["rejected_token_rewards"]
+    config = ASRDPOConfig(str(tmp_path), token_rewards="column", baseline="0", **QUICK_PAIRS)
+    with pytest.raises(ValueError, match=r"eval_dataset\[3\]: expected chosen_token_rewards and rejected"):
+        ASRDPOTrainer(tiny_lm(tokenizer), config, rows[:3], rows, tokenizer)
+
+
+def test_trainer_encodes_every_data_set_once(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+
+    def count(rows: Any, *args: Any, **kwargs: Any) -> Any:
+        encoded.append(kwargs["name"])
+        return encode_preferences(rows, *args, **kwargs)
+
+    monkeypatch.setattr(preference, "encode_preferences", count)
+    make_trainer("asr-dpo", tmp_path, tokenizer)
+    assert encoded == ["train_dataset", "eval_dataset"]
+
+
+def test_asr_dpo_refuses_masks_that_are_all_empty(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=-1.0, rejected=1.0)
     config = ASRDPOConfig(str(tmp_path), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
     with pytest.raises(ValueError, match="no segment of any training pair agrees with its response"):
         ASRDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
 
 
-def test_a_reward_model_that_returns_nan_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_dpo_refuses_a_reward_model_that_returns_nan(tmp_path: Path, tokenizer: Any) -> None:
     scorer = tiny_reward_model(tokenizer)
     scorer.score.weight.data.fill_(math.nan)
     with pytest.raises(ValueError, match="reward_model: expected finite scores, got NaN or infinity"):
@@ -267,7 +289,7 @@ def test_a_reward_model_that_returns_nan_is_refused(tmp_path: Path, tokenizer: A
         )
 
 
-def test_keeping_every_token_is_plain_dpo_to_the_bit(tmp_path: Path, tokenizer: Any) -> None:
+def test_asr_dpo_with_full_masks_has_the_same_bits_as_dpo(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=1.0, rejected=-1.0)
     plain = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path / "a"), **QUICK_PAIRS), rows, None, tokenizer)
     config = ASRDPOConfig(str(tmp_path / "b"), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
@@ -300,14 +322,14 @@ def make_trainer(method: str, output_dir: Path, tokenizer: Any, **options: Any) 
 
 
 @pytest.mark.parametrize("method", ["pretrain", "reward", "dpo", "asr-dpo"])
-def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, method: str) -> None:
+def test_trainer_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, method: str) -> None:
     assert_resumes_to_the_same_bits(
         lambda directory, **options: make_trainer(method, directory, tokenizer, **options), tmp_path
     )
 
 
 @pytest.mark.parametrize("method", ["pretrain", "asr-dpo"])
-def test_directory_of_another_run_is_refused(tmp_path: Path, tokenizer: Any, method: str) -> None:
+def test_trainer_refuses_the_directory_of_another_run(tmp_path: Path, tokenizer: Any, method: str) -> None:
     (tmp_path / "checkpoint-10").mkdir()
     trainer = make_trainer(method, tmp_path, tokenizer)
     start = weights(trainer)
@@ -316,7 +338,7 @@ def test_directory_of_another_run_is_refused(tmp_path: Path, tokenizer: Any, met
     assert_same_bits(start, weights(trainer))
 
 
-def test_accumulated_batches_take_the_step_of_one_batch(tmp_path: Path, tokenizer: Any) -> None:
+def test_accumulated_batches_step_like_one_batch(tmp_path: Path, tokenizer: Any) -> None:
     options = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
     one = make_trainer("dpo", tmp_path / "a", tokenizer, per_device_train_batch_size=4, **options)
     two = make_trainer(
@@ -340,7 +362,7 @@ def test_bf16_stays_near_float32(tmp_path: Path, tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["dpo", "asr-dpo"])
-def test_dpo_lowers_its_loss_and_logs_what_it_did(tmp_path: Path, tokenizer: Any, method: str) -> None:
+def test_dpo_lowers_its_loss_and_logs_its_metrics(tmp_path: Path, tokenizer: Any, method: str) -> None:
     trainer = make_trainer(method, tmp_path, tokenizer, num_train_epochs=12, learning_rate=3e-3)
     before = trainer.evaluate()
     # The policy is its own reference at the start.
@@ -363,7 +385,7 @@ def test_dpo_lowers_its_loss_and_logs_what_it_did(tmp_path: Path, tokenizer: Any
     assert expected <= logged.keys()
 
 
-def test_pretrain_loss_is_the_models_own(tmp_path: Path, tokenizer: Any) -> None:
+def test_pretrain_loss_matches_the_model(tmp_path: Path, tokenizer: Any) -> None:
     trainer = make_trainer("pretrain", tmp_path, tokenizer, num_train_epochs=10, learning_rate=1e-2)
     batch = trainer.data_collator(trainer.train_dataset)
     assert not batch["attention_mask"].all()

@@ -1,7 +1,7 @@
 """Segments by a reference model's entropy, and their rewards (arXiv 2501.02790): `segment-reward` and the PPO on it.
 
-A segment reward model is more than its weights: how the responses that it was trained on were cut, and how its rewards
-spread over their positions. Both are in the file `segments.json` beside them.
+Next to the weights of a segment reward model, the file `segments.json` holds the segmentation of its training responses
+and the distribution of its rewards over their positions.
 """
 
 import json
@@ -21,14 +21,14 @@ from segkernel.training.trainer.batches import Batch
 logger = logging.getLogger(__name__)
 
 FILE = "segments.json"
-# The line fitted to the deviations can come near 0, or below it, at positions with few rewards. Nothing is divided by
-# less than this share of the deviation over all rewards; the published lines stay far above it.
+# Lower bound of the fitted deviation, as a share of the deviation over all rewards: the line fitted to the deviations
+# can come near 0, or below it, at positions with few rewards. The published lines stay far above the bound.
 LEAST_STD = 0.1
 
 
 @dataclass(frozen=True)
 class Segmenter:
-    """How a segment reward model's responses are cut, and the location-aware normaliser of its rewards.
+    """Segmentation of a segment reward model's responses, and the location-aware normalizer of its rewards.
 
     Args:
         entropy_threshold, min_length: the arguments of `segkernel.segment_by_entropy`, the threshold in nats.
@@ -53,10 +53,10 @@ class Segmenter:
 
     @classmethod
     def fit(cls, segment_rewards: Tensor, counts: Tensor, *, entropy_threshold: float, min_length: int) -> "Segmenter":
-        """Fit the normaliser to the segment rewards `[N, S]`, finite, of many responses with `counts` `[N]` segments.
+        """Fit the normalizer to the segment rewards `[N, S]`, finite, of many responses with `counts` `[N]` segments.
 
-        A line over the position needs two positions with two rewards each. Where there are none, as when a high
-        threshold leaves one segment per response, the rewards' mean and deviation serve at every position.
+        A line over the position needs two positions with two rewards each. Without them, as when a high threshold
+        leaves one segment per response, the rewards' mean and deviation serve at every position.
         """
         rewards = segment_rewards[torch.arange(segment_rewards.shape[1]) < counts[:, None]].double()
         overall = float(rewards.std(correction=min(1, len(rewards) - 1)))
@@ -68,7 +68,7 @@ class Segmenter:
         return cls(entropy_threshold, min_length, mean, std, min_std=max(LEAST_STD * overall, 1e-6))
 
     def normalize(self, segment_rewards: Tensor, counts: Tensor) -> Tensor:
-        """`segkernel.location_normalize` by this normaliser: `[B, S]`."""
+        """`segkernel.location_normalize` with this normalizer: `[B, S]`."""
         return segkernel.location_normalize(segment_rewards, counts, mean=self.mean, std=self.std, min_std=self.min_std)
 
     def save(self, directory: str | Path) -> None:
@@ -76,11 +76,11 @@ class Segmenter:
 
 
 def load_segmenter(path: str | Path) -> Segmenter:
-    """The segmenter saved with the segment reward model in the directory `path`.
+    """Segmenter saved with the segment reward model in the directory `path`.
 
     Raises:
-        FileNotFoundError: there is none, so that is no segment reward model.
-        ValueError: the file does not hold one.
+        FileNotFoundError: there is no segmenter, so the directory holds no segment reward model.
+        ValueError: the file does not hold a segmenter.
     """
     file = Path(path) / FILE
     if not file.is_file():
@@ -110,7 +110,7 @@ def check_segmentation(entropy_threshold: float, min_length: int) -> None:
 
 
 def token_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Entropy of the distribution that each response token came from, in nats: `[rows, T]`, 0 at other tokens.
+    """Entropy of the distribution that each response token was drawn from, in nats: `[rows, T]`, 0 at other tokens.
 
     `logits` is the reference model's, `[rows, T, V]`, of a batch of `ResponseCollator`, or of `PreferenceCollator`,
     whose sides are rows of their own.
@@ -119,7 +119,7 @@ def token_entropy(logits: Tensor, batch: Batch) -> Tensor:
         ValueError: an entropy is not finite.
     """
     labels, mask = (batch[name].flatten(0, -2)[:, 1:] for name in ("input_ids", "response_mask"))
-    # The logits at t - 1, read in place, are of the distribution that token t came from.
+    # The logits at t - 1, read in place, give the distribution that token t was drawn from.
     _, entropy = segkernel.token_logprobs(logits[:, :-1], labels, mask, entropy=True)
     if not entropy.isfinite().all():
         raise ValueError("ref_model: expected finite logits, got NaN or infinity at a response token")

@@ -1,4 +1,4 @@
-"""An output directory holds one run: refuse to mix two, and find the checkpoint to resume from."""
+"""Output directories: one run each, its record, and the checkpoint to resume from."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ def check_run_directory(output_dir: str | Path, *, resuming: bool) -> None:
 
 
 def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | None) -> str | None:
-    """The checkpoint directory that `--resume_from_checkpoint` means: a path, or `last` for the newest of this run.
+    """Checkpoint directory of `--resume_from_checkpoint`: a path, or `last` for the newest of this run.
 
-    One that the run was killed in the middle of writing is passed over.
+    A checkpoint that is not complete, because the run was killed while writing it, is ignored.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -47,13 +47,13 @@ def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | None) 
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """The Trainer writes this file last, in one go."""
+    """Whether the file that the Trainer writes last is there."""
     state = checkpoint / "trainer_state.json"
     return state.is_file() and state.stat().st_size > 0
 
 
 def run_record(method: str, data_file: str | Path, model: str | None) -> dict[str, str | None]:
-    """What makes a run this run: resuming it under another method, data file or start would mix two."""
+    """Identity of a run: resuming it with another method, data file or initial model would mix two runs."""
     digest = hashlib.sha256(Path(data_file).read_bytes()).hexdigest()
     return {"method": method, "data": str(data_file), "data_sha256": digest, "model": model}
 

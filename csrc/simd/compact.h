@@ -8,11 +8,11 @@
 namespace segkernel {
 inline namespace SK_VEC_NAMESPACE {
 
-// Calls body(position) for every valid position of a row. `bits & (bits - 1)` clears the lowest set bit, so a word
-// takes one iteration per valid position: 0110 -> 0010 -> 0000.
+// Calls body(position) for every valid position in [begin, length). `bits & (bits - 1)` clears the lowest set bit, so a
+// word takes one iteration per valid position: 0110 -> 0010 -> 0000.
 template <class Body>
-SK_INLINE void for_each_valid(const bool* mask, int64_t length, const Body& body) {
-  for (int64_t t = 0; t < length; t += kWordBits) {
+SK_INLINE void for_each_valid(const bool* mask, int64_t begin, int64_t length, const Body& body) {
+  for (int64_t t = begin; t < length; t += kWordBits) {
     bool rest[kWordBits]{};
     const bool* word = mask + t;
     if (length - t < kWordBits) {
@@ -23,18 +23,64 @@ SK_INLINE void for_each_valid(const bool* mask, int64_t length, const Body& body
   }
 }
 
+#if defined(__AVX2__)
+SK_INLINE __m128i load_bytes8(const void* bytes) { return _mm_loadl_epi64(static_cast<const __m128i*>(bytes)); }
+SK_INLINE __m128i lookup8(const std::array<uint64_t, 256>& table, uint8_t byte) {
+  return _mm_cvtsi64_si128(static_cast<int64_t>(table[byte]));
+}
+#endif
+
 // Returns the number of valid tokens. `valid` has room for `length` values and may be `values` itself.
 SK_INLINE int64_t compress_valid(const float* values, const bool* mask, int64_t length, float* valid) {
   int64_t count = 0;
-  for_each_valid(mask, length, [&](int64_t t) SK_INLINE_LAMBDA { valid[count++] = values[t]; });
+  int64_t t = 0;
+#if defined(__AVX2__)
+  // Eight positions per step, without branches. Entries past `count` are overwritten later.
+  for (; t + kWordBits <= length; t += kWordBits) {
+    uint64_t bits = bits_of_bytes(mask + t);
+    for (int i = 0; i < kWordBits; i += 8, bits >>= 8) {
+      const auto byte = static_cast<uint8_t>(bits);
+      const __m256i places = _mm256_cvtepu8_epi32(lookup8(kSetBits, byte));
+      _mm256_storeu_ps(valid + count, _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + t + i), places));
+      count += std::popcount(byte);
+    }
+  }
+#endif
+  for_each_valid(mask, t, length, [&](int64_t position) SK_INLINE_LAMBDA { valid[count++] = values[position]; });
   return count;
 }
 
-// The inverse, with `masked` at positions that are not valid.
-template <class T>
-SK_INLINE void expand_valid(const T* valid, const bool* mask, int64_t length, T masked, T* values) {
-  for (int64_t t = 0; t < length; ++t) values[t] = masked;
-  for_each_valid(mask, length, [&](int64_t t) SK_INLINE_LAMBDA { values[t] = *valid++; });
+// The inverse for ids and flags (null: none), which are -1 and false at positions that are not valid.
+SK_INLINE void expand_valid(const int32_t* valid_ids, const bool* valid_flags, const bool* mask, int64_t length,
+                            int32_t* ids, bool* flags) {
+  int64_t t = 0;
+#if defined(__AVX2__)
+  for (; t + kWordBits <= length; t += kWordBits) {
+    uint64_t bits = bits_of_bytes(mask + t);
+    for (int64_t at = t; at < t + kWordBits; at += 8, bits >>= 8) {
+      const auto byte = static_cast<uint8_t>(bits);
+      const __m128i masked = _mm_cmpeq_epi8(load_bytes8(mask + at), _mm_setzero_si128());
+      const __m128i places = _mm_sub_epi8(lookup8(kBitCounts, byte), _mm_set1_epi8(1));
+      const __m256i eight_ids = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(valid_ids));
+      const __m256i moved = _mm256_permutevar8x32_epi32(eight_ids, _mm256_cvtepu8_epi32(places));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids + at), _mm256_or_si256(moved, _mm256_cvtepi8_epi32(masked)));
+      const int count = std::popcount(byte);
+      valid_ids += count;
+      if (flags == nullptr) continue;
+      const __m128i moved_flags = _mm_shuffle_epi8(load_bytes8(valid_flags), places);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(flags + at), _mm_andnot_si128(masked, moved_flags));
+      valid_flags += count;
+    }
+  }
+#endif
+  for (int64_t position = t; position < length; ++position) {
+    ids[position] = -1;
+    if (flags != nullptr) flags[position] = false;
+  }
+  for_each_valid(mask, t, length, [&](int64_t position) SK_INLINE_LAMBDA {
+    ids[position] = *valid_ids++;
+    if (flags != nullptr) flags[position] = *valid_flags++;
+  });
 }
 
 }  // namespace SK_VEC_NAMESPACE

@@ -226,8 +226,7 @@ int32_t segment_simd(Reduce reduce, const T* rewards, const bool* mask, int64_t 
   valid.ids = scratch.ids;
   if (out.mask != nullptr) valid.mask = scratch.mask;
   const int32_t count = segment_valid(reduce, scratch.rewards, tokens, rule, valid);
-  expand_valid(scratch.ids, mask, length, int32_t{-1}, out.ids);
-  if (out.mask != nullptr) expand_valid(scratch.mask, mask, length, false, out.mask);
+  expand_valid(scratch.ids, scratch.mask, mask, length, out.ids, out.mask);
   return count;
 }
 

@@ -35,7 +35,7 @@ BOXES = {
     "reference": Box("reference", "pure PyTorch", 7.2, 1.9, 2.7, PYTHON),
     "numpy": Box("numpy.py", "NumPy arrays", 10.3, 1.9, 2.7, PYTHON),
     "checks": Box(
-        "_validate, _library, _enums, types", "argument checks, loading of the libraries", 1.2, 3.8, 11.2, PYTHON
+        "_validate, _tensors, _library, _enums, types", "argument checks, loaded libraries", 1.2, 3.8, 11.2, PYTHON
     ),
     "operators": Box(
         "csrc/ops/<op>/<op>_cpu.cpp, <op>_cuda.cu", "tensors in, tensors out; schemas.cpp", 0, 6.0, 9.4, TORCH
@@ -48,6 +48,7 @@ BOXES = {
     "simd": Box("csrc/simd", "vectors, bitmasks, exp2", 5.1, 9.8, 3.7, PLAIN),
 }
 HEIGHT = 1.1
+SHARED = ("_validate", "_tensors", "_library", "_enums", "types")  # modules of the box "checks"
 CALLS = (("ops", "operators", "torch.ops.segkernel"), ("numpy", "numpy_module", "segkernel._numpy"))
 
 
@@ -179,7 +180,7 @@ def python_box(module: str) -> str | None:
     part = rest.split(".")[0]
     if first != "segkernel":
         return None
-    return part if part in BOXES else "checks" if part in ("_validate", "_library", "_enums", "types") else None
+    return part if part in BOXES else "checks" if part in SHARED else None
 
 
 def reduced(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -15,8 +15,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
-.PHONY: run test test-host test-emulated docs pictures peers lint format sanitize sanitize-emulated experiment bench gpu-check \
-	wheels wheel-check clean
+.PHONY: run test test-host test-emulated test-cpp docs pictures peers lint format sanitize sanitize-emulated experiment bench \
+	gpu-check wheels wheel-check clean
 
 # Train the demonstration models, print the table of results, write a report.
 run: $(READY)
@@ -30,6 +30,11 @@ test-host: $(READY)
 # The operator tests on the CUDA kernels, which are compiled for the host. No GPU is needed.
 test-emulated: $(READY)
 	library=$$($(BIN)/python -m tests.cuda_emulation.build) && SEGKERNEL_LIBRARY=$$library $(PYTEST) $(EMULATED_TESTS)
+
+# The C++ tests of the vector kernels, for every instruction set of this machine and, where g++-aarch64-linux-gnu and
+# qemu-user are installed, for aarch64.
+test-cpp: $(READY)
+	$(PYTEST) tests/build/test_vector_kernels.py tests/build/test_segment_kernels.py
 
 # Packages that the integration tests compare with, each in a folder of its own and without its dependencies.
 peers: $(READY)

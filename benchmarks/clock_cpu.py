@@ -30,7 +30,7 @@ class CpuClock:
         self.turns = turns
 
     def measure(self, case: Case) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
-        """Seconds per call of every installed implementation, and its peak memory where the case asks for it."""
+        """Seconds per call of every installed implementation, and its peak memory if the case requests it."""
         seconds: dict[str, list[float]] = {}
         failed: dict[str, Exception] = {}
         for turn in range(self.turns):

@@ -29,7 +29,7 @@ class CudaClock:
         self.machine = Machine("cuda", GPU, lambda function: torch.compile(function, dynamic=False), self.rotations)
 
     def measure(self, case: Case) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
-        """Seconds per call of every installed implementation, and its peak memory where the case asks for it.
+        """Seconds per call of every installed implementation, and its peak memory if the case requests it.
 
         Captured cases also report segkernel with the overhead of its Python call, as `WITH_CALL`.
         """

@@ -37,7 +37,7 @@ def value_checks() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    """Of the trainers' tests; a module's tests share it, so none may change it."""
+    """Tokenizer of the trainer tests. The tests of a module share it, so none may change it."""
     from tests.training.trainer_helpers import tiny_tokenizer
 
     return tiny_tokenizer()

@@ -17,14 +17,13 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import segkernel
 from segkernel import reference
 
-# Which kernels the operators' tests run on: "cpu"; "cuda" with SEGKERNEL_TEST_DEVICE=cuda; or "emulated cuda", the
-# CUDA kernels on CPU tensors.
+# Kernels under test: "cpu", "cuda" (SEGKERNEL_TEST_DEVICE=cuda), or "emulated cuda", the CUDA kernels on CPU tensors.
 BACKEND = "emulated cuda" if os.environ.get("SEGKERNEL_LIBRARY") else os.environ.get("SEGKERNEL_TEST_DEVICE", "cpu")
 DEVICE = "cuda" if BACKEND == "cuda" else "cpu"  # of the tensors
 
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# From nothing to beyond one vector (up to 32 lanes) and one block.
+# From empty to longer than a vector (up to 32 lanes) and a 64-token word.
 LENGTHS = (0, 1, 2, 15, 16, 17, 63, 64, 65, 257, 1500)
 
 
@@ -67,7 +66,7 @@ def random_batch(T: int) -> Batch:
 
 
 def random_scores(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Half of them on a grid of quarters, so that thresholds and neighbours are met exactly."""
+    """Random scores, half of them multiples of 1/4, so that some equal a threshold or the score before."""
     scores = torch.randn(shape, dtype=torch.float64)
     return torch.where(torch.rand(shape) < 0.5, (4 * scores).round() / 4, scores).to(dtype)
 
@@ -163,7 +162,7 @@ def _segment_options(B: int) -> dict[str, Any]:
 
 
 def _segment_numbers(B: int) -> dict[str, Any]:
-    """What takes the operator for numbers; only the sign may be one per row."""
+    """Arguments of `segment` with scalars for all options but the sequence sign."""
     return {
         "pivot_threshold": 1.25,
         "delta": 0.5,

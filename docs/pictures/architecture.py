@@ -87,7 +87,7 @@ def draw(folder: Path = HERE) -> Path:
 
 
 def center(a: Box, b: Box) -> float:
-    """Where an arrow between two boxes is vertical, if they overlap; else the middle of `a`."""
+    """Horizontal position of an arrow: the middle of the overlap of two boxes, or of `a` if they do not overlap."""
     left, right = max(a.x, b.x), min(a.x + a.width, b.x + b.width)
     return (left + right) / 2 if right - left > 0.4 else a.x + a.width / 2
 

@@ -143,7 +143,7 @@ def describe(runs: Sequence[Run]) -> str:
         f"{pairs[ADVERSARIAL]} of {pairs[ALL]} pairs are.\n\n"
         f"Both methods start from the same model and train for {settings.policy_steps} steps at the same learning rate "
         f"({settings.learning_rate:g}) and beta ({settings.beta:g}). DPO trains on whole answers. ASR-DPO trains on "
-        "the segments whose token rewards agree with their answer's verdict; a reward model, learnt from preferences "
+        "the segments whose token rewards agree with their answer's verdict; a reward model, trained on preferences "
         f"between whole answers only, gives these rewards (it ranks {accuracy:.0f} % of held-out pairs as the judge "
         f"does).\n\n{interval} Accuracy: {PARTS} in greedy answers to {settings.held_out_prompts} held-out questions; "
         "a malformed answer has no right part."

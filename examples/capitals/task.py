@@ -82,7 +82,7 @@ def capital_and_mistake(country: str) -> tuple[str, str]:
 
 
 def prompt_text(countries: Sequence[str]) -> str:
-    """The prompt that asks for these countries.
+    """The prompt for these countries.
 
     Example:
         >>> prompt_text(["Peru", "Iran"])

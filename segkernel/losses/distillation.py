@@ -89,7 +89,7 @@ def aligndistil_loss(
 ) -> tuple[Tensor, Tensor]:
     """AlignDistil loss, one value per token: `beta / alpha_t * KL(student || teacher_t)`, see `adaptive_teacher`.
 
-    Equivalent to RLHF with the reward `beta * log(pi_dpo / pi_reverse)` and a KL penalty `beta / alpha_t` towards the
+    Equivalent to RLHF with the reward `beta * log(pi_dpo / pi_reverse)` and a KL penalty `beta / alpha_t` toward the
     DPO model.
 
     Args:

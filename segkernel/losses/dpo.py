@@ -25,7 +25,7 @@ def dpo_loss(
         policy_rejected_logprobs: `[B]`, the same for the rejected responses.
         ref_chosen_logprobs: `[B]`, the reference model's sums over the same tokens.
         ref_rejected_logprobs: `[B]`, the same for the rejected responses.
-        beta: weight of the implicit KL penalty towards the reference; positive.
+        beta: weight of the implicit KL penalty toward the reference; positive.
 
     Returns:
         `(losses, chosen_rewards, rejected_rewards)`, each `[B]`; the rewards are detached.

@@ -18,7 +18,7 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 
 def logits_alone(model: nn.Module, prompt: Ids, response: Ids) -> list[list[float]]:
-    """What predicts each response token."""
+    """Logits that predict each response token."""
     return _outputs(model, prompt, response)[len(prompt) - 1 : -1]
 
 

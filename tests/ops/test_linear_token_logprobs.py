@@ -143,7 +143,7 @@ def test_linear_token_logprobs_of_masked_tokens_are_0():
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_linear_token_logprobs_without_compaction(dtype, masked, monkeypatch):
-    """Where the host must not synchronize, all tokens are multiplied, with the same results."""
+    """Without a device synchronization all tokens are multiplied; the results are the same."""
     N, V = 12, 3001
     hidden, weight, bias = random_linear(N, H=6, V=V, dtype=dtype)
     labels, mask = random_labels(N, V=V), torch.rand(N) < 0.6 if masked else None

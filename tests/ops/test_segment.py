@@ -211,7 +211,7 @@ def test_segment_rows_without_holes_match_reference(T, reduce):
 
 
 def long_row(T: int) -> tuple[Tensor, Tensor]:
-    """Tokens in every way that matters to whoever shares a long row out: dense, sparse, none for a while, all alike."""
+    """A row longer than a CUDA tile, with dense, sparse, missing and constant stretches."""
     rewards = random_scores(T)
     rewards[T // 3 : T // 2] = 0.125  # a segment much longer than any tile
     mask = torch.rand(T) < 0.9

@@ -184,7 +184,7 @@ def test_failed_build_ends_the_check(
     assert "no compiler\n" in capsys.readouterr().out
     results = json.loads((project / "build" / "gpu-check-nvidia-h200" / "nvidia-h200.json").read_text())
     assert [(phase["name"], phase["outcome"]) for phase in results["phases"]] == [("build", "failed: exit status 1")]
-    # What an earlier run has measured stays.
+    # The results of an earlier run are kept.
     assert not list((project / "benchmarks" / "results").iterdir())
     assert "\nnot measured yet\n" in (project / "benchmarks.md").read_text()
 
@@ -298,7 +298,7 @@ def test_cuda_clock_takes_medians_and_rotates_inputs(monkeypatch: pytest.MonkeyP
     seconds = CudaClock().calls(work, [(2.0,), (9.0,), (3.0,)], repeats=6)
     assert called == [2.0, 9.0] + [2.0, 9.0, 3.0] * 2  # warm-up, then in turn
     assert seconds == pytest.approx(0.003)
-    # What comes before each call is not timed.
+    # `before` is not timed.
     called.clear()
     seconds = CudaClock().calls(work, [(2.0,)], repeats=2, before=lambda: work(7.0))
     assert called == [7.0, 2.0] * 3

@@ -199,7 +199,7 @@ def test_quick_report_rows(quick):
     assert [row[0] for row in rows] == ["start model", "DPO", "ASR-DPO"]
     assert all(re.fullmatch(r"\d+\.\d ± \d+\.\d", cell) for row in rows for cell in row[1:])
     (start, *_), (dpo, *_), (asr, *_) = ([float(cell.split(" ")[0]) for cell in row[1:]] for row in rows)
-    # The start model has learnt the task, mistakes included; a guess would be right 1 time in 60.
+    # The start model has learned the task, mistakes included; a guess would be right 1 time in 60.
     assert 15 < start < 90
     assert start not in (dpo, asr)
     assert (output / "001" / "report.html").read_text(encoding="utf-8").count("<article") > 0

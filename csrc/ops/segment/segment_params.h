@@ -1,4 +1,4 @@
-// What the user asked of `segment`, and where its outputs go: for all rows, and for one.
+// Parameters and output pointers of `segment`, for all rows and for one.
 #pragma once
 
 #include <cstdint>

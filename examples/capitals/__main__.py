@@ -16,7 +16,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from examples.capitals.comparison import ADVERSARIAL, ALL, PARTS, Run, conclusion, curves, estimates, gains
+from examples.capitals.comparison import (
+    ADVERSARIAL,
+    ALL,
+    PARTS,
+    Run,
+    conclusion,
+    curves,
+    estimates,
+    gains,
+    write_figures,
+)
 from examples.capitals.training import Settings
 from examples.capitals.workers import quiet, worker_pool
 from segkernel.training.report import write_report
@@ -40,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = new_folder(arguments.output)
     seeds = range(arguments.seed, arguments.seed + count)
     runs = run_stages([Run(folder / f"seed-{seed}", replace(settings, seed=seed)) for seed in seeds], processes)
-    table, sentence = estimates(runs), conclusion(gains(runs))
+    logs = [run.logs for run in runs]
+    table, sentence = estimates(logs), conclusion(gains(logs))
+    write_figures(folder / "figures.json", runs)
     report = write_report(
         folder,
         title=TITLE,
-        log_history=curves(runs),
+        log_history=curves(logs),
         examples=runs[0].examples,
         summary=summary_rows(table),
         description=f"{sentence}\n\n{describe(runs)}",
@@ -89,7 +101,7 @@ def stage(number: int, text: str) -> Iterator[list[str]]:
 
 
 def new_folder(output: Path) -> Path:
-    """Create the next numbered folder in `output`. Existing folders, of killed runs too, are left alone.
+    """Create the next numbered folder in `output`. Existing folders, those of killed runs included, are not touched.
 
     Example:
         >>> import tempfile

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ ALL, ADVERSARIAL = "all pairs", "adversarial pairs"
 PARTS, MALFORMED = "parts right", "malformed"
 CURVE_POINTS = 5
 Log = Mapping[str, Any]
+Logs = Mapping[tuple[str, str], list[Log]]
 
 
 @dataclass
@@ -133,22 +136,46 @@ def write_preferences(path: Path, pairs: Sequence[Pair]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def estimates(runs: Sequence[Run]) -> pd.DataFrame:
+def write_figures(path: Path, runs: Sequence[Run]) -> None:
+    """Write versions, settings and every measured accuracy of every run as JSON; `read_logs` reads the accuracies."""
+    packages = ("torch", "transformers", "segkernel")
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    figures = [
+        {
+            "settings": asdict(run.settings),
+            "reward_accuracy": run.reward_accuracy,
+            "pairs": {source: len(run.policy_pairs(source)) for source in (ALL, ADVERSARIAL)},
+            "logs": [
+                {"method": method, "source": source, "accuracy": log} for (method, source), log in run.logs.items()
+            ],
+        }
+        for run in runs
+    ]
+    path.write_text(json.dumps({"versions": versions, "runs": figures}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_logs(path: Path) -> list[Logs]:
+    """Accuracies of a file of `write_figures`, one item per run."""
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    return [{(log["method"], log["source"]): log["accuracy"] for log in run["logs"]} for run in figures["runs"]]
+
+
+def estimates(runs: Sequence[Logs]) -> pd.DataFrame:
     """Final accuracies over the runs: rows start model, DPO, ASR-DPO; columns (source, measure)."""
 
     def cell(method: str, source: str, measure: str) -> Estimate:
         first_or_last = 0 if method == START else -1
-        return estimate([run.logs[DPO if method == START else method, source][first_or_last][measure] for run in runs])
+        return estimate([run[DPO if method == START else method, source][first_or_last][measure] for run in runs])
 
     columns = pd.MultiIndex.from_product([(ALL, ADVERSARIAL), (PARTS, MALFORMED)])
     methods = (START, DPO, ASR_DPO)
     return pd.DataFrame([[cell(method, *column) for column in columns] for method in methods], methods, columns)
 
 
-def gains(runs: Sequence[Run]) -> dict[str, Estimate]:
+def gains(runs: Sequence[Logs]) -> dict[str, Estimate]:
     """By source of the pairs: parts right of ASR-DPO minus those of DPO, paired by run."""
     return {
-        source: difference(*([run.logs[method, source][-1][PARTS] for run in runs] for method in (ASR_DPO, DPO)))
+        source: difference(*([run[method, source][-1][PARTS] for run in runs] for method in (ASR_DPO, DPO)))
         for source in (ADVERSARIAL, ALL)
     }
 
@@ -172,12 +199,12 @@ def conclusion(gain: Mapping[str, Estimate]) -> str:
     return f"{ASR_DPO} against {DPO}: {', '.join(found)}."
 
 
-def curves(runs: Sequence[Run]) -> dict[str, list[Log]]:
+def curves(runs: Sequence[Logs]) -> dict[str, list[Log]]:
     """Mean accuracy over the runs at every measured step, by method and source, in percent."""
     found = {}
     for source in (ALL, ADVERSARIAL):
         for method in (DPO, ASR_DPO):
-            logs = pd.concat([pd.DataFrame(run.logs[method, source]) for run in runs])
+            logs = pd.concat([pd.DataFrame(run[method, source]) for run in runs])
             means = 100 * logs.groupby("step").mean()
             names = {PARTS: "parts right, %", MALFORMED: "malformed answers, %"}
             found[f"{method}, {source}"] = means.rename(columns=names).reset_index().to_dict("records")

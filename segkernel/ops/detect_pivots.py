@@ -24,7 +24,7 @@ def detect_pivots(
     Args:
         rewards: token rewards, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64, float32, bfloat16 or float16.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
-        threshold: `>= 0`, a number or one per row `[B]`, in units of reward.
+        threshold: `>= 0`, a scalar or one per row `[B]`, in units of reward.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:

@@ -28,7 +28,7 @@ def gae(
         rewards, values: one per token, in units of reward, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64,
             float32, bfloat16 or float16. If their dtypes differ, both are promoted.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
-        gamma, lam: discount and trace decay, numbers or one per row `[B]`.
+        gamma, lam: discount and trace decay, scalars or one per row `[B]`.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:

@@ -28,8 +28,8 @@ def hysteresis(
     Args:
         rewards: token rewards, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64, float32, bfloat16 or float16.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
-        low, high: thresholds in units of reward, `low <= high`; numbers or one per row `[B]`.
-        initial: the state before the first valid token, in {-1, 0, +1}; a number or one per row `[B]`.
+        low, high: thresholds in units of reward, `low <= high`; scalars or one per row `[B]`.
+        initial: the state before the first valid token, in {-1, 0, +1}; a scalar or one per row `[B]`.
         hold: whether the neutral zone keeps the state.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 

@@ -28,9 +28,9 @@ def redistribute(
         prefix_scores: the reward model's score of the prompt and the response up to each token, `[B, T]`, or packed
             `[N]` with `cu_seqlens`; float64, float32, bfloat16 or float16.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
-        initial: the score of the prompt alone, a number or one per row `[B]`.
+        initial: the score of only the prompt, a scalar or one per row `[B]`.
         sequence_rewards: `[B]`, the sparse reward; None means 0.
-        mix: share of the dense reward, a number or one per row `[B]`.
+        mix: share of the dense reward, a scalar or one per row `[B]`.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:

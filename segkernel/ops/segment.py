@@ -41,13 +41,13 @@ def segment(
             Compared and reduced in float32 (float64 for float64). The summation order of a row is fixed on one
             processor and may differ between processors.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
-        pivot_threshold: `>= 0`, a number or one per row `[B]`, in units of reward; None finds no pivots.
+        pivot_threshold: `>= 0`, a scalar or one per row `[B]`, in units of reward; None finds no pivots.
         baseline: center of the trigger's neutral zone; without a trigger, the value that segment rewards are compared
             with.
-        delta: `>= 0`, half the width of the neutral zone, a number or one per row `[B]`; None runs no trigger.
+        delta: `>= 0`, half the width of the neutral zone, a scalar or one per row `[B]`; None runs no trigger.
         hold, initial: as in `hysteresis`.
         reduce: reduction of a segment's token rewards: "mean", "sum", "last", "max" or "min".
-        sequence_sign: a number or one per row `[B]`, of which only the sign is used; None computes no mask. A row
+        sequence_sign: a scalar or one per row `[B]`, of which only the sign is used; None computes no mask. A row
             with sign 0 keeps at most neutral segments.
         keep_neutral: whether the mask keeps segments of sign 0.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.

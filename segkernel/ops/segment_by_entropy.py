@@ -27,7 +27,7 @@ def segment_by_entropy(
         entropy: entropy of the distribution that produced each token, in nats, `[B, T]`, or packed `[N]` with
             `cu_seqlens`; float64, float32, bfloat16 or float16.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
-        threshold: a number or one per row `[B]`, in nats.
+        threshold: a scalar or one per row `[B]`, in nats.
         min_length: `>= 1`, minimal number of tokens in a segment before another may start.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 

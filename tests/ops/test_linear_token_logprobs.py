@@ -155,7 +155,7 @@ def test_linear_token_logprobs_without_compaction(dtype, masked, monkeypatch):
     arguments = (segkernel.linear_token_logprobs, hidden, weight, bias, labels, mask, upstream)
     if BACKEND != "cuda":
         expected = values_and_gradients(*arguments)
-    else:  # of the valid tokens alone
+    else:  # only the valid tokens
         upstream_kept = [g[kept] for g in upstream]
         parts = values_and_gradients(
             segkernel.linear_token_logprobs, hidden[kept], weight, bias, labels[kept], None, upstream_kept

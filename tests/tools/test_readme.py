@@ -42,3 +42,20 @@ def test_readme_lists_every_method():
 
 def test_readme_is_short():
     assert len(README.splitlines()) <= 150
+
+
+def test_capitals_table_is_the_stored_result():
+    """The tables of `make run` in README and docs/experiments.md follow from benchmarks/results/capitals.json."""
+    from examples.capitals.comparison import conclusion, estimates, gains, read_logs
+
+    runs = read_logs(ROOT / "benchmarks" / "results" / "capitals.json")
+    experiments = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    for method, row in estimates(runs).iterrows():
+        line = f"| {method} | {' | '.join(cell.percent() for cell in row)} |"
+        assert line in README
+        assert line in experiments
+    assert conclusion(gains(runs)) == (
+        "ASR-DPO against DPO: 73.4 ± 3.1 points more parts right after adversarial pairs, "
+        "0.9 ± 1.3 points fewer (not significant) after all pairs."
+    )
+    assert "73.4 ± 3.1" in " ".join(experiments.split())

@@ -2,11 +2,13 @@
 
 import io
 import json
+import logging
 import random
 import re
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 pytest.importorskip("rich")
@@ -165,10 +167,13 @@ def test_new_folder_leaves_existing_folders_alone(tmp_path):
 def quick(tmp_path_factory):
     """The folder of two quick comparisons with the same seed, and the output of the second."""
     output = tmp_path_factory.mktemp("capitals")
+    level, threads = logging.getLogger("segkernel").level, torch.get_num_threads()
     for _ in range(2):
         printed, errors = io.StringIO(), io.StringIO()
         with redirect_stdout(printed), redirect_stderr(errors):
             assert main(["--quick", "--output", str(output)]) == 0
+    logging.getLogger("segkernel").setLevel(level)  # `main` silences the process that it has to itself
+    torch.set_num_threads(threads)
     return output, printed.getvalue(), errors.getvalue()
 
 
@@ -190,7 +195,12 @@ def test_quick_comparison_prints_stages_table_and_report(quick):
     table = {line[:15].strip(): line for line in lines}
     for name, *cells in summary(output / "002"):
         assert all(cell in table[name] for cell in cells)
-    assert sorted(path.name for path in (output / "002").iterdir()) == ["report.html", "seed-0", "seed-1"]
+    assert sorted(path.name for path in (output / "002").iterdir()) == [
+        "figures.json",
+        "report.html",
+        "seed-0",
+        "seed-1",
+    ]
 
 
 def test_quick_report_rows(quick):

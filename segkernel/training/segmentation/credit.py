@@ -22,6 +22,7 @@ def mask_agreement(kept: Tensor, credit: Tensor, signs: Tensor, mask: Tensor) ->
     """Share of each row's valid tokens, `[B]`, whose loss mask agrees with the true credit.
 
     Example:
+        >>> import torch
         >>> kept, credit = torch.tensor([[True, True, False]]), torch.tensor([[1, -1, -1]])
         >>> mask_agreement(kept, credit, torch.tensor([1]), torch.tensor([[True, True, True]]))
         tensor([0.6667])

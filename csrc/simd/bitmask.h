@@ -29,11 +29,20 @@ SK_INLINE uint64_t movemask(Vec::Integers lanes) {
 #endif
 }
 
-// Sets each bit of `bits` to condition(i) of the kLanes tokens from token i on.
+// One bit per lane: a < b, false for NaN.
+SK_INLINE uint64_t less(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ);
+#else
+  return movemask(a.v < b.v);
+#endif
+}
+
+// The bits of 64 tokens: condition(i) returns those of the kLanes tokens from token i on.
 template <class Condition>
 SK_INLINE uint64_t bits_where(const Condition& condition) {
   uint64_t bits = 0;
-  for (int i = 0; i < kWordBits; i += Vec::kLanes) bits |= movemask(condition(i)) << i;
+  for (int i = 0; i < kWordBits; i += Vec::kLanes) bits |= condition(i) << i;
   return bits;
 }
 
@@ -62,7 +71,10 @@ SK_INLINE __m256i spread_half(uint64_t bits, int half) {
 // A bit for each of 64 bytes that is not 0: 01 00 02 01 -> 1011.
 SK_INLINE uint64_t bits_of_bytes(const bool* bytes) {
   uint64_t bits = 0;
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m512i values = _mm512_loadu_si512(bytes);
+  bits = _mm512_test_epi8_mask(values, values);
+#elif defined(__AVX2__)
   for (int i = 0; i < kWordBits; i += 32) {
     const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + i));
     const __m256i is_zero = _mm256_cmpeq_epi8(values, _mm256_setzero_si256());
@@ -81,7 +93,9 @@ SK_INLINE uint64_t bits_of_bytes(const bool* bytes) {
 
 // Bytes of 0 or 1: 1011 -> 01 00 01 01.
 SK_INLINE void store_bytes(uint64_t bits, bool* bytes) {
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  _mm512_storeu_si512(bytes, _mm512_maskz_set1_epi8(bits, 1));
+#elif defined(__AVX2__)
   for (int i = 0; i < 2; ++i) {
     const __m256i half = _mm256_and_si256(spread_half(bits, i), _mm256_set1_epi8(1));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes) + i, half);
@@ -96,7 +110,9 @@ SK_INLINE void store_bytes(uint64_t bits, bool* bytes) {
 
 // Bytes of 1 where `positive` is set, -1 where `negative` is, 0 elsewhere.
 SK_INLINE void store_signs(uint64_t positive, uint64_t negative, int8_t* signs) {
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  _mm512_storeu_si512(signs, _mm512_mask_set1_epi8(_mm512_maskz_set1_epi8(positive, 1), negative, -1));
+#elif defined(__AVX2__)
   for (int i = 0; i < 2; ++i) {
     const __m256i half = _mm256_sub_epi8(spread_half(negative, i), spread_half(positive, i));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(signs) + i, half);

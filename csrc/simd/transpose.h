@@ -1,79 +1,72 @@
-// For AVX2 and vectors of 16 bytes: values of several equally long stretches of memory side by side, one stretch per
-// lane.
+// A block of 64 floats as equally long stretches side by side, one stretch per lane.
 #pragma once
+
+#include <utility>
 
 #include "vec.h"
 
 namespace segkernel {
 inline namespace SK_VEC_NAMESPACE {
 
-// Transposes the 4 x 4 floats in every 16 bytes of four vectors.
-SK_INLINE void transpose4(Vec (&v)[4]) {
-#if defined(__SSE2__)
-  const auto low01 = SK_X86(unpacklo_ps)(v[0].v, v[1].v);
-  const auto low23 = SK_X86(unpacklo_ps)(v[2].v, v[3].v);
-  const auto high01 = SK_X86(unpackhi_ps)(v[0].v, v[1].v);
-  const auto high23 = SK_X86(unpackhi_ps)(v[2].v, v[3].v);
-  v[0].v = SK_X86(shuffle_ps)(low01, low23, _MM_SHUFFLE(1, 0, 1, 0));
-  v[1].v = SK_X86(shuffle_ps)(low01, low23, _MM_SHUFFLE(3, 2, 3, 2));
-  v[2].v = SK_X86(shuffle_ps)(high01, high23, _MM_SHUFFLE(1, 0, 1, 0));
-  v[3].v = SK_X86(shuffle_ps)(high01, high23, _MM_SHUFFLE(3, 2, 3, 2));
+constexpr int kSteps = 64 / Vec::kLanes;  // floats per stretch
+
+// Lane l becomes lane index(l) of a followed by b.
+template <class Index, size_t... l>
+SK_INLINE Vec shuffle(Vec a, Vec b, Index index, std::index_sequence<l...>) {
+#if defined(__clang__)
+  return {__builtin_shufflevector(a.v, b.v, index(l)...)};
 #else
-  const Vec rows[4] = {v[0], v[1], v[2], v[3]};
-  for (int i = 0; i < 4; ++i) {
-    for (int j = 0; j < 4; ++j) v[i].v[j] = rows[j].v[i];
-  }
+  return {__builtin_shuffle(a.v, b.v, Vec::Integers{index(l)...})};
 #endif
+}
+template <class Index>
+SK_INLINE Vec shuffle(Vec a, Vec b, Index index) {
+  return shuffle(a, b, index, std::make_index_sequence<Vec::kLanes>());
 }
 
-// Lane l of `steps[j]` becomes values[stride * l + j].
-SK_INLINE void load_transposed(const float* values, int64_t stride, Vec (&steps)[4]) {
-  for (int i = 0; i < 4; ++i) {
-#if defined(__AVX2__)
-    steps[i].v = _mm256_loadu2_m128(values + stride * (4 + i), values + stride * i);
-#else
-    steps[i] = Vec::load(values + stride * i);
-#endif
-  }
-  transpose4(steps);
+// Lane l moves to lane l + 1; the first lane becomes `first`: 1 2 3 4 -> first 1 2 3.
+SK_INLINE Vec shift_up(Vec lanes, float first) {
+  return shuffle(lanes, Vec::broadcast(first), [](int l) { return l == 0 ? Vec::kLanes : l - 1; });
 }
-// The inverse for all stretches of a block of 64: values[kSteps * l + j] becomes lane l of step j.
-constexpr int kSteps = 64 / Vec::kLanes;
-SK_INLINE void store_transposed(Vec (&steps)[kSteps / 4][4], float* values) {
-  for (int j = 0; j < kSteps / 4; ++j) transpose4(steps[j]);
-#if defined(__AVX2__)
-  for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(values + 8 * i, _mm256_permute2f128_ps(steps[0][i].v, steps[1][i].v, 0x20));
-    _mm256_storeu_ps(values + 8 * (4 + i), _mm256_permute2f128_ps(steps[0][i].v, steps[1][i].v, 0x31));
+
+// Moves the elements with an even index to the front. log2(kSteps) times: element kSteps * l + j becomes lane l of
+// step j. 0 1 2 3 4 5 6 7 -> 0 2 4 6 1 3 5 7 -> 0 4 1 5 2 6 3 7.
+SK_INLINE void to_stretches(Vec (&v)[kSteps]) {
+  for (int times = 1; times < kSteps; times *= 2) {
+    Vec moved[kSteps];
+    for (int i = 0; i < kSteps / 2; ++i) {
+      moved[i] = shuffle(v[2 * i], v[2 * i + 1], [](int l) { return 2 * l; });
+      moved[kSteps / 2 + i] = shuffle(v[2 * i], v[2 * i + 1], [](int l) { return 2 * l + 1; });
+    }
+    for (int i = 0; i < kSteps; ++i) v[i] = moved[i];
   }
-#else
-  for (int j = 0; j < kSteps / 4; ++j) {
-    for (int i = 0; i < 4; ++i) steps[j][i].store(values + kSteps * i + 4 * j);
+}
+
+// The inverse.
+SK_INLINE void from_stretches(Vec (&v)[kSteps]) {
+  for (int times = 1; times < kSteps; times *= 2) {
+    Vec moved[kSteps];
+    for (int i = 0; i < kSteps / 2; ++i) {
+      const Vec a = v[i], b = v[kSteps / 2 + i];
+      moved[2 * i] = shuffle(a, b, [](int l) { return l / 2 + l % 2 * Vec::kLanes; });
+      moved[2 * i + 1] = shuffle(a, b, [](int l) { return (l + Vec::kLanes) / 2 + l % 2 * Vec::kLanes; });
+    }
+    for (int i = 0; i < kSteps; ++i) v[i] = moved[i];
   }
-#endif
 }
 
 // The word's kLanes equal parts, the lowest in the first lane.
 SK_INLINE Vec::Integers split_word(uint64_t word) {
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  constexpr uint64_t kNibbles = 0x0f0f0f0f0f0f0f0f;
+  const __m128i bytes = _mm_set_epi64x(_pdep_u64(word >> 32, kNibbles), _pdep_u64(word, kNibbles));
+  return reinterpret_cast<Vec::Integers>(_mm512_cvtepu8_epi32(bytes));
+#elif defined(__AVX2__)
   return reinterpret_cast<Vec::Integers>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(word))));
 #else
   Vec::Halves parts;
   memcpy(&parts, &word, sizeof(word));
   return __builtin_convertvector(parts, Vec::Integers);
-#endif
-}
-
-// Lane l moves to lane l + 1; the first lane becomes `first`: 1 2 3 4 -> first 1 2 3.
-SK_INLINE Vec shift_up(Vec lanes, float first) {
-#if defined(__AVX2__)
-  const __m256 moved = _mm256_permutevar8x32_ps(lanes.v, _mm256_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6));
-  return {_mm256_blend_ps(moved, _mm256_set1_ps(first), 1)};
-#else
-  Vec moved;
-  for (int l = Vec::kLanes - 1; l > 0; --l) moved.v[l] = lanes.v[l - 1];
-  moved.v[0] = first;
-  return moved;
 #endif
 }
 

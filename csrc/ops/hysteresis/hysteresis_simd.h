@@ -24,8 +24,8 @@ SK_INLINE void hysteresis_block(SchmittBits<uint64_t>& trigger, const T* rewards
   const Vec lows = Vec::broadcast(low);
   const Vec highs = Vec::broadcast(high);
   const uint64_t valid = mask == nullptr ? ~uint64_t{0} : bits_of_bytes(mask);
-  const uint64_t above = bits_where([&](int i) SK_INLINE_LAMBDA { return Vec::load(rewards + i).v > highs.v; });
-  const uint64_t below = bits_where([&](int i) SK_INLINE_LAMBDA { return Vec::load(rewards + i).v < lows.v; });
+  const uint64_t above = bits_where([&](int i) SK_INLINE_LAMBDA { return less(highs, Vec::load(rewards + i)); });
+  const uint64_t below = bits_where([&](int i) SK_INLINE_LAMBDA { return less(Vec::load(rewards + i), lows); });
   const auto [positive, negative] = trigger.next(above & valid, below & valid);
   store_signs(positive.now & valid, negative.now & valid, states);
 }

@@ -15,7 +15,8 @@ namespace segkernel {
 
 inline const KernelsByDtype<SegmentKernel>& segment_kernels() {
 #if defined(__x86_64__)
-  if (chosen_isa() >= Isa::avx2) return kSegmentAvx2;
+  if (chosen_isa() == Isa::avx512) return kSegmentAvx512;
+  if (chosen_isa() == Isa::avx2) return kSegmentAvx2;
 #endif
   return kSegmentSimd;
 }

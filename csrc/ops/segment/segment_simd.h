@@ -30,7 +30,7 @@ using SegmentKernel = int32_t (*)(Reduce reduce, const T* rewards, const bool* m
                                   const SegmentScratch& scratch);
 
 #if defined(__x86_64__)
-extern const KernelsByDtype<SegmentKernel> kSegmentAvx2;
+extern const KernelsByDtype<SegmentKernel> kSegmentAvx2, kSegmentAvx512;
 #endif
 
 inline namespace SK_VEC_NAMESPACE {
@@ -46,15 +46,15 @@ constexpr int kBlock = kWordBits;  // tokens
 //
 // `open`: the fold of the segment that is open before the block. Returns that of the segment open after it.
 template <Reduce kFold>
-SK_INLINE float fold_block(const float* rewards, uint64_t starts, float open, float* folds) {
-  Vec steps[kSteps / 4][4], folded[kSteps / 4][4];
-  for (int j = 0; j < kSteps; j += 4) load_transposed(rewards + j, kSteps, steps[j / 4]);
+SK_INLINE float fold_block(const float* rewards, uint64_t starts, float open, Vec (&folds)[kSteps]) {
+  Vec steps[kSteps];
+  for (int j = 0; j < kSteps; ++j) steps[j] = Vec::load(rewards + Vec::kLanes * j);
+  to_stretches(steps);
   const Vec::Integers lane_starts = split_word(starts);
   const auto pass = [&](Vec running) SK_INLINE_LAMBDA {
     for (int j = 0; j < kSteps; ++j) {
-      const Vec reward = steps[j / 4][j % 4];
-      running.v = (lane_starts << (31 - j)) < 0 ? reward.v : fold<kFold>(running.v, reward.v);
-      folded[j / 4][j % 4] = running;
+      running.v = (lane_starts << (31 - j)) < 0 ? steps[j].v : fold<kFold>(running.v, steps[j].v);
+      folds[j] = running;
     }
     return running;
   };
@@ -64,7 +64,7 @@ SK_INLINE float fold_block(const float* rewards, uint64_t starts, float open, fl
   for (uint64_t pending = movemask(lane_starts == 0) & all_but_last; pending != 0; pending &= pending << 1) {
     ends = pass(shift_up(ends, open));
   }
-  store_transposed(folded, folds);
+  from_stretches(folds);
   return ends.v[Vec::kLanes - 1];
 }
 
@@ -84,10 +84,10 @@ class SegmentBlocks {
     const Vec low = Vec::broadcast(rule_.low);
     const Vec high = Vec::broadcast(rule_.high);
     const uint64_t pivots = bits_where([&](int i) SK_INLINE_LAMBDA {
-      return magnitude(Vec::load(rewards + i) - Vec::load(previous + i)).v > threshold.v;
+      return less(threshold, magnitude(Vec::load(rewards + i) - Vec::load(previous + i)));
     });
-    const uint64_t above = bits_where([&](int i) SK_INLINE_LAMBDA { return Vec::load(rewards + i).v > high.v; });
-    const uint64_t below = bits_where([&](int i) SK_INLINE_LAMBDA { return Vec::load(rewards + i).v < low.v; });
+    const uint64_t above = bits_where([&](int i) SK_INLINE_LAMBDA { return less(high, Vec::load(rewards + i)); });
+    const uint64_t below = bits_where([&](int i) SK_INLINE_LAMBDA { return less(Vec::load(rewards + i), low); });
 
     const auto [positive, negative] = trigger_.next(above, below);
     const uint64_t changed = (positive.now ^ positive.before) | (negative.now ^ negative.before);
@@ -102,14 +102,12 @@ class SegmentBlocks {
                   mask);
     }
     store_bit_counts(starts, count_ - 1, ids);
-    float folds[kBlock];
-    int8_t signs[kBlock];
+    Vec folds[kSteps];
     open_fold_ = fold_block<kFold>(rewards, starts, open_fold_, folds);
-    store_signs(positive.now, negative.now, signs);
     // A segment ends at each bit of `ends`. The one that ends with the block may go on in the next block, which writes
     // it again.
     const int64_t k = count_ - ((starts & 1) == 0);
-    write_ends(ends, tokens == kBlock, folds, signs,
+    write_ends(ends, tokens == kBlock, folds, positive.now, negative.now,
                {nullptr, out_.lengths + k, out_.rewards + k, out_.signs + k, nullptr, 0});
     tokens_ += tokens;
     count_ += std::popcount(starts);
@@ -121,10 +119,30 @@ class SegmentBlocks {
   }
 
   // Appends fold, sign and end of the tokens at the bits of `ends`. Lengths are ends until the row is complete.
-  SK_INLINE void write_ends(uint64_t ends, [[maybe_unused]] bool whole, const float* folds, const int8_t* signs,
-                            SegmentRowOut to) const {
-#if defined(__AVX2__)
-    // Eight tokens per step. Entries past those that count are overwritten later; a whole block has room for them.
+  SK_INLINE void write_ends(uint64_t ends, [[maybe_unused]] bool whole, const Vec (&folds)[kSteps], uint64_t positive,
+                            uint64_t negative, SegmentRowOut to) const {
+    // Vectors are stored whole: entries past those that count are overwritten later, and a whole block has room for
+    // them.
+#if defined(__AVX512F__)
+    if (whole) {
+      store_signs(_pext_u64(positive, ends), _pext_u64(negative, ends), to.signs);
+      const __m512i lanes = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
+      for (int i = 0; i < kSteps; ++i, ends >>= 16) {
+        const auto ended = static_cast<__mmask16>(ends);
+        const __m512i ends_at = _mm512_add_epi32(lanes, _mm512_set1_epi32(tokens_ + 16 * i));
+        _mm512_storeu_si512(to.lengths, _mm512_maskz_compress_epi32(ended, ends_at));
+        _mm512_storeu_ps(to.rewards, _mm512_maskz_compress_ps(ended, folds[i].v));
+        to.lengths += std::popcount(ended);
+        to.rewards += std::popcount(ended);
+      }
+      return;
+    }
+#endif
+    float all_folds[kBlock];
+    int8_t signs[kBlock];
+    memcpy(all_folds, folds, sizeof(folds));
+    store_signs(positive, negative, signs);
+#if defined(__AVX2__) && !defined(__AVX512F__)
     for (int i = 0; whole && i < kBlock; i += 8) {
       const auto byte = static_cast<uint8_t>(ends >> i);
       const __m128i places = _mm_cvtsi64_si128(static_cast<int64_t>(kSetBits[byte]));
@@ -132,7 +150,7 @@ class SegmentBlocks {
       const __m256i ends_at = _mm256_add_epi32(lanes, _mm256_set1_epi32(tokens_ + i + 1));
       const __m128i eight_signs = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(signs + i));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.lengths), ends_at);
-      _mm256_storeu_ps(to.rewards, _mm256_permutevar8x32_ps(_mm256_loadu_ps(folds + i), lanes));
+      _mm256_storeu_ps(to.rewards, _mm256_permutevar8x32_ps(folds[i / 8].v, lanes));
       _mm_storel_epi64(reinterpret_cast<__m128i*>(to.signs), _mm_shuffle_epi8(eight_signs, places));
       const int ended = std::popcount(byte);
       to.lengths += ended;
@@ -144,7 +162,7 @@ class SegmentBlocks {
     for (; ends != 0; ends &= ends - 1) {
       const int t = std::countr_zero(ends);
       *to.lengths++ = tokens_ + t + 1;
-      *to.rewards++ = folds[t];
+      *to.rewards++ = all_folds[t];
       *to.signs++ = signs[t];
     }
   }

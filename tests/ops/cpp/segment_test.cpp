@@ -9,10 +9,8 @@
 #include "core/rows.h"
 #include "ops/hysteresis/hysteresis.h"
 #include "ops/hysteresis/hysteresis_simd.h"
-#if !defined(__AVX512F__)  // `segment` has no kernel of its own for AVX-512
 #include "ops/segment/segment_row.h"
 #include "ops/segment/segment_simd.h"
-#endif
 
 using namespace segkernel;
 
@@ -131,7 +129,6 @@ void check_hysteresis() {
   }
 }
 
-#if !defined(__AVX512F__)
 bool same_bits(float a, float b) { return bits_of_float(a) == bits_of_float(b) || (std::isnan(a) && std::isnan(b)); }
 
 struct Outputs {
@@ -193,7 +190,6 @@ void check_segment() {
     }
   }
 }
-#endif
 
 }  // namespace
 
@@ -204,11 +200,9 @@ int main() {
   check_hysteresis<float>();
   check_hysteresis<bfloat16>();
   check_hysteresis<float16>();
-#if !defined(__AVX512F__)
   check_segment<float>();
   check_segment<bfloat16>();
   check_segment<float16>();
-#endif
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

@@ -230,3 +230,12 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         raise ValueError(
             f"tokenizer: expected at most {entries} tokens, the embeddings of {path!r}, got {len(tokenizer)}"
         )
+
+
+def check_teacher(name: str, teacher: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Refuse a teacher that is trained itself, or whose logits are not over the policy's tokens."""
+    if teacher is model:
+        raise ValueError(f"{name}: expected a frozen model of its own, got the model that is trained")
+    entries, expected = (m.config.get_text_config().vocab_size for m in (teacher, model))
+    if entries != expected:
+        raise ValueError(f"{name}: expected logits over the policy's {expected} tokens, got {entries}")

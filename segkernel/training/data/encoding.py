@@ -22,9 +22,17 @@ from segkernel.training.data.columns import (
     SIDES,
     subset,
 )
-from segkernel.training.data.tables import FlatLists, Rows, flat_lists, map_in_memory, to_dataset
+from segkernel.training.data.tables import (
+    FlatLists,
+    Rows,
+    flat_lists,
+    map_in_memory,
+    to_dataset,
+    to_table,
+    with_columns,
+)
 
-__all__ = ["encode_preferences", "encode_prompts", "encode_splits", "encode_texts", "token_texts"]
+__all__ = ["encode_preferences", "encode_prompts", "encode_splits", "encode_texts", "numbered_prompts", "token_texts"]
 
 logger = logging.getLogger(__name__)
 
@@ -315,3 +323,10 @@ def _prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """`[BOS]` if this tokenizer opens a text with it, else nothing."""
     opens = tokenizer.bos_token_id is not None and list(tokenizer("")["input_ids"])[:1] == [tokenizer.bos_token_id]
     return [tokenizer.bos_token_id] if opens else []
+
+
+def numbered_prompts(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Trim prompts to `max_length` tokens, and number the pairs: part of the key of their random numbers."""
+    prompts = encode_prompts(pairs, tokenizer, max_length=max_length, name="train_dataset")
+    columns = {"prompt_ids": to_table(prompts)["prompt_ids"], "row": np.arange(len(pairs))}
+    return with_columns(pairs, columns, PAIRS)

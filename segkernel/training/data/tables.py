@@ -161,3 +161,9 @@ def _progress_bars(shown: bool) -> Iterator[None]:
     finally:
         if hide:
             enable_progress_bars()
+
+
+def rewards_of(samples: Dataset) -> Array:
+    """Column `reward`, `[samples]` float64."""
+    rewards: Array = to_table(samples)["reward"].to_numpy()
+    return rewards

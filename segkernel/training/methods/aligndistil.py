@@ -11,7 +11,6 @@ paper also trains on responses of the policy itself: `on_policy`, one response p
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -20,14 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import segkernel
 from segkernel.losses.distillation import aligndistil_loss, distillation_loss
 from segkernel.training.data.collators import ResponseCollator
-from segkernel.training.data.columns import PAIRS
-from segkernel.training.data.encoding import encode_prompts
-from segkernel.training.data.tables import Rows, to_table, with_columns
-from segkernel.training.methods.dpo import summed_logprobs, with_reference
+from segkernel.training.data.encoding import numbered_prompts
+from segkernel.training.data.tables import Rows
+from segkernel.training.models import check_teacher
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import Split
-from segkernel.training.trainer.batches import Batch, model_logits, on_device, response_batch
+from segkernel.training.trainer.batches import Batch, model_logits, on_device, response_batch, row_means, side
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
+from segkernel.training.trainer.reference import summed_logprobs, with_reference
 
 TEACHERS = ("dpo_model", "reverse_dpo_model")
 
@@ -183,32 +182,3 @@ class AlignDistilTrainer(PreferenceTrainer):
             batch_size=len(prompts),
         )
         return response_batch(prompts, responses, ResponseCollator.of(tokenizer), prompted.device)
-
-
-def side(batch: Batch, index: int) -> Batch:
-    """One side of every pair, as a batch `[B, T]`."""
-    names = ("input_ids", "attention_mask", "position_ids", "response_mask")
-    return {name: batch[name][:, index] for name in names}
-
-
-def row_means(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over each row's valid tokens, `[B]`, of values packed in the order of `mask` `[B, T]`."""
-    padded = values.new_zeros(mask.shape)
-    padded[mask] = values
-    return padded.sum(1) / mask.sum(1)
-
-
-def numbered_prompts(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Trim prompts to `max_length` tokens, and number the pairs: part of the key of their random numbers."""
-    prompts = encode_prompts(pairs, tokenizer, max_length=max_length, name="train_dataset")
-    columns = {"prompt_ids": to_table(prompts)["prompt_ids"], "row": np.arange(len(pairs))}
-    return with_columns(pairs, columns, PAIRS)
-
-
-def check_teacher(name: str, teacher: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Refuse a teacher that is trained itself, or whose logits are not over the policy's tokens."""
-    if teacher is model:
-        raise ValueError(f"{name}: expected a frozen model of its own, got the model that is trained")
-    entries, expected = (m.config.get_text_config().vocab_size for m in (teacher, model))
-    if entries != expected:
-        raise ValueError(f"{name}: expected logits over the policy's {expected} tokens, got {entries}")

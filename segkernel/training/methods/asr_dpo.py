@@ -4,28 +4,29 @@ Prefix scores -> token rewards -> segments -> mask of the segments whose sign ag
 -1 rejected) -> DPO on the tokens under the mask. All steps but the last are frozen and run once, before training.
 """
 
-import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from segkernel.training.data.columns import SIDES
-from segkernel.training.data.tables import flat_sides, head, to_table
+from segkernel.training.data.tables import head
 from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
 from segkernel.training.report_examples import report_examples
 from segkernel.training.rewards.prefix_scores import PrefixScorer
 from segkernel.training.segmentation.credit import TokenCredit
 from segkernel.training.segmentation.options import PairSegmentOptions
-from segkernel.training.segmentation.pairs import with_mask_agreement, with_masks, with_token_rewards
+from segkernel.training.segmentation.pairs import (
+    check_token_rewards,
+    log_kept,
+    with_mask_agreement,
+    with_masks,
+    with_token_rewards,
+)
 from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.base import Split
 from segkernel.training.trainer.batches import Batch
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -72,7 +73,7 @@ class ASRDPOTrainer(DPOTrainer):
 
     def prepare(self, dataset: Dataset, split: Split) -> Dataset:
         if self.reward_model is None:
-            _check_token_rewards(dataset, f"{split}_dataset")
+            check_token_rewards(dataset, f"{split}_dataset")
         else:
             dataset = with_token_rewards(
                 dataset, self.reward_model, self.args.token_rewards, self.data_collator, self.args
@@ -81,7 +82,7 @@ class ASRDPOTrainer(DPOTrainer):
             self.thresholds = Thresholds.of_pairs(dataset, self.args)
         dataset = with_masks(dataset, self.thresholds)
         if split == "train":
-            _log_kept(dataset, self.thresholds)
+            log_kept(dataset, self.thresholds)
         if self.token_credit is not None:
             dataset = with_mask_agreement(dataset, self.token_credit, self.data_collator, self.args)
         return super().prepare(dataset, split)
@@ -99,33 +100,3 @@ class ASRDPOTrainer(DPOTrainer):
         if "mask_agreement" in batch:
             metrics["mask_agreement"] = batch["mask_agreement"].mean(1)
         return losses, metrics
-
-
-def _check_token_rewards(pairs: Dataset, name: str) -> None:
-    """Refuse pairs without token rewards of both responses."""
-    table = to_table(pairs)
-    columns = [f"{side}_token_rewards" for side in SIDES]
-    for column in columns:
-        missing = np.arange(len(pairs))
-        if column in table.column_names:
-            missing = np.flatnonzero(table[column].is_null().to_numpy())
-        if len(missing):
-            present = sorted(key for key, value in pairs[int(missing[0])].items() if value is not None)
-            raise ValueError(f"{name}[{missing[0]}]: expected {' and '.join(columns)}, got {present}")
-
-
-def _log_kept(pairs: Dataset, thresholds: Thresholds) -> None:
-    kept, lengths = flat_sides(pairs, "mask")
-    starts = np.cumsum(lengths.reshape(-1, 2).sum(1)) - lengths.reshape(-1, 2).sum(1)
-    empty = int((np.add.reduceat(kept, starts, dtype=np.int64) == 0).sum())
-    if empty == len(pairs):
-        raise ValueError(
-            f"delta: no segment of any training pair agrees with its response, so there is nothing to train on; "
-            f"got {thresholds}"
-        )
-    logger.warning(
-        "segments: %.0f %% of the response tokens are trained on; %d of %d pairs keep no token",
-        100 * kept.mean(),
-        empty,
-        len(pairs),
-    )

@@ -23,7 +23,7 @@ from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_respon
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import sample_responses
 from segkernel.training.trainer.actor_critic import ActorCritic, value_model_like
-from segkernel.training.trainer.batches import Batch, model_logits, response_batch
+from segkernel.training.trainer.batches import Batch, model_inputs, model_logits, response_batch
 from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
 
 
@@ -190,7 +190,7 @@ class PPOTrainer(RolloutTrainer):
     def _read(self, batch: Batch) -> Batch:
         """Outputs of policy, value model, reference and reward model on one part of a batch."""
         with self.compute_loss_context_manager():
-            logits, values = self.model(**_inputs(batch))
+            logits, values = self.model(**model_inputs(batch))
             logprobs, entropy = self.logprobs(logits, batch, "response_mask", entropy=True)
             reference = self.read_reference(batch)
             scores = self.scorer(batch)
@@ -238,7 +238,7 @@ class PPOTrainer(RolloutTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        logits, values = model(**_inputs(inputs))
+        logits, values = model(**model_inputs(inputs))
         mask, response = inputs["policy_mask"], inputs["response_mask"]
         logprobs, _ = self.logprobs(logits, inputs, "policy_mask")
         # Zero values outside the mask so that NaNs there cannot reach the gradient.
@@ -287,7 +287,3 @@ class PPOTrainer(RolloutTrainer):
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None  # since one was evaluated
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def _inputs(batch: Batch) -> Batch:
-    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}

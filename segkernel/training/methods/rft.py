@@ -22,7 +22,7 @@ import segkernel
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.columns import RESPONSES
 from segkernel.training.data.encoding import encode_prompts
-from segkernel.training.data.tables import Array, Rows, flat_lists, to_dataset, to_table, with_columns
+from segkernel.training.data.tables import Array, Rows, flat_lists, rewards_of, to_dataset, to_table, with_columns
 from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, sequence_scores
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import SamplingOptions, sample_responses
@@ -231,9 +231,3 @@ class RFTTrainer(SegkernelTrainer):
         if "response_ids" in rows[0]:
             return self.response_collator(rows)
         return {"prompts": [row["prompt_ids"] for row in rows]}
-
-
-def rewards_of(samples: Dataset) -> Array:
-    """Column `reward`, `[samples]` float64."""
-    rewards: Array = to_table(samples)["reward"].to_numpy()
-    return rewards

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 import segkernel
 from segkernel.losses import bradley_terry_loss
 from segkernel.training.data.tables import flat_sides
-from segkernel.training.rewards.reward_model import prefix_scores
 from segkernel.training.segmentation.entropy import (
     Segmenter,
     check_segmentation,
-    rewards_at_segment_ends,
+    segment_rewards,
     token_entropy,
 )
 from segkernel.training.trainer.base import Split
@@ -136,9 +135,3 @@ class SegmentRewardTrainer(PreferenceTrainer):
         segmenter = self.fit_segmenter()  # a collective: all processes compute it, one writes it
         if self.args.should_save:
             segmenter.save(output_dir or self.args.output_dir)
-
-
-def segment_rewards(model: nn.Module, batch: Batch) -> Tensor:
-    """Rewards of both responses' segments, `[B, 2, S]`; 0 past their number."""
-    ids = batch["segment_ids"]
-    return rewards_at_segment_ends(prefix_scores(model, batch), ids.flatten(0, 1)).view_as(ids)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import segkernel
 from segkernel import _validate
+from segkernel.training.rewards.reward_model import prefix_scores
 from segkernel.training.trainer.batches import Batch
 
 logger = logging.getLogger(__name__)
@@ -137,3 +138,9 @@ def rewards_at_segment_ends(scores: Tensor, ids: Tensor) -> Tensor:
         bad = rewards[~rewards.isfinite()][0].item()
         raise ValueError(f"reward model: expected a finite score at the end of every segment, got {bad}")
     return rewards
+
+
+def segment_rewards(model: nn.Module, batch: Batch) -> Tensor:
+    """Rewards of both responses' segments, `[B, 2, S]`; 0 past their number."""
+    ids = batch["segment_ids"]
+    return rewards_at_segment_ends(prefix_scores(model, batch), ids.flatten(0, 1)).view_as(ids)

@@ -1,19 +1,23 @@
 """Columns of preference pairs made by segmentation: token rewards, loss masks, agreement with the true credit."""
 
+import logging
+
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
 
 from segkernel.training.data.collators import PreferenceCollator
-from segkernel.training.data.columns import PAIRS, SEQUENCE_SIGNS
-from segkernel.training.data.tables import FlatLists, columns_of_sides, flat_sides, with_columns
+from segkernel.training.data.columns import PAIRS, SEQUENCE_SIGNS, SIDES
+from segkernel.training.data.tables import FlatLists, columns_of_sides, flat_sides, to_table, with_columns
 from segkernel.training.rewards.prefix_scores import PrefixScorer, token_rewards
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.segmentation.credit import TokenCredit, mask_agreement
 from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.base import SegkernelConfig
 from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches
+
+logger = logging.getLogger(__name__)
 
 
 def with_token_rewards(
@@ -59,3 +63,33 @@ def with_mask_agreement(
         return {"mask_agreement": mask_agreement(kept, token_credit(batch), signs, mask).view(-1, 2)}
 
     return map_batches(columns, pairs, collator, args, "true credit")
+
+
+def check_token_rewards(pairs: Dataset, name: str) -> None:
+    """Refuse pairs without token rewards of both responses."""
+    table = to_table(pairs)
+    columns = [f"{side}_token_rewards" for side in SIDES]
+    for column in columns:
+        missing = np.arange(len(pairs))
+        if column in table.column_names:
+            missing = np.flatnonzero(table[column].is_null().to_numpy())
+        if len(missing):
+            present = sorted(key for key, value in pairs[int(missing[0])].items() if value is not None)
+            raise ValueError(f"{name}[{missing[0]}]: expected {' and '.join(columns)}, got {present}")
+
+
+def log_kept(pairs: Dataset, thresholds: Thresholds) -> None:
+    kept, lengths = flat_sides(pairs, "mask")
+    starts = np.cumsum(lengths.reshape(-1, 2).sum(1)) - lengths.reshape(-1, 2).sum(1)
+    empty = int((np.add.reduceat(kept, starts, dtype=np.int64) == 0).sum())
+    if empty == len(pairs):
+        raise ValueError(
+            f"delta: no segment of any training pair agrees with its response, so there is nothing to train on; "
+            f"got {thresholds}"
+        )
+    logger.warning(
+        "segments: %.0f %% of the response tokens are trained on; %d of %d pairs keep no token",
+        100 * kept.mean(),
+        empty,
+        len(pairs),
+    )

@@ -133,3 +133,20 @@ def _rows_to_arrow(values: Array) -> pa.Array:
 def _to_numpy(values: Tensor) -> Array:
     values = values.detach().cpu()
     return (values.float() if values.dtype is torch.bfloat16 else values).numpy()
+
+
+def side(batch: Batch, index: int) -> Batch:
+    """One side of every pair, as a batch `[B, T]`."""
+    names = ("input_ids", "attention_mask", "position_ids", "response_mask")
+    return {name: batch[name][:, index] for name in names}
+
+
+def row_means(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over each row's valid tokens, `[B]`, of values packed in the order of `mask` `[B, T]`."""
+    padded = values.new_zeros(mask.shape)
+    padded[mask] = values
+    return padded.sum(1) / mask.sum(1)
+
+
+def model_inputs(batch: Batch) -> Batch:
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}

@@ -217,6 +217,7 @@ def test_recipe_for_an_operator_works(tmp_path):
         (tmp_path / "csrc").mkdir(exist_ok=True)
         (tmp_path / "csrc" / folder).symlink_to(ROOT / "csrc" / folder)
     schema = files.pop("csrc/schemas.cpp, added")
+    assert eval("{" + files.pop("tests/ops/test_cuda.py, added") + "}").keys() == {"running_max"}
     files["csrc/schema.cpp"] = (
         f'#include "torch/registration.h"\nSTABLE_TORCH_LIBRARY_FRAGMENT(segkernel, library) {{\n{schema}}}\n'
     )

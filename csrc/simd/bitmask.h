@@ -10,6 +10,7 @@ namespace segkernel {
 inline namespace SK_VEC_NAMESPACE {
 
 constexpr int kWordBits = 64;
+constexpr uint64_t kLanesMask = (uint64_t{1} << Vec::kLanes) - 1;
 
 // Movemask: one bit per lane of a comparison, whose lanes are 0 or -1. Lanes 0, -1, -1, 0 -> 0110.
 SK_INLINE uint64_t movemask(Vec::Integers lanes) {

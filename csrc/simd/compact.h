@@ -28,25 +28,33 @@ SK_INLINE __m128i load_bytes8(const void* bytes) { return _mm_loadl_epi64(static
 SK_INLINE __m128i lookup8(const std::array<uint64_t, 256>& table, uint8_t byte) {
   return _mm_cvtsi64_si128(static_cast<int64_t>(table[byte]));
 }
+
+// The lanes at the set bits of `bits`, moved together: a b c d, 0110 -> b c. Lanes past them are unspecified.
+SK_INLINE Vec compress(Vec x, uint64_t bits) {
+#if defined(__AVX512F__)
+  return {_mm512_maskz_compress_ps(static_cast<__mmask16>(bits), x.v)};
+#else
+  return {_mm256_permutevar8x32_ps(x.v, _mm256_cvtepu8_epi32(lookup8(kSetBits, bits & 0xff)))};
+#endif
+}
 #endif
 
-// Returns the number of valid tokens. `valid` has room for `length` values and may be `values` itself.
-SK_INLINE int64_t compress_valid(const float* values, const bool* mask, int64_t length, float* valid) {
+// Widens the valid values. Returns their number; `valid` has room for `length`.
+template <class T>
+SK_INLINE int64_t compress_valid(const T* values, const bool* mask, int64_t length, float* valid) {
   int64_t count = 0;
   int64_t t = 0;
 #if defined(__AVX2__)
-  // Eight positions per step, without branches. Entries past `count` are overwritten later.
+  // Without branches. Entries past `count` are overwritten later.
   for (; t + kWordBits <= length; t += kWordBits) {
-    uint64_t bits = bits_of_bytes(mask + t);
-    for (int i = 0; i < kWordBits; i += 8, bits >>= 8) {
-      const auto byte = static_cast<uint8_t>(bits);
-      const __m256i places = _mm256_cvtepu8_epi32(lookup8(kSetBits, byte));
-      _mm256_storeu_ps(valid + count, _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + t + i), places));
-      count += std::popcount(byte);
+    const uint64_t bits = bits_of_bytes(mask + t);
+    for (int i = 0; i < kWordBits; i += Vec::kLanes) {
+      compress(Vec::load(values + t + i), bits >> i).store(valid + count);
+      count += std::popcount(bits >> i & kLanesMask);
     }
   }
 #endif
-  for_each_valid(mask, t, length, [&](int64_t position) SK_INLINE_LAMBDA { valid[count++] = values[position]; });
+  for_each_valid(mask, t, length, [&](int64_t position) SK_INLINE_LAMBDA { valid[count++] = widen(values[position]); });
   return count;
 }
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <type_traits>
 #include <vector>
 
 #include "../../core/valid_span.h"
@@ -33,8 +32,6 @@ int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int
                           const SegmentRule<float>& rule, const SegmentRowOut& out) {
   const SegmentKernel<T> kernel = segment_kernels().of<T>();
   const auto span = span_without_holes(mask, length);
-  const int64_t scratch_size = span.has_value() && std::is_same_v<T, float> ? 0 : length;
-  const auto scratch_rewards = std::make_unique_for_overwrite<float[]>(scratch_size);
   if (span.has_value()) {  // padding before and after it is not scanned
     const auto [begin, end] = *span;
     SegmentRowOut from_begin = out;
@@ -46,10 +43,11 @@ int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int
       std::fill(out.mask, out.mask + begin, false);
       std::fill(out.mask + end, out.mask + length, false);
     }
-    return kernel(reduce, rewards + begin, nullptr, end - begin, rule, from_begin, {scratch_rewards.get()});
+    return kernel(reduce, rewards + begin, nullptr, end - begin, rule, from_begin, {});
   }
-  const auto scratch_ids = std::make_unique_for_overwrite<int32_t[]>(scratch_size);
-  const auto scratch_mask = std::make_unique_for_overwrite<bool[]>(scratch_size);
+  const auto scratch_rewards = std::make_unique_for_overwrite<float[]>(length);
+  const auto scratch_ids = std::make_unique_for_overwrite<int32_t[]>(length);
+  const auto scratch_mask = std::make_unique_for_overwrite<bool[]>(length);
   return kernel(reduce, rewards, mask, length, rule, out,
                 {scratch_rewards.get(), scratch_ids.get(), scratch_mask.get()});
 }

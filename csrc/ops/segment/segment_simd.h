@@ -16,11 +16,11 @@
 
 namespace segkernel {
 
-// Scratch memory of a row, one entry per position. Rows of float rewards without a mask need none.
+// Scratch memory of a row with a mask, one entry per position.
 struct SegmentScratch {
   float* rewards;
-  int32_t* ids = nullptr;
-  bool* mask = nullptr;
+  int32_t* ids;
+  bool* mask;
 };
 
 // Returns the number of segments. `out` has room for as many segments as positions.
@@ -46,21 +46,19 @@ constexpr int kBlock = kWordBits;  // tokens
 //
 // `open`: the fold of the segment that is open before the block. Returns that of the segment open after it.
 template <Reduce kFold>
-SK_INLINE float fold_block(const float* rewards, uint64_t starts, float open, Vec (&folds)[kSteps]) {
-  Vec steps[kSteps];
-  for (int j = 0; j < kSteps; ++j) steps[j] = Vec::load(rewards + Vec::kLanes * j);
-  to_stretches(steps);
+SK_INLINE float fold_block(Vec (&rewards)[kSteps], uint64_t starts, float open, Vec (&folds)[kSteps]) {
+  to_stretches(rewards);
   const Vec::Integers lane_starts = split_word(starts);
   const auto pass = [&](Vec running) SK_INLINE_LAMBDA {
     for (int j = 0; j < kSteps; ++j) {
-      running.v = (lane_starts << (31 - j)) < 0 ? steps[j].v : fold<kFold>(running.v, steps[j].v);
+      running.v = (lane_starts << (31 - j)) < 0 ? rewards[j].v : fold<kFold>(running.v, rewards[j].v);
       folds[j] = running;
     }
     return running;
   };
   Vec ends = pass(Vec{});
   ends = pass(shift_up(ends, open));
-  const uint64_t all_but_last = (uint64_t{1} << (Vec::kLanes - 1)) - 1;
+  const uint64_t all_but_last = kLanesMask >> 1;
   for (uint64_t pending = movemask(lane_starts == 0) & all_but_last; pending != 0; pending &= pending << 1) {
     ends = pass(shift_up(ends, open));
   }
@@ -79,15 +77,18 @@ class SegmentBlocks {
 
   // Adds the next 1 to 64 tokens. Reads 64 entries of `rewards` and of `previous`, which holds each token's previous
   // reward; writes 64 entries of `ids` and, with a trigger, of `mask`.
-  SK_INLINE void add(const float* rewards, const float* previous, int tokens, int32_t* ids, bool* mask) {
+  template <class T>
+  SK_INLINE void add(const T* rewards, const T* previous, int tokens, int32_t* ids, bool* mask) {
     const Vec threshold = Vec::broadcast(rule_.pivot_threshold);
     const Vec low = Vec::broadcast(rule_.low);
     const Vec high = Vec::broadcast(rule_.high);
+    Vec block[kSteps];
+    for (int j = 0; j < kSteps; ++j) block[j] = Vec::load(rewards + Vec::kLanes * j);
     const uint64_t pivots = bits_where([&](int i) SK_INLINE_LAMBDA {
-      return less(threshold, magnitude(Vec::load(rewards + i) - Vec::load(previous + i)));
+      return less(threshold, magnitude(block[i / Vec::kLanes] - Vec::load(previous + i)));
     });
-    const uint64_t above = bits_where([&](int i) SK_INLINE_LAMBDA { return less(high, Vec::load(rewards + i)); });
-    const uint64_t below = bits_where([&](int i) SK_INLINE_LAMBDA { return less(Vec::load(rewards + i), low); });
+    const uint64_t above = bits_where([&](int i) SK_INLINE_LAMBDA { return less(high, block[i / Vec::kLanes]); });
+    const uint64_t below = bits_where([&](int i) SK_INLINE_LAMBDA { return less(block[i / Vec::kLanes], low); });
 
     const auto [positive, negative] = trigger_.next(above, below);
     const uint64_t changed = (positive.now ^ positive.before) | (negative.now ^ negative.before);
@@ -103,7 +104,7 @@ class SegmentBlocks {
     }
     store_bit_counts(starts, count_ - 1, ids);
     Vec folds[kSteps];
-    open_fold_ = fold_block<kFold>(rewards, starts, open_fold_, folds);
+    open_fold_ = fold_block<kFold>(block, starts, open_fold_, folds);
     // A segment ends at each bit of `ends`. The one that ends with the block may go on in the next block, which writes
     // it again.
     const int64_t k = count_ - ((starts & 1) == 0);
@@ -121,44 +122,33 @@ class SegmentBlocks {
   // Appends fold, sign and end of the tokens at the bits of `ends`. Lengths are ends until the row is complete.
   SK_INLINE void write_ends(uint64_t ends, [[maybe_unused]] bool whole, const Vec (&folds)[kSteps], uint64_t positive,
                             uint64_t negative, SegmentRowOut to) const {
+    int8_t signs[kBlock];
+    store_signs(positive, negative, signs);
+#if defined(__AVX2__)
     // Vectors are stored whole: entries past those that count are overwritten later, and a whole block has room for
     // them.
 #if defined(__AVX512F__)
-    if (whole) {
-      store_signs(_pext_u64(positive, ends), _pext_u64(negative, ends), to.signs);
-      const __m512i lanes = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
-      for (int i = 0; i < kSteps; ++i, ends >>= 16) {
-        const auto ended = static_cast<__mmask16>(ends);
-        const __m512i ends_at = _mm512_add_epi32(lanes, _mm512_set1_epi32(tokens_ + 16 * i));
-        _mm512_storeu_si512(to.lengths, _mm512_maskz_compress_epi32(ended, ends_at));
-        _mm512_storeu_ps(to.rewards, _mm512_maskz_compress_ps(ended, folds[i].v));
-        to.lengths += std::popcount(ended);
-        to.rewards += std::popcount(ended);
-      }
-      return;
-    }
+    if (whole) store_signs(_pext_u64(positive, ends), _pext_u64(negative, ends), to.signs);
 #endif
-    float all_folds[kBlock];
-    int8_t signs[kBlock];
-    memcpy(all_folds, folds, sizeof(folds));
-    store_signs(positive, negative, signs);
-#if defined(__AVX2__) && !defined(__AVX512F__)
-    for (int i = 0; whole && i < kBlock; i += 8) {
-      const auto byte = static_cast<uint8_t>(ends >> i);
-      const __m128i places = _mm_cvtsi64_si128(static_cast<int64_t>(kSetBits[byte]));
-      const __m256i lanes = _mm256_cvtepu8_epi32(places);
-      const __m256i ends_at = _mm256_add_epi32(lanes, _mm256_set1_epi32(tokens_ + i + 1));
-      const __m128i eight_signs = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(signs + i));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.lengths), ends_at);
-      _mm256_storeu_ps(to.rewards, _mm256_permutevar8x32_ps(folds[i / 8].v, lanes));
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(to.signs), _mm_shuffle_epi8(eight_signs, places));
-      const int ended = std::popcount(byte);
+    Vec::Words lanes;
+    for (int l = 0; l < Vec::kLanes; ++l) lanes[l] = static_cast<uint32_t>(l);
+    for (int i = 0; whole && i < kBlock; i += Vec::kLanes, ends >>= Vec::kLanes) {
+      const Vec ends_at = Vec::of_bits(lanes + static_cast<uint32_t>(tokens_ + i + 1));
+      compress(ends_at, ends).store(reinterpret_cast<float*>(to.lengths));
+      compress(folds[i / Vec::kLanes], ends).store(to.rewards);
+      const int ended = std::popcount(ends & kLanesMask);
       to.lengths += ended;
       to.rewards += ended;
+#if !defined(__AVX512F__)
+      const __m128i ended_signs = _mm_shuffle_epi8(load_bytes8(signs + i), lookup8(kSetBits, ends & 0xff));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(to.signs), ended_signs);
       to.signs += ended;
+#endif
     }
     if (whole) return;
 #endif
+    float all_folds[kBlock];
+    memcpy(all_folds, folds, sizeof(folds));
     for (; ends != 0; ends &= ends - 1) {
       const int t = std::countr_zero(ends);
       *to.lengths++ = tokens_ + t + 1;
@@ -175,16 +165,16 @@ class SegmentBlocks {
   int32_t tokens_ = 0;
 };
 
-template <Reduce kFold>
-SK_INLINE int32_t segment_blocks(const float* rewards, int64_t length, const SegmentRule<float>& rule,
+template <Reduce kFold, class T>
+SK_INLINE int32_t segment_blocks(const T* rewards, int64_t length, const SegmentRule<float>& rule,
                                  const SegmentRowOut& out) {
   SegmentBlocks<kFold> blocks(rule, out);
   int64_t t = 0;
   for (; t + kBlock <= length; t += kBlock) {
-    float previous[kBlock];
+    T previous[kBlock];
     if (t == 0) {
       previous[0] = rewards[0];
-      memcpy(previous + 1, rewards, sizeof(previous) - sizeof(float));
+      memcpy(previous + 1, rewards, sizeof(previous) - sizeof(T));
     }
     blocks.add(rewards + t, t == 0 ? previous : rewards + t - 1, kBlock, out.ids + t,
                out.mask == nullptr ? nullptr : out.mask + t);
@@ -192,11 +182,11 @@ SK_INLINE int32_t segment_blocks(const float* rewards, int64_t length, const Seg
   if (t == length) return blocks.count();
   // The tokens of a last block that is not whole, and the reward before them.
   const auto rest = static_cast<size_t>(length - t);
-  float last_rewards[1 + kBlock]{};
+  T last_rewards[1 + kBlock]{};
   int32_t last_ids[kBlock];
   bool last_mask[kBlock];
-  last_rewards[0] = t == 0 ? 0 : rewards[t - 1];
-  memcpy(last_rewards + 1, rewards + t, rest * sizeof(float));
+  if (t > 0) last_rewards[0] = rewards[t - 1];
+  memcpy(last_rewards + 1, rewards + t, rest * sizeof(T));
   blocks.add(last_rewards + 1, last_rewards, static_cast<int>(rest), last_ids,
              out.mask == nullptr ? nullptr : last_mask);
   memcpy(out.ids + t, last_ids, rest * sizeof(int32_t));
@@ -205,7 +195,8 @@ SK_INLINE int32_t segment_blocks(const float* rewards, int64_t length, const Seg
 }
 
 // A row without holes.
-SK_INLINE int32_t segment_valid(Reduce reduce, const float* rewards, int64_t length, const SegmentRule<float>& rule,
+template <class T>
+SK_INLINE int32_t segment_valid(Reduce reduce, const T* rewards, int64_t length, const SegmentRule<float>& rule,
                                 const SegmentRowOut& out) {
   const int32_t count = dispatch_reduce(reduce, [&]<Reduce kReduce>() {
     return segment_blocks<kReduce == Reduce::mean ? Reduce::sum : kReduce>(rewards, length, rule, out);
@@ -223,23 +214,12 @@ SK_INLINE int32_t segment_valid(Reduce reduce, const float* rewards, int64_t len
   return count;
 }
 
-// Widens a row to float.
-template <class T>
-SK_INLINE const float* widen_row(const T* values, int64_t length, float* wide) {
-  int64_t t = 0;
-  for (; t + Vec::kLanes <= length; t += Vec::kLanes) Vec::load(values + t).store(wide + t);
-  for (; t < length; ++t) wide[t] = widen(values[t]);
-  return wide;
-}
-SK_INLINE const float* widen_row(const float* values, int64_t, float*) { return values; }
-
 // A SegmentKernel.
 template <class T>
 int32_t segment_simd(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<float>& rule,
                      const SegmentRowOut& out, const SegmentScratch& scratch) {
-  const float* wide = widen_row(rewards, length, scratch.rewards);
-  if (mask == nullptr) return segment_valid(reduce, wide, length, rule, out);
-  const int64_t tokens = compress_valid(wide, mask, length, scratch.rewards);
+  if (mask == nullptr) return segment_valid(reduce, rewards, length, rule, out);
+  const int64_t tokens = compress_valid(rewards, mask, length, scratch.rewards);
   SegmentRowOut valid = out;
   valid.ids = scratch.ids;
   if (out.mask != nullptr) valid.mask = scratch.mask;

@@ -5,6 +5,7 @@ Timings drift with the machine's load, so the implementations of a case take tur
 
 from __future__ import annotations
 
+import ctypes
 import re
 import statistics
 import time
@@ -67,6 +68,7 @@ class CpuClock:
     def _peak_bytes(self, case: Case, function: Function) -> int:
         """High-water mark of resident memory during a call, beyond what was resident before (Linux)."""
         case.before()
+        ctypes.CDLL(None).malloc_trim(0)  # memory that earlier calls freed must not be reused unseen
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         before = _memory("VmRSS")
         function(*case.inputs[0])

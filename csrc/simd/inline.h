@@ -1,5 +1,5 @@
-// Files built for one instruction set share headers with everyone. A function they have in common must be inlined
-// always: a copy left behind by one of them could be the one that the linker picks for all.
+// Forced inlining. Files compiled for different instruction sets include the same headers, so an out-of-line copy of a
+// shared function, compiled for one instruction set, could be linked into all of them.
 #pragma once
 
 #if defined(__CUDACC__)

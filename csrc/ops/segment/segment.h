@@ -51,7 +51,7 @@ SK_INLINE C fold(C accumulated, C reward) {
   return (accumulated < reward) | (accumulated != accumulated) ? accumulated : reward;
 }
 
-// Folding with it, before or after, changes nothing: x + -0 is x for every x, -0 included. What came last has none.
+// Identity element of the reduction: -0.0 for sums, so that a sum of -0.0 stays -0.0. `last` has no identity element.
 template <Reduce kReduce, class C>
 SK_HOST_DEVICE inline C fold_identity() {
   constexpr C kInfinity = std::numeric_limits<C>::infinity();

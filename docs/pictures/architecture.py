@@ -115,7 +115,7 @@ def arrow(axes: plt.Axes, above: Box, below: Box, *, dashed: bool = False) -> No
 
 
 def cpp_edges() -> set[tuple[str, str]]:
-    """Pairs of boxes of which a file of the first includes a file of the second."""
+    """Pairs of boxes: a file of the first includes a file of the second."""
     csrc = ROOT / "csrc"
     files = {path for path in csrc.rglob("*") if path.suffix in (".h", ".cuh", ".cpp", ".cu")}
     included = {file: {found for found in includes(file, csrc) if found in files} for file in files}
@@ -151,7 +151,7 @@ def reached(file: Path, included: dict[Path, set[Path]]) -> set[Path]:
 
 
 def python_edges() -> set[tuple[str, str]]:
-    """Pairs of boxes of which a module of the first imports a module of the second."""
+    """Pairs of boxes: a module of the first imports a module of the second."""
     edges = set()
     for path in (ROOT / "segkernel").rglob("*.py"):
         module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")

@@ -47,7 +47,7 @@ def segment(
         delta: `>= 0`, half the width of the neutral zone, a scalar or one per row `[B]`; None runs no trigger.
         hold, initial: as in `hysteresis`.
         reduce: reduction of a segment's token rewards: "mean", "sum", "last", "max" or "min".
-        sequence_sign: a scalar or one per row `[B]`, of which only the sign is used; None computes no mask. A row
+        sequence_sign: a scalar or one per row `[B]`; only the sign is used; None computes no mask. A row
             with sign 0 keeps at most neutral segments.
         keep_neutral: whether the mask keeps segments of sign 0.
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.

@@ -254,7 +254,7 @@ def test_segment_long_row_matches_reference_in_any_batch(reduce, options):
 
 @pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max", "min"])
 def test_segment_very_long_segments_literals(reduce):
-    """Segments much longer than any block or tile, in one of which no reward leaves the band."""
+    """Segments much longer than any block or tile; one has all rewards in the neutral zone."""
     T = 140_001
     rewards = torch.zeros(T)
     rewards[::1000] = 0.25

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from segkernel.training.data.columns import SEQUENCE_SIGNS, SIDES
-from segkernel.training.data.encoding import token_texts
+from segkernel.training.data.token_texts import token_texts
 from segkernel.training.report.example import Example, example_from_segments
 from segkernel.training.segmentation.thresholds import Thresholds
 

@@ -5,7 +5,6 @@ the tokenizer would merge across it. A response ends with the tokenizer's EOS.
 """
 
 import logging
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,7 +31,7 @@ from segkernel.training.data.tables import (
     with_columns,
 )
 
-__all__ = ["encode_preferences", "encode_prompts", "encode_splits", "encode_texts", "numbered_prompts", "token_texts"]
+__all__ = ["encode_preferences", "encode_prompts", "encode_splits", "encode_texts", "numbered_prompts"]
 
 logger = logging.getLogger(__name__)
 
@@ -183,12 +182,6 @@ def encode_texts(
         raise ValueError(f"{name}: expected at least 2 tokens, got none to train on")
     lengths = np.diff(np.append(np.arange(0, len(stream), max_length), len(stream)))
     return Dataset.from_dict({"input_ids": FlatLists(stream, lengths).to_arrow()}, features=BLOCKS)
-
-
-def token_texts(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Text that each token adds to the text before it; a token decoded by itself may lose its leading space."""
-    texts = [str(tokenizer.decode(ids[:count])) for count in range(len(ids) + 1)]
-    return [text[len(before) :] for before, text in pairwise(texts)]
 
 
 class _Encoder:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from segkernel.training.data.encoding import token_texts
+from segkernel.training.data.token_texts import token_texts
 from segkernel.training.trainer.batches import Batch
 
 ANNOTATION = re.compile(r"<<([^<>=]{1,100})=([^<>]*)>>")

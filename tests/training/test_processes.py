@@ -1,11 +1,8 @@
 """Runs from the command line in two processes, and killed halfway."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from segkernel import _cli as cli
+from tests.training.fsdp_on_cpu import shard_on_cpu
+from tests.training.processes import run_distributed, start_command
 from tests.training.trainer_helpers import assert_same_bits, write_files
 
 COMMON = ("--use_cpu", "--disable_tqdm=True", "--seed=7", "--learning_rate=1e-3", "--delta=0.1", "--logging_steps=1")
@@ -38,28 +37,7 @@ def arguments(files: dict[str, str], output_dir: Path, *options: str, method: st
     return ["train", method, *COMMON, *METHODS[method], *start, "--output_dir", str(output_dir), *options]
 
 
-def environment(directory: Path) -> dict[str, str]:
-    """Environment of a subprocess: this package, as many threads, and no accelerate configuration of the user's."""
-    threads = str(torch.get_num_threads())
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "OMP_NUM_THREADS": threads,
-        "HF_HOME": str(directory / "none"),
-    }
-
-
-LAUNCHERS = {
-    # `--multi_gpu` starts its processes by torchrun, on a CPU as well; accelerate's CPU launcher needs MPI.
-    "ddp": (
-        *("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
-        *("-m", "segkernel"),
-    ),
-    "fsdp": (
-        *("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        str(Path(__file__).with_name("fsdp_on_cpu.py")),
-    ),
-}
+SETUPS = {"ddp": None, "fsdp": shard_on_cpu}
 
 
 def history(output_dir: Path) -> list[dict[str, float]]:
@@ -67,28 +45,15 @@ def history(output_dir: Path) -> list[dict[str, float]]:
     return state["log_history"]
 
 
-def run_in_two(launcher: str, directory: Path, *command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *LAUNCHERS[launcher], *command],
-        env=environment(directory),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize(
-    ("method", "launcher"), [*((method, "ddp") for method in METHODS), ("asr-dpo", "fsdp"), ("asr-ppo", "fsdp")]
+    ("method", "sharding"), [*((method, "ddp") for method in METHODS), ("asr-dpo", "fsdp"), ("asr-ppo", "fsdp")]
 )
-def test_two_processes_reproduce_one(files: dict[str, str], tmp_path: Path, method: str, launcher: str) -> None:
+def test_two_processes_reproduce_one(files: dict[str, str], tmp_path: Path, method: str, sharding: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     # 3 held-out rows, two at a time: the last batch of two processes is filled up with rows that count once.
     options = ("--num_train_epochs=2", "--per_device_eval_batch_size=2")
     command = arguments(files, two, *options, "--per_device_train_batch_size=2", method=method)
-    assert run_in_two(launcher, tmp_path, *command).count("report: ") == 1
+    assert run_distributed(command, tmp_path / "log", setup=SETUPS[sharding]).count("report: ") == 1
     assert len(list(two.glob("checkpoint-*/rng_state_1.pth"))) == 2
     assert cli.main(arguments(files, one, *options, "--per_device_train_batch_size=4", method=method)) == 0
 
@@ -106,12 +71,12 @@ def test_two_processes_reproduce_one(files: dict[str, str], tmp_path: Path, meth
 def test_sharded_run_resumes_in_the_middle_of_a_rollout(files: dict[str, str], tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = ("--num_train_epochs=2", "--per_device_train_batch_size=2", "--save_strategy=steps", "--save_steps=6")
-    run_in_two("fsdp", tmp_path, *arguments(files, whole, *options, method="asr-ppo"))
+    run_distributed(arguments(files, whole, *options, method="asr-ppo"), tmp_path / "log", setup=shard_on_cpu)
     # Restore the state of the run after step 6, the second of a rollout's four.
     shutil.copytree(whole / "checkpoint-6", cut / "checkpoint-6")
     shutil.copy(whole / "run.json", cut)
     resume = arguments(files, cut, *options, "--resume_from_checkpoint=last", method="asr-ppo")
-    run_in_two("fsdp", tmp_path, *resume)
+    run_distributed(resume, tmp_path / "log", setup=shard_on_cpu)
     assert history(cut)[-1]["step"] == 16
     for name in ("model.safetensors", "value/model.safetensors"):
         finished, resumed = (load_file(path / name) for path in (whole, cut))
@@ -122,20 +87,16 @@ def test_killed_run_resumes_to_the_same_weights(files: dict[str, str], tmp_path:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = ("--per_device_train_batch_size=4", "--num_train_epochs=12", "--eval_strategy=no")
     options = (*options, "--save_strategy=steps", "--save_steps=6")
-    with open(tmp_path / "log.txt", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "segkernel", *arguments(files, killed, *options)],
-            env=environment(tmp_path),
-            stdout=log,
-            stderr=log,
-        )
-        deadline = time.monotonic() + 300
-        while not (killed / "checkpoint-12" / "trainer_state.json").exists():
-            assert process.poll() is None, (tmp_path / "log.txt").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    log = tmp_path / "log"
+    process = start_command(arguments(files, killed, *options), log)
+    deadline = time.monotonic() + 300
+    while not (killed / "checkpoint-12" / "trainer_state.json").exists():
+        assert process.is_alive(), log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not list(killed.glob("*.safetensors"))
     assert not (killed / "checkpoint-48").exists()
 

@@ -15,7 +15,6 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     Trainer,
     set_seed,
 )
@@ -24,6 +23,7 @@ from examples.capitals.pairs import Pair
 from examples.capitals.task import MISTAKES, draw_countries, noisy_answer, prompt_text
 from segkernel.training import PretrainConfig, PretrainTrainer, RewardConfig, RewardTrainer
 from segkernel.training.models import ModelArguments, load_reward_model
+from segkernel.training.trainer.progress_log import ProgressLog
 
 REWARD_LEARNING_RATE = 2e-3
 
@@ -133,7 +133,7 @@ def trainer_options(settings: Settings, *, steps: int, batch_size: int, learning
 
 def train_and_save(trainer: Trainer) -> None:
     """Train without console output and save the model."""
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressLog)
     trainer.train()
     trainer.save_model()
 

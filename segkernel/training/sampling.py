@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from segkernel.training.mixins import OptionsMixin
+from segkernel.training.progress import track
 
 
 @dataclass
@@ -106,6 +106,7 @@ def sample_responses(
     pad_token_id: int,
     batch_size: int,
     description: str | None = None,
+    disable_tqdm: bool | None = False,
 ) -> list[list[int]]:
     """Sample one response per prompt.
 
@@ -117,7 +118,8 @@ def sample_responses(
         eos_token_id: token that ends a response.
         pad_token_id: token that pads the batches; never part of a response.
         batch_size: number of prompts per batch.
-        description: name of the progress bar; none without it.
+        description: name of the loop where its progress is shown; no progress without it.
+        disable_tqdm: show the progress by lines, also in a terminal.
 
     Returns:
         Token ids per prompt, with the EOS at the end unless the response was cut off.
@@ -136,7 +138,7 @@ def sample_responses(
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     responses: dict[int, list[int]] = {}
-    for batch in tqdm(batches, desc=description, disable=description is None):
+    for batch in track(batches, description, total=len(batches), disable_tqdm=disable_tqdm):
         length = len(prompts[batch[0]])
         input_ids = torch.tensor([[pad_token_id] * (length - len(prompts[i])) + list(prompts[i]) for i in batch])
         attention_mask = torch.tensor([[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in batch])

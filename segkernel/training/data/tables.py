@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from segkernel.training.data.columns import SIDES, subset
+from segkernel.training.progress import shows_bars
 
 Rows: TypeAlias = Dataset | Iterable[Mapping[str, Any]]
 Array: TypeAlias = npt.NDArray[Any]
@@ -152,8 +153,8 @@ def _plain(value: Any, type_: pa.DataType) -> Any:
 
 @contextmanager
 def _progress_bars(shown: bool) -> Iterator[None]:
-    """Hide the bars of `datasets` unless they are to be shown."""
-    hide = not shown and not are_progress_bars_disabled()
+    """Hide the bars of `datasets` unless they are to be shown, which takes a terminal."""
+    hide = not (shown and shows_bars(False)) and not are_progress_bars_disabled()
     if hide:
         disable_progress_bars()
     try:

@@ -118,7 +118,7 @@ class RFTTrainer(SegkernelTrainer):
         responses = self.sample(
             [ids[prompt] for prompt, _ in mine],
             [(self.args.seed, *key) for key in mine],
-            description=None if self.args.disable_tqdm else "samples",
+            description="samples" if self.args.process_index == 0 else None,
         )
         found = dict(gather_object(list(zip(mine, responses, strict=True))))
         rows = [{"prompt_index": key[0], "prompt_ids": ids[key[0]], "response_ids": found[key]} for key in keys]
@@ -223,6 +223,7 @@ class RFTTrainer(SegkernelTrainer):
             pad_token_id=self.response_collator.pad_token_id,
             batch_size=self.args.per_device_eval_batch_size,
             description=description,
+            disable_tqdm=self.args.disable_tqdm,
         )
 
     def collate(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import (
     EvalPrediction,
     PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -25,6 +27,7 @@ from transformers import (
 )
 
 from segkernel.training.data.tables import Rows
+from segkernel.training.trainer.progress_log import ProgressLog
 from segkernel.training.trainer.run_directory import check_run_directory, find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -100,6 +103,9 @@ class SegkernelTrainer(Trainer):
         self._kept_tokens: list[Tensor] = []
         self._skipped_steps = 0
         self.add_callback(SkipEmptySteps(self))
+        # In a notebook the Trainer's own table stays.
+        if self.pop_callback(ProgressCallback) or self.pop_callback(PrinterCallback):
+            self.add_callback(ProgressLog())
         self.train_dataset = self.prepare(self.train_dataset, "train")
         if self.eval_dataset is not None:
             self.eval_dataset = self.prepare(self.eval_dataset, "eval")

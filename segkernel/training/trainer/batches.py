@@ -11,11 +11,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset, Features
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from segkernel.training.data.collators import PreferenceCollator, ResponseCollator
 from segkernel.training.data.columns import PAIRS, RESPONSES, SIDES
 from segkernel.training.data.tables import Array, FlatLists, columns_of_sides, list_lengths, with_columns
+from segkernel.training.progress import track
 from segkernel.training.trainer.base import SegkernelConfig
 
 Batch = dict[str, Tensor]
@@ -85,8 +85,9 @@ def map_batches(
     found: list[tuple[list[int], dict[str, Array | FlatLists]]] = []
     half = torch.float16 if args.fp16 else torch.bfloat16
     with torch.no_grad(), torch.autocast(args.device.type, dtype=half, enabled=args.fp16 or args.bf16):
+        shown = description if args.process_index == 0 else None
         loaded = _load(dataset, mine, collator)
-        for indices, batch in tqdm(loaded, total=len(mine), desc=description, disable=args.disable_tqdm):
+        for indices, batch in track(loaded, shown, total=len(mine), disable_tqdm=args.disable_tqdm):
             new = columns(on_device(batch, args.device))
             flat = {name: v.flatten() if isinstance(v, Lists) else _to_numpy(v) for name, v in new.items()}
             found.append((indices, flat))

@@ -135,7 +135,7 @@ def test_train_refuses_bad_input_before_writing(
     LlamaForSequenceClassification(tiny_config(other, num_labels=1, pad_token_id=0)).save_pretrained(classifier)
     other.save_pretrained(classifier)
     cases: list[tuple[tuple[Any, ...], str]] = [
-        ((*asr, "--reward_model", files["rm"]), "preferences: expected a JSONL file, got none"),
+        ((*asr, "--reward_model", files["rm"]), "preferences: expected a .jsonl, .json, .csv or .parquet file"),
         ((*asr, "--preferences", "none.jsonl"), "reward_model: expected a directory"),
         ((*asr, "--preferences", "none.jsonl", "--reward_model", files["rm"]), "there is no file 'none.jsonl'"),
         ((*asr, "--preferences", str(broken), "--reward_model", files["rm"]), "broken.jsonl, line 2: malformed JSON"),

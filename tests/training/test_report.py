@@ -235,7 +235,7 @@ def test_inspect_reads_token_rewards_from_columns(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "preferences: expected a JSONL file, got none"),
+        ([], "preferences: expected a .jsonl, .json, .csv or .parquet file"),
         (["--preferences", "x.jsonl"], "reward_model: expected a directory"),
         (["--preferences", "x.jsonl", "--token_rewards", "column"], "tokenizer: expected a directory"),
         (["--preferences", "x.jsonl", "--rows", "0"], "rows: expected at least 1, got 0"),

@@ -170,7 +170,7 @@ def test_rft_counts_cut_off_and_empty_samples(tmp_path: Path, tokenizer: Any, ca
     caplog.set_level(logging.WARNING)
     empty = build(1e4, tmp_path / "empty")
     assert "12 for 3 prompts; 0 were cut off at max_new_tokens=6, 12 are empty, 0 have no finite" in caplog.text
-    assert "train_dataset: trimmed 1 prompts from the left to 3 tokens" in caplog.text
+    assert "train_dataset: trimmed prompts, from the left, to fit 3 tokens: 1 of 3 ([2])" in caplog.text
     assert empty.train_dataset[2]["prompt_ids"] == [8, 9, 10]
     assert all(row["response_ids"] == [tokenizer.eos_token_id] for row in empty.train_dataset)
     assert empty.evaluate()["eval_ended"] == 1

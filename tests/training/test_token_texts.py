@@ -5,39 +5,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from segkernel.training.data.token_texts import token_texts
+from tests.training.tokenizers import sentencepiece, wordpiece
 from tests.training.trainer_helpers import tiny_tokenizer
 
 # A ZWJ sequence, a combining accent, CJK, control characters, the replacement character itself.
 HARD = "é naïve 東京 😀 👨‍👩‍👧 e\u0301\r\n\0 \ufffd <b>red</b>"
-
-
-def sentencepiece() -> PreTrainedTokenizerFast:
-    """Tokenizer like Llama 2's: metaspace pieces and byte fallback, a leading space that decoding strips."""
-    in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
-    pieces = ["<unk>", "<s>", "</s>", *in_bytes, "▁", "▁red", "▁blue", "red", "a", "é"]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-
-
-def wordpiece() -> PreTrainedTokenizerFast:
-    """Tokenizer like BERT's: decoding removes the space before punctuation."""
-    pieces = ["[UNK]", "[SEP]", "red", "##ly", "blue", "do", "n", "not", "'", "t", "s", ".", ",", "é", "##é"]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(cleanup=True)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[SEP]", clean_up_tokenization_spaces=True
-    )
 
 
 TOKENIZERS = {"byte_level": tiny_tokenizer(), "sentencepiece": sentencepiece(), "wordpiece": wordpiece()}

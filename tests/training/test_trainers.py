@@ -252,7 +252,7 @@ def test_asr_dpo_names_a_row_without_token_rewards(tmp_path: Path, tokenizer: An
     rows = with_column_rewards(tokenizer, chosen=1.0, rejected=-1.0)
     del rows[3]["rejected_token_rewards"]
     config = ASRDPOConfig(str(tmp_path), token_rewards="column", baseline="0", **QUICK_PAIRS)
-    with pytest.raises(ValueError, match=r"eval_dataset\[3\]: expected chosen_token_rewards and rejected"):
+    with pytest.raises(ValueError, match=r"eval_dataset\[3\]: rejected_token_rewards: expected one value"):
         ASRDPOTrainer(tiny_lm(tokenizer), config, rows[:3], rows, tokenizer)
 
 

@@ -1,34 +1,29 @@
 """Option groups of the command line that are not a method's own: data files and sources of rewards."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
+from segkernel.training.data.containers import check_source
 
-def required_file(option: str, path: str) -> str:
-    """Path of a data file that must be there.
-
-    Raises:
-        ValueError: the option is missing.
-        FileNotFoundError: there is no such file.
-    """
-    if not path:
-        raise ValueError(f"{option}: expected a JSONL file, got none (--{option} FILE)")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{option}: there is no file {path!r}")
-    return path
+KINDS = "strings or lists of messages"
+CONTAINERS = (
+    "A JSONL, JSON, CSV or Parquet file, a directory of `Dataset.save_to_disk`, or the name of a data set of the hub; "
+    "DIR:SPLIT and OWNER/NAME:SPLIT choose a split."
+)
 
 
 @dataclass
 class DataArguments:
-    """Data file of a run, and the share of it that is held out."""
+    """Data of a run, and the share of it that is held out."""
 
     _argument_group_name = "data"
     file_option: ClassVar[str]
     text_columns: ClassVar[tuple[str, ...]] = ("prompt",)  # read by the training of a new tokenizer
     split_column: ClassVar[str] = "prompt"  # rows that share its text are held out together
 
-    separator: str = field(default="", metadata={"help": "Text between prompt and response; part of the prompt."})
+    separator: str = field(
+        default="", metadata={"help": "Text between prompt and response, part of the prompt; not used with messages."}
+    )
     eval_fraction: float = field(
         default=0.1,
         metadata={
@@ -40,13 +35,13 @@ class DataArguments:
 
     @property
     def path(self) -> str:
-        """Path of the data file (`required_file`)."""
-        return required_file(self.file_option, getattr(self, self.file_option))
+        """Path or hub name of the data (`check_source`)."""
+        return check_source(self.file_option, getattr(self, self.file_option))
 
 
 @dataclass
 class PreferenceArguments(DataArguments):
-    """File of preference pairs."""
+    """Data set of preference pairs."""
 
     file_option = "preferences"
     text_columns = ("prompt", "chosen", "rejected")
@@ -54,31 +49,32 @@ class PreferenceArguments(DataArguments):
     preferences: str = field(
         default="",
         metadata={
-            "help": "JSONL or JSONL.gz file of rows with the string columns `prompt`, `chosen`, `rejected`.",
-            "metavar": "FILE",
+            "help": f"Rows with `prompt`, `chosen`, `rejected`, {KINDS}; without `prompt`, both answers begin with it. "
+            f"{CONTAINERS}",
+            "metavar": "DATA",
         },
     )
 
 
 @dataclass
 class PromptArguments(DataArguments):
-    """File of prompts."""
+    """Data set of prompts."""
 
     file_option = "prompts"
 
     prompts: str = field(
         default="",
         metadata={
-            "help": "JSONL or JSONL.gz file of rows with the string column `prompt` or `question`, such as a "
-            "preference file. A prompt that occurs more than once is used once.",
-            "metavar": "FILE",
+            "help": f"Rows with `prompt` or `question`, {KINDS}, such as a preference file. A prompt that occurs more "
+            f"than once is used once. {CONTAINERS}",
+            "metavar": "DATA",
         },
     )
 
 
 @dataclass
 class TextArguments(DataArguments):
-    """File of texts for language modeling."""
+    """Data set of texts for language modeling."""
 
     file_option = "texts"
     text_columns = ("prompt", "completion")
@@ -87,9 +83,9 @@ class TextArguments(DataArguments):
     texts: str = field(
         default="",
         metadata={
-            "help": "JSONL or JSONL.gz file of rows with the string columns `text`, or `prompt` and `completion`, or "
-            "`question` and `answer`.",
-            "metavar": "FILE",
+            "help": f"Rows with `text`, `messages`, `prompt` and `completion` ({KINDS}), or `question` and `answer`. "
+            f"{CONTAINERS}",
+            "metavar": "DATA",
         },
     )
     eval_fraction: float = field(

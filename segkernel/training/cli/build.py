@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import set_seed
@@ -20,6 +21,8 @@ from segkernel.training.cli.arguments import (
 )
 from segkernel.training.cli.inputs import INPUTS, Options, rewards_in_data
 from segkernel.training.cli.options import OptionParser
+from segkernel.training.data.conversations import check_chat_template
+from segkernel.training.data.formats import ARGUMENTS
 from segkernel.training.data.readers import read_preferences, read_prompts, read_texts, split_by_prompt
 from segkernel.training.methods.registry import Method
 from segkernel.training.models import ModelArguments, load_causal_lm, load_reward_model, load_tokenizer
@@ -55,6 +58,8 @@ def build_trainer(method: Method, argv: Sequence[str]) -> SegkernelTrainer:
         config.dataloader_pin_memory = False
     texts = (row[name] for row in train for name in options.data.text_columns)
     tokenizer = load_tokenizer(options.model, texts)
+    if ARGUMENTS in train.column_names:
+        check_chat_template(tokenizer, options.data.path)
     # A model with new weights, or a new head, is the same whenever the run is started or resumed.
     set_seed(config.seed)
     if config.should_save:
@@ -146,11 +151,12 @@ def check_integrations(names: str | list[str]) -> None:
 
 
 def read_data(options: Options) -> tuple[Dataset, Dataset]:
-    """Read the data file and split it into training rows and held-out rows."""
+    """Read the data and split it into training rows and held-out rows."""
     data = options.data
+    how: dict[str, Any] = {"separator": data.separator, "skip_bad_rows": options.config.skip_bad_rows}
     if isinstance(data, PreferenceArguments):
         columns = options.config.reward_columns if rewards_in_data(options) else {}  # type: ignore[attr-defined]
-        rows = read_preferences(data.path, separator=data.separator, **columns)
+        rows = read_preferences(data.path, **how, **columns)
     else:
-        rows = (read_texts if isinstance(data, TextArguments) else read_prompts)(data.path, separator=data.separator)
+        rows = (read_texts if isinstance(data, TextArguments) else read_prompts)(data.path, **how)
     return split_by_prompt(rows, data.eval_fraction, seed=data.split_seed, key=data.split_column)

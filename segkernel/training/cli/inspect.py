@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from segkernel._arguments import UserError
-from segkernel.training.cli.arguments import required_file
+from segkernel.training.cli.arguments import PreferenceArguments
 from segkernel.training.cli.options import OptionParser
 from segkernel.training.data.collators import PreferenceCollator
+from segkernel.training.data.containers import check_source
 from segkernel.training.data.encoding import encode_preferences
+from segkernel.training.data.options import RowOptions
 from segkernel.training.data.readers import read_preferences
 from segkernel.training.data.tables import head
 from segkernel.training.models import ModelArguments, load_scoring_model, load_tokenizer
@@ -25,14 +27,13 @@ from segkernel.training.trainer.base import SegkernelConfig
 
 
 @dataclass
-class InspectArguments:
+class InspectArguments(RowOptions):
     """Input, size and output of the page."""
 
     _argument_group_name = "inspect"
 
     preferences: str = field(
-        default="",
-        metadata={"help": "JSONL or JSONL.gz file of rows with `prompt`, `chosen`, `rejected`.", "metavar": "FILE"},
+        default="", metadata=dict(PreferenceArguments.__dataclass_fields__["preferences"].metadata)
     )
     reward_model: str | None = field(
         default=None, metadata={"help": "Reward model made with `segkernel train reward`.", "metavar": "DIR"}
@@ -54,6 +55,7 @@ class InspectArguments:
     output: str = field(default="inspect.html", metadata={"help": "HTML file to write.", "metavar": "FILE"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("rows", "fit_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -72,7 +74,7 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
         FileNotFoundError: there is no such file, model or tokenizer.
         ValueError: a malformed file, or no source of token rewards, or two.
     """
-    required_file("preferences", arguments.preferences)
+    check_source("preferences", arguments.preferences)
     from_column = options.token_rewards == "column"
     if from_column == (arguments.reward_model is not None):
         raise ValueError(
@@ -83,10 +85,18 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
     tokenizer_path = arguments.tokenizer or arguments.reward_model
     if tokenizer_path is None:
         raise ValueError("tokenizer: expected a directory with --token_rewards column, got none")
-    source = read_preferences(arguments.preferences, separator=arguments.separator, **options.reward_columns)
+    how: dict[str, Any] = {"separator": arguments.separator, "skip_bad_rows": arguments.skip_bad_rows}
+    how |= options.reward_columns
+    source = read_preferences(arguments.preferences, **how)
     source = head(source, max(arguments.rows, arguments.fit_rows))
     tokenizer = load_tokenizer(ModelArguments(tokenizer=tokenizer_path), ())
-    rows = encode_preferences(source, tokenizer, max_length=arguments.max_length, name=arguments.preferences)
+    rows = encode_preferences(
+        source,
+        tokenizer,
+        max_length=arguments.max_length,
+        name=arguments.preferences,
+        skip_bad_rows=arguments.skip_bad_rows,
+    )
     if arguments.reward_model is not None:
         model = load_scoring_model(arguments.reward_model, tokenizer)
         config = SegkernelConfig(output_dir=str(Path(arguments.output).parent))

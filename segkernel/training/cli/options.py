@@ -91,13 +91,20 @@ class OptionParser(CommandParser, HfArgumentParser):
         for action in self._actions:
             actions.setdefault(action.dest, action)  # leaves out the `--no_...` spelling of a flag
         groups: dict[str, list[argparse.Action]] = {}
+        # Options that a config adds to the group of another dataclass, and which follow that class's own.
+        added: dict[str, list[argparse.Action]] = {}
+        headings = {self.heading(owner) for owner in self.dataclass_types if not issubclass(owner, TrainingArguments)}
         trainer: list[argparse.Action] = []
         for dataclass_type in self.dataclass_types:
             for owner, names in options_by_class(dataclass_type).items():
                 if owner is TrainingArguments:
                     trainer = [actions[name] for name in names if name not in COMMON]
                 elif names:
-                    groups.setdefault(self.heading(owner), []).extend(actions[name] for name in names)
+                    heading = self.heading(owner)
+                    adds = issubclass(dataclass_type, TrainingArguments) and heading in headings
+                    (added if adds else groups).setdefault(heading, []).extend(actions[name] for name in names)
+        for heading, options in added.items():
+            groups[heading] += options
         if trainer:
             groups["training"] = [actions[name] for name in COMMON]
             if everything:

@@ -24,10 +24,15 @@ PER_TOKEN = {
 
 # --- as read from a file ---------------------------------------------------------------------------------------------
 
-# Columns of every data file: `line` is the 1-based line that a row was read from.
-PROMPT_TEXTS = Features({"prompt": _STRING, "line": _INTEGER})
-COMPLETION_TEXTS = Features({"prompt": _STRING, "completion": _STRING, "line": _INTEGER})
-PAIR_TEXTS = Features({"prompt": _STRING, "chosen": _STRING, "rejected": _STRING, "line": _INTEGER})
+# Columns of every kind of text.
+_SOURCE = {
+    "chat_template_arguments": _STRING,  # JSON; the texts are then messages as JSON. null: the texts are strings
+    "line": _INTEGER,  # 1-based line of a text file that the row was read from
+    "record": _INTEGER,  # 1-based row of another container
+}
+PROMPT_TEXTS = Features({"prompt": _STRING, **_SOURCE})
+COMPLETION_TEXTS = Features({"prompt": _STRING, "completion": _STRING, **_SOURCE})
+PAIR_TEXTS = Features({"prompt": _STRING, "chosen": _STRING, "rejected": _STRING, **_SOURCE})
 
 # --- encoded ---------------------------------------------------------------------------------------------------------
 

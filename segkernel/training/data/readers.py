@@ -1,139 +1,143 @@
-"""Readers of JSONL files, with errors that name file and line, and the split into training and held-out rows."""
+"""Readers of data files and data sets, with errors that name the row, and the split into training and held-out rows."""
 
-import gzip
 import hashlib
-import json
-import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features
+from datasets import Dataset
 
-from segkernel.training.data.columns import COMPLETION_TEXTS, PAIR_TEXTS, PAIRS, PROMPT_TEXTS, SIDES, subset
+from segkernel.training.data.columns import SIDES
+from segkernel.training.data.containers import read_records
+from segkernel.training.data.formats import ARGUMENTS, finite_numbers
+from segkernel.training.data.row_log import RowError, RowLog
+from segkernel.training.data.rows import PAIR, PROMPT, TEXT, RowKind
 from segkernel.training.data.tables import to_dataset, to_table
 
-__all__ = [
-    "read_jsonl",
-    "read_preferences",
-    "read_prompts",
-    "read_texts",
-    "split_by_prompt",
-]
+__all__ = ["read_preferences", "read_prompts", "read_texts", "split_by_prompt"]
 
+Row = dict[str, Any]
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number, object)` for every line of a JSONL or gzipped JSONL file that is not blank.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not a JSON object, or the file cannot be decoded; names the file and the line.
-    """
-    path = Path(path)
-    number = 0
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError(f"expected a JSON object, got {type(row).__name__}")
-                    yield number, row
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: malformed JSON: {error}") from error
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            raise ValueError(f"{path}, after line {number}: cannot be read: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+_REWARDS = frozenset(f"{side}_token_rewards" for side in SIDES)
 
 
 def read_preferences(
-    path: str | Path, *, separator: str = "", chosen_rewards: str | None = None, rejected_rewards: str | None = None
+    source: str | Path,
+    *,
+    separator: str = "",
+    chosen_rewards: str | None = None,
+    rejected_rewards: str | None = None,
+    skip_bad_rows: bool = False,
 ) -> Dataset:
-    """Read preference pairs in TRL's format: one JSON object per line with `prompt`, `chosen`, `rejected`.
+    """Read preference pairs: rows with `prompt`, `chosen`, `rejected`, as strings or as messages.
+
+    Pairs with identical answers are dropped, counted and logged; columns that are not read are logged.
 
     Args:
-        path: a `.jsonl` or `.jsonl.gz` file.
-        separator: appended to every prompt.
+        source: path or hub name of a container (`segkernel.training.data.containers`).
+        separator: appended to every prompt that is a string.
         chosen_rewards: name of a column with one number per token of the chosen response; read as
             `chosen_token_rewards`.
         rejected_rewards: the same for the rejected response.
+        skip_bad_rows: whether a row that cannot be used is counted and logged in place of an error.
 
     Returns:
-        Data set with `prompt`, `chosen`, `rejected`, `line` (1-based) and, if columns are given, the token rewards.
+        Data set with `prompt`, `chosen`, `rejected`, `line` or `record` (1-based) and, where the rows have them,
+        `chosen_mask`, `rejected_mask`, the token rewards of the given columns and, for messages,
+        `chat_template_arguments` (`segkernel.training.data.columns.PAIR_TEXTS`).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a malformed line, a missing or non-string column, identical answers, fewer than two pairs.
+        ValueError: a damaged container, a malformed row, a missing column or one of another type, fewer than two pairs.
     """
-    path = Path(path)
-    columns = dict(zip(SIDES, (chosen_rewards, rejected_rewards), strict=True))
-    schema = Features(PAIR_TEXTS | subset(PAIRS, [f"{side}_token_rewards" for side in SIDES]))
-    rows = []
-    for number, source in read_jsonl(path):
-        where = f"{path}, line {number}"
-        row: dict[str, Any] = {name: _string(source, name, where) for name in ("prompt", *SIDES)}
-        if row["chosen"] == row["rejected"]:
-            raise ValueError(f"{where}: 'chosen' and 'rejected' are identical, so the pair prefers nothing")
-        row["prompt"] += separator
-        for side, column in columns.items():
-            if column is not None:
-                row[f"{side}_token_rewards"] = _numbers(source, column, where)
-        rows.append({**row, "line": number})
-    return _at_least_two(rows, schema, path, "preference pairs")
+    rewards = dict(zip(SIDES, (chosen_rewards, rejected_rewards), strict=True))
+
+    def with_rewards(row: Row, where: str) -> Row:
+        given = {f"{side}_token_rewards": finite_numbers(row, name, where) for side, name in rewards.items() if name}
+        return {name: value for name, value in row.items() if name not in rewards.values()} | given
+
+    read = frozenset(f"{side}_token_rewards" for side, name in rewards.items() if name)
+    return _read(source, PAIR, "preference pairs", separator, skip_bad_rows, with_rewards, unread=_REWARDS - read)
 
 
-def read_texts(path: str | Path, *, separator: str = "") -> Dataset:
-    """Read texts for language modeling: rows with `text`, `prompt` + `completion` or `question` + `answer`.
+def read_texts(source: str | Path, *, separator: str = "", skip_bad_rows: bool = False) -> Dataset:
+    """Read texts for language modeling: rows with `text`, `messages`, `prompt` + `completion`, `question` + `answer`.
+
+    Args:
+        source, separator, skip_bad_rows: as in `read_preferences`.
 
     Returns:
-        Data set with `prompt` (empty for a plain `text`), `completion` and `line` (1-based).
+        Data set with `prompt` (empty for a plain `text`), `completion`, `line` or `record` (1-based) and, for messages,
+        `chat_template_arguments`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a malformed line, a row with none of these columns, an empty text, fewer than two rows.
+        ValueError: a damaged container, a malformed row, a row with none of these columns, an empty text, fewer than
+            two rows.
     """
-    path = Path(path)
-    rows = []
-    for number, source in read_jsonl(path):
-        where = f"{path}, line {number}"
-        if "text" in source:
-            prompt, completion = "", _string(source, "text", where)
-        elif "question" in source:
-            prompt, completion = _string(source, "question", where), _string(source, "answer", where)
-        elif "prompt" in source:
-            prompt, completion = _string(source, "prompt", where), _string(source, "completion", where)
-        else:
-            raise ValueError(
-                f"{where}: expected 'text', or 'prompt' and 'completion', or 'question' and 'answer', "
-                f"got the columns {sorted(source)}"
-            )
-        if not (prompt or completion):
-            raise ValueError(f"{where}: the text is empty")
-        rows.append({"prompt": prompt + separator if prompt else "", "completion": completion, "line": number})
-    return _at_least_two(rows, COMPLETION_TEXTS, path, "texts")
+    return _read(source, TEXT, "texts", separator, skip_bad_rows)
 
 
-def read_prompts(path: str | Path, *, separator: str = "") -> Dataset:
+def read_prompts(source: str | Path, *, separator: str = "", skip_bad_rows: bool = False) -> Dataset:
     """Read prompts: rows with `prompt` or `question`, each distinct one once, in the order of the file.
 
+    Args:
+        source, separator, skip_bad_rows: as in `read_preferences`.
+
     Returns:
-        Data set with `prompt` and `line` (1-based).
+        Data set with `prompt`, `line` or `record` (1-based) and, for messages, `chat_template_arguments`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a malformed line, a row with neither column, an empty prompt, fewer than two prompts.
+        ValueError: a damaged container, a malformed row, a row with neither column, an empty prompt, fewer than two
+            prompts.
     """
-    path = Path(path)
-    rows: dict[str, dict[str, Any]] = {}
-    for number, source in read_jsonl(path):
-        where = f"{path}, line {number}"
-        prompt = _string(source, "question" if "question" in source else "prompt", where)
-        if not prompt:
-            raise ValueError(f"{where}: the prompt is empty")
-        rows.setdefault(prompt, {"prompt": prompt + separator, "line": number})
-    return _at_least_two(list(rows.values()), PROMPT_TEXTS, path, "distinct prompts")
+    return _read(source, PROMPT, "distinct prompts", separator, skip_bad_rows, distinct=True)
+
+
+def _read(
+    source: str | Path,
+    kind: RowKind,
+    noun: str,
+    separator: str,
+    skip_bad_rows: bool,
+    prepare: Callable[[Row, str], Row] = lambda row, where: row,
+    *,
+    unread: frozenset[str] = frozenset(),
+    distinct: bool = False,
+) -> Dataset:
+    log = RowLog(str(source), skip_bad_rows=skip_bad_rows)
+    rows: list[Row] = []
+    seen = set()
+    for unit, number, columns, error in read_records(source):
+        where = f"{source}, {unit} {number}"
+        log.not_read(unread & columns.keys())
+        try:
+            if error is not None:
+                raise error
+            columns = prepare({name: value for name, value in columns.items() if name not in unread}, where)
+        except RowError as reason:
+            log.rows += 1
+            log.bad(reason)
+            continue
+        row = kind.format_row(columns, where, log)
+        if row is None:
+            continue
+        key = (row["prompt"], row.get(ARGUMENTS))
+        if distinct and key in seen:
+            log.count("repeated prompts, used once", where)
+            continue
+        seen.add(key)
+        if ARGUMENTS not in row:
+            row["prompt"] += separator if row["prompt"] or kind is not TEXT else ""
+        elif separator:
+            log.count("prompts of messages, without the separator", where)
+        rows.append(row | {"line" if unit == "line" else "record": number})
+    log.write()
+    if len(rows) < 2:
+        raise ValueError(f"{source}: expected at least 2 {noun}, got {len(rows)}")
+    return to_dataset(rows, kind.schema, str(source))
 
 
 def split_by_prompt(
@@ -159,29 +163,3 @@ def split_by_prompt(
     chosen = set(prompts[:count])
     held_out = np.array([text in chosen for text in texts])
     return dataset.select(np.flatnonzero(~held_out)), dataset.select(np.flatnonzero(held_out))
-
-
-def _string(row: dict[str, Any], name: str, where: str) -> str:
-    if name not in row:
-        raise ValueError(f"{where}: expected the key {name!r}, got {sorted(row)}")
-    value = row[name]
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: {name!r}: expected a string, got {type(value).__name__}")
-    return value
-
-
-def _numbers(row: dict[str, Any], name: str, where: str) -> list[float]:
-    if name not in row:
-        raise ValueError(f"{where}: expected the key {name!r}, got {sorted(row)}")
-    values = row[name]
-    if not isinstance(values, list) or not all(
-        isinstance(value, int | float) and math.isfinite(value) for value in values
-    ):
-        raise ValueError(f"{where}: {name!r}: expected a list of finite numbers, one per response token")
-    return [float(value) for value in values]
-
-
-def _at_least_two(rows: list[dict[str, Any]], schema: Features, path: Path, what: str) -> Dataset:
-    if len(rows) < 2:
-        raise ValueError(f"{path}: expected at least 2 {what}, got {len(rows)}")
-    return to_dataset(rows, schema, str(path))

@@ -88,7 +88,12 @@ class PPOTrainer(RolloutTrainer):
     ) -> None:
         args.check_context(model)
         train, held_out = encode_splits(
-            encode_prompts, train_dataset, eval_dataset, processing_class, args.max_prompt_length
+            encode_prompts,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            args.max_prompt_length,
+            skip_bad_rows=args.skip_bad_rows,
         )
         if value_model is None:
             if isinstance(reward_model, PreTrainedModel):

@@ -35,7 +35,14 @@ class PretrainTrainer(SegkernelTrainer):
         processing_class: PreTrainedTokenizerBase,
         **kwargs: Any,
     ) -> None:
-        train, held_out = encode_splits(encode_texts, train_dataset, eval_dataset, processing_class, args.max_length)
+        train, held_out = encode_splits(
+            encode_texts,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            args.max_length,
+            skip_bad_rows=args.skip_bad_rows,
+        )
         super().__init__(
             model=model,
             args=args,

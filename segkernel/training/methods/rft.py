@@ -98,6 +98,7 @@ class RFTTrainer(SegkernelTrainer):
             max_length=self.args.max_prompt_length,
             name=f"{split}_dataset",
             progress=not self.args.disable_tqdm,
+            skip_bad_rows=self.args.skip_bad_rows,
         )
 
     def prepare(self, dataset: Dataset, split: Split) -> Dataset:

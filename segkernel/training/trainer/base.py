@@ -26,6 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from segkernel.training.data.options import RowOptions
 from segkernel.training.data.tables import Rows
 from segkernel.training.trainer.progress_log import ProgressLog
 from segkernel.training.trainer.run_directory import check_run_directory, find_checkpoint
@@ -36,7 +37,7 @@ Split = Literal["train", "eval"]
 
 
 @dataclass
-class SegkernelConfig(TrainingArguments):
+class SegkernelConfig(RowOptions, TrainingArguments):
     """`transformers.TrainingArguments` with defaults that log, evaluate and save a short run."""
 
     output_dir: str = field(
@@ -56,7 +57,7 @@ class SegkernelConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[no-untyped-call]
+        super().__post_init__()
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

@@ -74,6 +74,7 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
             max_length=self.args.max_length,
             name=f"{split}_dataset",
             progress=not self.args.disable_tqdm,
+            skip_bad_rows=self.args.skip_bad_rows,
         )
 
     @abstractmethod

@@ -1,9 +1,10 @@
 """Output directories: one run each, its record, and the checkpoint to resume from."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
+
+from segkernel.training.data.containers import digest
 
 RECORD = "run.json"
 
@@ -54,8 +55,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def run_record(method: str, data_file: str | Path, model: str | None) -> dict[str, str | None]:
     """Identity of a run: resuming it with another method, data file or initial model would mix two runs."""
-    digest = hashlib.sha256(Path(data_file).read_bytes()).hexdigest()
-    return {"method": method, "data": str(data_file), "data_sha256": digest, "model": model}
+    return {"method": method, "data": str(data_file), "data_sha256": digest(data_file), "model": model}
 
 
 def write_record(output_dir: str | Path, record: dict[str, str | None]) -> None:

@@ -20,6 +20,7 @@ class PretrainConfig(SegkernelConfig):
 
     max_length: int = field(default=256, metadata={"help": "Tokens per training block; texts are packed into blocks."})
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's peak learning rate."})
+    disable_dropout: bool = field(default=False, metadata={"help": "Train without the model's dropout."})
 
 
 class PretrainTrainer(SegkernelTrainer):

@@ -37,6 +37,7 @@ class RFTConfig(SamplingOptions, SegkernelConfig):
     """Settings of `RFTTrainer`."""
 
     learning_rate: float = field(default=2e-5, metadata={"help": "AdamW's peak learning rate."})
+    disable_dropout: bool = field(default=False, metadata={"help": "Train without the model's dropout."})
     samples: int = field(default=8, metadata={"help": "Responses sampled per prompt."})
     keep: int = field(default=1, metadata={"help": "How many of them are trained on: those of the highest reward."})
 

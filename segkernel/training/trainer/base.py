@@ -28,6 +28,7 @@ from transformers import (
 
 from segkernel.training.data.options import RowOptions
 from segkernel.training.data.tables import Rows
+from segkernel.training.trainer.dropout import disable_dropout
 from segkernel.training.trainer.progress_log import ProgressLog
 from segkernel.training.trainer.run_directory import check_run_directory, find_checkpoint
 
@@ -55,6 +56,12 @@ class SegkernelConfig(RowOptions, TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Kept off: batches hold more than the model's own arguments."}
     )
+    disable_dropout: bool = field(
+        default=True,
+        metadata={
+            "help": "Train without dropout: losses compare the model with a frozen or earlier one, which runs without."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +76,8 @@ class SegkernelTrainer(Trainer):
     """`transformers.Trainer` whose loss is a mean over its batch, whatever keywords the model accepts.
 
     Rows pass through two hooks, each once: `encode` (strings to token ids) before the model is placed on its device,
-    and `prepare` (columns that frozen models give) after it.
+    and `prepare` (columns that frozen models give) after it. With `args.disable_dropout` the dropout rates of `model`
+    are set to 0 in place.
     """
 
     args: SegkernelConfig
@@ -87,6 +95,8 @@ class SegkernelTrainer(Trainer):
     ) -> None:
         self.args, self.processing_class = args, processing_class  # read by `encode`
         encoded = self.encode(train_dataset, "train")
+        if args.disable_dropout:
+            disable_dropout(model)
         super().__init__(
             model=model,
             args=args,

@@ -270,6 +270,12 @@ def test_implicit_prompt_of_messages_is_their_common_turns(tmp_path: Path) -> No
     ]
 
 
+def test_messages_of_the_prompt_that_both_answers_repeat_are_left_out(tmp_path: Path) -> None:
+    rows = [{**row, **{side: row["prompt"] + row[side] for side in ("chosen", "rejected")}} for row in CHAT_PAIRS]
+    read = [read_preferences(write_jsonl(tmp_path / "a.jsonl", given)).to_list() for given in (rows, CHAT_PAIRS)]
+    assert read[0] == read[1]
+
+
 def test_messages_lose_the_nulls_that_a_table_adds(tmp_path: Path) -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
@@ -320,6 +326,18 @@ def test_rows_that_cannot_be_used_are_refused_with_their_line(tmp_path: Path, ro
         encode_preferences([row], chatml(), max_length=64)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (DatasetDict({"train": Dataset.from_list(PLAIN_PAIRS)}), "rows: expected rows, got DatasetDict of train"),
+        (["a", "b"], r"rows\[0\]: expected a mapping, got str"),
+    ],
+)
+def test_python_data_that_holds_no_rows_is_refused(rows: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode_preferences(rows, tiny_tokenizer(), max_length=64)
+
+
 # --- rows that are dropped or counted --------------------------------------------------------------------------------
 
 
@@ -341,7 +359,7 @@ def test_skip_bad_rows_skips_rows_whose_tokens_do_not_fit(caplog: pytest.LogCapt
     found = encode_preferences([good, bad, good], None, max_length=8, skip_bad_rows=True)
     assert len(found) == 2
     assert caplog.messages == [
-        "rows: skipped bad rows: 1 of 3 (the pair of line 2: chosen_mask: expected 1 values, one per token (or one "
+        "rows: skipped bad rows: 1 of 3 (line 2: chosen_mask: expected 1 values, one per token (or one "
         "fewer: without the EOS), got 3)"
     ]
 

@@ -27,7 +27,7 @@ def preference_row(source: Mapping[str, Any], where: str) -> Row:
     """Row of a preference pair: `prompt`, `chosen`, `rejected`, and its masks and token rewards.
 
     Without `prompt`, the prompt is the longest common beginning of both answers: of their messages or, as in TRL, of
-    their characters, without a space at its end.
+    their characters, without a space at its end. Messages of `prompt` that both answers repeat are left out of them.
 
     Args:
         source: row as read, with `chosen` and `rejected`, both strings or both lists of messages.
@@ -53,8 +53,10 @@ def preference_row(source: Mapping[str, Any], where: str) -> Row:
                 else f"{where}: 'prompt': expected messages as in 'chosen' and 'rejected', got a string"
             )
         prompt, chosen, rejected = chosen[:length], chosen[length:], rejected[length:]
-        if isinstance(prompt, list) and bool(chosen) != bool(rejected):
-            raise RowError(f"{where}: expected an answer after the common prompt in both 'chosen' and 'rejected'")
+    elif isinstance(prompt, list) and chosen[: len(prompt)] == prompt == rejected[: len(prompt)]:
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    if isinstance(prompt, list) and bool(chosen) != bool(rejected):
+        raise RowError(f"{where}: expected an answer after the common prompt in both 'chosen' and 'rejected'")
     found = _same_kind({"prompt": prompt, "chosen": chosen, "rejected": rejected}, row, where)
     for side in SIDES:
         if f"{side}_mask" in row:

@@ -1,6 +1,7 @@
 """Counts of the rows of a data set that are dropped, changed or unusual, each logged once."""
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -63,4 +64,5 @@ class RowLog:
         return f"{len(items)} of {self.rows} ({separator.join(items[:SHOWN])}{more})"
 
     def _short(self, text: str) -> str:
-        return text.removeprefix(self.name).lstrip(":, ")
+        """Message without the name of the data set: "[3]", "line 7"."""
+        return re.sub(r"^[:, ]*(the \w+ of )?", "", text.removeprefix(self.name))

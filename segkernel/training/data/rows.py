@@ -70,14 +70,22 @@ class RowKind:
         return row | {name: source[name] for name in _PLACES if source.get(name) is not None}
 
     def to_dataset(self, rows: Rows, log: RowLog) -> Dataset:
-        """Rows in memory, a `Dataset` or mappings, as a data set of `schema`; rows of ids stay as they are."""
+        """Rows in memory, a `Dataset` or mappings, as a data set of `schema`; rows of ids stay as they are.
+
+        Raises:
+            ValueError: `rows` holds anything else, such as the splits of a `DatasetDict`, or a row cannot be used.
+        """
         if isinstance(rows, Dataset):
             if set(self.ids) & set(rows.column_names):
                 log.rows += len(rows)
                 return to_dataset(rows, self.schema, log.name)
             rows = rows.with_format(None)
+        elif isinstance(rows, Mapping):
+            raise ValueError(f"{log.name}: expected rows, got {type(rows).__name__} of {', '.join(map(str, rows))}")
         found: list[Mapping[str, Any]] = []
         for index, source in enumerate(rows):
+            if not isinstance(source, Mapping):
+                raise ValueError(f"{log.name}[{index}]: expected a mapping, got {type(source).__name__}")
             if any(source.get(column) is not None for column in self.ids):
                 log.rows += 1
                 found.append(source)

@@ -28,7 +28,7 @@ class Tokenization:
         self.end: list[int] = [] if eos is None else [eos]
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(tokenizer.all_special_tokens)
-        others = {tokenizer.bos_token, tokenizer.pad_token, tokenizer.unk_token} - {tokenizer.eos_token}
+        others = {tokenizer.bos_token, tokenizer.unk_token} - {tokenizer.eos_token}
         self._ends = tuple(special - others)
         # SentencePiece's dummy prefix: a space in front of every text that is tokenized.
         first = tokenizer.convert_ids_to_tokens(self.ids(["b"])[0])[:1]

@@ -24,7 +24,7 @@ class PretrainConfig(SegkernelConfig):
 
 
 class PretrainTrainer(SegkernelTrainer):
-    """Causal language modeling on rows of `prompt` and `completion` strings, packed into blocks."""
+    """Causal language modeling on texts, packed into blocks (`encode_texts`)."""
 
     def __init__(
         self,

@@ -4,6 +4,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.segkernel-ready
+# Python compiles a module when it is first imported; compiling all of them takes as long as downloading them.
+INSTALL = $(BIN)/python -m pip install -q --no-compile
 CXX_SOURCES := $(shell find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 SANITIZED := build/sanitized
 # Operator tests that run on every build: the normal one, the sanitizer build and the emulated CUDA kernels.
@@ -11,7 +13,7 @@ OP_TESTS := $(filter-out tests/ops/test_isa.py tests/ops/test_fake_cuda.py tests
 	tests/ops/test_losses.py tests/ops/test_location_normalize.py,$(wildcard tests/ops/test_*.py))
 # The NumPy extension has its own copy of the CPU kernels, so it is not among the emulated CUDA ones.
 EMULATED_TESTS := $(filter-out tests/ops/test_numpy%.py,$(OP_TESTS)) tests/ops/test_bad_input.py tests/ops/test_cuda.py
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
@@ -42,21 +44,22 @@ peers: $(READY)
 		$(BIN)/python -m pip install -q --no-deps --upgrade --target "build/peers/$${package%%==*}" "$$package"; done
 
 # The documentation site in build/docs: every warning is an error, and nothing is downloaded.
-docs: $(READY)
+docs: $(READY).docs
+	$(BIN)/python -m pytest -q tests/tools/test_docs.py -k "docstring and (extensions or pictures)"
 	$(BIN)/python -m sphinx -W --keep-going -n -q -E docs build/docs
 
 # Draw the pictures of the documentation anew.
 pictures: $(READY)
 	for script in $(filter-out docs/pictures/style.py,$(wildcard docs/pictures/*.py)); do $(BIN)/python $$script || exit 1; done
 
-lint: $(READY)
+lint: $(READY).lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
-format: $(READY)
+format: $(READY).lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
@@ -101,7 +104,12 @@ clean:
 # torch 2.13.0 is installed only if the environment has no torch; an existing one is never replaced.
 $(READY): pyproject.toml setup.py build_support/cuda.py $(CXX_SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install -q torch==2.13.0
-	$(BIN)/python -m pip install -q "setuptools>=77" "pybind11>=2.13" wheel
-	$(BIN)/python -m pip install -q --no-build-isolation -e ".[dev]"
+	$(INSTALL) "pip>=25.1"  # the first with dependency groups
+	$(BIN)/python -c "import torch" 2>/dev/null || $(INSTALL) torch==2.13.0
+	$(INSTALL) "setuptools>=77" "pybind11>=2.13" wheel
+	PYTHONWARNINGS=ignore $(INSTALL) --no-build-isolation -e ".[train,peft,gguf]" --group test
+	touch $@
+
+$(READY).docs $(READY).lint: $(READY).%: pyproject.toml $(READY)
+	$(INSTALL) --group $*
 	touch $@

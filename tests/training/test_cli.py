@@ -139,7 +139,7 @@ def test_train_refuses_bad_input_before_writing(
         ((*asr, "--preferences", "none.jsonl"), "reward_model: expected a directory"),
         ((*asr, "--preferences", "none.jsonl", "--reward_model", files["rm"]), "there is no file 'none.jsonl'"),
         ((*asr, "--preferences", str(broken), "--reward_model", files["rm"]), "broken.jsonl, line 2: malformed JSON"),
-        ((*asr, *data, "--reward_model", files["lm"]), "reward_model: expected a model with one score per token"),
+        ((*asr, *data, "--reward_model", files["lm"]), "reward_model: expected a reward model, with one score"),
         (
             (*asr, *data, "--reward_model", str(strange)),
             "reward_model: expected the policy's tokenizer, got another one in",

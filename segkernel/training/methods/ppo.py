@@ -19,10 +19,11 @@ import segkernel
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts, encode_splits
+from segkernel.training.models import value_model_like
 from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, last_position
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import sample_responses
-from segkernel.training.trainer.actor_critic import ActorCritic, value_model_like
+from segkernel.training.trainer.actor_critic import ActorCritic
 from segkernel.training.trainer.batches import Batch, model_inputs, model_logits, response_batch
 from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
 

@@ -2,6 +2,7 @@
 
 from segkernel.training.models.arguments import ModelArguments
 from segkernel.training.models.loading import load_causal_lm, load_frozen_lm, load_reward_model, load_scoring_model
+from segkernel.training.models.scalar_head import value_model_like
 from segkernel.training.models.tokenizer import load_tokenizer, train_tokenizer
 from segkernel.training.models.vocabulary import check_teacher
 
@@ -14,4 +15,5 @@ __all__ = [
     "load_scoring_model",
     "load_tokenizer",
     "train_tokenizer",
+    "value_model_like",
 ]

@@ -1,12 +1,9 @@
-"""Models of the trainers: loaded from a path, or new and small."""
+"""Models of the trainers: loaded from a location, or new and small."""
 
 from typing import Any
 
-import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForTokenClassification,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForTokenClassification,
@@ -16,38 +13,24 @@ from transformers import (
 )
 
 from segkernel.training.models.arguments import ModelArguments
-from segkernel.training.models.paths import check_directory
+from segkernel.training.models.causality import check_causal
+from segkernel.training.models.reading import read_config, read_model
+from segkernel.training.models.scalar_head import scalar_head_class, scalar_head_config, sequence_classifier_class
 from segkernel.training.models.vocabulary import check_same_tokens, check_vocabulary
+
+__all__ = ["load_causal_lm", "load_frozen_lm", "load_reward_model", "load_scoring_model"]
 
 
 def load_causal_lm(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Causal language model at `arguments.model`, or a new small Llama for `tokenizer`'s vocabulary.
 
     Raises:
-        FileNotFoundError: there is no such directory.
-        ValueError: it holds a classifier, or a model with fewer embeddings than the tokenizer has tokens.
+        FileNotFoundError: there is no such model.
+        ValueError: it is a classifier, or has fewer embeddings than the tokenizer has tokens.
     """
     if arguments.model is None:
         return LlamaForCausalLM(_llama_config(arguments, tokenizer))
-    _check_causal_lm(arguments.model, "model")
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=_dtype(arguments.dtype))
-    check_vocabulary(model, tokenizer, arguments.model)
-    return model
-
-
-def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Reward model: a causal LM's body with a scalar head, read at every token: `logits` `[B, T, 1]`.
-
-    `arguments.model` may be a causal LM, whose head is replaced by a new one, or a saved reward model.
-    """
-    if arguments.model is None:
-        return LlamaForTokenClassification(_llama_config(arguments, tokenizer, num_labels=1, classifier_dropout=0.0))
-    check_directory(arguments.model, "model")
-    config = AutoConfig.from_pretrained(arguments.model, num_labels=1)
-    config.classifier_dropout = 0.0
-    model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(
-        arguments.model, config=config, dtype=_dtype(arguments.dtype)
-    )
+    model = _read_causal_lm(arguments.model, "model", arguments.dtype)
     check_vocabulary(model, tokenizer, arguments.model)
     return model
 
@@ -56,32 +39,76 @@ def load_frozen_lm(name: str, path: str, tokenizer: PreTrainedTokenizerBase, dty
     """Frozen causal LM (reference, teacher), refused when its tokens are not `tokenizer`'s.
 
     Raises:
-        FileNotFoundError: there is no such directory.
-        ValueError: it holds a classifier, or a model of another vocabulary. Errors name the option `name`.
+        FileNotFoundError: there is no such model.
+        ValueError: it is a classifier, or a model of another vocabulary. Errors name the option `name`.
     """
-    _check_causal_lm(path, name)
+    model = _read_causal_lm(path, name, dtype)
     check_same_tokens(path, tokenizer, name)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=_dtype(dtype))
+    return model
+
+
+def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Reward model to train, read at every token: `logits` `[B, T, 1]`.
+
+    `arguments.model` may be a causal LM, whose head over the vocabulary is replaced by a new one with one output, or a
+    reward model as `load_scoring_model` reads it.
+    """
+    if arguments.model is None:
+        return LlamaForTokenClassification(_llama_config(arguments, tokenizer, num_labels=1, classifier_dropout=0.0))
+    config = read_config(arguments.model, "model")
+    if _architecture(config).endswith("Classification"):
+        model = _read_scores(arguments.model, "model", config, arguments.dtype)
+    else:
+        config = scalar_head_config(config)
+        model = read_model(scalar_head_class(config), arguments.model, "model", dtype=arguments.dtype, config=config)
+        check_causal(model, "model")
+    check_vocabulary(model, tokenizer, arguments.model)
+    return model
 
 
 def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> PreTrainedModel:
-    """Frozen reward model, refused when its tokens are not `tokenizer`'s.
+    """Frozen reward model with one score per token, refused when its tokens are not `tokenizer`'s.
+
+    A token classifier with one label is read as it is. The head of a sequence classifier with one label, which gives
+    the score of the last token, is applied to every token.
 
     Raises:
-        FileNotFoundError: there is no such directory.
-        ValueError: it holds no reward model, or one of another vocabulary.
+        FileNotFoundError: there is no such model.
+        ValueError: it is no reward model, or one of another vocabulary.
     """
-    check_directory(path, "reward_model")
-    config = AutoConfig.from_pretrained(path)
-    architecture = _architecture(config)
-    if not architecture.endswith("ForTokenClassification") or config.num_labels != 1:
-        raise ValueError(
-            f"reward_model: expected a model with one score per token (`segkernel train reward`), got "
-            f"{architecture or 'an unnamed architecture'} in {path!r}"
-        )
+    config = read_config(path, "reward_model")
     check_same_tokens(path, tokenizer, "reward_model")
-    model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(path, dtype=_dtype(dtype))
+    return _read_scores(path, "reward_model", config, dtype)
+
+
+def _read_causal_lm(path: str, option: str, dtype: str) -> PreTrainedModel:
+    architecture = _architecture(read_config(path, option))
+    if architecture.endswith("Classification"):
+        # transformers would load it with a new, random language-model head.
+        raise ValueError(f"{option}: expected a causal language model, got {architecture} in {path!r}")
+    model = read_model(AutoModelForCausalLM, path, option, dtype=dtype)
+    check_causal(model, option)
     return model
+
+
+def _read_scores(path: str, option: str, config: PretrainedConfig, dtype: str) -> PreTrainedModel:
+    architecture = _architecture(config)
+    makers = {"ForTokenClassification": scalar_head_class, "ForSequenceClassification": sequence_classifier_class}
+    maker = next((makers[suffix] for suffix in makers if architecture.endswith(suffix)), None)
+    if maker is None or config.num_labels != 1:
+        labels = f" with {config.num_labels} labels" if maker else ""
+        raise ValueError(
+            f"{option}: expected a reward model, with one score per token (`segkernel train reward`) or per sequence, "
+            f"got {architecture or 'an unnamed architecture'}{labels} in {path!r}"
+        )
+    config.classifier_dropout = 0.0
+    model = read_model(maker(config), path, option, dtype=dtype, config=config)
+    check_causal(model, option)
+    return model
+
+
+def _architecture(config: PretrainedConfig) -> str:
+    return (config.architectures or [""])[0]
 
 
 def _llama_config(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, **options: Any) -> LlamaConfig:
@@ -104,24 +131,3 @@ def _llama_config(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase,
         pad_token_id=tokenizer.pad_token_id,
         **options,
     )
-
-
-def _architecture(config: PretrainedConfig) -> str:
-    return (config.architectures or [""])[0]
-
-
-def _check_causal_lm(path: str, name: str) -> None:
-    check_directory(path, name)
-    architecture = _architecture(AutoConfig.from_pretrained(path))
-    if architecture.endswith("Classification"):
-        # transformers would load it with a new, random language-model head.
-        raise ValueError(f"{name}: expected a causal language model, got {architecture} in {path!r}")
-
-
-def _dtype(name: str) -> torch.dtype | str:
-    if name == "auto":
-        return name
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype: expected `auto`, `float32`, `bfloat16` or `float16`, got {name!r}")
-    return dtype

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from segkernel.training.models.arguments import ModelArguments
-from segkernel.training.models.paths import check_directory
+from segkernel.training.models.reading import read_tokenizer
 
 EOS, PAD = "<|end|>", "<|pad|>"
 
@@ -15,8 +15,7 @@ def load_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
     path = arguments.tokenizer or arguments.model
     if path is None:
         return train_tokenizer(texts, vocab_size=arguments.vocab_size)
-    check_directory(path, "tokenizer" if arguments.tokenizer else "model")
-    return AutoTokenizer.from_pretrained(path)
+    return read_tokenizer(path, "tokenizer" if arguments.tokenizer else "model")
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:

@@ -1,10 +1,12 @@
 """Checks that a model and a tokenizer, or two models, share their tokens."""
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from segkernel.training.models.reading import read_tokenizer
 
 
 def check_same_tokens(path: str, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    if AutoTokenizer.from_pretrained(path).get_vocab() != tokenizer.get_vocab():
+    if read_tokenizer(path, name).get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"{name}: expected the policy's tokenizer, got another one in {path!r}")
 
 

@@ -1,13 +1,12 @@
 """Policy and value model as one module, so that one Trainer, one optimizer and one checkpoint hold both."""
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForTokenClassification, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from segkernel.training.trainer.batches import model_logits
 
@@ -64,17 +63,3 @@ class ActorCritic(nn.Module):
         for model, folder in ((self.policy, Path(directory)), (self.value, Path(directory) / VALUE)):
             saved = type(model).from_pretrained(folder, dtype=model.dtype)
             model.load_state_dict(saved.state_dict())
-
-
-def value_model_like(policy: PreTrainedModel) -> PreTrainedModel:
-    """Value model with the policy's body and a new head whose output is 0."""
-    config = copy.deepcopy(policy.config)
-    config.num_labels, config.classifier_dropout = 1, 0.0
-    value: Any = AutoModelForTokenClassification.from_config(config)
-    value.base_model.load_state_dict(policy.base_model.state_dict())
-    body = set(value.base_model.parameters())
-    for parameter in value.parameters():
-        if parameter not in body:  # the head, whose name depends on the architecture
-            nn.init.zeros_(parameter)
-    model: PreTrainedModel = value.to(device=policy.device, dtype=policy.dtype)
-    return model

@@ -1,6 +1,5 @@
 """Batches on a device, forward passes over them, and columns that a frozen model gives for every row of a data set."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 from segkernel.training.data.collators import PreferenceCollator, ResponseCollator
 from segkernel.training.data.columns import PAIRS, RESPONSES, SIDES
 from segkernel.training.data.tables import Array, FlatLists, columns_of_sides, list_lengths, with_columns
+from segkernel.training.models.forward import takes_position_ids
 from segkernel.training.progress import track
 from segkernel.training.trainer.base import SegkernelConfig
 
@@ -54,8 +54,7 @@ def model_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits `[B, T, V]` of a batch `[B, T]`; for both sides of pairs, `[B, 2, T]`, they are `[2 * B, T, V]` with rows
     chosen, rejected, chosen, ..."""
     inputs = {name: batch[name].flatten(0, -2) for name in ("input_ids", "attention_mask", "position_ids")}
-    unwrapped = getattr(model, "module", model)
-    if "position_ids" not in inspect.signature(unwrapped.forward).parameters:
+    if not takes_position_ids(model):
         del inputs["position_ids"]
     logits: Tensor = model(**inputs).logits
     return logits

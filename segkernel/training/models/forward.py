@@ -1,0 +1,30 @@
+"""Keyword arguments of a model's `forward`, looked up behind its wrappers."""
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+__all__ = ["innermost", "takes_position_ids"]
+
+
+def innermost(model: nn.Module) -> nn.Module:
+    """Model inside the wrappers of DistributedDataParallel (`module`), torch.compile (`_orig_mod`) and PEFT."""
+    inner: Any = model
+    while True:
+        if isinstance(wrapped := getattr(inner, "module", getattr(inner, "_orig_mod", None)), nn.Module):
+            inner = wrapped
+        elif hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        else:
+            found: nn.Module = inner
+            return found
+
+
+def takes_position_ids(model: nn.Module) -> bool:
+    """Whether `forward` has a parameter `position_ids`.
+
+    The wrappers' own signatures are `(*args, **kwargs)`, and so is that of a `forward` that was replaced on the
+    instance, so the class of the innermost model is inspected.
+    """
+    return "position_ids" in inspect.signature(type(innermost(model)).forward).parameters

@@ -1,0 +1,249 @@
+"""Models by location and kind: reward models on causal LMs, sequence classifiers, wrappers, GGUF, errors."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from segkernel.training.models import (
+    ModelArguments,
+    load_causal_lm,
+    load_frozen_lm,
+    load_reward_model,
+    load_scoring_model,
+    value_model_like,
+)
+from segkernel.training.models.forward import takes_position_ids
+from segkernel.training.models.paths import locate
+from segkernel.training.trainer.actor_critic import ActorCritic
+from segkernel.training.trainer.batches import model_logits
+from tests.training.trainer_helpers import assert_same_bits
+
+# A tiny model of each kind: the config's class, and its sizes where they have other names.
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "Llama": SIZES,
+    "GPT2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "resid_pdrop": 0.0},
+    "OPT": {**SIZES, "ffn_dim": 24, "word_embed_proj_dim": 16},
+    "Gemma3Text": SIZES,
+    "Olmo2": SIZES,
+    "Granite": {**SIZES, "logits_scaling": 8.0},
+    "Cohere": SIZES,
+    "Mamba": {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4},
+    "GPTJ": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "rotary_dim": 4},
+    "Olmoe": {**SIZES, "num_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+def tiny(kind: str, tokenizer: Any) -> Any:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=1, **KINDS[kind]
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def save(model: Any, tokenizer: Any, directory: Path) -> str:
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+def batch(ids: Tensor, padding: int = 0) -> dict[str, Tensor]:
+    """Batch of the rows of `ids` with so many pad tokens on the left."""
+    mask = torch.ones_like(ids)
+    ids, mask = (torch.nn.functional.pad(part, (padding, 0)) for part in (ids, mask))
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reward_model_on_a_causal_lm_is_causal_and_saved_with_its_bits(
+    kind: str, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = tiny(kind, tokenizer)
+    path = save(policy, tokenizer, tmp_path / "lm")
+    torch.manual_seed(1)
+    with caplog.at_level(logging.WARNING):
+        model = load_reward_model(ModelArguments(model=path), tokenizer).eval()
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("segkernel")] == [
+        f"model: a new scalar head on the language model {path!r}"
+    ]
+    assert_same_bits(policy.base_model.state_dict(), model.base_model.state_dict())
+    ids = torch.tensor([[5, 9, 7, 11, 6], [8, 6, 12, 10, 9]])
+    other = torch.tensor([[5, 9, 7, 200, 201], [8, 6, 12, 202, 203]])
+    with torch.no_grad():
+        scores = model_logits(model, batch(ids))
+        assert scores.shape == (2, 5, 1)
+        assert scores.std() > 1e-4
+        later = model_logits(model, batch(other))
+        torch.testing.assert_close(later[:, :3], scores[:, :3])
+        assert not torch.allclose(later[:, 3:], scores[:, 3:])
+        torch.testing.assert_close(model_logits(model, batch(ids, padding=3))[:, 3:], scores, rtol=1e-4, atol=1e-5)
+
+    saved = save(model, tokenizer, tmp_path / "rm")
+    for loaded in (
+        load_scoring_model(saved, tokenizer),
+        load_reward_model(ModelArguments(model=saved), tokenizer),
+    ):
+        assert type(loaded).__name__ == type(model).__name__
+        assert_same_bits(model.state_dict(), loaded.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(model_logits(loaded.eval(), batch(ids)), scores)
+    with pytest.raises(ValueError, match=r"model: expected a causal language model, got .*ForTokenClassification"):
+        load_causal_lm(ModelArguments(model=saved), tokenizer)
+
+    pair = ActorCritic(policy, value_model_like(policy))
+    with torch.no_grad():
+        values = pair(**batch(ids))[1]
+        assert values.shape == (2, 5)
+        assert (values == 0).all()
+        for parameter in pair.value.parameters():
+            parameter.add_(0.25)
+    pair.save_pretrained(tmp_path / "pair")
+    again = ActorCritic(tiny(kind, tokenizer), value_model_like(policy))
+    again.load_pretrained(tmp_path / "pair")
+    assert_same_bits(pair.state_dict(), again.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["Llama", "GPT2"])
+def test_sequence_classifier_is_read_at_every_token(kind: str, tokenizer: Any, tmp_path: Path) -> None:
+    config = tiny(kind, tokenizer).config
+    config.num_labels, config.pad_token_id = 1, 0
+    torch.manual_seed(2)
+    classifier: Any = AutoModelForSequenceClassification.from_config(config).eval()
+    path = save(classifier, tokenizer, tmp_path / "classifier")
+    model = load_scoring_model(path, tokenizer).eval()
+    ids = torch.tensor([[5, 9, 7, 11, 6]])
+    with torch.no_grad():
+        scores = model_logits(model, batch(ids))[0, :, 0]
+        prefixes = [classifier(input_ids=ids[:, :end]).logits[0, 0] for end in range(1, 6)]
+    torch.testing.assert_close(scores, torch.stack(prefixes))
+    # Trained further and saved, it is still a sequence classifier for other programs.
+    load_reward_model(ModelArguments(model=path), tokenizer).save_pretrained(tmp_path / "again")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again")
+    assert again.config.architectures == [type(classifier).__name__]
+    assert_same_bits(classifier.state_dict(), again.state_dict())
+
+
+def test_reward_model_with_several_labels_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    config = tiny("Llama", tokenizer).config
+    config.num_labels = 3
+    path = save(AutoModelForSequenceClassification.from_config(config), tokenizer, tmp_path / "classes")
+    with pytest.raises(ValueError, match=r"reward_model: expected a reward model.*Classification with 3 labels"):
+        load_scoring_model(path, tokenizer)
+
+
+def test_bidirectional_model_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=len(tokenizer), **SIZES)
+    path = save(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path / "bert")
+    with pytest.raises(ValueError, match=r"model: expected a causal model, .*got BertLMHeadModel"):
+        load_causal_lm(ModelArguments(model=path), tokenizer)
+    with pytest.raises(ValueError, match=r"model: expected a causal model, .*got BertForTokenClassification"):
+        load_reward_model(ModelArguments(model=path), tokenizer)
+
+
+def test_missing_weights_are_refused(tokenizer: Any, tmp_path: Path) -> None:
+    model = tiny("Llama", tokenizer)
+    state = {name: value for name, value in model.state_dict().items() if "down_proj" not in name}
+    model.save_pretrained(tmp_path / "lm", state_dict=state)
+    tokenizer.save_pretrained(tmp_path / "lm")
+    with pytest.raises(ValueError, match=r"teacher: expected the weights .* which lacks model\.layers\.0\.mlp\.down"):
+        load_frozen_lm("teacher", str(tmp_path / "lm"), tokenizer)
+
+
+def test_damaged_weights_name_their_file(tokenizer: Any, tmp_path: Path) -> None:
+    path = save(tiny("Llama", tokenizer), tokenizer, tmp_path / "lm")
+    weights = tmp_path / "lm" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"^model: the model in '[^\n]*model\.safetensors' cannot be read: [^\n]*$"):
+        load_causal_lm(ModelArguments(model=path), tokenizer)
+
+
+def test_position_ids_reach_the_model_through_wrappers(tokenizer: Any) -> None:
+    # GPT-2 has absolute positions, so without position_ids left padding changes its logits.
+    from peft import LoraConfig, get_peft_model
+
+    plain = tiny("GPT2", tokenizer)
+    ids = torch.tensor([[5, 9, 7, 11, 6]])
+    with torch.no_grad():
+        expected = plain.double()(input_ids=ids).logits
+    plain.float()
+    assert takes_position_ids(plain)
+    wrapped = get_peft_model(tiny("GPT2", tokenizer), LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    replaced = tiny("GPT2", tokenizer)
+    original = replaced.forward
+    replaced.forward = lambda *args, **kwargs: original(*args, **kwargs)
+    models = {
+        "plain": plain,
+        "PEFT": wrapped,
+        "torch.compile": torch.compile(plain, backend="eager"),
+        "compiled PEFT": torch.compile(wrapped, backend="eager"),
+        "replaced forward": replaced,
+        "module": torch.nn.DataParallel(plain),
+    }
+    for name, model in models.items():
+        with torch.no_grad():
+            logits = model_logits(model.eval(), batch(ids, padding=3))[:, 3:]
+        error = (logits - expected).abs().max()
+        assert error < 1e-5, (name, error)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("./none", "model: there is no directory './none'"),
+        ("/none/at/all", "model: there is no directory '/none/at/all'"),
+        ("runs/rmm", "model: there is no directory 'runs/rmm'"),
+        ("a b", "model: there is no directory 'a b'"),
+        ("x/y.gguf", "model: there is no file 'x/y.gguf'"),
+    ],
+)
+def test_local_path_that_is_not_there_is_refused_without_the_hub(
+    path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr("segkernel.training.models.paths.HfApi", None)
+    with pytest.raises(FileNotFoundError) as error:
+        locate(path, "model")
+    assert str(error.value) == message
+
+
+def test_hub_name_without_a_network_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    requests = []
+
+    class Unreachable:
+        def model_info(self, name: str, timeout: float) -> None:
+            requests.append((name, timeout))
+            raise OSError("Name or service not known")
+
+    monkeypatch.setattr("segkernel.training.models.paths.HfApi", Unreachable)
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match="model: there is no directory 'gpt2', and the Hugging Face Hub is out"):
+        locate("gpt2", "model")
+    assert requests == [("gpt2", 5.0)]
+    assert time.monotonic() - start < 2
+
+
+def test_directory_without_a_model_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model: expected a model's directory, .* holds no config.json"):
+        load_causal_lm(ModelArguments(model=str(tmp_path)), tokenizer)
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"model: expected a directory, a hub name or a \.gguf file, got the file"):
+        locate(str(tmp_path / "model.bin"), "model")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, TrainingArguments
 
 from segkernel import _cli as cli
@@ -20,10 +19,7 @@ from segkernel._library import cuda_kernels
 from segkernel.training import REQUIREMENTS
 from segkernel.training.cli.options import COMMON
 from segkernel.training.methods.registry import METHODS
-from segkernel.training.trainer.base import SegkernelTrainer
-from segkernel.training.trainer.run_directory import check_record, check_run_directory, find_checkpoint, run_record
 from tests.training.trainer_helpers import (
-    assert_same_bits,
     pairs,
     tiny_config,
     tiny_reward_model,
@@ -85,38 +81,6 @@ def test_train_pretrain_reward_and_asr_dpo_in_sequence(
     printed = capsys.readouterr().out
     assert f"report: {Path(policy) / 'report.html'}" in printed
     assert "eval_rewards/accuracies" in printed
-
-
-def test_train_resumes_only_the_same_run(
-    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    common = ["dpo", "--preferences", files["preferences"], "--model", files["lm"], "--num_train_epochs=2"]
-    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
-    assert run(*common, "--output_dir", whole) == 0
-    # Restore the state of the run after its first checkpoint.
-    assert run(*common, "--output_dir", cut) == 0
-    for path in Path(cut).glob("*.safetensors"):
-        path.unlink()
-    checkpoints = sorted(Path(cut).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    assert len(checkpoints) == 2
-    for path in checkpoints[1].iterdir():
-        path.unlink()
-    checkpoints[1].rmdir()
-
-    assert "already holds a run (checkpoint-" in refused(capsys, *common, "--output_dir", cut)
-    assert run(*common, "--output_dir", cut, "--resume_from_checkpoint", "last") == 0
-    assert_same_bits(*(load_file(Path(path) / "model.safetensors") for path in (whole, cut)))
-
-    # Resuming from another directory's checkpoint does not allow a second run in this one.
-    elsewhere = ("--output_dir", whole, "--resume_from_checkpoint", str(checkpoints[0]))
-    assert "already holds a run" in refused(capsys, *common, *elsewhere)
-
-    # Another method, other data or another start would mix two runs.
-    resumed = ("--output_dir", cut, "--resume_from_checkpoint", "last")
-    assert "had method='dpo', this one has 'reward'" in refused(capsys, "reward", *common[1:], *resumed)
-    assert "had model=" in refused(capsys, *common, *resumed, "--model", files["rm"])
-    write_jsonl(Path(files["preferences"]), pairs()[:-1])
-    assert "had data_sha256=" in refused(capsys, *common, *resumed)
 
 
 def test_train_refuses_bad_input_before_writing(
@@ -287,19 +251,6 @@ def test_usage_errors_are_one_line_with_the_nearest_spelling(
         assert "did you mean" not in printed.err
 
 
-def test_interrupted_run_prints_how_to_resume(
-    files: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SegkernelTrainer, "training_step", interrupt)
-    data = ("--preferences", files["preferences"], "--model", files["lm"], "--output_dir", files["out"])
-    assert run("dpo", *data) == 130
-    expected = "segkernel: interrupted; add `--resume_from_checkpoint last` to the same command to resume"
-    assert capsys.readouterr().err.splitlines()[-1] == expected
-
-
 def test_top_level_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed_help(capsys, "--help")
     assert re.findall(r"^    (\w+)", text, re.MULTILINE) == ["train", "inspect", "info"]
@@ -381,32 +332,6 @@ def test_importing_segkernel_imports_no_transformers() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-def test_run_directory_holds_one_run(tmp_path: Path) -> None:
-    check_run_directory(tmp_path / "none", resuming=False)
-    (tmp_path / "run.json").write_text("{}")
-    # A run that ended before it saved anything may start over.
-    check_run_directory(tmp_path, resuming=False)
-    (tmp_path / "model.safetensors").touch()
-    check_run_directory(tmp_path, resuming=True)
-    with pytest.raises(FileExistsError, match=r"already holds a run \(model\.safetensors\)"):
-        check_run_directory(tmp_path, resuming=False)
-    assert find_checkpoint(tmp_path, None) is None
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint in"):
-        find_checkpoint(tmp_path, "last")
-    with pytest.raises(FileNotFoundError, match="is not a checkpoint of a trainer"):
-        find_checkpoint(tmp_path, str(tmp_path))
-    for step in (9, 10, 11, 12):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    # Checkpoints of a run that was killed while it wrote them.
-    (tmp_path / "checkpoint-11" / "trainer_state.json").unlink()
-    (tmp_path / "checkpoint-12" / "trainer_state.json").write_text("")
-    assert find_checkpoint(tmp_path, "last") == str(tmp_path / "checkpoint-10")
-    assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-9")) == str(tmp_path / "checkpoint-9")
-    # A directory without a record cannot be compared, and is not refused.
-    check_record(tmp_path / "none", run_record("dpo", tmp_path / "run.json", None))
 
 
 def test_asr_dpo_reads_rewards_from_a_dpo_policy(

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from safetensors.torch import load_file
 
 from segkernel import _cli as cli
 from tests.training.fsdp_on_cpu import shard_on_cpu
-from tests.training.processes import run_distributed, start_command
+from tests.training.processes import run_distributed
 from tests.training.trainer_helpers import assert_same_bits, write_files
 
 COMMON = ("--use_cpu", "--disable_tqdm=True", "--seed=7", "--learning_rate=1e-3", "--delta=0.1", "--logging_steps=1")
@@ -81,27 +79,3 @@ def test_sharded_run_resumes_in_the_middle_of_a_rollout(files: dict[str, str], t
     for name in ("model.safetensors", "value/model.safetensors"):
         finished, resumed = (load_file(path / name) for path in (whole, cut))
         assert_same_bits(finished, resumed)
-
-
-def test_killed_run_resumes_to_the_same_weights(files: dict[str, str], tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    options = ("--per_device_train_batch_size=4", "--num_train_epochs=12", "--eval_strategy=no")
-    options = (*options, "--save_strategy=steps", "--save_steps=6")
-    log = tmp_path / "log"
-    process = start_command(arguments(files, killed, *options), log)
-    deadline = time.monotonic() + 300
-    while not (killed / "checkpoint-12" / "trainer_state.json").exists():
-        assert process.is_alive(), log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not list(killed.glob("*.safetensors"))
-    assert not (killed / "checkpoint-48").exists()
-
-    assert cli.main(arguments(files, killed, *options, "--resume_from_checkpoint=last")) == 0
-    assert cli.main(arguments(files, whole, *options)) == 0
-    assert history(killed)[-1]["step"] == 48
-    finished, resumed = (load_file(path / "model.safetensors") for path in (whole, killed))
-    assert_same_bits(finished, resumed)

@@ -1,7 +1,6 @@
 """Trainer of `segkernel train METHOD`: options to inputs, data, models and the trainer made of them."""
 
 import inspect
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,28 +25,21 @@ from segkernel.training.data.formats import ARGUMENTS
 from segkernel.training.data.readers import read_preferences, read_prompts, read_texts, split_by_prompt
 from segkernel.training.methods.registry import Method
 from segkernel.training.models import ModelArguments, load_causal_lm, load_reward_model, load_tokenizer
-from segkernel.training.trainer.base import SegkernelTrainer
-from segkernel.training.trainer.run_directory import (
-    check_record,
-    check_run_directory,
-    find_checkpoint,
-    run_record,
-    write_record,
-)
+from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
+from segkernel.training.trainer.checkpoints import find_checkpoint, is_last, read_manifest, run_of
+from segkernel.training.trainer.resumable import finished_steps, is_finished
+from segkernel.training.trainer.run_directory import check_record, check_run_directory, run_record, write_record
+from segkernel.training.trainer.run_options import check_options
 
 DATA = {"texts": TextArguments, "preferences": PreferenceArguments, "prompts": PromptArguments}
 
 
-def build_trainer(method: Method, argv: Sequence[str]) -> SegkernelTrainer:
-    """Trainer of a method, from its command-line options.
+def build_trainer(method: Method, options: Options, record: dict[str, Any]) -> SegkernelTrainer:
+    """Trainer of a method, from its command-line options and the record of its run (`claim_run`).
 
     Raises:
-        UserError: an option that does not exist, or a value of the wrong type.
-        ValueError, OSError: an option out of range, a missing file or directory, malformed data, an output directory
-            that holds another run. All of these are found before a model is loaded, except mistakes in the models.
+        ValueError, OSError: malformed data, or a mistake in a model, which is loaded last.
     """
-    options = parse_options(method, argv)
-    record = claim_run(method, options)
     train, held_out = read_data(options)
     config = options.config
     if config.disable_tqdm or not sys.stderr.isatty():
@@ -99,42 +91,50 @@ def parse_options(method: Method, argv: Sequence[str]) -> Options:
     return Options(config, data, model, rewards[0] if rewards else RewardArguments())
 
 
-def claim_run(method: Method, options: Options) -> dict[str, str | None]:
+def claim_run(method: Method, options: Options) -> dict[str, Any]:
     """Validate the options, the output directory and the resume state before anything is loaded.
 
     Returns:
         The record of the run (`run.json`): what a resumed run must have in common with it.
+
+    Raises:
+        ValueError, OSError: an option out of range, a missing file or directory, a directory that holds another run.
     """
     config, start = options.config, options.model
     sources = {name: value for key in method.inputs for name, value in INPUTS[key].check(options).items()}
     path = options.data.path
-    check_writable(Path(config.output_dir))
     check_integrations(config.report_to)
-    config.resume_from_checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
-    record = {**run_record(method.name, path, start.model), **sources}
-    checkpoint = None if config.resume_from_checkpoint is None else Path(config.resume_from_checkpoint).resolve()
+    record = {**run_record(method.name, path, start.model), **sources, **recorded_options(options)}
+    if is_last(config.resume_from_checkpoint) and finished_steps(config) is not None:
+        checkpoint: str | None = config.output_dir
+    else:
+        checkpoint = config.resume_from_checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
+    run = None if checkpoint is None else run_of(checkpoint)
     # A checkpoint of another directory starts a run here, so here there must be none.
     check_run_directory(
-        config.output_dir, resuming=checkpoint is not None and checkpoint.parent == Path(config.output_dir).resolve()
+        config.output_dir, resuming=run is not None and run.resolve() == Path(config.output_dir).resolve()
     )
-    if checkpoint is not None:
-        check_record(checkpoint.parent, record)
+    if checkpoint is not None and run is not None:
+        check_record(run, record)
+        check_options(checkpoint, read_manifest(checkpoint)["options"], config.run_options())
         if start.model is None and start.tokenizer is None:
-            start.tokenizer = config.resume_from_checkpoint
+            start.tokenizer = checkpoint
     return record
 
 
-def check_writable(output_dir: Path) -> None:
-    """Refuse an output directory that cannot be made or written to.
+def recorded_options(options: Options) -> dict[str, Any]:
+    """Options of the data, the initial model and the rewards that a resumed run must have in common with its start."""
+    groups = (options.data, options.model, options.rewards)
+    values = {name: value for group in groups for name, value in vars(group).items()}
+    return {name: value for name, value in values.items() if name not in ("model", options.data.file_option)}
 
-    Raises:
-        OSError: a part of the path is a file, or not writable.
-    """
-    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise NotADirectoryError(f"output_dir: expected a directory, got the file {str(existing)!r}")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"output_dir: the directory {str(existing)!r} is not writable")
+
+def is_finished_run(config: SegkernelConfig) -> bool:
+    """Whether the run to be resumed is finished and completely saved, so that there is nothing to do."""
+    resumed = config.resume_from_checkpoint
+    if not resumed or finished_steps(config) is None:
+        return False
+    return is_last(resumed) or is_finished(resumed, config)
 
 
 def check_integrations(names: str | list[str]) -> None:

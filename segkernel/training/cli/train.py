@@ -1,10 +1,11 @@
 """`segkernel train METHOD`: train by one of the methods of the registry."""
 
-import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from segkernel._arguments import UserError, did_you_mean
-from segkernel.training.methods.registry import METHODS
+from segkernel.training.methods.registry import METHODS, Method
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,24 +20,39 @@ def main(argv: Sequence[str]) -> int:
         hint = did_you_mean(name, METHODS) or " (see `segkernel train`)"
         raise UserError(f"METHOD: there is no method {name!r}{hint}")
 
-    from segkernel.training.cli.build import build_trainer
-    from segkernel.training.cli.run import run
+    return train(METHODS[name], options)
 
-    try:
-        trainer = build_trainer(METHODS[name], options)
-    except (ValueError, OSError) as error:
-        # Nothing has been trained yet, so the mistake is in the options, the data or the models.
-        raise UserError(str(error)) from error
-    try:
-        run(trainer, name)
-    except FloatingPointError as error:
-        raise UserError(str(error)) from error
-    except KeyboardInterrupt:
-        print(
-            "segkernel: interrupted; add `--resume_from_checkpoint last` to the same command to resume", file=sys.stderr
-        )
-        return 130
-    return 0
+
+def train(method: Method, argv: Sequence[str]) -> int:
+    """Run a method from its options, under the lock of its output directory.
+
+    Returns:
+        The exit status: 0, or 128 plus the number of the signal that ended the run.
+
+    Raises:
+        UserError: a mistake in the options, the data or the models, or a file that could not be written.
+    """
+    from segkernel.training.cli.build import build_trainer, claim_run, is_finished_run, parse_options
+    from segkernel.training.cli.run import run_to_end
+    from segkernel.training.trainer.run_directory import check_writable
+    from segkernel.training.trainer.run_lock import run_lock
+
+    with ExitStack() as scope:
+        try:
+            options = parse_options(method, argv)
+            config = options.config
+            check_writable(Path(config.output_dir))
+            if config.should_save:
+                scope.enter_context(run_lock(config.output_dir))
+            record = claim_run(method, options)
+            if is_finished_run(config):
+                print(f"The run in {config.output_dir} is finished; nothing is trained and no file is changed.")
+                return 0
+            trainer = build_trainer(method, options, record)
+        except (ValueError, OSError) as error:
+            # Nothing has been trained yet, so the mistake is in the options, the data or the models.
+            raise UserError(str(error)) from error
+        return run_to_end(trainer, method.name)
 
 
 def method_list() -> str:

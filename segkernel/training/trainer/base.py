@@ -19,7 +19,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -30,7 +29,7 @@ from segkernel.training.data.options import RowOptions
 from segkernel.training.data.tables import Rows
 from segkernel.training.trainer.dropout import disable_dropout
 from segkernel.training.trainer.progress_log import ProgressLog
-from segkernel.training.trainer.run_directory import check_run_directory, find_checkpoint
+from segkernel.training.trainer.resumable import ResumableConfig, ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ Split = Literal["train", "eval"]
 
 
 @dataclass
-class SegkernelConfig(RowOptions, TrainingArguments):
+class SegkernelConfig(RowOptions, ResumableConfig):
     """`transformers.TrainingArguments` with defaults that log, evaluate and save a short run."""
 
     output_dir: str = field(
@@ -72,7 +71,7 @@ class SegkernelConfig(RowOptions, TrainingArguments):
             raise ValueError(f"learning_rate: expected a number of at least 0, got {self.learning_rate}")
 
 
-class SegkernelTrainer(Trainer):
+class SegkernelTrainer(ResumableTrainer):
     """`transformers.Trainer` whose loss is a mean over its batch, whatever keywords the model accepts.
 
     Rows pass through two hooks, each once: `encode` (strings to token ids) before the model is placed on its device,
@@ -134,17 +133,6 @@ class SegkernelTrainer(Trainer):
         The training rows come first.
         """
         return dataset
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = find_checkpoint(self.args.output_dir, "last")
-        check_run_directory(self.args.output_dir, resuming=bool(resume_from_checkpoint))
-        if resume_from_checkpoint:
-            self.restore(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def restore(self, checkpoint: str) -> None:
-        """Load the state that a method saves in its checkpoints next to the Trainer's."""
 
     def record(self, metrics: Mapping[str, Tensor]) -> None:
         """Add metrics to the next log entry, which shows their means since the last one."""

@@ -41,6 +41,10 @@ class RolloutConfig(SamplingOptions, SegkernelConfig):
                 f"so that no step mixes rollouts, got {self.gradient_accumulation_steps}"
             )
 
+    def run_options(self) -> dict[str, Any]:
+        chunk = self.minibatches * self.per_device_train_batch_size * self.world_size
+        return {**super().run_options(), "prompts_per_rollout": chunk}
+
     @property
     def updates(self) -> int:
         """Number of minibatches trained on per rollout, over all of its epochs."""

@@ -1,12 +1,17 @@
-"""Output directories: one run each, its record, and the checkpoint to resume from."""
+"""Output directories: one run each, and the record of what the run is."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from segkernel.training.data.containers import digest
+from segkernel.training.trainer.checkpoints import read_json, write_json
 
 RECORD = "run.json"
+
+# Entries of the record that a resumed run may change: the data are compared by their digest.
+FREE_ENTRIES = ("data",)
 
 
 def check_run_directory(output_dir: str | Path, *, resuming: bool) -> None:
@@ -26,59 +31,46 @@ def check_run_directory(output_dir: str | Path, *, resuming: bool) -> None:
             )
 
 
-def find_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | None) -> str | None:
-    """Checkpoint directory of `--resume_from_checkpoint`: a path, or `last` for the newest of this run.
-
-    A checkpoint that is not complete, because the run was killed while writing it, is ignored.
+def check_writable(output_dir: Path) -> None:
+    """Refuse an output directory that cannot be made or written to.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
+        OSError: a part of the path is a file, or not writable.
     """
-    if not resume_from_checkpoint:
-        return None
-    if resume_from_checkpoint.lower() in ("last", "true"):
-        complete = [path.name for path in Path(output_dir).glob("checkpoint-*") if _is_complete(path)]
-        steps = [int(step) for name in complete if (step := name.removeprefix("checkpoint-")).isdigit()]
-        if not steps:
-            raise FileNotFoundError(f"resume_from_checkpoint: there is no checkpoint in {str(output_dir)!r}")
-        return str(Path(output_dir) / f"checkpoint-{max(steps)}")
-    if not _is_complete(Path(resume_from_checkpoint)):
-        raise FileNotFoundError(f"resume_from_checkpoint: {resume_from_checkpoint!r} is not a checkpoint of a trainer")
-    return resume_from_checkpoint
+    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise NotADirectoryError(f"output_dir: expected a directory, got the file {str(existing)!r}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"output_dir: the directory {str(existing)!r} is not writable")
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether the file that the Trainer writes last is there."""
-    state = checkpoint / "trainer_state.json"
-    return state.is_file() and state.stat().st_size > 0
-
-
-def run_record(method: str, data_file: str | Path, model: str | None) -> dict[str, str | None]:
+def run_record(method: str, data_file: str | Path, model: str | None) -> dict[str, Any]:
     """Identity of a run: resuming it with another method, data file or initial model would mix two runs."""
     return {"method": method, "data": str(data_file), "data_sha256": digest(data_file), "model": model}
 
 
-def write_record(output_dir: str | Path, record: dict[str, str | None]) -> None:
+def write_record(output_dir: str | Path, record: dict[str, Any]) -> None:
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    # In one move: another process of a distributed run may be reading it.
-    partial = Path(output_dir) / f".{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, Path(output_dir) / RECORD)
+    write_json(Path(output_dir) / RECORD, record)
 
 
-def check_record(output_dir: str | Path, record: dict[str, str | None]) -> None:
+def check_record(output_dir: str | Path, record: dict[str, Any]) -> None:
     """Refuse to resume a run that was another method, read other data or started from another model.
 
     Raises:
-        ValueError: the record in `output_dir` differs from `record`.
+        ValueError: the record in `output_dir` differs from `record`, or is damaged.
     """
     path = Path(output_dir) / RECORD
     if not path.is_file():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    for name in record.keys() - {"data"}:
-        if before.get(name) != record[name]:
-            raise ValueError(
-                f"resume_from_checkpoint: the run in {str(output_dir)!r} had {name}={before.get(name)!r}, "
-                f"this one has {record[name]!r}"
-            )
+    before, now = read_json(path), json.loads(json.dumps(record))
+    different = [
+        f"{name}={before[name]!r}, this one has {now[name]!r}"
+        for name in now
+        if name in before and name not in FREE_ENTRIES and json.dumps(before[name]) != json.dumps(now[name])
+    ]
+    if different:
+        raise ValueError(
+            f"resume_from_checkpoint: the run in {str(output_dir)!r} had {'; '.join(different)}. Resume it as it was "
+            "started, or start another run with another --output_dir"
+        )

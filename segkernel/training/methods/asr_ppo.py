@@ -60,7 +60,7 @@ class ASRPPOTrainer(PPOTrainer):
         self.record({"rollout/segments": segments.counts})
         if self.token_credit is not None:
             agrees = agrees_with_credit(segments.mask, self.token_credit(batch), signs)
-            self.record({"rollout/mask_agreement": self.token_mean(agrees.float(), mask)})
+            self.record({"rollout/mask_agreement": agrees}, mask)
         return segments.mask
 
     def sequence_baseline(self, batch: Batch) -> Tensor | float:

@@ -24,6 +24,7 @@ from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_respon
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import sample_responses
 from segkernel.training.trainer.actor_critic import ActorCritic
+from segkernel.training.trainer.base import Items
 from segkernel.training.trainer.batches import Batch, model_inputs, model_logits, response_batch
 from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
 
@@ -144,14 +145,9 @@ class PPOTrainer(RolloutTrainer):
             mean = self.token_mean(advantages, mask)
             deviation = self.token_mean((advantages - mean).square(), mask).sqrt()
             advantages = torch.where(mask, (advantages - mean) / (deviation + 1e-8), 0.0)
-        self.record(
-            {
-                **{f"rollout/{name}": values for name, values in self.describe(batch).items()},
-                "rollout/kept": self.token_mean(batch["policy_mask"].float(), mask),
-                "rollout/entropy": self.token_mean(batch["entropy"], mask),
-                "rollout/token_reward": self.token_mean(rewards, mask),
-            }
-        )
+        self.record({f"rollout/{name}": values for name, values in self.describe(batch).items()})
+        per_token = {"kept": batch["policy_mask"], "entropy": batch["entropy"], "token_reward": rewards}
+        self.record({f"rollout/{name}": values for name, values in per_token.items()}, mask)
         kept = ("input_ids", "attention_mask", "position_ids", "response_mask", "policy_mask", "logprobs", "values")
         return {**{name: batch[name] for name in kept}, "advantages": advantages, "returns": returns}
 
@@ -237,12 +233,15 @@ class PPOTrainer(RolloutTrainer):
 
     # --- updates -----------------------------------------------------------------------------------------------------
 
+    def items(self, batch: Batch) -> Items:
+        return {"policy": batch["policy_mask"].sum(), "response": batch["response_mask"].sum()}
+
     def compute_loss(
         self,
         model: nn.Module,
         inputs: Batch,
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         logits, values = model(**model_inputs(inputs))
         mask, response = inputs["policy_mask"], inputs["response_mask"]
@@ -253,17 +252,13 @@ class PPOTrainer(RolloutTrainer):
         values = torch.where(response, F.pad(values[:, :-1], (1, 0)), 0.0)
         losses, clipped = ppo_policy_loss(logprobs, old_logprobs, advantages, clip_range=self.args.clip_range)
         value_losses = ppo_value_loss(values, old_values, returns, clip_range=self.args.value_clip_range)
-        policy_loss, value_loss = self.token_mean(losses, mask), self.token_mean(value_losses, response)
         self.record_kept(mask.sum())
-        self.record(
-            {
-                "loss/policy": policy_loss,
-                "loss/value": value_loss,
-                "clipped": self.token_mean(clipped.float(), mask),
-                "approximate_kl": self.token_mean((old_logprobs - logprobs).detach(), mask),
-            }
-        )
-        loss = policy_loss + self.args.value_coef * value_loss
+        self.record({"loss/policy": losses}, mask)
+        self.record({"loss/value": value_losses}, response)
+        self.record({"clipped": clipped, "approximate_kl": old_logprobs - logprobs}, mask)
+        items = num_items_in_batch or self.total_items([inputs])
+        value_loss = self.step_share(value_losses, response, items["response"])
+        loss = self.step_share(losses, mask, items["policy"]) + self.args.value_coef * value_loss
         return (loss, {"logits": logits, "values": values}) if return_outputs else loss
 
     def prediction_step(

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.training.data.collators import TextCollator, pad_token_id
 from segkernel.training.data.encoding import encode_splits, encode_texts
-from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
+from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.batches import Batch
 
 
@@ -51,18 +53,40 @@ class PretrainTrainer(SegkernelTrainer):
             train_dataset=train,
             eval_dataset=held_out,
             processing_class=processing_class,
+            compute_metrics=self.mean_metrics,
             **kwargs,
         )
+
+    def items(self, batch: Batch) -> Items:
+        return {"tokens": batch["attention_mask"][:, 1:].sum()}
 
     def compute_loss(
         self,
         model: nn.Module,
         inputs: Batch,
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
+        """Mean negative log-likelihood of the tokens, over all batches of an optimizer step."""
         logits = model(**inputs).logits
-        labels, mask = inputs["input_ids"][:, 1:], inputs["attention_mask"][:, 1:]
-        logprobs = segkernel.sequence_logprobs(logits[:, :-1], labels, mask)
-        loss = -logprobs.sum() / mask.sum()
+        items = num_items_in_batch or self.total_items([inputs])
+        loss = self.step_share(-self.row_logprobs(logits, inputs), None, items["tokens"])
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def row_logprobs(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Summed log-probability of each block of a batch, `[B]`."""
+        labels, mask = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]
+        return segkernel.sequence_logprobs(logits[:, :-1], labels, mask)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        batch = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            losses = -self.row_logprobs(model(**batch).logits, batch)
+        return self.predicted({"loss": losses, "tokens": batch["attention_mask"][:, 1:].sum(1)})
+
+    def mean_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Mean loss per token of the held-out blocks."""
+        losses, tokens = np.asarray(prediction.predictions, dtype=np.float64).sum(axis=0)
+        return {"loss": float(losses / tokens)}

@@ -26,7 +26,7 @@ from segkernel.training.data.tables import Array, Rows, flat_lists, rewards_of, 
 from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, sequence_scores
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import SamplingOptions, sample_responses
-from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer, Split
+from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer, Split
 from segkernel.training.trainer.batches import Batch, Columns, map_batches, model_logits, response_batch
 
 logger = logging.getLogger(__name__)
@@ -172,28 +172,27 @@ class RFTTrainer(SegkernelTrainer):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
+    def items(self, batch: Batch) -> Items:
+        return {"tokens": batch["loss_mask"][:, 1:].sum()}
+
     def compute_loss(
         self,
         model: nn.Module,
         inputs: Batch,
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
-        """Mean negative log-likelihood of the tokens under the loss mask, over the batches of all processes."""
+        """Mean negative log-likelihood of the tokens under the loss mask, over all batches of an optimizer step."""
         logits = model_logits(model, inputs)
         # The logits at t - 1, read in place, predict the token at t.
         labels, mask = inputs["input_ids"][:, 1:], inputs["loss_mask"][:, 1:]
         logprobs, entropy = segkernel.token_logprobs(logits[:, :-1], labels, mask, entropy=True)
-        loss = self.token_mean(-logprobs, mask)
+        items = num_items_in_batch or self.total_items([inputs])
+        loss = self.step_share(-logprobs, mask, items["tokens"])
         self.record_kept(mask.sum())
-        self.record(
-            {
-                "reward/samples": inputs["samples_reward"],
-                "reward/accepted": inputs["reward"],
-                "kept": self.token_mean(inputs["loss_mask"].float(), inputs["response_mask"]),
-                "entropy": self.token_mean(entropy.detach(), mask),
-            }
-        )
+        self.record({"reward/samples": inputs["samples_reward"], "reward/accepted": inputs["reward"]})
+        self.record({"kept": inputs["loss_mask"]}, inputs["response_mask"])
+        self.record({"entropy": entropy}, mask)
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def prediction_step(

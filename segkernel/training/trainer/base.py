@@ -6,8 +6,9 @@ directory, optimizer steps skipped for batches whose loss mask is empty, and exa
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ from segkernel.training.trainer.resumable import ResumableConfig, ResumableTrain
 logger = logging.getLogger(__name__)
 
 Split = Literal["train", "eval"]
+Items = Mapping[str, Tensor]  # numbers of items that a loss averages over, by name
 
 
 @dataclass
@@ -106,8 +108,8 @@ class SegkernelTrainer(ResumableTrainer):
         )
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise ValueError("fsdp_version: expected 2 (`accelerate launch --fsdp_version 2`), got 1")
-        # Makes the Trainer divide the loss by the number of accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        # The losses are divided by the items of a whole step (`step_share`), so the Trainer leaves them as they are.
+        self.model_accepts_loss_kwargs = True
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._metric_names: list[str] = []
         self._kept_tokens: list[Tensor] = []
@@ -134,33 +136,69 @@ class SegkernelTrainer(ResumableTrainer):
         """
         return dataset
 
-    def record(self, metrics: Mapping[str, Tensor]) -> None:
-        """Add metrics to the next log entry, which shows their means since the last one."""
+    # --- means over an optimizer step --------------------------------------------------------------------------------
+
+    def items(self, batch: dict[str, Any]) -> Items:
+        """Numbers of items in a batch that its loss averages over: of pairs, or of tokens under a mask."""
+        raise NotImplementedError
+
+    def total_items(self, batches: Sequence[dict[str, Any]]) -> Items:
+        """Sums of `items` over these batches and all processes."""
+        counts = [self.items(batch) for batch in batches]
+        names = counts[0].keys() if counts else ()
+        sums = {name: torch.stack([count[name] for count in counts]).sum().to(self.args.device) for name in names}
+        return {name: self.accelerator.reduce(number, reduction="sum") for name, number in sums.items()}
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of an optimizer step, and their `total_items`: `num_items_in_batch` of `compute_loss`."""
+        batches = list(islice(epoch_iterator, num_batches))
+        return batches, self.total_items(batches)
+
+    def step_share(self, losses: Tensor, mask: Tensor | None, total: Tensor) -> Tensor:
+        """Share of a batch in the mean loss of an optimizer step: the gradients of the shares add up to that mean's.
+
+        So neither the number of micro-batches nor that of processes changes a step.
+
+        Args:
+            losses: any shape, of one batch.
+            mask: bool of that shape, the items that count; default: all.
+            total: number of such items in the step's batches on all processes (`total_items`).
+        """
+        summed = losses.sum() if mask is None else torch.where(mask, losses, 0.0).sum()
+        # The gradients of the processes are averaged.
+        share: Tensor = summed * self.accelerator.num_processes / total.clamp(min=1)
+        return share
+
+    # --- metrics -----------------------------------------------------------------------------------------------------
+
+    def record(self, metrics: Mapping[str, Tensor], mask: Tensor | None = None) -> None:
+        """Add metrics to the next log entry, which shows their means over all values since the last one.
+
+        Args:
+            metrics: values by name, any shape.
+            mask: bool of that shape, the values that count; default: all.
+        """
         for name, values in metrics.items():
-            self._metrics[name].append(values.detach().float().mean())
+            counted = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+            total = torch.where(counted, values.detach().double(), 0.0).sum()
+            self._metrics[name].append(torch.stack([total, counted.sum()]))
 
     def record_kept(self, tokens: Tensor) -> None:
         """Count the tokens that this batch trains on; an optimizer step over zero tokens is skipped."""
         self._kept_tokens.append(tokens.detach())
 
     def token_mean(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Mean of the values under a mask over the batches of all processes; 0 if the mask is empty.
-
-        As a loss: the mean of its gradients over the processes is the gradient of the mean over all tokens.
-        """
-        count: Tensor = self.accelerator.reduce(mask.sum(), reduction="sum").clamp(min=1)
-        total = torch.where(mask, values, 0.0).sum()
-        if not total.requires_grad:
-            mean: Tensor = self.accelerator.reduce(total, reduction="sum") / count
-        else:
-            mean = total * self.accelerator.num_processes / count
+        """Mean of the values under a mask over the batches of all processes; 0 if the mask is empty."""
+        sums = torch.stack([torch.where(mask, values, 0.0).sum(), mask.sum()])
+        total, count = self.accelerator.reduce(sums, reduction="sum")
+        mean: Tensor = total / count.clamp(min=1)
         return mean
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self._metrics and "loss" in logs:
-            means = torch.stack([torch.stack(values).mean() for values in self._metrics.values()])
-            means = self.accelerator.reduce(means, reduction="mean")
-            logs.update(zip(self._metrics, means.tolist(), strict=True))
+            sums = torch.stack([torch.stack(values).sum(0) for values in self._metrics.values()])  # [metrics, 2]
+            totals, counts = self.accelerator.reduce(sums, reduction="sum").unbind(1)
+            logs.update(zip(self._metrics, (totals / counts.clamp(min=1)).tolist(), strict=True))
             logs["skipped_steps"] = self._skipped_steps
             self._metrics.clear()
             self._skipped_steps = 0

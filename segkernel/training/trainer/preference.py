@@ -14,7 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.data.tables import Rows
-from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer, Split
+from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer, Split
 from segkernel.training.trainer.batches import Batch
 
 
@@ -81,18 +81,21 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses `[B]` of the pairs in a batch of `PreferenceCollator`, and metrics by name, each `[B]`."""
 
+    def items(self, batch: Batch) -> Items:
+        return {"pairs": torch.tensor(len(batch["input_ids"]))}
+
     def compute_loss(
         self,
         model: nn.Module,
         inputs: Batch,
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         losses, metrics = self.pair_losses(model, inputs)
         if model.training:
             self.record(metrics)
             self.record_kept(inputs["loss_mask"].sum())
-        loss = losses.mean()
+        loss = self.step_share(losses, None, (num_items_in_batch or self.total_items([inputs]))["pairs"])
         return (loss, metrics) if return_outputs else loss
 
     def prediction_step(

@@ -8,6 +8,7 @@ two processes make the same rollouts as one.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class RolloutTrainer(SegkernelTrainer, ABC):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rollouts = RolloutState()
+        self.step_items: Any = {}  # `Items` of the minibatches of the current optimizer step
         self.rollout_sampler()  # refuses too few prompts before training starts
 
     @abstractmethod
@@ -82,15 +84,26 @@ class RolloutTrainer(SegkernelTrainer, ABC):
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        # These batches hold prompts; `training_step` counts the items of a step once its rollout is sampled.
+        return list(islice(epoch_iterator, num_batches)), {}
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         state, prompts = self.rollouts, inputs["prompts"]
         if state.minibatches_seen % self.args.updates == 0:
             number, first = state.minibatches_seen // self.args.updates, self.args.process_index * len(prompts)
             state.rollout = self.collect(prompts, [(self.args.seed, number, first + i) for i in range(len(prompts))])
-        # A minibatch is every `minibatches`-th row; the prompts are in random order already.
-        part = slice(state.minibatches_seen % self.args.minibatches, None, self.args.minibatches)
+        accumulated = self.args.gradient_accumulation_steps
+        if state.minibatches_seen % accumulated == 0:
+            of_step = range(state.minibatches_seen, state.minibatches_seen + accumulated)
+            self.step_items = self.total_items([self.minibatch(index) for index in of_step])
+        minibatch = self.minibatch(state.minibatches_seen)
         state.minibatches_seen += 1
-        return super().training_step(model, rows_of(state.rollout, part), *args, **kwargs)
+        return super().training_step(model, minibatch, self.step_items)
+
+    def minibatch(self, index: int) -> Batch:
+        """Minibatch of the current rollout: every `minibatches`-th row; the prompts are in random order already."""
+        return rows_of(self.rollouts.rollout, slice(index % self.args.minibatches, None, self.args.minibatches))
 
     def restore(self, checkpoint: str) -> None:
         self.rollouts = RolloutState.load(checkpoint, self.args.process_index, self.args.device)

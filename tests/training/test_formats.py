@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from segkernel.training.cli.train import main
-from segkernel.training.data import containers
+from segkernel.training.data import saved_datasets
 from segkernel.training.data.containers import digest
 from segkernel.training.data.encoding import encode_preferences, encode_prompts, encode_texts
 from segkernel.training.data.readers import read_preferences, read_prompts, read_texts, split_by_prompt
@@ -177,8 +178,8 @@ def test_data_sets_of_the_hub_are_read_by_name_and_split(monkeypatch: pytest.Mon
         loaded.append((*args, split))
         return Dataset.from_list(PLAIN_PAIRS)
 
-    monkeypatch.setattr(containers, "load_dataset", load)
-    monkeypatch.setattr(containers.HfApi, "dataset_info", lambda *args, **options: None)
+    monkeypatch.setattr(saved_datasets, "load_dataset", load)
+    monkeypatch.setattr(saved_datasets.HfApi, "dataset_info", lambda *args, **options: None)
     for source in ("owner/some-pairs", "owner/some-pairs:test", "owner/some-pairs:config:test"):
         assert len(read_preferences(source)) == 2
     assert loaded == [
@@ -194,11 +195,12 @@ def test_sources_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path, mon
     saved = save_splits(tmp_path / "saved", PLAIN_PAIRS)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     (tmp_path / "pairs.xlsx").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
 
     def offline(*args: Any, **options: Any) -> None:
         raise OSError("Name or service not known\nsecond line")
 
-    monkeypatch.setattr(containers.HfApi, "dataset_info", offline)
+    monkeypatch.setattr(saved_datasets.HfApi, "dataset_info", offline)
     read = r"a \.jsonl, \.json, \.csv or \.parquet file .* `Dataset\.save_to_disk` .* data set of the hub .*"
     for source, error, message in (
         # A path with a folder that is here is a path, not a name on the hub.
@@ -206,6 +208,7 @@ def test_sources_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path, mon
         ("owner/pairs.jsonl", FileNotFoundError, r"there is no file 'owner/pairs\.jsonl'"),
         ("data", ValueError, f"expected {read} got the directory 'data'"),
         ("pairs.xlsx", ValueError, rf"expected {read} got 'pairs\.xlsx'"),
+        ("pipe", ValueError, f"expected {read} got 'pipe'"),
         ("owner/pairs", ValueError, "owner/pairs: cannot be loaded from the hub, .*: Name or service not known$"),
         (f"{saved}:dev", ValueError, "expected one of the splits train, test as DIR:SPLIT, got 'dev'"),
         ("broken.parquet", ValueError, r"broken\.parquet: cannot be read as Parquet"),
@@ -227,11 +230,21 @@ def test_digest_changes_with_the_contents(container: str, tmp_path: Path) -> Non
     assert digests[0] != digests[1]
 
 
+def test_digest_changes_with_the_split(tmp_path: Path) -> None:
+    saved = save_splits(tmp_path / "a", PLAIN_PAIRS)
+    assert digest(f"{saved}:train") != digest(f"{saved}:test")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.json", '[{"prompt": "p"},', r"a\.json: malformed JSON: .*line 1 column 18"),
         ("a.json", '[{"prompt": "p", "chosen": "a", "rejected": "b"}, 3]', r"row 2: expected a JSON object, got int"),
+        (
+            "a.json",
+            '{\n"data": []}',
+            r"a\.json: expected an array of objects, .* got an object with the keys \['data'\]",
+        ),
         ("a.csv", "prompt,chosen,rejected\np,a\n", r"a\.csv, line 2: expected 3 values as in the first line, got 2"),
         ("a.csv", 'prompt,chosen,rejected\np,a,b\np,"a,b\n', r"a\.csv, line 3: malformed CSV: unexpected end"),
         ("a.csv", b"prompt,chosen,rejected\np,a,\xff\n", r"a\.csv, line 2: invalid UTF-8: byte 0xff"),
@@ -336,134 +349,6 @@ def test_rows_that_cannot_be_used_are_refused_with_their_line(tmp_path: Path, ro
 def test_python_data_that_holds_no_rows_is_refused(rows: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_preferences(rows, tiny_tokenizer(), max_length=64)
-
-
-# --- rows that are dropped or counted --------------------------------------------------------------------------------
-
-
-def test_skip_bad_rows_counts_and_names_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bad = ["{", '{"prompt": "p"}', '{"prompt": "\\ud83d", "chosen": "a", "rejected": "b"}', "3", b"\xff"]
-    lines = [json.dumps(PLAIN_PAIRS[0]), *bad, json.dumps(PLAIN_PAIRS[1])]
-    data = b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines)
-    found = read_preferences(write_bytes(tmp_path / "a.jsonl", data), skip_bad_rows=True)
-    assert found["line"] == [1, 7]
-    (message,) = caplog.messages
-    assert message.startswith(f"{tmp_path / 'a.jsonl'}: skipped bad rows: 5 of 7 (line 2: malformed JSON: ")
-    assert "; line 3: expected the key 'chosen', got ['prompt']; line 4: 'prompt': half of a" in message
-    assert message.endswith("; ...)")
-
-
-def test_skip_bad_rows_skips_rows_whose_tokens_do_not_fit(caplog: pytest.LogCaptureFixture) -> None:
-    good = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3], "line": 1}
-    bad = {**good, "chosen_mask": [True, True, True], "line": 2}
-    found = encode_preferences([good, bad, good], None, max_length=8, skip_bad_rows=True)
-    assert len(found) == 2
-    assert caplog.messages == [
-        "rows: skipped bad rows: 1 of 3 (line 2: chosen_mask: expected 1 values, one per token (or one "
-        "fewer: without the EOS), got 3)"
-    ]
-
-
-def test_identical_pairs_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    same = {"prompt": "c?", "chosen": "1", "rejected": "1"}
-    path = write_jsonl(tmp_path / "a.jsonl", [PLAIN_PAIRS[0], same, PLAIN_PAIRS[1]])
-    assert read_preferences(path)["prompt"] == ["a?", "b?"]
-    assert caplog.messages == [f"{path}: dropped pairs with identical answers: 1 of 3 (line 2)"]
-    caplog.clear()
-    chat = {"chosen": user("p") + assistant("a"), "rejected": user("p") + assistant("a")}
-    assert len(encode_preferences([*CHAT_PAIRS, chat], chatml(), max_length=64)) == 2
-    assert caplog.messages == ["rows: dropped pairs with identical answers: 1 of 3 ([2])"]
-    with pytest.raises(ValueError, match="rows: expected at least one pair to train on, got 1 that are all dropped"):
-        encode_preferences([same], tiny_tokenizer(), max_length=64)
-
-
-def test_blank_prompts_and_empty_answers_are_counted_and_kept(caplog: pytest.LogCaptureFixture) -> None:
-    rows = [
-        {"prompt": " \n", "chosen": "", "rejected": "b"},
-        {"prompt": "p", "chosen": "a", "rejected": " "},
-        {"prompt": user("p"), "chosen": assistant(""), "rejected": assistant("b")},
-    ]
-    tokenizer = chatml()
-    found = encode_preferences(rows, tokenizer, max_length=64)
-    assert len(found) == 3
-    assert found["chosen_ids"][0] == [tokenizer.eos_token_id]
-    assert caplog.messages == [
-        "rows: blank prompts: 1 of 3 ([0])",
-        "rows: empty chosen responses: 2 of 3 ([0], [2])",
-        "rows: empty rejected responses: 1 of 3 ([1])",
-    ]
-
-
-def test_columns_that_are_not_read_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Masks are read; token rewards only where an option names their column.
-    rows = [
-        {**row, "images": ["a.png"], "chosen_token_rewards": [1.0], "chosen_mask": [1], "tools": None}
-        for row in PLAIN_PAIRS
-    ]
-    rows[1]["source"] = "web"
-    path = write_jsonl(tmp_path / "a.jsonl", rows)
-    assert read_preferences(path)["chosen_mask"] == [[True], [True]]
-    assert caplog.messages == [f"{path}: columns that are not read: chosen_token_rewards, images, source"]
-    caplog.clear()
-    read_preferences(path, chosen_rewards="chosen_token_rewards")
-    read_prompts(path)
-    assert caplog.messages == [
-        f"{path}: columns that are not read: images, source",
-        f"{path}: columns that are not read: chosen_mask, chosen_token_rewards, images, source",
-    ]
-    caplog.clear()
-    encode_preferences(Dataset.from_list([row | {"note": 1} for row in PLAIN_PAIRS]), tiny_tokenizer(), max_length=64)
-    assert caplog.messages == ["rows: columns that are not read: note"]
-
-
-def test_repeated_prompts_and_unused_separators_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}, {"prompt": user("a")}]
-    path = write_jsonl(tmp_path / "a.jsonl", rows)
-    assert len(read_prompts(path, separator=":")) == 3
-    assert caplog.messages == [
-        f"{path}: repeated prompts, used once: 1 of 4 (line 3)",
-        f"{path}: prompts of messages, without the separator: 1 of 4 (line 4)",
-    ]
-
-
-# --- columns that only some rows have --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2, 0]])
-@pytest.mark.parametrize("container", ["list", "data set", "file"])
-def test_masks_of_some_rows_are_read_in_any_order(order: list[int], container: str, tmp_path: Path) -> None:
-    texts = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    rows: list[Row] = [{**texts, "chosen_mask": [0, 1]}, texts, {**texts, "chosen_mask": None, "rejected_mask": [1, 0]}]
-    shuffled = [rows[index] for index in order]
-    given: Any = shuffled
-    if container == "data set":
-        given = Dataset.from_list([dict.fromkeys(("chosen_mask", "rejected_mask")) | row for row in shuffled])
-    elif container == "file":
-        given = read_preferences(write_jsonl(tmp_path / "a.jsonl", shuffled))
-    found = encode_preferences(given, tiny_tokenizer(), max_length=64)
-    expected = [([False, True], None), (None, None), (None, [True, False])]
-    assert [(row["chosen_mask"], row["rejected_mask"]) for row in found] == [expected[index] for index in order]
-
-
-@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
-def test_token_rewards_that_a_row_lacks_are_refused_by_name(order: list[int], tmp_path: Path) -> None:
-    texts = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    rows = [{**texts, "chosen_token_rewards": [1.0, 0.0], "rejected_token_rewards": [0.0]}, texts]
-    shuffled = [rows[index] for index in order]
-    at = order.index(1)
-    dataset = Dataset.from_list(shuffled if at else [dict.fromkeys(rows[0]) | row for row in shuffled])
-    for given in (shuffled, dataset):
-        with pytest.raises(ValueError, match=rf"rows\[{at}\]: chosen_token_rewards: expected one value per token"):
-            encode_preferences(given, tiny_tokenizer(), max_length=64)
-    names = {f"{side}_rewards": f"{side}_token_rewards" for side in ("chosen", "rejected")}
-    with pytest.raises(ValueError, match=rf"line {at + 1}: expected the key 'chosen_token_rewards'"):
-        read_preferences(write_jsonl(tmp_path / "a.jsonl", shuffled), **names)
-
-
-def test_columns_of_nulls_are_as_good_as_absent() -> None:
-    row = {"prompt": "a", "chosen": "b", "rejected": "c", "chosen_mask": None, "chosen_token_rewards": None}
-    found = encode_preferences(Dataset.from_list([row, row]), tiny_tokenizer(), max_length=64)
-    assert found.column_names == ["prompt_ids", "chosen_ids", "rejected_ids"]
 
 
 # --- splits and the command line -------------------------------------------------------------------------------------

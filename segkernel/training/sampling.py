@@ -2,6 +2,10 @@
 
 A response is a function of the policy, its prompt and its key, independent of the other rows of the batch, the number
 of processes and earlier samples. So a resumed run samples the same responses as an uninterrupted one.
+
+Ids that the tokenizer has no token for have probability 0 in the distribution that is sampled from. The
+log-probabilities that a method trains on are over all columns of the logits, in the rollout and in the update, so the
+ratio of the first update is 1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from segkernel.training.mixins import OptionsMixin
+from segkernel.training.models.response_tokens import KnownTokens, ResponseTokens
 from segkernel.training.progress import track
 
 
@@ -102,8 +107,7 @@ def sample_responses(
     keys: Sequence[Sequence[int]] | None,
     options: SamplingOptions,
     *,
-    eos_token_id: int | None,
-    pad_token_id: int,
+    tokens: ResponseTokens,
     batch_size: int,
     description: str | None = None,
     disable_tqdm: bool | None = False,
@@ -115,14 +119,13 @@ def sample_responses(
         prompts: token ids, none empty.
         keys: non-negative integers per prompt, the seed of its random numbers; `None` decodes greedily.
         options: length and temperature.
-        eos_token_id: token that ends a response.
-        pad_token_id: token that pads the batches; never part of a response.
+        tokens: tokens that may be sampled, and those that end a response.
         batch_size: number of prompts per batch.
         description: name of the loop where its progress is shown; no progress without it.
         disable_tqdm: show the progress by lines, also in a terminal.
 
     Returns:
-        Token ids per prompt, with the EOS at the end unless the response was cut off.
+        Token ids per prompt, with one that ends a response last unless it was cut off.
     """
     was_training = model.training
     model.eval()
@@ -131,8 +134,12 @@ def sample_responses(
     if sharded:
         register_fsdp_forward_method(model, "generate")
     config = GenerationConfig(
-        max_new_tokens=options.max_new_tokens, do_sample=False, eos_token_id=eos_token_id, pad_token_id=pad_token_id
+        max_new_tokens=options.max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(tokens.end_ids) or None,
+        pad_token_id=tokens.pad_id,
     )
+    known = [] if tokens.known_ids is None else [KnownTokens(tokens.known_ids)]
     uniforms = None if keys is None else uniform_numbers(keys, options.max_new_tokens).to(generator.device)
     # Prompts of similar length share a batch.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
@@ -140,9 +147,9 @@ def sample_responses(
     responses: dict[int, list[int]] = {}
     for batch in track(batches, description, total=len(batches), disable_tqdm=disable_tqdm):
         length = len(prompts[batch[0]])
-        input_ids = torch.tensor([[pad_token_id] * (length - len(prompts[i])) + list(prompts[i]) for i in batch])
+        input_ids = torch.tensor([[tokens.pad_id] * (length - len(prompts[i])) + list(prompts[i]) for i in batch])
         attention_mask = torch.tensor([[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in batch])
-        processors = LogitsProcessorList()
+        processors = LogitsProcessorList(known)
         if uniforms is not None:
             processors.append(InverseTransform(uniforms[batch], options.temperature))
         with generating_by(config, generator):
@@ -155,6 +162,6 @@ def sample_responses(
                 synced_gpus=sharded,
             )
         for index, ids in zip(batch, output[:, length:].tolist(), strict=True):
-            responses[index] = ids[: ids.index(eos_token_id) + 1] if eos_token_id in ids else ids
+            responses[index] = tokens.cut(ids)
     model.train(was_training)
     return [responses[index] for index in range(len(prompts))]

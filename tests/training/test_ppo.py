@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from segkernel import _cli as cli
 from segkernel.training import ASRPPOConfig, ASRPPOTrainer, PPOConfig, PPOTrainer, R3HFPPOConfig, R3HFPPOTrainer
@@ -30,6 +30,7 @@ from tests.training.trainer_helpers import (
     assert_resumes_to_the_same_bits,
     assert_same_bits,
     prompts,
+    tiny_config,
     tiny_lm,
     tiny_reward_model,
     tiny_tokenizer,
@@ -120,6 +121,43 @@ def test_rollout_matches_the_equations(tmp_path: Path, config_type: Any, trainer
     assert in_response(rollout["response_mask"].float(), rollout, RESPONSES) == [[1.0] * len(r) for r in RESPONSES]
     if trainer_type is not ASRPPOTrainer:
         assert torch.equal(rollout["policy_mask"], rollout["response_mask"])
+
+
+def test_ppo_with_a_padded_policy_and_an_end_of_turn(tmp_path: Path, tokenizer: Any) -> None:
+    # 40 columns of the policy's logits have no token, and the reward model has no embeddings for them.
+    turn_end = 260
+    config = tiny_config(tokenizer, vocab_size=len(tokenizer) + 40, eos_token_id=[EOS, turn_end])
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(config)
+    head = torch.nn.Linear(32, len(tokenizer) + 40)
+    with torch.no_grad():
+        head.weight.copy_(model.lm_head.weight)
+        head.bias.zero_()[turn_end] = 4.0
+        head.bias[len(tokenizer) :] = 4.0
+    model.lm_head = head
+    settings = {**ROLLOUT, "max_new_tokens": 6, "per_device_train_batch_size": 8, "missing_eos_penalty": 0.25}
+    prompts = [[5 + index, 6] for index in range(16)]
+    trainer = PPOTrainer(
+        model,
+        PPOConfig(str(tmp_path), **settings),
+        [{"prompt_ids": ids} for ids in prompts],
+        None,
+        tokenizer,
+        reward_model=tiny_reward_model(tokenizer, seed=3),
+    )
+    responses = trainer.sample(prompts, [(0, index) for index in range(16)])
+    assert max(token for response in responses for token in response) < len(tokenizer)
+    assert all(turn_end not in response[:-1] and EOS not in response[:-1] for response in responses)
+    ended = [response[-1] in (EOS, turn_end) for response in responses]
+    assert 0 < sum(ended) < 16
+    batch = trainer.evaluate_responses(prompts, responses)
+    assert batch["ended"].tolist() == ended
+    scores = [scores_alone(trainer.scorer.model, p, r)[-1] for p, r in zip(prompts, responses, strict=True)]
+    expected = [score - (0.0 if end else 0.25) for score, end in zip(scores, ended, strict=True)]
+    assert batch["sequence_rewards"].tolist() == pytest.approx(expected, abs=1e-5)
+    # The log-probabilities are over all columns, in the rollout as in the update.
+    logprobs = [logprobs_alone(trainer.model.policy, p, r) for p, r in zip(prompts, responses, strict=True)]
+    assert_rows(in_response(batch["logprobs"], batch, responses), logprobs)
 
 
 @pytest.mark.parametrize("kept", [[[1, 1, 1], [1], [1, 1, 1, 1]], [[0, 1, 1], [0], [1, 0, 0, 1]]])

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from segkernel import _cli as cli
 from segkernel.training import ASRRFTConfig, ASRRFTTrainer, RFTConfig, RFTTrainer
+from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import sample_responses
 from tests.ops.plain_floats import logprobs_alone, schmitt
 from tests.training.trainer_helpers import (
@@ -91,8 +92,7 @@ def test_rft_accepts_the_best_samples_of_every_prompt(tmp_path: Path, tokenizer:
                 [prompt["prompt_ids"]],
                 [(3, index, number)],
                 trainer.args,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
+                tokens=ResponseTokens((tokenizer.eos_token_id,), tokenizer.pad_token_id),
                 batch_size=1,
             )[0]
             for number in range(4)

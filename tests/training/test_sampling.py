@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import InverseTransform, SamplingOptions, sample_responses, uniform_numbers
 from tests.training.trainer_helpers import tiny_lm, tiny_tokenizer
 
@@ -17,9 +18,18 @@ def model() -> Any:
     return tiny_lm(tiny_tokenizer()).eval()
 
 
-def sample(model: Any, prompts: list[list[int]], keys: Any, options: SamplingOptions = OPTIONS, **changes: Any) -> Any:
-    settings: dict[str, Any] = {"eos_token_id": 1, "pad_token_id": 0, "batch_size": 8, **changes}
-    return sample_responses(model, prompts, keys, options, **settings)
+def sample(
+    model: Any,
+    prompts: list[list[int]],
+    keys: Any,
+    options: SamplingOptions = OPTIONS,
+    *,
+    end_ids: tuple[int, ...] = (1,),
+    known_ids: Any = None,
+    batch_size: int = 8,
+) -> Any:
+    tokens = ResponseTokens(end_ids, 0, known_ids)
+    return sample_responses(model, prompts, keys, options, tokens=tokens, batch_size=batch_size)
 
 
 @pytest.mark.parametrize(
@@ -64,14 +74,14 @@ def test_response_ends_with_eos_or_is_cut_off(model: Any) -> None:
     free = sample(model, [[5, 9, 7]], [(0, 1)])[0]
     assert len(free) == 6
     # With its third token as the EOS the response ends there.
-    assert sample(model, [[5, 9, 7], [8]], [(0, 1), (0, 2)], eos_token_id=free[2])[0] == free[: free.index(free[2]) + 1]
+    assert sample(model, [[5, 9, 7], [8]], [(0, 1), (0, 2)], end_ids=(free[2],))[0] == free[: free.index(free[2]) + 1]
 
 
 def test_greedy_sampling_takes_the_likeliest_token(model: Any) -> None:
     ids = [5, 9, 7]
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    assert sample(model, [[5, 9, 7]], None, eos_token_id=None) == [ids[3:]]
+    assert sample(model, [[5, 9, 7]], None, end_ids=()) == [ids[3:]]
 
 
 @pytest.mark.parametrize("setting", ["repetition_penalty", "suppress_tokens", "bad_words_ids", "min_length", "eos"])
@@ -80,7 +90,7 @@ def test_sampling_ignores_the_generation_config_of_the_checkpoint(
 ) -> None:
     def samples() -> list[Any]:
         prompts = [[5, 9, 7], [8]]
-        return [sample(model, prompts, keys, eos_token_id=None) for keys in (None, [(0, 1), (0, 2)])]
+        return [sample(model, prompts, keys, end_ids=()) for keys in (None, [(0, 1), (0, 2)])]
 
     expected = samples()
     first, third = expected[0][0][0], expected[0][0][2]
@@ -94,6 +104,45 @@ def test_sampling_ignores_the_generation_config_of_the_checkpoint(
     monkeypatch.setattr(model.generation_config, name, value)
     assert samples() == expected
     assert getattr(model.generation_config, name) == value
+
+
+@pytest.mark.parametrize("keys", [None, [(0, 1), (0, 2), (0, 3)]])
+def test_response_ends_with_the_first_of_several_end_tokens(model: Any, keys: Any) -> None:
+    prompts = [[5, 9, 7], [8], [6, 7]]
+    free = sample(model, prompts, keys, end_ids=())
+    ends = (free[0][3], free[1][1], free[2][4])
+    expected = [r[: min(r.index(end) for end in ends if end in r) + 1] for r in free]
+    assert expected != free
+    assert sample(model, prompts, keys, end_ids=ends) == expected
+    tokens = ResponseTokens(ends, 0)
+    assert tokens.ended([*expected, free[0][:1]]).tolist() == [True, True, True, free[0][0] in ends]
+
+
+def test_response_tokens_join_the_ends_of_generation_config_and_tokenizer(tokenizer: Any) -> None:
+    model = tiny_lm(tokenizer)
+    for config, ends in ((None, (1,)), (260, (1, 260)), ([260, 1, 261], (1, 260, 261))):
+        model.generation_config.eos_token_id = config
+        tokens = ResponseTokens.of(model, tokenizer, pad_id=0)
+        assert tokens.end_ids == ends
+        assert tokens.known_ids.tolist() == list(range(len(tokenizer)))
+    assert ResponseTokens.of(model, None, pad_id=0) == ResponseTokens((1, 260, 261), 0, None)
+
+
+@pytest.mark.parametrize("keys", [None, [(3, index) for index in range(2000)]])
+def test_ids_without_a_token_are_never_sampled(model: Any, keys: Any) -> None:
+    # The tokens 10, ..., 19 only, by their probabilities under the policy.
+    known = torch.arange(10, 20)
+    prompt = [5, 9, 7]
+    expected = model(torch.tensor([prompt])).logits[0, -1, 10:20].detach().softmax(-1)
+    options = SamplingOptions(max_new_tokens=1)
+    count = 1 if keys is None else len(keys)
+    ids = [r[0] for r in sample(model, [prompt] * count, keys, options, known_ids=known, batch_size=2000)]
+    if keys is None:
+        assert ids == [10 + int(expected.argmax())]
+    else:
+        assert set(ids) == set(range(10, 20))
+        shares = torch.bincount(torch.tensor(ids), minlength=20)[10:] / count
+        assert (shares - expected).abs().max() < 5 * math.sqrt(expected.max() / count)
 
 
 def test_uniform_numbers_are_functions_of_their_keys() -> None:

@@ -22,6 +22,7 @@ from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import numbered_prompts
 from segkernel.training.data.tables import Rows
 from segkernel.training.models import check_teacher
+from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import Split
 from segkernel.training.trainer.batches import Batch, model_logits, on_device, response_batch, row_means, side
@@ -102,6 +103,8 @@ class AlignDistilTrainer(PreferenceTrainer):
         self.ref_model = ref_model
         super().__init__(model, args, *rest, **kwargs)
         self.ref_model = None  # its log-probabilities are columns by now
+        tokenizer: Any = self.processing_class
+        self.response_tokens = ResponseTokens.of(model, tokenizer, pad_id=self.data_collator.pad_token_id)
 
     def encode(self, rows: Rows, split: Split) -> Dataset:
         if not self.args.on_policy:
@@ -177,8 +180,7 @@ class AlignDistilTrainer(PreferenceTrainer):
             prompts,
             [(self.args.seed, self.state.global_step, row) for row in batch["row"].tolist()],
             self.args,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=self.data_collator.pad_token_id,
+            tokens=self.response_tokens,
             batch_size=len(prompts),
         )
         return response_batch(prompts, responses, ResponseCollator.of(tokenizer), prompted.device)

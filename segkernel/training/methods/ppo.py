@@ -20,6 +20,7 @@ from segkernel.losses import ppo_policy_loss, ppo_value_loss
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts, encode_splits
 from segkernel.training.models import value_model_like
+from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, last_position
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import sample_responses
@@ -116,7 +117,7 @@ class PPOTrainer(RolloutTrainer):
         self.reference = reference.to(args.device).eval().requires_grad_(False)
         self.scorer = prefix_scorer(reward_model, args.device)
         self.response_collator = ResponseCollator.of(processing_class)
-        self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
+        self.response_tokens = ResponseTokens.of(model, processing_class, pad_id=self.response_collator.pad_token_id)
 
     # --- overridden by variants --------------------------------------------------------------------------------------
 
@@ -158,8 +159,7 @@ class PPOTrainer(RolloutTrainer):
             prompts,
             keys,
             self.args,
-            eos_token_id=self.eos_token_id,
-            pad_token_id=self.response_collator.pad_token_id,
+            tokens=self.response_tokens,
             batch_size=len(prompts),
         )
 
@@ -179,7 +179,7 @@ class PPOTrainer(RolloutTrainer):
         batch |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         self.model.train(was_training)
         mask = batch["response_mask"]
-        ended = torch.tensor([r[-1] == self.eos_token_id for r in responses], device=mask.device)
+        ended = self.response_tokens.ended(responses).to(mask.device)
         finite = finite_responses(batch["scores"], batch)
         if not self.accelerator.reduce(finite.sum(), reduction="sum"):
             raise FloatingPointError("reward_model: expected finite scores, got NaN or infinity for a whole rollout")

@@ -23,6 +23,7 @@ from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.columns import RESPONSES
 from segkernel.training.data.encoding import encode_prompts
 from segkernel.training.data.tables import Array, Rows, flat_lists, rewards_of, to_dataset, to_table, with_columns
+from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, sequence_scores
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import SamplingOptions, sample_responses
@@ -77,7 +78,7 @@ class RFTTrainer(SegkernelTrainer):
         args.check_context(model)
         self.scorer = prefix_scorer(reward_model, args.device)
         self.response_collator = ResponseCollator.of(processing_class)
-        self.eos_token_id = None if processing_class is None else processing_class.eos_token_id
+        self.response_tokens = ResponseTokens.of(model, processing_class, pad_id=self.response_collator.pad_token_id)
         super().__init__(
             model,
             args,
@@ -158,7 +159,7 @@ class RFTTrainer(SegkernelTrainer):
                 f"reward_model: expected finite scores, got NaN or infinity for all {len(samples)} sampled responses"
             )
         responses = flat_lists(samples, "response_ids")
-        ended = responses.values[responses.offsets[1:] - 1] == (-1 if self.eos_token_id is None else self.eos_token_id)
+        ended = np.isin(responses.values[responses.offsets[1:] - 1], self.response_tokens.end_ids)
         logger.warning(
             "samples: %d for %d prompts; %d were cut off at max_new_tokens=%d, %d are empty, %d have no finite reward "
             "and are never accepted",
@@ -207,7 +208,7 @@ class RFTTrainer(SegkernelTrainer):
         metrics = {
             "reward": rewards.nan_to_num(),
             "length": batch["response_mask"].sum(1),
-            "ended": torch.tensor([r[-1] == self.eos_token_id for r in responses], device=self.args.device),
+            "ended": self.response_tokens.ended(responses).to(self.args.device),
             "nonfinite_rewards": rewards.isnan(),
         }
         return self.predicted({"loss": -metrics["reward"], **metrics})
@@ -220,8 +221,7 @@ class RFTTrainer(SegkernelTrainer):
             prompts,
             keys,
             self.args,
-            eos_token_id=self.eos_token_id,
-            pad_token_id=self.response_collator.pad_token_id,
+            tokens=self.response_tokens,
             batch_size=self.args.per_device_eval_batch_size,
             description=description,
             disable_tqdm=self.args.disable_tqdm,

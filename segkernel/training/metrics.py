@@ -115,3 +115,25 @@ def main_charts(charts: Iterable[str], varying: Iterable[str]) -> list[str]:
     present, changing = set(charts), set(varying)
     shown = [name for name in MAIN if name in present and (name not in ONLY_IF_VARYING or name in changing)]
     return shown[:MAIN_CHARTS]
+
+
+def readable_metrics(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Titles and values of held-out metrics, the main ones first; bounds of an interval stand next to their metric.
+
+    Example:
+        >>> interval = {"eval_accuracy_low": 0.63, "eval_accuracy_high": 0.78, "eval_pairs": 120}
+        >>> readable_metrics({"eval_scores/chosen": 1.23456, "eval_accuracy": 0.71, **interval, "eval_runtime": 2.0})
+        {'accuracy': '0.71 (95 % interval 0.63 to 0.78, 120 pairs)', 'score, chosen': '1.235'}
+    """
+    main = list(MAIN)
+    keys = list(logged_metrics(metrics))
+    keys.sort(key=lambda key: main.index(name) if (name := metric_name(key).chart) in main else len(main))
+    found: dict[str, str] = {}
+    for key in keys:
+        value, low, high = (metrics.get(f"{key}{suffix}") for suffix in ("", "_low", "_high"))
+        text = f"{value:.4g}"
+        if low is not None and high is not None:
+            pairs = f", {metrics['eval_pairs']} pairs" if "eval_pairs" in metrics else ""
+            text += f" (95 % interval {low:.2f} to {high:.2f}{pairs})"
+        found[metric_name(key).title] = text
+    return found

@@ -77,10 +77,10 @@ def test_train_pretrain_reward_and_asr_dpo_in_sequence(
     page = (Path(policy) / "report.html").read_text()
     # The held-out pairs, their segments and the curves.
     assert "say " in page
-    assert "kept_chosen" in page
+    assert "accuracy <code>rewards/accuracies</code>" in page
     printed = capsys.readouterr().out
     assert f"report: {Path(policy) / 'report.html'}" in printed
-    assert "eval_rewards/accuracies" in printed
+    assert re.search(r"^  accuracy +\S+ \(95 % interval", printed, re.MULTILINE)
 
 
 def test_train_refuses_bad_input_before_writing(

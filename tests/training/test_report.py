@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,10 +13,11 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from segkernel.reference import segment
-from segkernel.training.report import Example, example_from_segments, write_report
-from segkernel.training.report.charts import SERIES, Curve, collect_curves, curve_chart, reward_trace
-from segkernel.training.report.example import visible_text
+from segkernel.training.report import Example, Sample, example_from_segments, write_report
+from segkernel.training.report.charts import Curve, collect_curves, curve_chart, reward_trace
 from segkernel.training.report.page import token_columns
+from segkernel.training.report.sample import extremes
+from segkernel.training.report.text import visible_text
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
@@ -179,7 +181,7 @@ def test_collect_curves_merges_train_and_eval():
         {"step": 20, "train_runtime": 9.0, "train_loss": 0.6, "total_flos": 1.0},
     ]
     metrics = collect_curves({"a": history, "b": history[:1]})
-    assert list(metrics) == ["loss", "grad_norm"]
+    assert list(metrics) == ["loss", "grad_norm"]  # timings and bounds have no curve
     found = [(curve.run, curve.split, curve.steps, curve.values) for curve in metrics["loss"]]
     assert found == [
         ("a", "train", [10.0, 20.0], [0.7, 0.5]),
@@ -189,9 +191,53 @@ def test_collect_curves_merges_train_and_eval():
 
 
 def test_curve_chart_color_depends_on_the_run_only():
-    svg = curve_chart("x", [Curve("b", "train", [1.0, 2.0], [1.0, 2.0])], ["a", "b"])
-    assert SERIES[1] in svg
-    assert SERIES[0] not in svg
+    svg = curve_chart([Curve("b", "train", "", [1.0, 2.0], [1.0, 2.0])], ["a", "b"])
+    assert "var(--series-2)" in svg
+    assert "var(--series-1)" not in svg
+
+
+def test_sides_of_a_pair_and_rollouts_share_a_chart_with_held_out_rows():
+    history = [
+        {"step": 1, "rewards/chosen": 0.25, "rewards/rejected": -0.5, "rollout/kl": 0.125},
+        {"step": 1, "eval_rewards/chosen": 0.75, "eval_kl": 0.0625},
+    ]
+    charts = collect_curves({"": history})
+    assert {name: [(c.label, c.values) for c in curves] for name, curves in charts.items()} == {
+        "rewards": [("chosen", [0.25]), ("rejected", [-0.5]), ("chosen held out", [0.75])],
+        "kl": [("training", [0.125]), ("held out", [0.0625])],
+    }
+
+
+def test_charts_have_the_colors_of_the_page():
+    curves = [Curve("", "train", part, [1.0, 2.0], [1.0, 2.0]) for part in ("chosen", "rejected")]
+    for svg in (curve_chart(curves, [""]), reward_trace(example())):
+        assert "var(--muted)" in svg
+        # Fixed colors would be illegible on one of the two backgrounds: neither black text nor a white background.
+        assert re.findall(r"(?:fill|stroke): (?:#\w+|black|white)", svg) == []
+
+
+def test_main_charts_are_shown_and_the_others_folded(tmp_path):
+    history = [
+        {
+            "step": step,
+            "loss": 1 / step,
+            "rewards/accuracies": 0.5,
+            "grad_norm": 1.0,
+            "skipped_steps": 0,
+            "kept_chosen": 1,
+        }
+        for step in (1, 2)
+    ]
+    shown, folded = render(tmp_path, log_history=history).split("<details>")
+    assert re.findall("<figcaption>(.*?)</figcaption>", shown) == ["loss", "accuracy <code>rewards/accuracies</code>"]
+    assert re.findall("<code>(.*?)</code>", folded.split("</details>")[0]) == ["skipped_steps", "kept", "grad_norm"]
+    assert "3 more curves" in folded
+
+
+def test_charts_of_unknown_metrics_are_all_shown(tmp_path):
+    html = render(tmp_path, log_history={"dpo": [{"step": 1, "parts right, %": 50.0}]})
+    assert "<figcaption>parts right, %</figcaption>" in html
+    assert "<details>" not in html
 
 
 def test_summary_rows_are_a_table(tmp_path):
@@ -252,8 +298,100 @@ def test_inspect_names_missing_options(argv, message, tmp_path, monkeypatch):
         main(argv)
 
 
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        ("a\x0e\x00b\n\tc\u3000é", "a��b↵\tc\u3000é"),
+        ("", "·"),  # its character is completed by a later token
+        ("\N{GRINNING FACE}", "\N{GRINNING FACE}"),
+        ("\u65e5\u672c", "\u65e5\u672c"),
+        ("\u0301s", "\u25cc\u0301s"),  # the accent belongs to the token before it
+        ("\u200d", "U+200D"),
+        ("\u202e\u2066", "U+202E U+2066"),
+        ("\u0645\u0631\u062d\u0628\u0627", "\u0645\u0631\u062d\u0628\u0627"),
+    ],
+)
+def test_token_texts_are_visible(token: str, shown: str) -> None:
+    assert visible_text(token) == shown
+
+
+def test_page_shows_characters_of_several_tokens_and_scripts(tmp_path, recwarn):
+    tokens = ["", "", "\N{GRINNING FACE}", "\u65e5"]
+    page = Page(render(tmp_path, example(tokens=tokens), sample(tokens=tokens)))
+    assert [token[1] for token in page.tokens] == ["·", "·", "\N{GRINNING FACE}", "\u65e5"] * 2
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_right_to_left_responses_run_from_the_right(tmp_path):
+    html = render(tmp_path, example(), sample())
+    assert html.count('class="row" dir="auto"') == html.count('class="row flow" dir="auto"') == 1
+    assert html.count('class="prompt" dir="auto"') == 1
+
+
+def sample(**changes: object) -> Sample:
+    values: dict[str, object] = {
+        "prompt": "2+2=, 3+3=",
+        "label": "best",
+        "tokens": ["4", ";", "7", "\n"],
+        "token_rewards": [1.0, 0.0, -0.5, math.nan],
+        "score": 0.25,
+    }
+    return Sample(**{**values, **changes})
+
+
+def test_sample_is_colored_by_its_rewards_relative_to_the_largest(tmp_path):
+    assert [(c["sign"], c["strength"]) for c in sample().columns()] == [
+        ("plus", 100),
+        ("neutral", 0),
+        ("minus", 50),
+        ("neutral", 0),
+    ]
+    html = render(tmp_path, sample())
+    page = Page(html)
+    assert page.tokens[:3] == [
+        ("plus kept", "4", "token 0, reward 1"),
+        ("neutral kept", ";", "token 1, reward 0"),
+        ("minus kept", "7", "token 2, reward -0.5"),
+    ]
+    assert "score 0.25" in page.text
+    assert "colored by reward" in page.text
+    assert re.findall(r"--strength:(\d+)%\"><span class=\"text\">4<", html) == ["100"]
+
+
+def test_sample_with_advantages_is_colored_by_them(tmp_path):
+    shown = sample(advantages=[-2.0, 1.0, 0.0, -0.5], kept=[True, False, True, True])
+    assert [(c["sign"], c["strength"]) for c in shown.columns()] == [
+        ("minus", 100),
+        ("plus", 50),
+        ("neutral", 0),
+        ("minus", 25),
+    ]
+    page = Page(render(tmp_path, shown))
+    assert page.tokens[1] == ("plus masked", ";", "token 1, reward 0, advantage 1, masked out")
+    assert "3 tokens trained on (75 %)" in page.text
+    assert "colored by advantage" in page.text
+
+
+def test_sample_refuses_lists_of_other_lengths():
+    with pytest.raises(ValueError, match=r"advantages: expected one value per token \(4\), got 1"):
+        sample(advantages=[0.5])
+
+
+@pytest.mark.parametrize(("count", "rows"), [(0, []), (1, [2]), (2, [2, 3]), (3, [2, 0, 3]), (9, [2, 0, 3, 4])])
+def test_extremes_are_the_best_rows_then_the_worst(count, rows):
+    found = extremes([0.5, math.nan, 2.0, -1.0, 0.0], count)
+    assert [row for _, row in found] == rows
+    assert [label for label, _ in found] == ["best"] * ((len(rows) + 1) // 2) + ["worst"] * (len(rows) // 2)
+
+
+def test_page_says_what_ran_and_escapes_it(tmp_path):
+    html = render(tmp_path, facts={"model": "<gpt2>", "device": "cpu"}, command="segkernel train dpo --model '<gpt2>'")
+    assert "<dt>model</dt><dd>&lt;gpt2&gt;</dd>" in html
+    assert "segkernel train dpo --model &#39;&lt;gpt2&gt;&#39;" in html
+    assert "--resume_from_checkpoint last" in Page(html).text
+
+
 def test_control_characters_are_replaced() -> None:
-    assert visible_text("a\x0e\x00b\n\tc\u3000é") == "a��b↵\tc\u3000é"
     example = Example("p", "accepted", ["\x02x", "$"], [1.0, 0.5], [0, 0], [1], [True, True])
     assert token_columns(example)[0]["text"] == "�x"
     assert "\x02" not in reward_trace(example)

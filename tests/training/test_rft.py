@@ -392,7 +392,7 @@ def test_rft_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
         assert cli.main(["train", method, *data, *out]) == 2
         assert "reward_model: expected a directory (or --reward_policy DIR, or" in capsys.readouterr().err
         assert cli.main(["train", method, *data, *out, "--reward_model", files["rm"]]) == 0
-        assert "eval_reward" in capsys.readouterr().out
+        assert "held out\n  reward  " in capsys.readouterr().out
     # No calculation, no reward: every sample is as good as the other, and no segment is positive.
     checked = ("--check_calculations", "--output_dir", str(tmp_path / "checked"))
     assert cli.main(["train", "rft", *data, *checked]) == 0

@@ -2,11 +2,16 @@
 
 import signal
 import sys
+import textwrap
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from segkernel._arguments import UserError
+from segkernel.training.cli.facts import Command, run_command, run_facts
+from segkernel.training.metrics import readable_metrics
 from segkernel.training.report import write_report
 from segkernel.training.trainer.base import SegkernelTrainer
 from segkernel.training.trainer.checkpoints import last_complete
@@ -14,7 +19,7 @@ from segkernel.training.trainer.save_errors import SaveError, save_errors
 from segkernel.training.trainer.stop_signals import Stopped, stop_on
 
 
-def run_to_end(trainer: SegkernelTrainer, method: str) -> int:
+def run_to_end(trainer: SegkernelTrainer, command: Command) -> int:
     """Run a trainer and print how to resume it if it ends early.
 
     Returns:
@@ -25,7 +30,7 @@ def run_to_end(trainer: SegkernelTrainer, method: str) -> int:
     """
     output_dir = trainer.args.output_dir
     try:
-        run(trainer, method)
+        run(trainer, command)
     except (FloatingPointError, SaveError) as error:
         raise UserError(str(error)) from error
     except torch.OutOfMemoryError as error:
@@ -53,8 +58,12 @@ def how_to_resume(output_dir: str) -> str:
     return f"add `--resume_from_checkpoint last` to the same command to resume from {last}"
 
 
-def run(trainer: SegkernelTrainer, method: str) -> dict[str, Any]:
-    """Train, evaluate, save the model and write the report.
+def run(trainer: SegkernelTrainer, command: Command) -> dict[str, Any]:
+    """Train, evaluate, save the model, write the report, and print the metrics and what ran.
+
+    Args:
+        trainer: trainer of the run.
+        command: the command that made it.
 
     Returns:
         The held-out metrics of the trained model, `eval_...`; none without held-out rows.
@@ -64,21 +73,43 @@ def run(trainer: SegkernelTrainer, method: str) -> dict[str, Any]:
         trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     metrics = held_out_metrics(trainer)
     trainer.save_run()
+    examples = trainer.report_examples()  # in every process: frozen models may be read for it
     if trainer.is_world_process_zero():
-        examples = trainer.report_examples()
+        facts, repeat = run_facts(trainer, command, time.monotonic() - command.began), run_command(command)
+        summary = readable_metrics(metrics)
         with save_errors(arguments.output_dir, arguments.output_dir):
             report = write_report(
                 arguments.output_dir,
-                title=f"segkernel {method}",
+                title=f"segkernel {command.method.name}",
                 log_history=trainer.state.log_history,
                 examples=examples,
-                summary=metrics,
+                summary=summary,
+                facts=facts,
+                command=repeat,
             )
         trainer.complete_run()
-        for name, value in metrics.items():
-            print(f"{name:30} {value:.4g}")
-        print(f"model:  {arguments.output_dir}\nreport: {report}")
+        if summary:
+            print(table({"held out": "", **{f"  {name}": value for name, value in summary.items()}}))
+        print(table(facts))
+        print(f"command: {repeat}\nmodel: {arguments.output_dir}\nreport: {report}")
     return metrics
+
+
+def table(rows: Mapping[str, str], width: int = 80) -> str:
+    """Names and values in two columns; values that are too long continue below.
+
+    Example:
+        >>> print(table({"loss": "0.69", "versions": "torch 2.13.0, python 3.11"}, width=26))
+        loss      0.69
+        versions  torch 2.13.0,
+                  python 3.11
+    """
+    column = max(map(len, rows)) + 2
+    lines: list[str] = []
+    for name, value in rows.items():
+        wrapped = textwrap.wrap(value, width - column, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += [f"{name:{column}}{wrapped[0]}".rstrip(), *(" " * column + line for line in wrapped[1:])]
+    return "\n".join(lines)
 
 
 def held_out_metrics(trainer: SegkernelTrainer) -> dict[str, Any]:

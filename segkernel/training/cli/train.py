@@ -1,5 +1,6 @@
 """`segkernel train METHOD`: train by one of the methods of the registry."""
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,10 +34,12 @@ def train(method: Method, argv: Sequence[str]) -> int:
         UserError: a mistake in the options, the data or the models, or a file that could not be written.
     """
     from segkernel.training.cli.build import build_trainer, claim_run, is_finished_run, parse_options
+    from segkernel.training.cli.facts import Command
     from segkernel.training.cli.run import run_to_end
     from segkernel.training.trainer.run_directory import check_writable
     from segkernel.training.trainer.run_lock import run_lock
 
+    began = time.monotonic()
     with ExitStack() as scope:
         try:
             options = parse_options(method, argv)
@@ -52,7 +55,7 @@ def train(method: Method, argv: Sequence[str]) -> int:
         except (ValueError, OSError) as error:
             # Nothing has been trained yet, so the mistake is in the options, the data or the models.
             raise UserError(str(error)) from error
-        return run_to_end(trainer, method.name)
+        return run_to_end(trainer, Command(method, argv, began))
 
 
 def method_list() -> str:

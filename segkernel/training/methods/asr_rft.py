@@ -5,7 +5,7 @@ steps but the last are frozen and run once, before training.
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 @dataclass
 class ASRRFTConfig(SegmentOptions, RFTConfig):
     """Settings of `ASRRFTTrainer`. Thresholds are placed on the token rewards of all samples, accepted or not."""
-
-    report_responses: int = field(default=6, metadata={"help": "Responses that report.html shows with their segments."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

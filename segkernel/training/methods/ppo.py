@@ -21,6 +21,7 @@ from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts, encode_splits
 from segkernel.training.models import value_model_like
 from segkernel.training.models.response_tokens import ResponseTokens
+from segkernel.training.report_examples import rollout_samples
 from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, last_position
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import sample_responses
@@ -50,6 +51,9 @@ class PPOConfig(RolloutConfig):
     missing_eos_penalty: float = field(
         default=0.0,
         metadata={"help": "Penalty on the score of a response that was cut off before its end."},
+    )
+    report_responses: int = field(
+        default=6, metadata={"help": "Responses of the last rollout that report.html shows: its best and its worst."}
     )
 
     def __post_init__(self) -> None:
@@ -150,7 +154,14 @@ class PPOTrainer(RolloutTrainer):
         per_token = {"kept": batch["policy_mask"], "entropy": batch["entropy"], "token_reward": rewards}
         self.record({f"rollout/{name}": values for name, values in per_token.items()}, mask)
         kept = ("input_ids", "attention_mask", "position_ids", "response_mask", "policy_mask", "logprobs", "values")
-        return {**{name: batch[name] for name in kept}, "advantages": advantages, "returns": returns}
+        return {
+            **{name: batch[name] for name in kept},
+            "advantages": advantages,
+            "returns": returns,
+            "token_rewards": rewards,
+            # NaN marks a response that trains nothing.
+            "sequence_rewards": torch.where(batch["finite"], batch["sequence_rewards"], torch.nan),
+        }
 
     def sample(self, prompts: list[list[int]], keys: list[tuple[int, ...]] | None) -> list[list[int]]:
         """Responses of the current policy; greedy without `keys`."""
@@ -268,6 +279,14 @@ class PPOTrainer(RolloutTrainer):
         with torch.no_grad():
             metrics = self.describe(self.evaluate_responses(inputs["prompts"], self.sample(inputs["prompts"], None)))
         return self.predicted({"loss": -metrics["reward"], **metrics})
+
+    # --- report ------------------------------------------------------------------------------------------------------
+
+    def report_examples(self) -> list[Any]:
+        """Best and worst responses of the last rollout, colored by their advantages."""
+        if not isinstance(self.processing_class, PreTrainedTokenizerBase) or not self.rollouts.rollout:
+            return []
+        return rollout_samples(self.rollouts.rollout, self.args.report_responses, self.processing_class)
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

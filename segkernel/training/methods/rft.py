@@ -24,11 +24,12 @@ from segkernel.training.data.columns import RESPONSES
 from segkernel.training.data.encoding import encode_prompts
 from segkernel.training.data.tables import Array, Rows, flat_lists, rewards_of, to_dataset, to_table, with_columns
 from segkernel.training.models.response_tokens import ResponseTokens
-from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, sequence_scores
+from segkernel.training.report_examples import best_and_worst, scored_samples
+from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, sequence_scores, token_rewards
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer, Split
-from segkernel.training.trainer.batches import Batch, Columns, map_batches, model_logits, response_batch
+from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches, model_logits, response_batch
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class RFTConfig(SamplingOptions, SegkernelConfig):
     disable_dropout: bool = field(default=False, metadata={"help": "Train without the model's dropout."})
     samples: int = field(default=8, metadata={"help": "Responses sampled per prompt."})
     keep: int = field(default=1, metadata={"help": "How many of them are trained on: those of the highest reward."})
+    report_responses: int = field(default=6, metadata={"help": "Sampled responses that report.html shows."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,7 +113,23 @@ class RFTTrainer(SegkernelTrainer):
         samples = map_batches(self.score, samples, self.response_collator, self.args, "rewards")
         finite = np.isfinite(rewards_of(samples))
         self.log_samples(samples, finite)
-        return self.accept(samples.select(np.flatnonzero(finite)))
+        samples = samples.select(np.flatnonzero(finite))
+        self.shown = best_and_worst(samples, self.args.report_responses)
+        return self.accept(samples)
+
+    def report_examples(self) -> list[Any]:
+        """Best and worst sample of some prompts, colored by the rewards of their tokens."""
+        if not isinstance(self.processing_class, PreTrainedTokenizerBase):
+            return []
+        rows = map_batches(
+            self.token_reward_columns, self.shown, self.response_collator, self.args, "rewards of the report"
+        )
+        return scored_samples(rows, self.processing_class)
+
+    def token_reward_columns(self, batch: Batch) -> Columns:
+        """`token_rewards` of the responses in a batch: the change that each token makes to the score."""
+        rewards = token_rewards(self.scorer(batch), batch, "difference")
+        return {"token_rewards": Lists(rewards, batch["response_mask"])}
 
     def sample_prompts(self, prompts: Dataset) -> Dataset:
         """Sample `args.samples` responses to every prompt; the processes of a distributed run share them."""

@@ -1,10 +1,10 @@
-"""Charts as inline SVG by matplotlib, on white: readable on a light and on a dark page."""
+"""Charts as inline SVG by matplotlib, in the colors of the page: `style.html.j2` defines them for light and dark."""
 
 from __future__ import annotations
 
 import io
 import math
-import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from segkernel.training.report.example import Example, visible_text
+from segkernel.training.metrics import logged_metrics, metric_name
+from segkernel.training.report.example import Example
+from segkernel.training.report.text import visible_text
 
 INK, GRID, PLUS, MINUS, NEUTRAL = "#4a5361", "#d9dee6", "#0b66b5", "#b34700", "#7b8494"
 SERIES = ["#2456a6", "#c2560a", "#14805e", "#8e4ba8"]
 SIGN_COLORS = {1: PLUS, -1: MINUS, 0: NEUTRAL}
+# Variables of the page that take the place of these colors in the SVG.
+VARIABLES = {
+    INK: "muted",
+    GRID: "line",
+    PLUS: "plus",
+    MINUS: "minus",
+    NEUTRAL: "neutral",
+    **{color: f"series-{number}" for number, color in enumerate(SERIES, 1)},
+}
 DASHES = ["solid", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5))]
 POINTS_PER_TOKEN, MIN_INCHES, MAX_INCHES = 40, 3.6, 10.5
 
@@ -41,10 +52,6 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 
-OMITTED_KEYS = re.compile(
-    r"epoch|step|total_flos|num_input_tokens_seen|pairs|.*(_runtime|_per_second|_low|_high)|train_loss"
-)
-
 
 @dataclass
 class Curve:
@@ -52,46 +59,52 @@ class Curve:
 
     run: str
     split: str  # "train" or "eval"
+    part: str = ""  # side of the pairs: "chosen" or "rejected"
     steps: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
+    @property
+    def label(self) -> str:
+        return " ".join(filter(None, [self.run, self.part, "held out" if self.split == "eval" else ""])) or "training"
+
 
 def collect_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list[Curve]]:
-    """Curves by metric name, from the `log_history` of every run; the loss comes first.
+    """Curves by chart, from the `log_history` of every run; the loss comes first.
 
-    `eval_x` belongs to the chart of `x`. Timings, counts and interval bounds are omitted.
+    `eval_x` and `rollout/x` belong to the chart of `x`, the two sides of a pair to one chart. Timings, counts and
+    interval bounds are omitted.
 
     Example:
-        >>> metrics = collect_curves({"dpo": [{"step": 1, "loss": 0.7}, {"step": 1, "eval_loss": 0.6}]})
-        >>> [(c.split, c.values) for c in metrics["loss"]]
+        >>> charts = collect_curves({"dpo": [{"step": 1, "loss": 0.7}, {"step": 1, "eval_loss": 0.6}]})
+        >>> [(c.split, c.values) for c in charts["loss"]]
         [('train', [0.7]), ('eval', [0.6])]
     """
-    found: dict[str, dict[tuple[str, str], Curve]] = {}
+    found: dict[str, dict[tuple[str, str, str], Curve]] = {}
     for run, history in runs.items():
         for entry in history:
-            for key, value in entry.items():
-                if OMITTED_KEYS.fullmatch(key) or not isinstance(value, (int, float)) or "step" not in entry:
-                    continue
-                split, name = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
-                if OMITTED_KEYS.fullmatch(name):
-                    continue
-                curve = found.setdefault(name, {}).setdefault((run, split), Curve(run, split))
+            if "step" not in entry:
+                continue
+            for key, value in logged_metrics(entry).items():
+                name = metric_name(key)
+                split = "eval" if name.held_out else "train"
+                curve = found.setdefault(name.chart, {}).setdefault(
+                    (run, split, name.part), Curve(run, split, name.part)
+                )
                 curve.steps.append(float(entry["step"]))
-                curve.values.append(float(value))
+                curve.values.append(value)
     last = ("grad_norm", "learning_rate")
     order = sorted(found, key=lambda name: (name != "loss", name in last))
     return {name: list(found[name].values()) for name in order}
 
 
-def curve_chart(name: str, curves: Sequence[Curve], runs: Sequence[str]) -> str:
-    """Chart of one metric, with the same color and dash per run in every chart; held-out values have markers."""
+def curve_chart(curves: Sequence[Curve], runs: Sequence[str]) -> str:
+    """Chart of one metric; color and dash depend on the run and the side of the pairs, held-out values have markers."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
+        figure = Figure(figsize=(4.4, 2.5), layout="constrained")
         axes = figure.subplots()
         for curve in curves:
-            index = runs.index(curve.run)
+            index = runs.index(curve.run) + (len(runs) if curve.part == "rejected" else 0)
             held_out = curve.split == "eval"
-            label = " ".join(filter(None, [curve.run, "held out" if held_out else ""])) or "training"
             axes.plot(
                 curve.steps,
                 curve.values,
@@ -100,11 +113,12 @@ def curve_chart(name: str, curves: Sequence[Curve], runs: Sequence[str]) -> str:
                 linewidth=1.6 if not held_out else 1.1,
                 marker="o" if held_out or len(curve.steps) == 1 else None,
                 markersize=4,
-                label=label,
+                label=curve.label,
             )
         axes.grid(axis="y", linewidth=0.6)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.margins(x=0.02)
         if len(curves) > 1:
             axes.legend(loc="best", fontsize=8, handlelength=2.6)
@@ -116,7 +130,7 @@ def reward_trace(example: Example) -> str:
     rewards, count = example.token_rewards, len(example.tokens)
     width = min(max(count * POINTS_PER_TOKEN / 72 + 1.2, MIN_INCHES), MAX_INCHES)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, 1.9), layout="constrained")
+        figure = Figure(figsize=(width, 2.1), layout="constrained")
         axes = figure.subplots()
         for start, end, sign in example.spans():
             color = SIGN_COLORS[sign]
@@ -130,7 +144,10 @@ def reward_trace(example: Example) -> str:
         axes.set_xlim(0, count)
         axes.set_ylabel("token reward")
         if count <= 48:
-            axes.set_xticks([t + 0.5 for t in range(count)], [_label(token) for token in example.tokens])
+            # Upright labels would overlap at the largest width.
+            rotation = 90 if width == MAX_INCHES else 0
+            labels = [_label(token) for token in example.tokens]
+            axes.set_xticks([t + 0.5 for t in range(count)], labels, rotation=rotation)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
             axes.set_xlabel("token")
@@ -183,8 +200,13 @@ def _label(token: str) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element."""
+    """The figure as an `<svg>` element without a background, in the page's colors."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # The browser draws the text, in fonts of its own; matplotlib only measures it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var(--{variable})")
     return svg[svg.index("<svg") :]

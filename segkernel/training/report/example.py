@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -102,15 +101,3 @@ def example_from_segments(
     return Example(
         prompt, label, list(tokens), list(token_rewards), ids, signs, kept, baseline, low, high, pivot_threshold
     )
-
-
-def visible_text(token: str) -> str:
-    """A token's text with line breaks and control characters replaced by visible symbols.
-
-    Example:
-        >>> visible_text("a\\n"), visible_text("\\x0e$"), visible_text("")
-        ('a↵', '�$', '')
-    """
-    signs = {"\n": "↵", "\t": "\t"}
-    unknown = "\N{REPLACEMENT CHARACTER}"
-    return "".join(signs.get(c, unknown if unicodedata.category(c) in ("Cc", "Cs") else c) for c in token)

@@ -1,4 +1,4 @@
-"""Self-contained HTML page of summary, curves and examples."""
+"""Self-contained HTML page of summary, facts of the run, curves and responses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from segkernel.training.report.charts import collect_curves, curve_chart, reward_trace
-from segkernel.training.report.example import Example, visible_text
+from segkernel.training.metrics import main_charts, metric_name
+from segkernel.training.report.charts import Curve, collect_curves, curve_chart, reward_trace
+from segkernel.training.report.example import Example
+from segkernel.training.report.sample import Sample
+from segkernel.training.report.text import visible_text
 
 SIGNS = {1: "+", -1: "\N{MINUS SIGN}", 0: "0"}
 
@@ -25,13 +28,17 @@ def write_report(
     *,
     title: str,
     log_history: LogHistory | Mapping[str, LogHistory] = (),
-    examples: Iterable[Example] = (),
+    examples: Iterable[Example | Sample] = (),
     summary: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+    facts: Mapping[str, str] | None = None,
+    command: str = "",
     description: str = "",
     images: Iterable[tuple[str, str | Path]] = (),
     filename: str = "report.html",
 ) -> Path:
-    """Write a self-contained HTML report: a summary table, the curves of the run or runs, and examples.
+    """Write a self-contained HTML report: a summary table, the curves of the run or runs, responses, and what ran.
+
+    The main curves are shown (`segkernel.training.metrics.main_charts`); the others are folded.
 
     Args:
         output_dir: the folder to write to, created if missing.
@@ -39,6 +46,8 @@ def write_report(
         log_history: `trainer.state.log_history` of a `transformers.Trainer`, or several by run name.
         examples: responses to show; consecutive ones with the same prompt share a card.
         summary: a mapping of names to values, or table rows as mappings (columns of the first row).
+        facts: what ran: model, data, options, versions, by name.
+        command: the shell command that repeats the run.
         description: text under the heading; a blank line separates paragraphs.
         images: titles and PNG files, embedded into the page.
         filename: name of the file in `output_dir`.
@@ -55,20 +64,40 @@ def write_report(
     """
     runs = log_history if isinstance(log_history, Mapping) else {"": log_history}
     cards = [(prompt, list(group)) for prompt, group in groupby(examples, key=lambda example: example.prompt)]
+    main, folded = _charts(runs)
     page = _environment().get_template("report.html.j2")
     html = page.render(
         title=title,
         paragraphs=[text.strip() for text in description.split("\n\n") if text.strip()],
         table=_table(summary),
-        charts=[(name, Markup(curve_chart(name, curves, list(runs)))) for name, curves in collect_curves(runs).items()],
+        charts=main,
+        folded_charts=folded,
         images=[(name, b64encode(Path(file).read_bytes()).decode()) for name, file in images],
         cards=cards,
+        kinds={type(example).__name__ for _, group in cards for example in group},
+        facts=facts or {},
+        command=command,
         trace=lambda example: Markup(reward_trace(example)),
     )
     path = Path(output_dir) / filename
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
     return path
+
+
+def _charts(runs: Mapping[str, LogHistory]) -> tuple[list[tuple[str, str, Markup]], list[tuple[str, str, Markup]]]:
+    """Title, key and SVG of the charts, the main ones and the others; all are main if none of them has a known name."""
+    charts = collect_curves(runs)
+    main = main_charts(charts, [name for name, curves in charts.items() if _varies(curves)]) or list(charts)
+    drawn = {
+        name: (metric_name(name).title, name, Markup(curve_chart(curves, list(runs))))
+        for name, curves in charts.items()
+    }
+    return [drawn[name] for name in main], [chart for name, chart in drawn.items() if name not in main]
+
+
+def _varies(curves: Sequence[Curve]) -> bool:
+    return any(value != curve.values[0] for curve in curves for value in curve.values)
 
 
 def _table(summary: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -140,7 +169,7 @@ def token_columns(example: Example) -> list[dict[str, Any]]:
         edges = sorted((level(base), level(reward))) if known else (0.0, 0.0)
         columns.append(
             {
-                "text": visible_text(token) or "∅",
+                "text": visible_text(token),
                 "breaks_before": token.startswith("\n"),
                 "breaks_after": "\n" in token and not token.startswith("\n"),
                 "classes": " ".join(

@@ -95,20 +95,21 @@ def fit_location_normalizer(
 
     # Positions are fractions: one at the end of a bin can exceed it by a rounding error.
     group = np.ceil(np.exp(log_p) * bins - 1e-9).astype(int) - 1
-    size = np.bincount(group, minlength=bins)
-    used = size >= 2
+    sizes = np.bincount(group, minlength=bins)
+    used = sizes >= 2
     if used.sum() < 2:
         raise ValueError(
             f"segment_rewards: expected at least two rewards at each of two positions, got {rewards.size} rewards"
-            f" at {np.count_nonzero(size)} positions"
+            f" at {np.count_nonzero(sizes)} positions"
         )
-    size = size[used]
 
-    def group_mean(values: np.ndarray) -> np.ndarray:
-        return np.bincount(group, weights=values, minlength=bins)[used] / size
+    def group_means(values: np.ndarray) -> np.ndarray:
+        return np.bincount(group, weights=values, minlength=bins) / np.maximum(sizes, 1)
 
-    x, center = group_mean(log_p), group_mean(rewards)
-    spread = np.sqrt((group_mean(rewards**2) - center**2).clip(min=0) * size / (size - 1))
+    means = group_means(rewards)
+    # Two passes: mean square minus squared mean would give equal rewards a spread of rounding errors.
+    variances = group_means((rewards - means[group]) ** 2) * sizes / np.maximum(sizes - 1, 1)
+    x, center, spread, size = (values[used] for values in (group_means(log_p), means, np.sqrt(variances), sizes))
     typical = float(np.median(spread)) or 1.0
     return (
         _huber_line(x, center, typical / np.sqrt(size)),

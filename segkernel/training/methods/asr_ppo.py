@@ -54,7 +54,9 @@ class ASRPPOTrainer(PPOTrainer):
         mask = batch["response_mask"]
         rewards = token_rewards(batch["scores"], batch, self.args.token_rewards)
         thresholds = Thresholds.fit(gather_object(rewards[mask].tolist()), self.args)
-        signs = (batch["sequence_rewards"] - self.sequence_baseline(batch)).sign()
+        against = batch["sequence_rewards"] - self.sequence_baseline(batch)
+        # A response as good as its baseline has no sign; a difference of rounding errors must not give it one.
+        signs = against.sign() * (against.abs() > self.rounding_error(batch["sequence_rewards"]))
         segments = thresholds.segment(rewards, mask, signs)
         assert segments.mask is not None  # since signs were given
         self.record({"rollout/segments": segments.counts})

@@ -24,6 +24,7 @@ from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.report_examples import rollout_samples
 from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, last_position
 from segkernel.training.rewards.reward_model import prefix_scorer
+from segkernel.training.rounding import rounding_error
 from segkernel.training.sampling import sample_responses
 from segkernel.training.trainer.actor_critic import ActorCritic
 from segkernel.training.trainer.base import Items
@@ -46,7 +47,8 @@ class PPOConfig(RolloutConfig):
     gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
     gae_lambda: float = field(default=0.95, metadata={"help": "Lambda of generalized advantage estimation."})
     whiten_advantages: bool = field(
-        default=True, metadata={"help": "Scale the advantages of a rollout to mean 0 and standard deviation 1."}
+        default=True,
+        metadata={"help": "Scale the advantages of a rollout to mean 0 and standard deviation 1; equal ones become 0."},
     )
     missing_eos_penalty: float = field(
         default=0.0,
@@ -147,9 +149,8 @@ class PPOTrainer(RolloutTrainer):
             rewards, batch["values"], mask, gamma=self.args.gamma, lam=self.args.gae_lambda
         )
         if self.args.whiten_advantages:
-            mean = self.token_mean(advantages, mask)
-            deviation = self.token_mean((advantages - mean).square(), mask).sqrt()
-            advantages = torch.where(mask, (advantages - mean) / (deviation + 1e-8), 0.0)
+            computed = torch.cat([values[mask] for values in (advantages, returns, batch["values"])])
+            advantages = self.whiten(advantages, self.rounding_error(computed), mask)
         self.record({f"rollout/{name}": values for name, values in self.describe(batch).items()})
         per_token = {"kept": batch["policy_mask"], "entropy": batch["entropy"], "token_reward": rewards}
         self.record({f"rollout/{name}": values for name, values in per_token.items()}, mask)
@@ -162,6 +163,20 @@ class PPOTrainer(RolloutTrainer):
             # NaN marks a response that trains nothing.
             "sequence_rewards": torch.where(batch["finite"], batch["sequence_rewards"], torch.nan),
         }
+
+    def whiten(self, advantages: Tensor, error: Tensor, mask: Tensor) -> Tensor:
+        """Advantages of a rollout scaled to mean 0 and standard deviation 1; all 0 if they are equal.
+
+        They are equal if their deviation is within `error`, the rounding error of what they were computed from.
+        """
+        mean = self.token_mean(advantages, mask)
+        deviation = self.token_mean((advantages - mean).square(), mask).sqrt()
+        return torch.where(mask & (deviation > error), (advantages - mean) / deviation, 0.0)
+
+    def rounding_error(self, values: Tensor) -> Tensor:
+        """`rounding_error` over the values of all processes."""
+        errors: Tensor = self.accelerator.gather(rounding_error(values).reshape(1))
+        return errors.max()
 
     def sample(self, prompts: list[list[int]], keys: list[tuple[int, ...]] | None) -> list[list[int]]:
         """Responses of the current policy; greedy without `keys`."""

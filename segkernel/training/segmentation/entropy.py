@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import segkernel
 from segkernel import _validate
 from segkernel.training.rewards.reward_model import prefix_scores
+from segkernel.training.rounding import rounding_error
 from segkernel.training.trainer.batches import Batch
 
 logger = logging.getLogger(__name__)
@@ -57,10 +58,15 @@ class Segmenter:
         """Fit the normalizer to the segment rewards `[N, S]`, finite, of many responses with `counts` `[N]` segments.
 
         A line over the position needs two positions with two rewards each. Without them, as when a high threshold
-        leaves one segment per response, the rewards' mean and deviation serve at every position.
+        leaves one segment per response, the rewards' mean and deviation serve at every position. Rewards that are equal
+        up to rounding have no spread to divide by: their mean is subtracted only.
         """
         rewards = segment_rewards[torch.arange(segment_rewards.shape[1]) < counts[:, None]].double()
         overall = float(rewards.std(correction=min(1, len(rewards) - 1)))
+        if overall <= float(rounding_error(rewards)):
+            logger.warning("%s: all segment rewards are equal; the normalizer subtracts their mean only", FILE)
+            equal = (0.0, float(rewards.median()))
+            return cls(entropy_threshold, min_length, equal, (0.0, 1.0), min_std=1e-6)
         try:
             mean, std = segkernel.fit_location_normalizer(segment_rewards, counts)
         except ValueError as error:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import segkernel
 from segkernel.training.data.tables import FlatLists, flat_sides
+from segkernel.training.rounding import rounding_error
 from segkernel.training.segmentation.options import SegmentOptions
 from segkernel.types import Segments
 
@@ -34,7 +35,10 @@ class Thresholds:
     def fit(cls, token_rewards: npt.ArrayLike, options: SegmentOptions) -> "Thresholds":
         """Convert `options` to the unit of these token rewards `[N]`, with their mean, median and deviation."""
         rewards = torch.from_numpy(np.array(token_rewards, dtype=np.float64))
-        unit = float(rewards.std()) if options.threshold_unit == "std" and len(rewards) > 1 else 1.0
+        unit = 1.0
+        if options.threshold_unit == "std" and len(rewards) > 1:
+            # Rewards that are equal up to rounding stay within a neutral zone of any width.
+            unit = float(max(rewards.std(), rounding_error(rewards)))
         if options.baseline == "mean":
             baseline = float(rewards.mean())
         elif options.baseline == "median":

@@ -9,8 +9,10 @@ from datasets import Dataset
 
 from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.data.readers import read_preferences, read_prompts
+from segkernel.training.methods.registry import METHODS
+from segkernel.training.rewards.calculations import CalculationScorer
 from tests.training.tokenizers import chatml
-from tests.training.trainer_helpers import tiny_tokenizer, write_jsonl
+from tests.training.trainer_helpers import QUICK, tiny_lm, tiny_tokenizer, write_jsonl
 
 Row = dict[str, Any]
 
@@ -53,6 +55,28 @@ def test_skip_bad_rows_skips_rows_whose_tokens_do_not_fit(caplog: pytest.LogCapt
         "rows: skipped bad rows: 1 of 3 (line 2: chosen_mask: expected 1 values, one per token (or one "
         "fewer: without the EOS), got 3)"
     ]
+
+
+@pytest.mark.parametrize("method", ["pretrain", "dpo", "ppo", "rft"])
+def test_trainers_skip_bad_rows_if_their_config_says_so(
+    method: str, tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    config_class, trainer_class = METHODS[method].load()
+    good, bad = {"pretrain": ({"text": "a"}, {"text": 3}), "dpo": (PAIRS[0], {"prompt": "a"})}.get(
+        method, ({"prompt": "a"}, {"prompt": ""})
+    )
+    options = {"max_new_tokens": 1, "max_prompt_length": 8} if method in ("ppo", "rft") else {}
+    inputs = {"reward_model": CalculationScorer(tokenizer)} if method in ("ppo", "rft") else {}
+
+    def make(**more: Any) -> Any:
+        config = config_class(str(tmp_path), **QUICK, **options, **more)
+        model = tiny_lm(tokenizer)
+        return trainer_class(model, config, [good, bad] * 4, [good], processing_class=tokenizer, **inputs)
+
+    with pytest.raises(ValueError, match=r"train_dataset\[1\]: "):
+        make()
+    make(skip_bad_rows=True)
+    assert any(message.startswith("train_dataset: skipped bad rows: 4 of 8 ([1]") for message in caplog.messages)
 
 
 def test_identical_pairs_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

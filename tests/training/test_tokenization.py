@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from segkernel.training.data.encoding import encode_preferences, encode_prompts, encode_texts
-from tests.training.tokenizers import chatml, sentencepiece, wordpiece
+from tests.training.tokenizers import chatml, phi, sentencepiece, wordpiece
 from tests.training.trainer_helpers import tiny_tokenizer
 
 Row = dict[str, Any]
 
-TEMPLATED = {"chatml": chatml(), "sentencepiece": sentencepiece()}
+TEMPLATED = {"chatml": chatml(), "sentencepiece": sentencepiece(), "phi": phi()}
 USER = [{"role": "user", "content": "red?"}]
 
 

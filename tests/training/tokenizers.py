@@ -1,6 +1,6 @@
 """Small tokenizers of the common kinds, with chat templates like those of their models."""
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -42,6 +42,18 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=INST
     )
+
+
+def phi() -> PreTrainedTokenizerFast:
+    """Tokenizer like Phi-3's: metaspace pieces, headers of turns that are special tokens and swallow a line break."""
+    tokenizer = sentencepiece()
+    header = [AddedToken(name, special=True, rstrip=True) for name in ("<|user|>", "<|assistant|>", "<|end|>")]
+    tokenizer.add_special_tokens({"additional_special_tokens": header})
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    return tokenizer
 
 
 def wordpiece() -> PreTrainedTokenizerFast:

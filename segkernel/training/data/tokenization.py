@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-# Texts whose tokens are cut off again in front of a response (`Tokenization.continuations`).
+# Texts in front of a response whose tokens are cut off again (`Tokenization.continuations`).
 ANCHORS = ("\n", ".", "a")
 
 
@@ -29,7 +29,7 @@ class Tokenization:
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(tokenizer.all_special_tokens)
         others = {tokenizer.bos_token, tokenizer.unk_token} - {tokenizer.eos_token}
-        self._ends = tuple(special - others)
+        self._special, self._ends = tuple(special), tuple(special - others)
         # SentencePiece's dummy prefix: a space in front of every text that is tokenized.
         first = tokenizer.convert_ids_to_tokens(self.ids(["b"])[0])[:1]
         self._has_dummy_prefix = bool(first) and first[0].startswith(("▁", "Ġ"))
@@ -54,21 +54,36 @@ class Tokenization:
         return text.rstrip().endswith(self._ends)
 
     def continuations(self, texts: Sequence[str], prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts that follow non-empty prompts: without the dummy prefix that a tokenizer may add.
+        """Token ids of texts that follow prompts, with the space that a tokenizer puts in front of them there.
 
-        The ids of prompt and text together decode to the text of both. They are found by tokenizing the text behind an
-        anchor whose tokens it leaves as they are.
+        After other text there is none, and the ids of prompt and text decode to the text of both; after a special
+        token, as in rendered chat templates, it depends on the tokenizer. The ids are found by tokenizing the text
+        behind an anchor whose tokens it leaves as they are: the special token, or one of `ANCHORS`.
         """
         found = self.ids(texts)
         if not self._has_dummy_prefix:
             return found
-        left = [index for index, (text, prompt) in enumerate(zip(texts, prompts, strict=True)) if text and prompt]
-        for anchor in ANCHORS:
-            (start,) = self.ids([anchor])
-            if self.tokenizer.unk_token_id in start:
-                continue
-            for index, ids in zip(tuple(left), self.ids([anchor + texts[index] for index in left]), strict=True):
-                if ids[: len(start)] == start:
+        left = {
+            index: self._anchors(prompt)
+            for index, (text, prompt) in enumerate(zip(texts, prompts, strict=True))
+            if text and prompt
+        }
+        starts: dict[str, list[int]] = {}
+        while left:
+            anchors = {index: candidates[0] for index, candidates in left.items()}
+            for anchor in set(anchors.values()) - starts.keys():
+                starts[anchor] = self.ids([anchor])[0]
+            both = self.ids([anchor + texts[index] for index, anchor in anchors.items()])
+            for (index, anchor), ids in zip(anchors.items(), both, strict=True):
+                start = starts[anchor]
+                left[index] = left[index][1:]
+                if ids[: len(start)] == start and self.tokenizer.unk_token_id not in start:
                     found[index] = ids[len(start) :]
-                    left.remove(index)
+                    left[index] = ()
+            left = {index: candidates for index, candidates in left.items() if candidates}
         return found
+
+    def _anchors(self, prompt: str) -> tuple[str, ...]:
+        """Texts to tokenize in front of a response, the best first."""
+        ends = [token for token in self._special if prompt.rstrip().endswith(token)]
+        return (prompt[prompt.rindex(max(ends, key=len)) :],) if ends else ANCHORS

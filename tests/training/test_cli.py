@@ -182,7 +182,8 @@ def test_method_help_shows_its_own_options_first(
     monkeypatch.setenv("COLUMNS", "80")
     text = printed_help(capsys, "train", "asr-dpo", "--help")
     shown = sections(text)
-    assert list(shown) == ["asr-dpo", "segments", "rewards", "data", "model", "training", "help"]
+    assert list(shown) == ["asr-dpo", "segments", "rewards", "data", "model", "adapters", "training", "help"]
+    assert shown["adapters"][0::8] == ["--peft", "--merge_adapter"]
     assert {"--beta", "--max_length"} <= set(shown["asr-dpo"])
     assert {"--delta", "--baseline", "--hold"} <= set(shown["segments"])
     assert "--reward_model" in shown["rewards"]

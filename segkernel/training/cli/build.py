@@ -25,6 +25,7 @@ from segkernel.training.data.formats import ARGUMENTS
 from segkernel.training.data.readers import read_preferences, read_prompts, read_texts, split_by_prompt
 from segkernel.training.methods.registry import Method
 from segkernel.training.models import ModelArguments, load_causal_lm, load_reward_model, load_tokenizer
+from segkernel.training.models.adapter_options import AdapterArguments
 from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.checkpoints import find_checkpoint, is_last, read_manifest, run_of
 from segkernel.training.trainer.resumable import finished_steps, is_finished
@@ -65,6 +66,7 @@ def build_trainer(method: Method, options: Options, record: dict[str, Any]) -> S
         train_dataset=train,
         eval_dataset=held_out or None,
         processing_class=tokenizer,
+        peft_config=options.adapter.peft_config(),
         **inputs,
     )
     return trainer
@@ -76,7 +78,7 @@ def option_parser(method: Method) -> OptionParser:
     module_summary, *_ = inspect.cleandoc(sys.modules[method.module].__doc__ or "").split("\n\n")
     rewards = [RewardArguments] if "reward_model" in method.inputs else []
     parser = OptionParser(
-        [config_class, *rewards, DATA[method.data], ModelArguments],
+        [config_class, *rewards, DATA[method.data], ModelArguments, AdapterArguments],
         prog=f"segkernel train {method.name}",
         description=module_summary,
         title=method.name,
@@ -87,8 +89,8 @@ def option_parser(method: Method) -> OptionParser:
 
 def parse_options(method: Method, argv: Sequence[str]) -> Options:
     """Parse the options of a method."""
-    config, *rewards, data, model = option_parser(method).parse(argv)
-    return Options(config, data, model, rewards[0] if rewards else RewardArguments())
+    config, *rewards, data, model, adapter = option_parser(method).parse(argv)
+    return Options(config, data, model, adapter, rewards[0] if rewards else RewardArguments())
 
 
 def claim_run(method: Method, options: Options) -> dict[str, Any]:
@@ -104,6 +106,7 @@ def claim_run(method: Method, options: Options) -> dict[str, Any]:
     sources = {name: value for key in method.inputs for name, value in INPUTS[key].check(options).items()}
     path = options.data.path
     check_integrations(config.report_to)
+    options.adapter.check(start.model, disable_dropout=config.disable_dropout)
     record = {**run_record(method.name, path, start.model), **sources, **recorded_options(options)}
     if is_last(config.resume_from_checkpoint) and finished_steps(config) is not None:
         checkpoint: str | None = config.output_dir
@@ -123,8 +126,8 @@ def claim_run(method: Method, options: Options) -> dict[str, Any]:
 
 
 def recorded_options(options: Options) -> dict[str, Any]:
-    """Options of the data, the initial model and the rewards that a resumed run must have in common with its start."""
-    groups = (options.data, options.model, options.rewards)
+    """Options of data, initial model, adapter and rewards that a resumed run must have in common with its start."""
+    groups = (options.data, options.model, options.adapter, options.rewards)
     values = {name: value for group in groups for name, value in vars(group).items()}
     return {name: value for name, value in values.items() if name not in ("model", options.data.file_option)}
 

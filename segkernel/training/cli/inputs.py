@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from segkernel.training.cli.arguments import DataArguments, RewardArguments
 from segkernel.training.models import ModelArguments, load_causal_lm, load_frozen_lm, load_scoring_model
+from segkernel.training.models.adapter_options import AdapterArguments
 from segkernel.training.rewards.calculations import CalculationScorer
 from segkernel.training.rewards.implicit import ImplicitRewardScorer
 from segkernel.training.rewards.prefix_scores import PrefixScorer
@@ -22,6 +23,7 @@ class Options:
     config: SegkernelConfig
     data: DataArguments
     model: ModelArguments
+    adapter: AdapterArguments
     rewards: RewardArguments
 
 

@@ -5,31 +5,34 @@ prompts and responses; position `t` holds the log-probability and the reward of 
 before it.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 import segkernel
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts, encode_splits
-from segkernel.training.models import value_model_like
+from segkernel.training.models.adapters import has_adapter
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.report_examples import rollout_samples
 from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, last_position
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.rounding import rounding_error
 from segkernel.training.sampling import sample_responses
-from segkernel.training.trainer.actor_critic import ActorCritic
+from segkernel.training.trainer.actor_critic import ActorCritic, actor_critic
 from segkernel.training.trainer.base import Items
 from segkernel.training.trainer.batches import Batch, model_inputs, model_logits, response_batch
+from segkernel.training.trainer.reference import start_of
 from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 
 @dataclass
@@ -74,9 +77,11 @@ class PPOTrainer(RolloutTrainer):
     Args:
         reward_model: model with one output per token, read at a response's last token, or a function from a batch of
             `ResponseCollator` to scores of every prefix, `[B, T]`.
-        ref_model: reference of the KL penalty; default: a copy of `model`.
+        ref_model: reference of the KL penalty; default: `model` as it is when the trainer is made.
         value_model: model with one output per token; default: a copy of the reward model or, if that is a function,
-            the policy's body with a new head.
+            the policy's body with a new head. With an adapter on the policy, the default has one of its own, and shares
+            the frozen weights of the model it is a copy of.
+        peft_config: config of a new adapter on the policy, and of one on the value model.
     """
 
     args: PPOConfig
@@ -93,6 +98,7 @@ class PPOTrainer(RolloutTrainer):
         reward_model: nn.Module | PrefixScorer,
         ref_model: nn.Module | None = None,
         value_model: PreTrainedModel | None = None,
+        peft_config: "PeftConfig | None" = None,
         **kwargs: Any,
     ) -> None:
         args.check_context(model)
@@ -104,14 +110,10 @@ class PPOTrainer(RolloutTrainer):
             args.max_prompt_length,
             skip_bad_rows=args.skip_bad_rows,
         )
-        if value_model is None:
-            if isinstance(reward_model, PreTrainedModel):
-                value_model = copy.deepcopy(reward_model)
-            else:
-                value_model = value_model_like(model)
-        reference = copy.deepcopy(model) if ref_model is None else ref_model
+        if peft_config is not None:
+            set_seed(args.seed)
         super().__init__(
-            model=ActorCritic(model, value_model.requires_grad_(True)),
+            model=actor_critic(model, value_model, reward_model, peft_config),
             args=args,
             data_collator=lambda rows: {"prompts": [row["prompt_ids"] for row in rows]},
             train_dataset=train,
@@ -120,6 +122,10 @@ class PPOTrainer(RolloutTrainer):
             compute_metrics=self.mean_metrics,
             **kwargs,
         )
+        if self.is_fsdp_enabled and any(map(has_adapter, (self.model.policy, self.model.value))):
+            # The reference and the value model share weights with other models, which FSDP would shard once only.
+            raise ValueError("fsdp: expected models without adapters, got one with an adapter (DDP trains them)")
+        reference = start_of(self.model.policy) if ref_model is None else ref_model
         self.reference = reference.to(args.device).eval().requires_grad_(False)
         self.scorer = prefix_scorer(reward_model, args.device)
         self.response_collator = ResponseCollator.of(processing_class)
@@ -312,6 +318,9 @@ class PPOTrainer(RolloutTrainer):
         self.accelerator.unwrap_model(self.model).save_pretrained(directory, state_dict)
         if isinstance(self.processing_class, PreTrainedTokenizerBase):
             self.processing_class.save_pretrained(directory)
+
+    def save_merged(self, output_dir: str) -> None:
+        self.accelerator.unwrap_model(self.model).save_merged(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:

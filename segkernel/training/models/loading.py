@@ -1,5 +1,7 @@
 """Models of the trainers: loaded from a location, or new and small."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -12,6 +14,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from segkernel.training.models.adapter_base import adapter_task, base_model_of, find_adapter
+from segkernel.training.models.adapter_files import load_adapter
+from segkernel.training.models.adapters import with_adapter_like
 from segkernel.training.models.arguments import ModelArguments
 from segkernel.training.models.causality import check_causal
 from segkernel.training.models.reading import read_config, read_model
@@ -20,9 +25,13 @@ from segkernel.training.models.vocabulary import check_same_tokens, check_vocabu
 
 __all__ = ["load_causal_lm", "load_frozen_lm", "load_reward_model", "load_scoring_model"]
 
+logger = logging.getLogger(__name__)
+
 
 def load_causal_lm(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Causal language model at `arguments.model`, or a new small Llama for `tokenizer`'s vocabulary.
+
+    An adapter gives its base model with the adapter, to be trained (`peft.PeftModel`).
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -30,7 +39,7 @@ def load_causal_lm(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase
     """
     if arguments.model is None:
         return LlamaForCausalLM(_llama_config(arguments, tokenizer))
-    model = _read_causal_lm(arguments.model, "model", arguments.dtype)
+    model = _read_causal_lm(arguments.model, "model", arguments.dtype, trainable=True)
     check_vocabulary(model, tokenizer, arguments.model)
     return model
 
@@ -51,10 +60,14 @@ def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerB
     """Reward model to train, read at every token: `logits` `[B, T, 1]`.
 
     `arguments.model` may be a causal LM, whose head over the vocabulary is replaced by a new one with one output, or a
-    reward model as `load_scoring_model` reads it.
+    reward model as `load_scoring_model` reads it; or an adapter of either, which gives a `peft.PeftModel`.
     """
     if arguments.model is None:
         return LlamaForTokenClassification(_llama_config(arguments, tokenizer, num_labels=1, classifier_dropout=0.0))
+    if adapter := find_adapter(arguments.model, "model"):
+        model = _read_score_adapter(adapter, arguments)
+        check_vocabulary(model, tokenizer, arguments.model)
+        return model
     config = read_config(arguments.model, "model")
     if _architecture(config).endswith("Classification"):
         model = _read_scores(arguments.model, "model", config, arguments.dtype)
@@ -76,12 +89,23 @@ def load_scoring_model(path: str, tokenizer: PreTrainedTokenizerBase, dtype: str
         FileNotFoundError: there is no such model.
         ValueError: it is no reward model, or one of another vocabulary.
     """
+    if adapter := find_adapter(path, "reward_model"):
+        task = adapter_task(adapter, "reward_model")
+        if task == "CAUSAL_LM":
+            raise ValueError(f"reward_model: expected a reward model, got the adapter of a language model in {path!r}")
+        check_same_tokens(path, tokenizer, "reward_model")
+        return load_adapter(adapter, "reward_model", lambda base, option: _read_score_base(base, option, task, dtype))
     config = read_config(path, "reward_model")
     check_same_tokens(path, tokenizer, "reward_model")
     return _read_scores(path, "reward_model", config, dtype)
 
 
-def _read_causal_lm(path: str, option: str, dtype: str) -> PreTrainedModel:
+def _read_causal_lm(path: str, option: str, dtype: str, *, trainable: bool = False) -> PreTrainedModel:
+    """Causal LM; an adapter is kept apart if it is to be trained, and otherwise merged into its base model."""
+    if adapter := find_adapter(path, option):
+        if adapter_task(adapter, option) != "CAUSAL_LM":
+            raise ValueError(f"{option}: expected a language model, got the adapter of a reward model in {path!r}")
+        return load_adapter(adapter, option, lambda base, name: _read_causal_lm(base, name, dtype), trainable=trainable)
     architecture = _architecture(read_config(path, option))
     if architecture.endswith("Classification"):
         # transformers would load it with a new, random language-model head.
@@ -105,6 +129,28 @@ def _read_scores(path: str, option: str, config: PretrainedConfig, dtype: str) -
     model = read_model(maker(config), path, option, dtype=dtype, config=config)
     check_causal(model, option)
     return model
+
+
+def _read_score_adapter(adapter: Path, arguments: ModelArguments) -> PreTrainedModel:
+    """Reward model with a trainable adapter; that of a language model continues under a new scalar head."""
+    task, dtype = adapter_task(adapter, "model"), arguments.dtype
+    if task != "CAUSAL_LM":
+        return load_adapter(
+            adapter, "model", lambda base, option: _read_score_base(base, option, task, dtype), trainable=True
+        )
+    policy = _read_causal_lm(str(adapter), "model", dtype, trainable=True)
+    logger.warning("model: a new scalar head on the language model %r", str(adapter))
+    return with_adapter_like(policy, _read_score_base(base_model_of(adapter, "model"), "model", task, dtype))
+
+
+def _read_score_base(path: str, option: str, task: str, dtype: str) -> PreTrainedModel:
+    """Model under an adapter with a scalar head, whose weights are saved with the adapter."""
+    config = read_config(path, option)
+    if _architecture(config).endswith("Classification"):
+        return _read_scores(path, option, config, dtype)
+    config = scalar_head_config(config)
+    head = sequence_classifier_class if task == "SEQ_CLS" else scalar_head_class
+    return read_model(head(config), path, option, dtype=dtype, config=config, head_follows=True)
 
 
 def _architecture(config: PretrainedConfig) -> str:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from segkernel.training.models.adapter_base import base_model_of, find_adapter
 from segkernel.training.models.paths import locate
 
 __all__ = ["read_config", "read_model", "read_tokenizer"]
@@ -32,7 +33,13 @@ def read_config(path: str, option: str) -> PretrainedConfig:
 
 
 def read_tokenizer(path: str, option: str) -> PreTrainedTokenizerBase:
-    """Tokenizer at `path`, with its chat template; a GGUF file holds both."""
+    """Tokenizer at `path`, with its chat template; a GGUF file holds both.
+
+    The tokenizer of an adapter that was saved without one is that of its base model.
+    """
+    adapter = find_adapter(path, option)
+    if adapter is not None and not (adapter / "tokenizer_config.json").is_file():
+        path, option = base_model_of(adapter, option), f"{option}: base model of the adapter {path!r}"
     place = locate(path, option)
     with one_line_errors(option, path, "tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place.name, **place.options)
@@ -40,12 +47,18 @@ def read_tokenizer(path: str, option: str) -> PreTrainedTokenizerBase:
 
 
 def read_model(
-    model_class: Any, path: str, option: str, *, dtype: str = "float32", config: PretrainedConfig | None = None
+    model_class: Any,
+    path: str,
+    option: str,
+    *,
+    dtype: str = "float32",
+    config: PretrainedConfig | None = None,
+    head_follows: bool = False,
 ) -> PreTrainedModel:
     """Model of a class (`AutoModelForCausalLM`, or one of a single architecture) with all weights from `path`.
 
-    The weights of a GGUF file are dequantized. A scalar head that the files lack is new; no other weight may be
-    missing.
+    The weights of a GGUF file are dequantized. A scalar head that the files lack is new, which is logged unless
+    `head_follows`, from an adapter; no other weight may be missing.
 
     Raises:
         FileNotFoundError, ConnectionError: there is nothing at `path`.
@@ -69,8 +82,9 @@ def read_model(
     unknown = [name for name in missing if not name.startswith(HEADS)]
     if unknown:
         raise ValueError(f"{option}: expected the weights of a {type(model).__name__} in {path!r}, {_missing(unknown)}")
-    if missing:
+    if missing and not head_follows:
         logger.warning("%s: a new scalar head on the language model %r", option, path)
+    model.name_or_path = path  # which an adapter names as its base model
     loaded: PreTrainedModel = model
     return loaded
 

@@ -44,6 +44,8 @@ class TokenScores:
         """Scores of every prefix: `logits` `[B, T, 1]` of token ids `[B, T]`."""
         if position_ids is not None and takes_position_ids(self.base_model):
             options["position_ids"] = position_ids
+        # The wrappers of peft pass arguments that were not given, such as `labels`, as None.
+        options = {name: value for name, value in options.items() if value is not None}
         outputs = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **options)
         return TokenClassifierOutput(logits=self.score(outputs.last_hidden_state))
 

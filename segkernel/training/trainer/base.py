@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,13 +24,20 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 
 from segkernel.training.data.options import RowOptions
 from segkernel.training.data.tables import Rows
+from segkernel.training.models.adapter_files import save_merged, write_card
+from segkernel.training.models.adapter_options import MergeOptions
+from segkernel.training.models.adapters import check_trainable, has_adapter, with_adapter
 from segkernel.training.trainer.dropout import disable_dropout
 from segkernel.training.trainer.progress_log import ProgressLog
 from segkernel.training.trainer.resumable import ResumableConfig, ResumableTrainer
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +46,7 @@ Items = Mapping[str, Tensor]  # numbers of items that a loss averages over, by n
 
 
 @dataclass
-class SegkernelConfig(RowOptions, ResumableConfig):
+class SegkernelConfig(RowOptions, MergeOptions, ResumableConfig):
     """`transformers.TrainingArguments` with defaults that log, evaluate and save a short run."""
 
     output_dir: str = field(
@@ -79,6 +86,11 @@ class SegkernelTrainer(ResumableTrainer):
     Rows pass through two hooks, each once: `encode` (strings to token ids) before the model is placed on its device,
     and `prepare` (columns that frozen models give) after it. With `args.disable_dropout` the dropout rates of `model`
     are set to 0 in place.
+
+    Args:
+        model: the model to train, or a `peft.PeftModel`, of which the adapter is trained.
+        peft_config: config of a new adapter, which is trained in place of the model's own weights.
+        args, train_dataset, eval_dataset, processing_class, **kwargs: as in `transformers.Trainer`.
     """
 
     args: SegkernelConfig
@@ -92,8 +104,16 @@ class SegkernelTrainer(ResumableTrainer):
         train_dataset: Rows,
         eval_dataset: Rows | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        peft_config: "PeftConfig | None" = None,
         **kwargs: Any,
     ) -> None:
+        if peft_config is not None:
+            set_seed(args.seed)  # a new adapter is the same whenever the run is started or resumed
+            model = with_adapter(model, peft_config)
+        check_trainable(model)
+        if args.merge_adapter and not any(map(has_adapter, model.modules())):
+            raise ValueError("merge_adapter: expected a model with an adapter, got one without")
         self.args, self.processing_class = args, processing_class  # read by `encode`
         encoded = self.encode(train_dataset, "train")
         if args.disable_dropout:
@@ -168,6 +188,20 @@ class SegkernelTrainer(ResumableTrainer):
         # The gradients of the processes are averaged.
         share: Tensor = summed * self.accelerator.num_processes / total.clamp(min=1)
         return share
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if self.args.merge_adapter and not _internal_call and self.args.should_save:
+            self.save_merged(output_dir or self.args.output_dir)
+
+    def save_merged(self, output_dir: str) -> None:
+        """Save the model with its adapter merged into its weights."""
+        save_merged(self.model, output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save:
+            write_card(output_dir or self.args.output_dir, self.model)
+        super()._save(output_dir, state_dict)
 
     # --- metrics -----------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,57 @@
-"""Summed log-probabilities of pairs, and those of a frozen reference model as columns."""
+"""Reference models: the policy at the start of a run, and log-probabilities of pairs under a reference as columns."""
 
+import copy
+from typing import Any
+
+import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import segkernel
 from segkernel.training.data.collators import PreferenceCollator
+from segkernel.training.models.adapters import has_adapter
 from segkernel.training.trainer.batches import Batch, Columns, map_batches, model_logits
 from segkernel.training.trainer.preference import PreferenceConfig
+
+
+def start_of(policy: nn.Module) -> nn.Module:
+    """Frozen reference: a policy as it is now, whatever it is trained to later.
+
+    A policy with an adapter shares its frozen weights with the reference. The reference of a new adapter gives the
+    logits of the model with the adapter switched off; that of an adapter which continues its training gives those of
+    the adapter it starts from.
+    """
+    return StartOfAdapter(policy) if has_adapter(policy) else copy.deepcopy(policy)
+
+
+class StartOfAdapter(nn.Module):
+    """A policy with its trained weights replaced by copies of their first values.
+
+    The policy is not a submodule: modes and devices set on the reference leave it as it is.
+    """
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self._policy = (policy,)
+        self._start = {
+            name: parameter.detach().clone() for name, parameter in policy.named_parameters() if parameter.requires_grad
+        }
+
+    @property
+    def module(self) -> nn.Module:
+        """The policy, whose `forward` has the signature."""
+        return self._policy[0]
+
+    @torch.no_grad()
+    def forward(self, **inputs: Any) -> Any:
+        """Output of the policy at its start, in evaluation mode."""
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            return functional_call(self.module, self._start, kwargs=inputs)
+        finally:
+            self.module.train(was_training)
 
 
 def with_reference(

@@ -1,0 +1,407 @@
+"""Adapters of peft: the reference, shared weights, saving, merging, resuming, and what is refused."""
+
+import copy
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+from segkernel import _cli as cli
+from segkernel.training import DPOConfig, DPOTrainer, PPOConfig, PPOTrainer, RewardConfig, RewardTrainer
+from segkernel.training.models import (
+    ModelArguments,
+    adapters,
+    load_causal_lm,
+    load_reward_model,
+    load_scoring_model,
+)
+from segkernel.training.models.adapter_base import base_model_of
+from segkernel.training.models.adapter_options import AdapterArguments
+from segkernel.training.models.adapters import with_adapter
+from segkernel.training.trainer.reference import start_of
+from tests.training.trainer_helpers import (
+    QUICK,
+    QUICK_PAIRS,
+    assert_resumes_to_the_same_bits,
+    assert_same_bits,
+    pairs,
+    prompts,
+    tiny_lm,
+    tiny_reward_model,
+    write_files,
+)
+
+LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+ROLLOUT: dict[str, Any] = {**QUICK, "max_new_tokens": 4, "max_prompt_length": 32}
+IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
+
+
+def length_score(batch: dict[str, Tensor]) -> Tensor:
+    """Reward function: the score of a prefix grows with the token ids."""
+    return batch["input_ids"].float() / 100
+
+
+def logits_of(model: Any) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    return logits
+
+
+def moved_adapter(tokenizer: Any) -> PeftModel:
+    """Model with an adapter that changes its logits, as one that was trained before."""
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], lora_dropout=0.5, task_type="CAUSAL_LM")
+    model = get_peft_model(tiny_lm(tokenizer), config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def dpo(model: Any, output_dir: Path, tokenizer: Any, peft_config: Any = None, **options: Any) -> DPOTrainer:
+    config = DPOConfig(str(output_dir), **{**QUICK_PAIRS, "max_steps": 2, **options})
+    return DPOTrainer(model, config, pairs(), None, tokenizer, peft_config=peft_config)
+
+
+def ppo(
+    model: Any, output_dir: Path, tokenizer: Any, reward_model: Any, peft_config: Any = None, **options: Any
+) -> Any:
+    config = PPOConfig(str(output_dir), **{**ROLLOUT, **options})
+    return PPOTrainer(model, config, prompts(), None, tokenizer, reward_model=reward_model, peft_config=peft_config)
+
+
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+def test_first_dpo_loss_is_ln_2_with_a_new_and_with_a_trained_adapter(tmp_path: Path, tokenizer: Any) -> None:
+    with_dropout = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], lora_dropout=0.5)
+    new = dpo(tiny_lm(tokenizer), tmp_path, tokenizer, with_dropout)
+    continued = dpo(moved_adapter(tokenizer), tmp_path, tokenizer)
+    assert new.train_dataset["ref_logprobs"] != continued.train_dataset["ref_logprobs"]
+    for trainer in (new, continued):
+        trainer.train()
+        losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+        assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+        assert losses[1] != losses[0]
+
+
+def test_reference_of_a_new_adapter_is_the_model_without_it(tmp_path: Path, tokenizer: Any) -> None:
+    trainer = ppo(tiny_lm(tokenizer), tmp_path, tokenizer, length_score, LORA, learning_rate=1e-2, max_steps=2)
+    trainer.train()
+    policy = trainer.model.policy
+    with policy.disable_adapter():
+        off = logits_of(policy)
+    assert torch.equal(logits_of(trainer.reference), off)
+    assert torch.equal(off, logits_of(tiny_lm(tokenizer)))
+    assert (logits_of(policy) - off).abs().max() > 1e-3
+
+
+def test_reference_of_a_trained_adapter_is_that_adapter(tokenizer: Any) -> None:
+    policy = moved_adapter(tokenizer)
+    start, reference = logits_of(policy), start_of(policy)
+    policy.train()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(float(parameter.requires_grad))
+    with torch.no_grad():
+        logits = reference(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    assert torch.equal(logits, start)
+    assert policy.training
+    assert not torch.equal(logits_of(policy), start)
+    assert not any(True for _ in reference.parameters())  # a device or a mode set on it leaves the policy as it is
+
+
+# --- weights in memory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_model", [False, True])
+def test_policy_value_model_and_reference_share_frozen_weights(tmp_path: Path, tokenizer: Any, by_model: bool) -> None:
+    scorer = tiny_reward_model(tokenizer, seed=3) if by_model else length_score
+    trainer = ppo(tiny_lm(tokenizer), tmp_path, tokenizer, scorer, LORA)
+    policy, value = trainer.model.policy, trainer.model.value
+    origin = trainer.scorer.model.model if by_model else policy.get_base_model().model
+    weights = dict(origin.named_parameters())
+    body = value.get_base_model().model.named_parameters()
+    shared = {name.replace(".base_layer", "") for name, p in weights.items() if not p.requires_grad}
+    assert shared == {n.replace(".base_layer", "") for n, p in body if any(p is weight for weight in weights.values())}
+    # 2 layers of 2 adapters, 2 * 32 entries in and 2 * 32 out each; the value model's head has 32 weights and a bias.
+    adapter = 2 * 2 * (2 * 32 + 2 * 32)
+    assert sum(p.numel() for p in policy.parameters() if p.requires_grad) == adapter
+    assert sum(p.numel() for p in value.parameters() if p.requires_grad) == adapter + 33
+
+
+def test_value_model_of_a_trained_adapter_starts_at_0_on_its_body(tmp_path: Path, tokenizer: Any) -> None:
+    policy = moved_adapter(tokenizer)
+    trainer = ppo(policy, tmp_path, tokenizer, length_score)
+    value = trainer.model.value
+    assert logits_of(value).tolist() == [[[0.0]] * 5] * 2
+    hidden, expected = (
+        m.get_base_model().model(input_ids=IDS).last_hidden_state for m in (value.eval(), trainer.model.policy.eval())
+    )
+    assert torch.equal(hidden, expected)
+
+
+def test_value_model_copies_a_reward_adapter_and_leaves_it_unchanged(tmp_path: Path, tokenizer: Any) -> None:
+    reward_model = with_adapter(tiny_reward_model(tokenizer), LORA)
+    before = copy.deepcopy(reward_model.state_dict())
+    trainer = ppo(moved_adapter(tokenizer), tmp_path, tokenizer, reward_model, learning_rate=1e-2, max_steps=2)
+    value = trainer.model.value
+    assert torch.equal(logits_of(value), logits_of(reward_model))
+    trainer.train()
+    assert not torch.equal(logits_of(value), logits_of(reward_model))
+    assert_same_bits(before, reward_model.state_dict())
+
+
+# --- saving, merging, resuming ---------------------------------------------------------------------------------------
+
+
+def test_dpo_with_an_adapter_resumes_to_the_same_bits(tmp_path: Path, tokenizer: Any) -> None:
+    def make(output_dir: Path, **options: Any) -> DPOTrainer:
+        return dpo(tiny_lm(tokenizer), output_dir, tokenizer, LORA, **options, max_steps=-1)
+
+    assert_resumes_to_the_same_bits(make, tmp_path)
+
+
+@pytest.mark.parametrize("by_model", [False, True])
+def test_ppo_with_adapters_resumes_to_the_same_bits(tmp_path: Path, tokenizer: Any, by_model: bool) -> None:
+    def make(output_dir: Path, **options: Any) -> Any:
+        scorer = tiny_reward_model(tokenizer, seed=3) if by_model else length_score
+        return ppo(moved_adapter(tokenizer), output_dir, tokenizer, scorer, **options, rollout_epochs=1)
+
+    assert_resumes_to_the_same_bits(make, tmp_path)
+
+
+def files(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_saved_adapter_is_small_and_loads_with_peft(tmp_path: Path, tokenizer: Any) -> None:
+    tiny_lm(tokenizer).save_pretrained(tmp_path / "lm")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+    trainer = dpo(model, tmp_path / "dpo", tokenizer, LORA, learning_rate=1e-2)
+    trainer.train()
+    trainer.save_model()
+    saved = files(tmp_path / "dpo")
+    assert saved >= {"adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json"}
+    assert not saved & {"model.safetensors", "config.json"}
+    card = (tmp_path / "dpo" / "README.md").read_text(encoding="utf-8")
+    assert f"Adapter (LORA) of `{tmp_path / 'lm'}`" in card
+    assert "More Information" not in card
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "lm"), tmp_path / "dpo")
+    assert torch.equal(logits_of(loaded), logits_of(trainer.model))
+
+
+def test_merged_policy_and_value_model_give_the_logits_of_the_adapters(tmp_path: Path, tokenizer: Any) -> None:
+    options = {"learning_rate": 1e-2, "max_steps": 2, "merge_adapter": True, "save_strategy": "steps", "save_steps": 2}
+    trainer = ppo(tiny_lm(tokenizer), tmp_path, tokenizer, length_score, LORA, **options)
+    trainer.train()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.save_model()
+    assert_same_bits(before, trainer.model.state_dict())
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path)
+    value = AutoModelForTokenClassification.from_pretrained(tmp_path / "value")
+    torch.testing.assert_close(logits_of(policy), logits_of(trainer.model.policy), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits_of(value), logits_of(trainer.model.value), rtol=1e-5, atol=1e-5)
+    assert (logits_of(policy) - logits_of(tiny_lm(tokenizer))).abs().max() > 1e-3
+    for folder in (tmp_path, tmp_path / "value"):
+        assert not [name for name in files(folder) if "adapter" in name or name == "README.md"]
+        assert "adapter_model.safetensors" in files(tmp_path / "checkpoint-2")
+
+
+# --- gradients, padding ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dpo", "ppo"])
+def test_gradients_with_checkpointing_equal_those_without(tmp_path: Path, tokenizer: Any, method: str) -> None:
+    norms = []
+    for checkpointing in (False, True):
+        options = {"gradient_checkpointing": checkpointing, "max_steps": 2, "learning_rate": 1e-2}
+        if method == "dpo":
+            trainer = dpo(tiny_lm(tokenizer), tmp_path, tokenizer, LORA, **options)
+        else:
+            trainer = ppo(tiny_lm(tokenizer), tmp_path, tokenizer, length_score, LORA, **options)
+        trainer.train()
+        norms.append([log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log])
+    assert norms[0] == norms[1]
+    assert min(norms[0]) > 0
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_reward_model_with_an_adapter_trains_its_head_and_saves_it(tmp_path: Path, tokenizer: Any) -> None:
+    model = tiny_reward_model(tokenizer)
+    head = model.score.weight.detach().clone()
+    config = RewardConfig(str(tmp_path), **{**QUICK_PAIRS, "max_steps": 2, "learning_rate": 1e-2})
+    trainer = RewardTrainer(model, config, pairs(), None, tokenizer, peft_config=LORA)
+    trainer.train()
+    trainer.save_model()
+    loaded = PeftModel.from_pretrained(tiny_reward_model(tokenizer), tmp_path)
+    assert torch.equal(logits_of(loaded), logits_of(trainer.model))
+    assert not torch.equal(loaded.get_base_model().score.weight, head)
+
+
+def test_refused_adapters_name_the_argument(tmp_path: Path, tokenizer: Any) -> None:
+    frozen = moved_adapter(tokenizer).requires_grad_(False)
+    virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    for model, config, options, message in (
+        (moved_adapter(tokenizer), LORA, {}, "peft_config: expected a model without an adapter, got"),
+        (frozen, None, {}, "model: expected an adapter with trainable weights, got a frozen one"),
+        (tiny_lm(tokenizer), virtual, {}, "peft_config: expected a method without virtual tokens"),
+        (tiny_lm(tokenizer), {"r": 2}, {}, "peft_config: expected a config of peft, such as LoraConfig, got dict"),
+        (tiny_lm(tokenizer), LoraConfig(target_modules=["wq"]), {}, "target_modules: "),
+        (tiny_lm(tokenizer), None, {"merge_adapter": True}, "merge_adapter: expected a model with an adapter"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dpo(model, tmp_path, tokenizer, config, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora_r": 8}, "lora_r: expected no value without `--peft lora`, got 8"),
+        ({"peft": "lora", "lora_r": 0}, "lora_r: expected at least 1, got 0"),
+        ({"peft": "lora", "lora_dropout": 1.0}, "lora_dropout: expected a number in"),
+    ],
+)
+def test_adapter_options_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AdapterArguments(**options)
+
+
+def test_config_file_makes_an_adapter_of_any_method(tmp_path: Path, tokenizer: Any) -> None:
+    file = tmp_path / "ia3.json"
+    file.write_text(json.dumps({"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": []}))
+    trainer = dpo(tiny_lm(tokenizer), tmp_path, tokenizer, AdapterArguments(peft=str(file)).peft_config())
+    trained = {name.split(".")[-2] for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert trained == {"ia3_l"}
+    file.write_text('{"peft_type": "LORRA"}')
+    with pytest.raises(ValueError, match="peft: expected a JSON file of a peft config, got"):
+        AdapterArguments(peft=str(file)).peft_config()
+    with pytest.raises(ValueError, match="peft: expected `lora` or a JSON file of a peft config, got 'lorra'"):
+        AdapterArguments(peft="lorra").peft_config()
+
+
+def test_relative_base_model_is_found_above_the_adapter(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "lm").mkdir(parents=True)
+    adapter = tmp_path / "runs" / "dpo"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "runs/lm"}))
+    assert base_model_of(str(adapter), "model") == str(tmp_path / "runs" / "lm")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match="expected base_model_name_or_path"):
+        base_model_of(str(adapter), "model")
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of `write_files`, and adapters of a language model and of a reward model, `lm_adapter` and `rm_adapter`."""
+    directory = tmp_path_factory.mktemp("runs")
+    files = write_files(directory)
+    for name, method in (("lm_adapter", "dpo"), ("rm_adapter", "reward")):
+        files[name] = str(directory / name)
+        assert train(files, method, name, "--model", files["lm"], "--peft", "lora", "--lora_r", "2") == 0
+    return files
+
+
+def train(files: dict[str, str], method: str, output: str, *options: str) -> int:
+    data = ["--preferences", files["preferences"], "--max_length=64"]
+    if "ppo" in method or "rft" in method:
+        data = ["--prompts", files["preferences"], "--max_new_tokens=4", "--max_prompt_length=32"]
+    data += ["--eval_fraction=0", "--use_cpu", "--disable_tqdm=True", "--max_steps=1", "--learning_rate=1e-2"]
+    return cli.main(["train", method, *data, "--output_dir", str(Path(files["out"]).parent / output), *options])
+
+
+def history(files: dict[str, str], output: str) -> dict[str, float]:
+    state = json.loads((Path(files["out"]).parent / output / "trainer_state.json").read_text(encoding="utf-8"))
+    return {name: value for log in state["log_history"] for name, value in log.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("dpo", []),
+        ("aligndistil", ["--dpo_model", "lm_adapter", "--reverse_dpo_model", "lm"]),
+        ("rft", ["--reward_model", "rm_adapter", "--samples=2"]),
+        ("ppo", ["--reward_model", "rm_adapter", "--rollout_epochs=1"]),
+        ("asr-dpo", ["--reward_policy", "lm_adapter", "--delta=0.01"]),
+    ],
+)
+def test_adapter_directories_stand_where_a_model_is_read(runs: dict[str, str], method: str, options: list[str]) -> None:
+    given = [runs.get(option, option) for option in options]
+    model = runs["lm" if method == "asr-dpo" else "lm_adapter"]
+    assert train(runs, method, f"with_{method}", "--model", model, *given) == 0
+    logs = history(runs, f"with_{method}")
+    if method == "dpo":
+        assert logs["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    if method == "ppo":
+        assert logs["rollout/kl"] == 0  # the reference is the adapter as it was loaded
+    if method != "asr-dpo":
+        assert base_model_of(str(Path(runs["out"]).parent / f"with_{method}"), "model") == runs["lm"]
+
+
+def test_reward_model_continues_the_adapter_of_a_language_model(runs: dict[str, str], tokenizer: Any) -> None:
+    policy = load_causal_lm(ModelArguments(model=runs["lm_adapter"]), tokenizer)
+    model: Any = load_reward_model(ModelArguments(model=runs["lm_adapter"]), tokenizer)
+    hidden, expected = (m.eval().get_base_model().model(input_ids=IDS).last_hidden_state for m in (model, policy))
+    assert torch.equal(hidden, expected)
+    assert {n.split(".")[-3] for n, p in model.named_parameters() if p.requires_grad} >= {"lora_A", "modules_to_save"}
+
+
+def test_frozen_adapters_are_merged(runs: dict[str, str], tokenizer: Any) -> None:
+    trained = load_reward_model(ModelArguments(model=runs["rm_adapter"]), tokenizer)
+    merged = load_scoring_model(runs["rm_adapter"], tokenizer)
+    assert type(merged).__name__ == "LlamaForTokenClassification"
+    torch.testing.assert_close(logits_of(merged), logits_of(trained), rtol=1e-5, atol=1e-5)
+
+
+def test_user_errors_with_adapters_are_one_line(
+    runs: dict[str, str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("lm_adapter", "rm_adapter"):
+        shutil.copytree(runs[name], tmp_path / name, ignore=shutil.ignore_patterns("checkpoint-*", "tokenizer*"))
+    config = tmp_path / "lm_adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace(runs["lm"], "./gone"))
+    weights = tmp_path / "rm_adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    lora, lm = ("--peft", "lora"), ("--model", runs["lm"])
+    for method, options, message in (
+        ("dpo", [*lora, "--model", runs["lm_adapter"]], "peft: expected no value, since --model"),
+        ("dpo", lora, "model: expected the model under the adapter (--model DIR), got none"),
+        ("dpo", [*lm, "--lora_r", "8"], "lora_r: expected no value without `--peft lora`, got 8"),
+        ("dpo", [*lm, *lora, "--lora_dropout=0.1"], "lora_dropout: expected 0 with --disable_dropout, got 0.1"),
+        ("dpo", [*lm, "--merge_adapter"], "merge_adapter: expected a model with an adapter, got one without"),
+        ("dpo", [*lm, *lora, "--target_modules", "wq"], "target_modules: "),
+        (
+            "dpo",
+            ["--model", runs["rm_adapter"]],
+            "expected a language model, got the adapter of a reward",
+        ),
+        ("dpo", ["--model", str(tmp_path / "lm_adapter")], "lm_adapter': there is no directory './gone'"),
+        ("reward", ["--model", str(tmp_path / "rm_adapter")], "model: the adapter in "),
+        ("rft", [*lm, "--reward_model", runs["lm_adapter"]], "reward_model: expected a reward model, got the adapter"),
+    ):
+        assert train(runs, method, "refused", *options) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert message in line
+    monkeypatch.setattr(adapters, "is_peft_available", lambda: False)
+    assert train(runs, "dpo", "refused", *lm, *lora) == 2
+    assert "not installed: pip install 'segkernel[peft]'" in capsys.readouterr().err
+
+
+def test_peft_is_imported_only_where_an_adapter_is_used() -> None:
+    for path in Path(adapters.__file__).parents[1].rglob("*.py"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert not line.startswith(("import peft", "from peft")), path

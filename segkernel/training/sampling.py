@@ -8,7 +8,8 @@ log-probabilities that a method trains on are over all columns of the logits, in
 ratio of the first update is 1.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,45 +18,89 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from segkernel.training.mixins import OptionsMixin
+from segkernel.training.models.context import FITTED, shortest_context, the
 from segkernel.training.models.response_tokens import KnownTokens, ResponseTokens
 from segkernel.training.progress import track
+
+logger = logging.getLogger(__name__)
+
+
+NEW_TOKENS, PROMPT_TOKENS = 128, 384  # defaults, lowered to the context of the models
 
 
 @dataclass
 class SamplingOptions(OptionsMixin):
-    """Length and temperature of sampled responses."""
+    """Length and temperature of sampled responses; `fit_context` replaces lengths that are `None`."""
 
     _argument_group_name = "sampling"
 
-    max_new_tokens: int = field(default=128, metadata={"help": "Most tokens of a response; a longer one is cut off."})
+    max_new_tokens: int = field(
+        default=FITTED,
+        metadata={
+            "help": "Most tokens of a response; a longer one is cut off. Default: 128, or what the models' context "
+            "leaves."
+        },
+    )
     max_prompt_length: int = field(
-        default=384, metadata={"help": "Most tokens of a prompt; a longer one loses its oldest tokens."}
+        default=FITTED,
+        metadata={
+            "help": "Most tokens of a prompt; a longer one loses its oldest tokens. Default: 384, or what the models' "
+            "context leaves."
+        },
     )
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("max_new_tokens", "max_prompt_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
         if not self.temperature > 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
 
-    def check_context(self, model: PreTrainedModel) -> None:
-        """Refuse prompts and responses that together exceed the context length of `model`.
+    def fit_context(self, models: Mapping[str, Any]) -> None:
+        """Replace lengths that are `None` by defaults that fit the shortest context of the models.
+
+        Without a given length, a response gets at most a quarter of a context that is shorter than both defaults.
 
         Raises:
-            ValueError: `max_prompt_length + max_new_tokens` is above the model's `max_position_embeddings`.
+            ValueError: prompt and response together can exceed a context.
         """
-        longest = getattr(model.config, "max_position_embeddings", None)
-        if longest is not None and self.max_prompt_length + self.max_new_tokens > longest:
+        new, prompt = self.max_new_tokens, self.max_prompt_length
+        shortest = shortest_context(models)
+        if shortest is None:
+            self.max_new_tokens, self.max_prompt_length = new or NEW_TOKENS, prompt or PROMPT_TOKENS
+            return
+        name, longest = shortest
+        context = f"the context of {the(name)}"
+        for option, given in (("max_new_tokens", new), ("max_prompt_length", prompt)):
+            if given is not None and given >= longest:
+                raise ValueError(
+                    f"{option}: expected at most {longest - 1} tokens, one less than {context}, got {given}"
+                )
+        if new is not None and prompt is not None and new + prompt > longest:
             raise ValueError(
-                f"max_prompt_length: expected at most {longest - self.max_new_tokens} with max_new_tokens="
-                f"{self.max_new_tokens} and a model of {longest} positions, got {self.max_prompt_length}"
+                f"max_prompt_length + max_new_tokens: expected at most {longest} tokens, {context}, "
+                f"got {prompt} + {new} = {prompt + new}"
             )
+        if new is None:
+            room = longest - prompt if prompt is not None else max(longest - PROMPT_TOKENS, longest // 4, 1)
+            self.max_new_tokens = min(NEW_TOKENS, room)
+        if prompt is None:
+            self.max_prompt_length = min(PROMPT_TOKENS, longest - self.max_new_tokens)
+        for option, given, default in (
+            ("max_new_tokens", new, NEW_TOKENS),
+            ("max_prompt_length", prompt, PROMPT_TOKENS),
+        ):
+            fitted = getattr(self, option)
+            if given is None and fitted < default:
+                logger.warning(
+                    "%s: %d tokens, to fit %s, %d tokens; the default is %d", option, fitted, context, longest, default
+                )
 
 
 class InverseTransform(LogitsProcessor):
@@ -133,14 +178,15 @@ def sample_responses(
     sharded = isinstance(model, FSDPModule)
     if sharded:
         register_fsdp_forward_method(model, "generate")
+    steps = options.max_new_tokens or NEW_TOKENS
     config = GenerationConfig(
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=steps,
         do_sample=False,
         eos_token_id=list(tokens.end_ids) or None,
         pad_token_id=tokens.pad_id,
     )
     known = [] if tokens.known_ids is None else [KnownTokens(tokens.known_ids)]
-    uniforms = None if keys is None else uniform_numbers(keys, options.max_new_tokens).to(generator.device)
+    uniforms = None if keys is None else uniform_numbers(keys, steps).to(generator.device)
     # Prompts of similar length share a batch.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]

@@ -301,7 +301,10 @@ def test_aligndistil_checks_teachers_before_any_work(tmp_path: Path, tokenizer: 
     with pytest.raises(ValueError, match="processing_class: expected a tokenizer"):
         AlignDistilTrainer(model, config, ROWS, dpo_model=other, reverse_dpo_model=other)
     config = AlignDistilConfig(str(tmp_path), on_policy=True, max_prompt_length=200, **QUICK_PAIRS)
-    with pytest.raises(ValueError, match=r"max_prompt_length: expected at most 0 .* model of 128 positions, got 200"):
+    with pytest.raises(
+        ValueError,
+        match=r"max_prompt_length: expected at most 127 tokens, .* got 200",
+    ):
         AlignDistilTrainer(model, config, ROWS, None, tokenizer, dpo_model=other, reverse_dpo_model=other)
 
 

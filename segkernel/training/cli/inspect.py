@@ -17,6 +17,7 @@ from segkernel.training.data.options import RowOptions
 from segkernel.training.data.readers import read_preferences
 from segkernel.training.data.tables import head
 from segkernel.training.models import ModelArguments, load_scoring_model, load_tokenizer
+from segkernel.training.models.context import fit_length
 from segkernel.training.report.example import Example
 from segkernel.training.report.page import write_report
 from segkernel.training.report_examples import report_examples
@@ -24,6 +25,7 @@ from segkernel.training.segmentation.options import PairSegmentOptions
 from segkernel.training.segmentation.pairs import with_token_rewards
 from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.base import SegkernelConfig
+from segkernel.training.trainer.preference import MAX_LENGTH
 
 
 @dataclass
@@ -51,7 +53,10 @@ class InspectArguments(RowOptions):
         default=256,
         metadata={"help": "Number of pairs whose token rewards the thresholds are fitted to."},
     )
-    max_length: int = field(default=512, metadata={"help": "Most tokens of prompt and response together."})
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens of prompt and response together. Default: 512, or the reward model's context."},
+    )
     output: str = field(default="inspect.html", metadata={"help": "HTML file to write.", "metavar": "FILE"})
 
     def __post_init__(self) -> None:
@@ -90,15 +95,15 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
     source = read_preferences(arguments.preferences, **how)
     source = head(source, max(arguments.rows, arguments.fit_rows))
     tokenizer = load_tokenizer(ModelArguments(tokenizer=tokenizer_path), ())
+    model = None if arguments.reward_model is None else load_scoring_model(arguments.reward_model, tokenizer)
     rows = encode_preferences(
         source,
         tokenizer,
-        max_length=arguments.max_length,
+        max_length=fit_length("max_length", arguments.max_length, MAX_LENGTH, {"reward_model": model}),
         name=arguments.preferences,
         skip_bad_rows=arguments.skip_bad_rows,
     )
-    if arguments.reward_model is not None:
-        model = load_scoring_model(arguments.reward_model, tokenizer)
+    if model is not None:
         config = SegkernelConfig(output_dir=str(Path(arguments.output).parent))
         rows = with_token_rewards(rows, model, options.token_rewards, PreferenceCollator.of(tokenizer), config)
     thresholds = Thresholds.of_pairs(head(rows, arguments.fit_rows), options)

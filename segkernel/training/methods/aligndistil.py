@@ -8,6 +8,7 @@ The loss of a pair is the mean over its chosen response's tokens of `beta / alph
 paper also trains on responses of the policy itself: `on_policy`, one response per prompt, sampled before each step.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,8 +97,6 @@ class AlignDistilTrainer(PreferenceTrainer):
     ) -> None:
         check_teacher("dpo_model", dpo_model, model)
         check_teacher("reverse_dpo_model", reverse_dpo_model, model)
-        if args.on_policy:
-            args.check_context(model)
         teachers: tuple[nn.Module, nn.Module] = (dpo_model, reverse_dpo_model)
         self.teachers = [teacher.to(args.device).eval() for teacher in teachers]
         self.ref_model = ref_model
@@ -105,6 +104,14 @@ class AlignDistilTrainer(PreferenceTrainer):
         self.ref_model = None  # its log-probabilities are columns by now
         tokenizer: Any = self.processing_class
         self.response_tokens = ResponseTokens.of(model, tokenizer, pad_id=self.data_collator.pad_token_id)
+
+    def frozen_models(self) -> dict[str, Any]:
+        return {**super().frozen_models(), **dict(zip(TEACHERS, self.teachers, strict=True))}
+
+    def fit_context(self, models: Mapping[str, Any]) -> None:
+        super().fit_context(models)
+        if self.args.on_policy:
+            self.args.fit_context(models)
 
     def encode(self, rows: Rows, split: Split) -> Dataset:
         if not self.args.on_policy:

@@ -101,7 +101,9 @@ class PPOTrainer(RolloutTrainer):
         peft_config: "PeftConfig | None" = None,
         **kwargs: Any,
     ) -> None:
-        args.check_context(model)
+        args.fit_context(
+            {"model": model, "reward_model": reward_model, "ref_model": ref_model, "value_model": value_model}
+        )
         train, held_out = encode_splits(
             encode_prompts,
             train_dataset,

@@ -12,15 +12,23 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 import segkernel
 from segkernel.training.data.collators import TextCollator, pad_token_id
 from segkernel.training.data.encoding import encode_splits, encode_texts
+from segkernel.training.models.context import FITTED, fit_length
 from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.batches import Batch
+
+MAX_LENGTH = 256  # default, lowered to the context of the model
 
 
 @dataclass
 class PretrainConfig(SegkernelConfig):
     """Settings of `PretrainTrainer`."""
 
-    max_length: int = field(default=256, metadata={"help": "Tokens per training block; texts are packed into blocks."})
+    max_length: int = field(
+        default=FITTED,
+        metadata={
+            "help": "Tokens per training block; texts are packed into blocks. Default: 256, or the model's context."
+        },
+    )
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's peak learning rate."})
     disable_dropout: bool = field(default=False, metadata={"help": "Train without the model's dropout."})
 
@@ -38,6 +46,7 @@ class PretrainTrainer(SegkernelTrainer):
         processing_class: PreTrainedTokenizerBase,
         **kwargs: Any,
     ) -> None:
+        args.max_length = fit_length("max_length", args.max_length, MAX_LENGTH, {"model": model})
         train, held_out = encode_splits(
             encode_texts,
             train_dataset,

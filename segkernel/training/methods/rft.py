@@ -77,7 +77,7 @@ class RFTTrainer(SegkernelTrainer):
         reward_model: nn.Module | PrefixScorer,
         **kwargs: Any,
     ) -> None:
-        args.check_context(model)
+        args.fit_context({"model": model, "reward_model": reward_model})
         self.scorer = prefix_scorer(reward_model, args.device)
         self.response_collator = ResponseCollator.of(processing_class)
         self.response_tokens = ResponseTokens.of(model, processing_class, pad_id=self.response_collator.pad_token_id)

@@ -115,6 +115,7 @@ class SegkernelTrainer(ResumableTrainer):
         if args.merge_adapter and not any(map(has_adapter, model.modules())):
             raise ValueError("merge_adapter: expected a model with an adapter, got one without")
         self.args, self.processing_class = args, processing_class  # read by `encode`
+        self.fit_context({"model": model, **self.frozen_models()})
         encoded = self.encode(train_dataset, "train")
         if args.disable_dropout:
             disable_dropout(model)
@@ -141,6 +142,13 @@ class SegkernelTrainer(ResumableTrainer):
         self.train_dataset = self.prepare(self.train_dataset, "train")
         if self.eval_dataset is not None:
             self.eval_dataset = self.prepare(self.eval_dataset, "eval")
+
+    def frozen_models(self) -> dict[str, Any]:
+        """Frozen models and scorers that read the rows as well, by their names in error messages."""
+        return {name: vars(self).get(name) for name in ("ref_model", "reward_model")}
+
+    def fit_context(self, models: Mapping[str, Any]) -> None:
+        """Fit the options for lengths to the models' contexts, before rows are encoded; subclasses implement it."""
 
     def encode(self, rows: Rows, split: Split) -> Dataset:
         """Data set of token ids; the rows as they are unless a subclass encodes them.

@@ -1,6 +1,7 @@
 """Base class for trainers on preference pairs: per-pair loss, metrics, accuracy with a Wilson interval."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,11 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.data.tables import Rows
+from segkernel.training.models.context import FITTED, fit_length
 from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer, Split
 from segkernel.training.trainer.batches import Batch
+
+MAX_LENGTH = 512  # default, lowered to the context of the models
 
 
 @dataclass
@@ -23,10 +27,10 @@ class PreferenceConfig(SegkernelConfig):
     """Settings of every trainer on preference pairs."""
 
     max_length: int = field(
-        default=512,
+        default=FITTED,
         metadata={
             "help": "Most tokens of prompt and response together. A longer prompt loses its oldest tokens; a pair "
-            "with a response that is longer by itself is dropped."
+            "with a response that is longer by itself is dropped. Default: 512, or the models' context."
         },
     )
 
@@ -65,6 +69,9 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
             compute_metrics=self.mean_metrics,
             **kwargs,
         )
+
+    def fit_context(self, models: Mapping[str, Any]) -> None:
+        self.args.max_length = fit_length("max_length", self.args.max_length, MAX_LENGTH, models)
 
     def encode(self, rows: Rows, split: Split) -> Dataset:
         tokenizer: Any = self.processing_class

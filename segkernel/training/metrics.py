@@ -12,8 +12,7 @@ MAIN = {
     "reward": "reward",
     "rewards/accuracies": "accuracy",
     "accuracy": "accuracy",
-    "rewards/whole_accuracies": "accuracy, whole responses",
-    "rewards/masked_accuracies": "accuracy, under the mask",
+    "masked_rewards/accuracies": "accuracy, under the mask",
     "reward/accepted": "reward, accepted",
     "kl": "KL",
     "kl/teacher": "KL to the teacher",
@@ -28,6 +27,8 @@ MAIN = {
     "extrapolation": "extrapolation",
 }
 REST = {
+    "masked_rewards/margins": "margin, under the mask",
+    "masked_rewards": "reward, under the mask",
     "reward/samples": "reward, all samples",
     "kl/dpo": "KL to the DPO model",
     "rewards/teacher": "reward, teacher",

@@ -75,8 +75,9 @@ def test_dpo_loss_of_a_batch_matches_separate_sequences(tmp_path: Path, tokenize
             chosen, rejected = (0.3 * log_ratio(policy, reference, row, side) for side in SIDES)
             assert losses[index].item() == pytest.approx(minus_log_sigmoid(chosen - rejected), rel=1e-4, abs=1e-5)
             assert metrics["rewards/chosen"][index].item() == pytest.approx(chosen, rel=1e-3, abs=1e-4)
+            assert metrics["rewards/accuracies"][index] == (chosen > rejected)
     assert metrics["kept_chosen"].tolist() == [1.0] * 4
-    assert metrics["rewards/whole_accuracies"].tolist() == metrics["rewards/accuracies"].tolist()
+    assert not [name for name in metrics if name.startswith("masked_")]  # without masks they would be the same
 
 
 def test_asr_dpo_mask_and_loss_literals(tmp_path: Path, tokenizer: Any) -> None:
@@ -137,7 +138,22 @@ def test_asr_dpo_mask_and_loss_literals(tmp_path: Path, tokenizer: Any) -> None:
     assert metrics["segments/chosen"].tolist() == [3.0, 1.0]
     assert metrics["mask_agreement"].tolist() == pytest.approx([(3 / 5 + 2 / 3) / 2, 0.25])
     # The side without a token has a log-ratio of 0, not NaN.
-    assert metrics["rewards/chosen"][1] == 0.0
+    assert metrics["masked_rewards/chosen"].tolist() == pytest.approx([chosen, 0.0], rel=1e-3)
+    assert metrics["masked_rewards/margins"][0].item() == pytest.approx(chosen - rejected, rel=1e-3)
+    # The standard names are of whole responses, in training as in evaluation.
+    whole = [
+        [0.1 * log_ratio(policy, reference, {name: row[name] for name in ids}, side) for side in SIDES]
+        for ids in (("prompt_ids", "chosen_ids", "rejected_ids"),)
+        for row in (first, second)
+    ]
+    policy.train()
+    training = trainer.pair_losses(policy, trainer.data_collator(trainer.train_dataset))[1]
+    for found in (metrics, training):
+        assert found["rewards/chosen"].tolist() == pytest.approx([row[0] for row in whole], rel=1e-3)
+        assert found["rewards/rejected"].tolist() == pytest.approx([row[1] for row in whole], rel=1e-3)
+        assert found["rewards/accuracies"].tolist() == [row[0] > row[1] for row in whole]
+        assert found["masked_rewards/accuracies"].tolist() == (metrics["masked_rewards/margins"] > 0).tolist()
+    assert not metrics["rewards/chosen"].requires_grad
     assert losses.isfinite().all()
 
 
@@ -371,14 +387,15 @@ def test_dpo_lowers_its_loss_and_logs_its_metrics(tmp_path: Path, tokenizer: Any
     trainer.train()
     after = trainer.evaluate()
     assert after["eval_loss"] < 0.9 * math.log(2)
-    assert after["eval_rewards/accuracies"] >= 10 / 12
+    trained = "eval_masked_rewards/accuracies" if method == "asr-dpo" else "eval_rewards/accuracies"
+    assert after[trained] >= 10 / 12
     assert after["eval_rewards/margins"] == pytest.approx(
         after["eval_rewards/chosen"] - after["eval_rewards/rejected"], abs=1e-5
     )
     logged = next(log for log in trainer.state.log_history if "loss" in log)
     expected = {"rewards/chosen", "rewards/accuracies", "rewards/margins", "logps/chosen", "kept_chosen", "empty_pairs"}
     if method == "asr-dpo":
-        expected |= {"segments/chosen", "segments/rejected"}
+        expected |= {"segments/chosen", "segments/rejected", "masked_rewards/accuracies", "masked_rewards/margins"}
         assert 0 < logged["kept_chosen"] < 1
     else:
         assert logged["kept_chosen"] == 1

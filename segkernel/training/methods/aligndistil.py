@@ -148,7 +148,9 @@ class AlignDistilTrainer(PreferenceTrainer):
     def held_out_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model_logits(model, batch)  # [2 * B, T, V]
         losses, metrics = self.response_losses(logits[::2], side(batch, 0))
-        rewards = self.args.beta * (summed_logprobs(logits, batch, "response_mask") - batch["ref_response_logprobs"])
+        rewards = self.args.beta * (
+            summed_logprobs(logits, batch, batch["response_mask"]) - batch["ref_response_logprobs"]
+        )
         chosen, rejected = rewards.unbind(1)
         accuracy = {"rewards/accuracies": (chosen > rejected).float(), "rewards/margins": chosen - rejected}
         return losses, {**metrics, **accuracy}

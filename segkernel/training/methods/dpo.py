@@ -2,6 +2,10 @@
 
 A row may carry `chosen_mask` and `rejected_mask` (bools over its response tokens); the loss then reads the
 log-probabilities of those tokens only. Without masks every response token counts.
+
+The metrics `rewards/...` are implicit rewards of whole responses, `beta` times their log-ratios, so they compare
+methods with different masks; `masked_rewards/...`, logged if there are masks, are those of the tokens that the loss
+reads.
 """
 
 import math
@@ -12,10 +16,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from segkernel.losses import dpo_loss
+from segkernel.training.data.columns import SIDES
 from segkernel.training.trainer.base import Split
 from segkernel.training.trainer.batches import Batch, model_logits
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
-from segkernel.training.trainer.reference import summed_logprobs, with_reference
+from segkernel.training.trainer.reference import kept_and_whole_logprobs, with_reference
 
 
 @dataclass
@@ -51,39 +56,46 @@ class DPOTrainer(PreferenceTrainer):
 
     def __init__(self, *args: Any, ref_model: nn.Module | None = None, **kwargs: Any) -> None:
         self.ref_model = ref_model
+        self.masked = False  # whether the data has loss masks
         super().__init__(*args, **kwargs)
         self.ref_model = None  # its log-probabilities are columns by now
 
     def prepare(self, dataset: Dataset, split: Split) -> Dataset:
+        self.masked |= any(f"{side}_mask" in dataset.column_names for side in SIDES)
         model: Any = self.model
         reference = model if self.ref_model is None else self.ref_model.to(self.args.device)
         return with_reference(super().prepare(dataset, split), reference, self.data_collator, self.args)
 
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = model_logits(model, batch)
-        kept, reference = summed_logprobs(logits, batch, "loss_mask"), batch["ref_logprobs"]  # [B, 2] each
+        kept, whole = kept_and_whole_logprobs(model_logits(model, batch), batch)  # [B, 2] each
+        reference = batch["ref_logprobs"]
         first, second = (1, 0) if self.args.reverse else (0, 1)
-        losses, *rewards = dpo_loss(
+        losses, *masked_rewards = dpo_loss(
             kept[:, first], kept[:, second], reference[:, first], reference[:, second], beta=self.args.beta
         )
-        chosen, rejected = rewards[first], rewards[second]
+        rewards = self.args.beta * (whole - batch["ref_response_logprobs"])
+        metrics = reward_metrics("rewards", rewards[:, 0], rewards[:, 1])
+        if self.masked:
+            metrics |= reward_metrics("masked_rewards", masked_rewards[first], masked_rewards[second])
         tokens = batch["loss_mask"].sum(-1)  # [B, 2]
         share = tokens / batch["response_mask"].sum(-1)
         # A pair with an empty loss mask has two log-ratios of 0 and no gradient; it does not count in the loss either.
         empty = tokens.sum(1) == 0
-        metrics = {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/accuracies": (chosen > rejected).float(),
-            "rewards/margins": chosen - rejected,
-            "logps/chosen": kept[:, 0].detach(),
-            "logps/rejected": kept[:, 1].detach(),
+        metrics |= {
+            "logps/chosen": whole[:, 0],
+            "logps/rejected": whole[:, 1],
             "kept_chosen": share[:, 0],
             "kept_rejected": share[:, 1],
             "empty_pairs": empty.float(),
         }
-        if not model.training:
-            # Accuracy on whole responses, which compares methods with different masks.
-            whole = summed_logprobs(logits, batch, "response_mask") - batch["ref_response_logprobs"]
-            metrics["rewards/whole_accuracies"] = (whole[:, 0] > whole[:, 1]).float()
         return losses.masked_fill(empty, 0.0), metrics
+
+
+def reward_metrics(name: str, chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
+    """Implicit rewards of pairs, `[B]` each, with their accuracy and margin, under names `<name>/...`."""
+    return {
+        f"{name}/chosen": chosen,
+        f"{name}/rejected": rejected,
+        f"{name}/accuracies": (chosen > rejected).float(),
+        f"{name}/margins": chosen - rejected,
+    }

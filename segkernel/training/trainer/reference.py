@@ -62,21 +62,28 @@ def with_reference(
     reference.eval()
 
     def columns(batch: Batch) -> Columns:
-        logits = model_logits(reference, batch)
-        return {
-            "ref_logprobs": summed_logprobs(logits, batch, "loss_mask"),
-            "ref_response_logprobs": summed_logprobs(logits, batch, "response_mask"),
-        }
+        kept, whole = kept_and_whole_logprobs(model_logits(reference, batch), batch)
+        return {"ref_logprobs": kept, "ref_response_logprobs": whole}
 
     pairs = map_batches(columns, pairs, collator, args, "reference log-probabilities")
     reference.train(was_training)
     return pairs
 
 
-def summed_logprobs(logits: Tensor, batch: Batch, mask: str) -> Tensor:
-    """Log-probabilities of a batch's tokens, summed under one of its masks: `[B, 2]`.
+def kept_and_whole_logprobs(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of a batch's tokens, summed under the loss mask and over whole responses: `[B, 2]` each.
+
+    Every token is read once; only the sums under the loss mask carry a gradient.
+    """
+    kept = summed_logprobs(logits, batch, batch["loss_mask"])
+    dropped = summed_logprobs(logits.detach(), batch, batch["response_mask"] & ~batch["loss_mask"])
+    return kept, kept.detach() + dropped
+
+
+def summed_logprobs(logits: Tensor, batch: Batch, mask: Tensor) -> Tensor:
+    """Log-probabilities of a batch's tokens, summed under a mask `[B, 2, T]`: `[B, 2]`.
 
     `logits` is `[2 * B, T, V]`; those at `t - 1`, read in place, predict the token at `t`.
     """
-    labels, chosen_tokens = (batch[name].flatten(0, 1)[:, 1:] for name in ("input_ids", mask))
-    return segkernel.sequence_logprobs(logits[:, :-1], labels, chosen_tokens).view(-1, 2)
+    labels, read = (values.flatten(0, 1)[:, 1:] for values in (batch["input_ids"], mask))
+    return segkernel.sequence_logprobs(logits[:, :-1], labels, read).view(-1, 2)

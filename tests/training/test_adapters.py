@@ -10,11 +10,35 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Olmo2Config,
+    OPTConfig,
+)
 
 from segkernel import _cli as cli
-from segkernel.training import DPOConfig, DPOTrainer, PPOConfig, PPOTrainer, RewardConfig, RewardTrainer
+from segkernel.training import (
+    ASRPPOConfig,
+    ASRPPOTrainer,
+    DPOConfig,
+    DPOTrainer,
+    PPOConfig,
+    PPOTrainer,
+    R3HFPPOConfig,
+    R3HFPPOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    TokenPPOConfig,
+    TokenPPOTrainer,
+)
+from segkernel.training.data.collators import PreferenceCollator
+from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.models import (
     ModelArguments,
     adapters,
@@ -25,6 +49,8 @@ from segkernel.training.models import (
 from segkernel.training.models.adapter_base import base_model_of
 from segkernel.training.models.adapter_options import AdapterArguments
 from segkernel.training.models.adapters import with_adapter
+from segkernel.training.trainer.actor_critic import value_adapter_like
+from segkernel.training.trainer.batches import model_logits
 from segkernel.training.trainer.reference import start_of
 from tests.training.trainer_helpers import (
     QUICK,
@@ -35,9 +61,11 @@ from tests.training.trainer_helpers import (
     prompts,
     tiny_lm,
     tiny_reward_model,
+    weights,
     write_files,
 )
 
+LORA_ALL = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
 ROLLOUT: dict[str, Any] = {**QUICK, "max_new_tokens": 4, "max_prompt_length": 32}
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
@@ -235,6 +263,18 @@ def test_gradients_with_checkpointing_equal_those_without(tmp_path: Path, tokeni
     assert min(norms[0]) > 0
 
 
+def test_left_padding_does_not_change_logits_of_absolute_positions(tokenizer: Any) -> None:
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=1
+    )
+    model = with_adapter(GPT2LMHeadModel(config), LoraConfig(r=2)).eval()
+    rows = encode_preferences(pairs(3), tokenizer, max_length=64)
+    right, left = (PreferenceCollator(tokenizer.pad_token_id, side)(rows) for side in ("right", "left"))
+    with torch.no_grad():
+        expected, found = (model_logits(model, batch)[batch["response_mask"].flatten(0, 1)] for batch in (right, left))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -318,38 +358,73 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def train(files: dict[str, str], method: str, output: str, *options: str) -> int:
     data = ["--preferences", files["preferences"], "--max_length=64"]
+    if method == "pretrain":
+        data = ["--texts", files["texts"], "--max_length=64"]
     if "ppo" in method or "rft" in method:
         data = ["--prompts", files["preferences"], "--max_new_tokens=4", "--max_prompt_length=32"]
     data += ["--eval_fraction=0", "--use_cpu", "--disable_tqdm=True", "--max_steps=1", "--learning_rate=1e-2"]
     return cli.main(["train", method, *data, "--output_dir", str(Path(files["out"]).parent / output), *options])
 
 
-def history(files: dict[str, str], output: str) -> dict[str, float]:
-    state = json.loads((Path(files["out"]).parent / output / "trainer_state.json").read_text(encoding="utf-8"))
-    return {name: value for log in state["log_history"] for name, value in log.items()}
-
-
 @pytest.mark.parametrize(
-    ("method", "options"),
+    ("method", "model", "options"),
     [
-        ("dpo", []),
-        ("aligndistil", ["--dpo_model", "lm_adapter", "--reverse_dpo_model", "lm"]),
-        ("rft", ["--reward_model", "rm_adapter", "--samples=2"]),
-        ("ppo", ["--reward_model", "rm_adapter", "--rollout_epochs=1"]),
-        ("asr-dpo", ["--reward_policy", "lm_adapter", "--delta=0.01"]),
+        ("dpo", "lm_adapter", []),
+        ("aligndistil", "lm_adapter", ["--dpo_model", "lm_adapter", "--reverse_dpo_model", "lm"]),
+        ("rft", "lm_adapter", ["--reward_model", "rm_adapter", "--samples=2"]),
+        ("ppo", "lm_adapter", ["--reward_model", "rm_adapter", "--rollout_epochs=1"]),
+        ("asr-dpo", "lm", ["--reward_policy", "lm_adapter", "--delta=0.01"]),
     ],
 )
-def test_adapter_directories_stand_where_a_model_is_read(runs: dict[str, str], method: str, options: list[str]) -> None:
-    given = [runs.get(option, option) for option in options]
-    model = runs["lm" if method == "asr-dpo" else "lm_adapter"]
-    assert train(runs, method, f"with_{method}", "--model", model, *given) == 0
-    logs = history(runs, f"with_{method}")
+def test_adapter_directories_stand_where_a_model_is_read(
+    runs: dict[str, str], method: str, model: str, options: list[str]
+) -> None:
+    output = Path(runs["out"]).parent / method
+    assert train(runs, method, method, "--model", runs[model], *(runs.get(option, option) for option in options)) == 0
+    state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
+    logs = {name: value for log in state["log_history"] for name, value in log.items()}
     if method == "dpo":
         assert logs["loss"] == pytest.approx(math.log(2), abs=1e-6)
     if method == "ppo":
         assert logs["rollout/kl"] == 0  # the reference is the adapter as it was loaded
-    if method != "asr-dpo":
-        assert base_model_of(str(Path(runs["out"]).parent / f"with_{method}"), "model") == runs["lm"]
+    if model == "lm_adapter":
+        assert base_model_of(output, "model") == runs["lm"]
+
+
+def test_methods_on_files_train_a_new_adapter(runs: dict[str, str]) -> None:
+    sources = {
+        "segment-ppo": ["--reward_model", str(Path(runs["out"]).parent / "segment-reward")],
+        "asr-rft": ["--reward_model", runs["rm"], "--samples=2", "--delta=0.01"],
+    }
+    for method in ("pretrain", "segment-reward", *sources):
+        options = [*sources.get(method, []), "--model", runs["lm"], "--peft", "lora", "--target_modules", "q_proj"]
+        assert train(runs, method, method, *options) == 0
+        output = Path(runs["out"]).parent / method
+        for folder in (output, *([output / "value"] if "ppo" in method else [])):
+            saved = load_file(folder / "adapter_model.safetensors")
+            assert any(".q_proj.lora_B." in name and tensor.any() for name, tensor in saved.items()), (method, folder)
+
+
+@pytest.mark.parametrize(
+    ("config_type", "trainer_type", "options"),
+    [
+        (ASRPPOConfig, ASRPPOTrainer, {"delta": 0.01}),
+        (TokenPPOConfig, TokenPPOTrainer, {}),
+        (R3HFPPOConfig, R3HFPPOTrainer, {}),
+    ],
+)
+def test_variants_of_ppo_train_both_adapters(
+    tmp_path: Path, tokenizer: Any, config_type: Any, trainer_type: Any, options: dict[str, Any]
+) -> None:
+    config = config_type(str(tmp_path), **{**ROLLOUT, **options, "max_steps": 1})
+    trainer = trainer_type(
+        tiny_lm(tokenizer), config, prompts(), None, tokenizer, reward_model=length_score, peft_config=LORA
+    )
+    before = weights(trainer)
+    trainer.train()
+    changed = {name.split(".")[0] for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
+    assert changed == {"policy", "value"}
+    assert all("lora_" in n or ".score." in n for n, p in trainer.model.named_parameters() if p.requires_grad)
 
 
 def test_reward_model_continues_the_adapter_of_a_language_model(runs: dict[str, str], tokenizer: Any) -> None:
@@ -365,6 +440,39 @@ def test_frozen_adapters_are_merged(runs: dict[str, str], tokenizer: Any) -> Non
     merged = load_scoring_model(runs["rm_adapter"], tokenizer)
     assert type(merged).__name__ == "LlamaForTokenClassification"
     torch.testing.assert_close(logits_of(merged), logits_of(trained), rtol=1e-5, atol=1e-5)
+
+
+def test_reward_adapter_of_a_sequence_classifier_is_read_at_every_token(
+    runs: dict[str, str], tmp_path: Path, tokenizer: Any
+) -> None:
+    classifier = AutoModelForSequenceClassification.from_pretrained(runs["lm"], num_labels=1)
+    classifier.config.pad_token_id = 0
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", init_lora_weights=False)
+    trained = get_peft_model(classifier, config)
+    trained.save_pretrained(tmp_path)
+    scores = logits_of(load_scoring_model(str(tmp_path), tokenizer))
+    assert scores.shape == (2, 5, 1)
+    torch.testing.assert_close(scores[:, -1], logits_of(trained), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make_config", [OPTConfig, Olmo2Config, GPT2Config])
+def test_reward_adapter_on_any_architecture_loads_to_the_same_scores(
+    tmp_path: Path, tokenizer: Any, make_config: Any
+) -> None:
+    config = make_config(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    model = load_reward_model(ModelArguments(model=str(tmp_path / "lm")), tokenizer)
+    adapted = with_adapter(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[-2] for name in trained if "modules_to_save" in name} == {"default"}
+    adapted.save_pretrained(tmp_path / "rm")
+    loaded = load_reward_model(ModelArguments(model=str(tmp_path / "rm")), tokenizer)
+    assert torch.equal(logits_of(loaded), logits_of(adapted))
+    policy = with_adapter(load_causal_lm(ModelArguments(model=str(tmp_path / "lm")), tokenizer), LORA_ALL)
+    assert logits_of(value_adapter_like(policy)).tolist() == [[[0.0]] * 5] * 2
 
 
 def test_user_errors_with_adapters_are_one_line(

@@ -48,9 +48,8 @@ def load_adapter_weights(model: Any, directory: str | Path) -> None:
     """Replace the weights of a model's adapter with those saved in a directory."""
     from peft import load_peft_weights, set_peft_model_state_dict
 
-    name = model.active_adapter
-    folder = Path(directory) if name == "default" else Path(directory) / name
-    set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), name)
+    weights = load_peft_weights(str(_folder(model, directory)), device="cpu")
+    set_peft_model_state_dict(model, weights, model.active_adapter)
 
 
 def save_merged(model: Any, directory: str | Path) -> None:
@@ -61,8 +60,15 @@ def save_merged(model: Any, directory: str | Path) -> None:
     weights = {id(p): nn.Parameter(p.detach().cpu().clone(), requires_grad=False) for p in model.parameters()}
     merged = copy.deepcopy(model, weights).cpu().merge_and_unload()
     merged.save_pretrained(directory)
-    for name in (CONFIG, "adapter_model.safetensors", "README.md"):
-        (Path(directory) / name).unlink(missing_ok=True)
+    for name in (CONFIG, "adapter_model.safetensors"):
+        (_folder(model, directory) / name).unlink(missing_ok=True)
+    (Path(directory) / "README.md").unlink(missing_ok=True)
+
+
+def _folder(model: Any, directory: str | Path) -> Path:
+    """Folder in which `peft` saves the active adapter: the directory itself, if the adapter has the default name."""
+    name = model.active_adapter
+    return Path(directory) if name == "default" else Path(directory) / name
 
 
 def write_card(directory: str | Path, model: Any) -> None:

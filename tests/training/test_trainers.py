@@ -368,6 +368,12 @@ def test_accumulated_batches_step_like_one_batch(tmp_path: Path, tokenizer: Any)
         torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="bfloat16 is computed on the accelerator")
+def test_bf16_without_an_accelerator_needs_no_second_option(tmp_path: Path) -> None:
+    for options in ({"bf16": True}, {"bf16_full_eval": True}):
+        assert DPOConfig(str(tmp_path), **options).device.type == "cpu"
+
+
 def test_bf16_stays_near_float32(tmp_path: Path, tokenizer: Any) -> None:
     full, half = (make_trainer("asr-dpo", tmp_path / str(bf16), tokenizer, bf16=bf16) for bf16 in (False, True))
     for trainer in (full, half):

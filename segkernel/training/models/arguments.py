@@ -5,22 +5,23 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ModelArguments:
-    """Model to start from: one by path, or a new small Llama of these sizes."""
+    """Model to start from: one by its location, or a new small Llama of these sizes."""
 
     _argument_group_name = "model"
 
     model: str | None = field(
         default=None,
         metadata={
-            "help": "Directory (or hub name) of the language model to start from; without it, a new small Llama.",
-            "metavar": "DIR",
+            "help": "Model to start from: a directory, also of an adapter, a GGUF file, or a hub name. Without it, a new "
+            "small Llama.",
+            "metavar": "MODEL",
         },
     )
     tokenizer: str | None = field(
         default=None,
         metadata={
-            "help": "Directory (or hub name) of the tokenizer; default: the model's, or one trained on the data.",
-            "metavar": "DIR",
+            "help": "Tokenizer: a directory, a GGUF file, or a hub name; default: the model's, or one trained on the data.",
+            "metavar": "MODEL",
         },
     )
     dtype: str = field(

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from segkernel.training.models.adapter_base import base_model_of, find_adapter
+from segkernel.training.models.gguf import dequantizing, forget_quantization, with_tokens_of_the_file
 from segkernel.training.models.paths import locate
 
 __all__ = ["read_config", "read_model", "read_tokenizer"]
@@ -43,6 +44,9 @@ def read_tokenizer(path: str, option: str) -> PreTrainedTokenizerBase:
     place = locate(path, option)
     with one_line_errors(option, path, "tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place.name, **place.options)
+        if place.is_gguf:
+            config = AutoConfig.from_pretrained(place.name, **place.options)
+            tokenizer = with_tokens_of_the_file(tokenizer, config.get_text_config().vocab_size)
     return tokenizer
 
 
@@ -67,9 +71,7 @@ def read_model(
     place = locate(path, option)
     options: dict[str, Any] = {**place.options, "dtype": torch_dtype(dtype)}
     if place.is_gguf:
-        from transformers import GgufConfig
-
-        options["quantization_config"] = GgufConfig(dequantize=True)
+        options |= dequantizing()
         if options["dtype"] == "auto":
             options["dtype"] = torch.float32
     if config is not None:
@@ -77,7 +79,7 @@ def read_model(
     with one_line_errors(option, path, "model"), without_warnings():
         model, report = model_class.from_pretrained(place.name, output_loading_info=True, **options)
     if place.is_gguf:
-        _forget_quantization(model)
+        forget_quantization(model)
     missing = sorted(report["missing_keys"])
     unknown = [name for name in missing if not name.startswith(HEADS)]
     if unknown:
@@ -124,15 +126,6 @@ def without_warnings() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-def _forget_quantization(model: Any) -> None:
-    """Let a dequantized model be trained and saved as any other."""
-    model.hf_quantizer = None
-    model.is_quantized = False
-    for owner, name in ((model, "quantization_method"), (model.config, "quantization_config")):
-        if hasattr(owner, name):
-            delattr(owner, name)
 
 
 def _missing(names: list[str]) -> str:

@@ -72,6 +72,9 @@ class SegkernelConfig(RowOptions, MergeOptions, ResumableConfig):
     )
 
     def __post_init__(self) -> None:
+        # Without an accelerator transformers refuses bfloat16 unless `use_cpu` is set, although a CPU computes in it.
+        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
+            self.use_cpu = True
         super().__post_init__()
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:

@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 TYPE_NAMES = {"int": "an integer", "float": "a number", "string_to_bool": "true or false"}
 
 
+NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf(inity)?|-nan", re.IGNORECASE)
+
+
 class UserError(Exception):
     """Error in what the user passed. The command prints it on one line, without a traceback, and exits with 2."""
 
@@ -19,6 +22,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        # A number such as -1e-3 is a value; argparse itself takes those with an exponent for options.
+        self._negative_number_matcher = NEGATIVE_NUMBER
+        self.removed: dict[str, str] = {}  # options that are not offered, with the reason
 
     def error(self, message: str) -> NoReturn:
         # argparse joins all spellings of an option: "argument --max_length/--max-length: ..."
@@ -31,6 +37,9 @@ class CommandParser(argparse.ArgumentParser):
         for argument in unknown:
             if argument.startswith("-"):
                 name = argument.split("=")[0]
+                reason = self.removed.get(name.lstrip("-").replace("-", "_").removeprefix("no_"))
+                if reason is not None:
+                    self.error(f"{name} is not available here: {reason}")
                 self.error(f"there is no option {name}{did_you_mean(name, self._option_string_actions)}")
         if unknown:
             self.error(f"unexpected argument {unknown[0]!r}")

@@ -205,8 +205,55 @@ def test_help_all_shows_every_option(method: str, capsys: pytest.CaptureFixture[
     shown = sections(printed_help(capsys, "train", method, "--help-all"))
     config, _ = METHODS[method].load()
     options = {option for group in shown.values() for option in group}
-    assert {f"--{field.name}" for field in fields(config)} <= options
-    assert len(shown["other options of transformers.TrainingArguments"]) > 80
+    unused = {f"--{name}" for name in config.unused_options}
+    assert {f"--{field.name}" for field in fields(config)} - unused <= options
+    assert not options & unused
+    assert len(shown["other options of transformers.TrainingArguments"]) > 60
+
+
+def test_options_without_an_effect_are_refused_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("dpo", "ppo"):
+        config, _ = METHODS[method].load()
+        for name, reason in config.unused_options.items():
+            for option in (f"--{name}=1", f"--{name.replace('_', '-')}=1", f"--no_{name}"):
+                assert cli.main(["train", method, option]) == 2
+                expected = f"{option.removesuffix('=1')} is not available here: {reason}"
+                assert capsys.readouterr().err == f"segkernel: error: {expected}\n"
+    assert "data_seed" not in METHODS["dpo"].load()[0].unused_options
+    with pytest.raises(ValueError, match=r"label_smoothing_factor: expected 0\.0, since the losses .*, got 0\.1"):
+        training.DPOConfig(label_smoothing_factor=0.1)
+
+
+VALUES = {
+    # Values of any method's numbers, before any file is looked at.
+    "dpo --beta=0": "beta: expected a finite number > 0, got 0.0",
+    "dpo --learning_rate -1e-3": "learning_rate: expected a finite number of at least 0, got -0.001",
+    "dpo --learning_rate=-1e-3": "learning_rate: expected a finite number of at least 0, got -0.001",
+    "dpo --learning_rate nan": "learning_rate: expected a finite number of at least 0, got nan",
+    "dpo --learning_rate inf": "learning_rate: expected a finite number of at least 0, got inf",
+    "dpo --per_device_train_batch_size 0": "per_device_train_batch_size: expected at least 1, got 0",
+    "dpo --gradient_accumulation_steps -2": "gradient_accumulation_steps: expected at least 1, got -2",
+    "dpo --num_train_epochs 0": "num_train_epochs: expected a finite number above 0, got 0.0",
+    "dpo --max_steps 0": "max_steps: expected at least 1, or -1 for a run by epochs, got 0",
+    "dpo --adam_beta2 1": "adam_beta2: expected a number in [0, 1), got 1.0",
+    "dpo --seed -1": "seed: expected a number in [0, 4294967296), got -1",
+    "dpo --save_steps 0": "save_steps: expected a finite number above 0, got 0.0",
+    "dpo --logging_steps -5": "logging_steps: expected a finite number above 0, got -5.0",
+    "dpo --max_length 0": "max_length: expected at least 1, got 0",
+    "dpo --lr_scheduler_kwargs x": "lr_scheduler_kwargs: expected a JSON object such as {\"key\": 1}, got 'x'",
+    "ppo --temperature 0": "temperature: expected a ",
+    "ppo --kl_coef nan": "kl_coef: expected a ",
+    "ppo --gamma 1.5": "gamma: expected a number in [0, 1], got 1.5",
+    "rft --samples 0": "samples: expected at least 1, got 0",
+}
+
+
+@pytest.mark.parametrize("arguments", VALUES)
+def test_values_out_of_range_are_one_line(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", *arguments.split()]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"segkernel: error: {VALUES[arguments]}")
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(

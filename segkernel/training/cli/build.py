@@ -26,9 +26,11 @@ from segkernel.training.data.readers import read_preferences, read_prompts, read
 from segkernel.training.methods.registry import Method
 from segkernel.training.models import ModelArguments, load_causal_lm, load_reward_model, load_tokenizer
 from segkernel.training.models.adapter_options import AdapterArguments
+from segkernel.training.models.paths import locate
 from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.checkpoints import find_checkpoint, is_last, read_manifest, run_of
 from segkernel.training.trainer.resumable import finished_steps, is_finished
+from segkernel.training.trainer.rollout import RolloutConfig
 from segkernel.training.trainer.run_directory import check_record, check_run_directory, run_record, write_record
 from segkernel.training.trainer.run_options import check_options
 
@@ -43,6 +45,8 @@ def build_trainer(method: Method, options: Options, record: dict[str, Any]) -> S
     """
     train, held_out = read_data(options)
     config = options.config
+    if isinstance(config, RolloutConfig):
+        config.check_prompts(len(train))
     if config.disable_tqdm or not sys.stderr.isatty():
         disable_progress_bar()
     if not held_out:
@@ -105,6 +109,7 @@ def claim_run(method: Method, options: Options) -> dict[str, Any]:
     config, start = options.config, options.model
     sources = {name: value for key in method.inputs for name, value in INPUTS[key].check(options).items()}
     path = options.data.path
+    check_models(options)
     check_integrations(config.report_to)
     options.adapter.check(start.model, disable_dropout=config.disable_dropout)
     record = {**run_record(method.name, path, start.model), **sources, **recorded_options(options)}
@@ -138,6 +143,20 @@ def is_finished_run(config: SegkernelConfig) -> bool:
     if not resumed or finished_steps(config) is None:
         return False
     return is_last(resumed) or is_finished(resumed, config)
+
+
+def check_models(options: Options) -> None:
+    """Refuse models and tokenizers that are not there, before the data are read."""
+    rewards = options.rewards
+    names = {
+        "model": options.model.model,
+        "tokenizer": options.model.tokenizer,
+        "reward_model": rewards.reward_model,
+        "reward_policy": rewards.reward_policy,
+    }
+    for option, path in names.items():
+        if path:
+            locate(path, option)
 
 
 def check_integrations(names: str | list[str]) -> None:

@@ -61,10 +61,21 @@ class OptionParser(CommandParser, HfArgumentParser):
             action.choices = CHOICES.get(action.dest, action.choices)
             if action.dest in DIRECTORIES:
                 action.metavar = "DIR"
+        for dataclass_type in dataclass_types:
+            self.removed |= getattr(dataclass_type, "unused_options", {})
+        for action in [action for action in self._actions if action.dest in self.removed]:
+            self.remove(action)
         self.help_actions = [self.add_argument("-h", "--help", action="help", help="Show this help.")]
         if any(issubclass(dataclass_type, TrainingArguments) for dataclass_type in dataclass_types):
             action = self.add_argument("--help-all", action=HelpAll, help="Show the Trainer's other options as well.")
             self.help_actions.append(action)
+
+    def remove(self, action: argparse.Action) -> None:
+        """Remove an option, which argparse has no public method for."""
+        container: Any = vars(action)["container"]
+        container._remove_action(action)
+        for spelling in action.option_strings:
+            del self._option_string_actions[spelling]
 
     def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         """Parse options into one object per dataclass.
@@ -124,7 +135,8 @@ def options_by_class(dataclass_type: type) -> dict[type, list[str]]:
 
     An option that a class redefines, to change its default, stays with the base class that introduced it.
     """
-    names = {field.name for field in fields(dataclass_type) if field.init}
+    unused = getattr(dataclass_type, "unused_options", {})
+    names = {field.name for field in fields(dataclass_type) if field.init and field.name not in unused}
     return {
         owner: [
             name

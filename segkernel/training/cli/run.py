@@ -18,6 +18,9 @@ from segkernel.training.trainer.checkpoints import last_complete
 from segkernel.training.trainer.save_errors import SaveError, save_errors
 from segkernel.training.trainer.stop_signals import Stopped, stop_on
 
+# Errors before the first step: of the options of the optimizer, the schedule or an integration.
+SETUP_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, NotImplementedError)
+
 
 def run_to_end(trainer: SegkernelTrainer, command: Command) -> int:
     """Run a trainer and print how to resume it if it ends early.
@@ -44,7 +47,9 @@ def run_to_end(trainer: SegkernelTrainer, command: Command) -> int:
     except KeyboardInterrupt:
         print(f"segkernel: interrupted; {how_to_resume(output_dir)}", file=sys.stderr)
         return 128 + signal.SIGINT
-    except Exception:
+    except Exception as error:
+        if not trainer.is_set_up and isinstance(error, SETUP_ERRORS):
+            raise UserError(f"the training could not be set up with these options: {error}") from error
         print(f"segkernel: the run failed; {how_to_resume(output_dir)}", file=sys.stderr)
         raise
     return 0

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,8 +33,10 @@ from segkernel.training.models.adapter_files import save_merged, write_card
 from segkernel.training.models.adapter_options import MergeOptions
 from segkernel.training.models.adapters import check_trainable, has_adapter, with_adapter
 from segkernel.training.trainer.dropout import disable_dropout
+from segkernel.training.trainer.option_ranges import check_json, check_ranges
 from segkernel.training.trainer.progress_log import ProgressLog
 from segkernel.training.trainer.resumable import ResumableConfig, ResumableTrainer
+from segkernel.training.trainer.unused_options import UNUSED, refuse_unused
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -71,16 +73,16 @@ class SegkernelConfig(RowOptions, MergeOptions, ResumableConfig):
         },
     )
 
+    unused_options: ClassVar[Mapping[str, str]] = UNUSED  # with the reason
+
     def __post_init__(self) -> None:
+        check_ranges(self)
+        refuse_unused(self, self.unused_options)
         # Without an accelerator transformers refuses bfloat16 unless `use_cpu` is set, although a CPU computes in it.
-        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
+        if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True
         super().__post_init__()
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not self.learning_rate >= 0:
-            raise ValueError(f"learning_rate: expected a number of at least 0, got {self.learning_rate}")
+        check_json(self)
 
 
 class SegkernelTrainer(ResumableTrainer):

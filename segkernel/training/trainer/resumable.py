@@ -47,6 +47,7 @@ class ResumableTrainer(Trainer):
 
     Attributes:
         stop_request: a request to save and end after the current step; `train` then raises `Stopped`.
+        is_set_up: whether `train` has made the optimizer and the schedule and loaded the checkpoint.
     """
 
     args: ResumableConfig
@@ -54,7 +55,9 @@ class ResumableTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stop_request = StopRequest()
-        self.add_callback(StopAfterStep(self, self.stop_request))
+        self.is_set_up = False
+        self._stop = StopAfterStep(self, self.stop_request)
+        self.add_callback(self._stop)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or resume from a checkpoint directory or, with `True` or `"last"`, from the newest complete one.
@@ -84,13 +87,18 @@ class ResumableTrainer(Trainer):
             scope.enter_context(stop_on(signal.SIGTERM, self.stop_request))
             output = super().train(checkpoint, *args, **kwargs)
             received, self.stop_request.received = self.stop_request.received, None
-            if received is not None:
+            # A signal after the last step finds a finished training.
+            if received is not None and self._stop.stopping:
                 logger.warning(
                     "stopped by %s after step %d, saved as %s%d in %s",
                     *(received.name, self.state.global_step, PREFIX, self.state.global_step, self.args.output_dir),
                 )
                 raise Stopped(received)
             return output
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        self.is_set_up = True  # the first batch of the training
+        return super().get_batch_samples(*args, **kwargs)
 
     def restore(self, checkpoint: str) -> None:
         """Load the state that a method saves in its checkpoints next to the Trainer's."""
@@ -106,6 +114,7 @@ class ResumableTrainer(Trainer):
             self._load_from_checkpoint(checkpoint)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
+        self.is_set_up = True
         return TrainOutput(self.state.global_step, math.nan, {})
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

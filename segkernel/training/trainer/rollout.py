@@ -6,11 +6,11 @@ two processes make the same rollouts as one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from segkernel.training.sampling import SamplingOptions
 from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.batches import Batch, on_device
+from segkernel.training.trainer.unused_options import UNUSED, UNUSED_IN_ROLLOUTS
 
 
 @dataclass
@@ -30,6 +31,8 @@ class RolloutConfig(SamplingOptions, SegkernelConfig):
         default=1, metadata={"help": "Minibatches per rollout, each of per_device_train_batch_size responses."}
     )
     rollout_epochs: int = field(default=4, metadata={"help": "Passes over the minibatches of a rollout."})
+
+    unused_options: ClassVar[Mapping[str, str]] = {**UNUSED, **UNUSED_IN_ROLLOUTS}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,8 +46,24 @@ class RolloutConfig(SamplingOptions, SegkernelConfig):
             )
 
     def run_options(self) -> dict[str, Any]:
-        chunk = self.minibatches * self.per_device_train_batch_size * self.world_size
-        return {**super().run_options(), "prompts_per_rollout": chunk}
+        return {**super().run_options(), "prompts_per_rollout": self.prompts_per_rollout}
+
+    @property
+    def prompts_per_rollout(self) -> int:
+        """Number of prompts that all processes together answer in one rollout."""
+        chunk: int = self.minibatches * self.per_device_train_batch_size * self.world_size
+        return chunk
+
+    def check_prompts(self, prompts: int) -> None:
+        """Refuse fewer prompts than one rollout answers.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if prompts < self.prompts_per_rollout:
+            raise ValueError(
+                f"train_dataset: expected at least {self.prompts_per_rollout} prompts, one rollout, got {prompts}"
+            )
 
     @property
     def updates(self) -> int:
@@ -74,8 +93,8 @@ class RolloutTrainer(SegkernelTrainer, ABC):
     def rollout_sampler(self) -> "RolloutSampler":
         """Order of the prompts; one chunk is the rollout of all processes."""
         rows: Any = self.train_dataset
-        size = self.args.minibatches * self.args.per_device_train_batch_size * self.args.world_size
-        return RolloutSampler(len(rows), size, self.args.updates, self.args.seed)
+        self.args.check_prompts(len(rows))
+        return RolloutSampler(len(rows), self.args.prompts_per_rollout, self.args.updates, self.args.seed)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         rows: Any = self.train_dataset
@@ -128,8 +147,6 @@ class RolloutSampler(Sampler[int]):
     """
 
     def __init__(self, prompts: int, chunk: int, repeats: int, seed: int) -> None:
-        if prompts < chunk:
-            raise ValueError(f"train_dataset: expected at least {chunk} prompts, one rollout, got {prompts}")
         self.prompts, self.chunk, self.repeats, self.seed = prompts, chunk, repeats, seed
         self.epoch = 0
 

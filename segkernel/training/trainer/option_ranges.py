@@ -1,0 +1,85 @@
+"""Ranges of the options of `transformers.TrainingArguments` that are numbers."""
+
+import math
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """Numbers that an option accepts: `low <= value < high`, or `low < value` if `low` is excluded."""
+
+    low: float
+    high: float = math.inf
+    includes_low: bool = True
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, int | float):
+            return False
+        return (self.low <= value if self.includes_low else self.low < value) and value < self.high
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"a number in [{self.low:g}, {self.high:.10g})"
+        if not self.includes_low:
+            return f"a finite number above {self.low:g}"
+        return "at least 1" if self.low == 1 else f"a finite number of at least {self.low:g}"
+
+
+POSITIVE = Range(0, includes_low=False)
+NOT_NEGATIVE = Range(0)
+AT_LEAST_ONE = Range(1)
+SHARE = Range(0, 1)
+SEED = Range(0, 2**32)
+
+RANGES = {
+    "adam_beta1": SHARE,
+    "adam_beta2": SHARE,
+    "adam_epsilon": NOT_NEGATIVE,
+    "data_seed": SEED,
+    "dataloader_num_workers": NOT_NEGATIVE,
+    "dataloader_prefetch_factor": AT_LEAST_ONE,
+    "ddp_bucket_cap_mb": AT_LEAST_ONE,
+    "ddp_timeout": AT_LEAST_ONE,
+    "eval_accumulation_steps": AT_LEAST_ONE,
+    "eval_delay": NOT_NEGATIVE,
+    "eval_steps": POSITIVE,
+    "gradient_accumulation_steps": AT_LEAST_ONE,
+    "learning_rate": NOT_NEGATIVE,
+    "logging_steps": POSITIVE,
+    "max_grad_norm": NOT_NEGATIVE,
+    "max_length": AT_LEAST_ONE,
+    "num_train_epochs": POSITIVE,
+    "per_device_eval_batch_size": AT_LEAST_ONE,
+    "per_device_train_batch_size": AT_LEAST_ONE,
+    "save_steps": POSITIVE,
+    "save_total_limit": AT_LEAST_ONE,
+    "seed": SEED,
+    "torch_empty_cache_steps": AT_LEAST_ONE,
+    "warmup_steps": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+}
+
+
+def check_ranges(config: Any) -> None:
+    """Refuse options of a config that are out of range; `None` stands for a default.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+    for name, accepted in RANGES.items():
+        value = getattr(config, name, None)
+        if value is not None and value not in accepted:
+            raise ValueError(f"{name}: expected {accepted}, got {value}")
+    if config.max_steps != -1 and config.max_steps < 1:
+        raise ValueError(f"max_steps: expected at least 1, or -1 for a run by epochs, got {config.max_steps}")
+
+
+def check_json(config: Any) -> None:
+    """Refuse text in place of a JSON object, after `TrainingArguments` has read those that begin with `{`.
+
+    Raises:
+        ValueError: an option is no JSON object.
+    """
+    for name in ("lr_scheduler_kwargs", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        value = getattr(config, name, None)
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(f'{name}: expected a JSON object such as {{"key": 1}}, got {value!r}')

@@ -421,17 +421,25 @@ def test_error_of_the_program_is_shown_with_the_last_checkpoint(
 ) -> None:
     shutil.rmtree(cut / "checkpoint-5")
 
+    assert resume(files, cut, "--optim_args=x") == 2
+    assert "optim_args=None, not 'x'" in error_of(capsys)
+
     def fail(*_: Any) -> None:
-        raise RuntimeError("a mistake of ours")
+        raise ValueError("a mistake of ours")
 
     monkeypatch.setattr(SegkernelTrainer, "training_step", fail)
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
+    with pytest.raises(ValueError, match="a mistake of ours"):
         resume(files, cut)
     expected = (
         "segkernel: the run failed; add `--resume_from_checkpoint last` to the same command to resume from "
         f"{cut / 'checkpoint-4'}"
     )
     assert capsys.readouterr().err.splitlines()[-1] == expected
+
+    # Before the first step, it is a mistake in the options.
+    assert cli.main(command(files, cut.parent / "new", "--optim_args=x")) == 2
+    message = "segkernel: error: the training could not be set up with these options: not enough values to unpack"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

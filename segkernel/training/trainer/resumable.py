@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
@@ -58,6 +58,7 @@ class ResumableTrainer(Trainer):
         self.is_set_up = False
         self._stop = StopAfterStep(self, self.stop_request)
         self.add_callback(self._stop)
+        self.add_callback(MarkSetUp(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or resume from a checkpoint directory or, with `True` or `"last"`, from the newest complete one.
@@ -95,10 +96,6 @@ class ResumableTrainer(Trainer):
                 )
                 raise Stopped(received)
             return output
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        self.is_set_up = True  # the first batch of the training
-        return super().get_batch_samples(*args, **kwargs)
 
     def restore(self, checkpoint: str) -> None:
         """Load the state that a method saves in its checkpoints next to the Trainer's."""
@@ -152,6 +149,18 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             with save_errors(self.args.output_dir, self.args.output_dir):
                 write_manifest(self.args.output_dir, options=self.args.run_options())
+
+
+class MarkSetUp(TrainerCallback):
+    """Sets `is_set_up` at the begin of the training, after the integrations have begun theirs."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.is_set_up = True
 
 
 def is_finished(directory: str | Path, args: ResumableConfig) -> bool:

@@ -13,18 +13,18 @@ logger = logging.getLogger(__name__)
 # Options of logs, evaluations, checkpoints and the machine, which leave the weights as they are.
 FREE_PREFIXES = ("dataloader_", "ddp_", "eval_", "hub_", "include_", "log_", "logging_", "report_", "save_", "trackio_")
 FREE = {
-    *("output_dir", "resume_from_checkpoint", "disable_tqdm", "run_name", "project", "debug", "local_rank"),
-    *("per_device_eval_batch_size", "prediction_loss_only", "batch_eval_metrics", "skip_memory_metrics"),
-    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub", "ignore_data_skip"),
-    *("restore_callback_states_from_checkpoint", "do_train", "do_eval", "do_predict", "torch_empty_cache_steps"),
+    *("output_dir", "resume_from_checkpoint", "disable_tqdm", "run_name", "project", "debug"),
+    *("per_device_eval_batch_size", "skip_memory_metrics"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub"),
+    *("torch_empty_cache_steps", "merge_adapter"),
 }
 
 # Options that may change, with a warning: the length of the run, and how a step is computed.
 REPORTED_PREFIXES = ("activation_checkpointing", "fsdp", "gradient_checkpointing", "torch_compile", "use_liger")
 REPORTED = {
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "processes"),
-    *("bf16", "fp16", "tf32", "use_cpu", "use_cache", "full_determinism", "auto_find_batch_size"),
-    *("deepspeed", "accelerator_config", "parallelism_config", "average_tokens_across_devices"),
+    *("bf16", "fp16", "tf32", "use_cpu", "use_cache", "full_determinism"),
+    "average_tokens_across_devices",
 }
 
 # Options whose names start like those of `FREE_PREFIXES` and that change the order or number of rows.
@@ -33,7 +33,8 @@ FIXED = {"dataloader_drop_last"}
 
 def run_options(args: TrainingArguments, **more: Any) -> dict[str, Any]:
     """JSON values of the options of a run that are compared when it is resumed."""
-    names = [field.name for field in fields(args) if field.init]
+    unused = getattr(args, "unused_options", {})
+    names = [field.name for field in fields(args) if field.init and field.name not in unused]
     kept = [name for name in names if name in FIXED or not (name in FREE or name.startswith(FREE_PREFIXES))]
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     options = {name: getattr(args, name) for name in kept} | {"processes": args.world_size, "rows_per_step": rows}

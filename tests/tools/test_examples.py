@@ -49,7 +49,7 @@ def test_numpy_arrow_loads_no_torch():
     assert done.stdout == "False\n"
 
 
-def test_reward_function_raises_the_share_of_good_words():
+def test_reward_function_raises_the_share_of_its_good_word():
     pytest.importorskip("transformers")
     from examples.reward_function import main
 

@@ -3,12 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 import segkernel
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def section(title: str) -> str:
@@ -16,13 +18,31 @@ def section(title: str) -> str:
 
 
 def test_readme_example_has_gradients_only_where_the_mask_is_set():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict = {}
-    exec(code, names)
+    exec(EXAMPLES[0], names)
     kept, grad = names["segments"].mask, names["logits"].grad
     assert kept.any()
     assert not kept[names["response"] == 0].any()
-    assert torch.equal((grad[:, :-1] != 0).any(-1), kept)
+    assert torch.equal((grad[:, :-1] != 0).any(-1), kept[:, 1:])
+    assert not grad[:, -1].any()
+
+
+def test_readme_trainer_example_trains_a_model_by_its_reward_function(tmp_path, monkeypatch):
+    """With a tiny model in place of the one from the hub, and 2 prompts of its 32."""
+    transformers = pytest.importorskip("transformers")
+    from tests.training.trainer_helpers import tiny_lm, tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    model = tiny_lm(tokenizer)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda name: model)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: tokenizer)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.chdir(tmp_path)
+    assert len(EXAMPLES[1].splitlines()) <= 20
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    exec(EXAMPLES[1].replace("range(2, 34)", "range(2, 4)"), {})
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert sorted((tmp_path / "runs" / "cities").glob("checkpoint-*"))
 
 
 def test_readme_table_lists_operators_that_exist():

@@ -4,6 +4,7 @@ Prefix scores -> token rewards -> segments -> mask of the segments whose sign ag
 -1 rejected) -> DPO on the tokens under the mask. All steps but the last are frozen and run once, before training.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from segkernel.training.data.tables import head
 from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
 from segkernel.training.report_examples import report_examples
-from segkernel.training.rewards.prefix_scores import PrefixScorer
 from segkernel.training.segmentation.credit import TokenCredit
 from segkernel.training.segmentation.options import PairSegmentOptions
 from segkernel.training.segmentation.pairs import (
@@ -40,8 +40,9 @@ class ASRDPOTrainer(DPOTrainer):
     """DPO on the segments of each response that earned its preference.
 
     Args:
-        reward_model: model with one output per token, of the policy's tokenizer, or any function from a batch to
-            scores of every prefix; `None` with `args.token_rewards == "column"`, which reads the rows' token rewards.
+        reward_model: model with one output per token, of the policy's tokenizer, or a reward function of texts or of
+            a batch (`segkernel.training.rewards.functions`), called on every prefix; `None` with
+            `args.token_rewards == "column"`, which reads the rows' token rewards.
         token_credit: optional ground truth per token; logs `mask_agreement`, the share of tokens whose mask matches it.
         *args, **kwargs: arguments of `DPOTrainer`.
 
@@ -56,7 +57,7 @@ class ASRDPOTrainer(DPOTrainer):
         model: PreTrainedModel,
         args: ASRDPOConfig,
         *rest: Any,
-        reward_model: nn.Module | PrefixScorer | None = None,
+        reward_model: nn.Module | Callable[..., Any] | None = None,
         token_credit: TokenCredit | None = None,
         **kwargs: Any,
     ) -> None:
@@ -75,8 +76,9 @@ class ASRDPOTrainer(DPOTrainer):
         if self.reward_model is None:
             check_token_rewards(dataset, f"{split}_dataset")
         else:
+            tokenizer: Any = self.processing_class
             dataset = with_token_rewards(
-                dataset, self.reward_model, self.args.token_rewards, self.data_collator, self.args
+                dataset, self.reward_model, self.args.token_rewards, self.data_collator, self.args, tokenizer
             )
         if split == "train":
             self.thresholds = Thresholds.of_pairs(dataset, self.args)

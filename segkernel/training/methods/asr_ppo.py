@@ -44,6 +44,7 @@ class ASRPPOTrainer(PPOTrainer):
             whose mask matches it.
     """
 
+    reads_every_prefix = True
     args: ASRPPOConfig
 
     def __init__(self, *args: Any, token_credit: TokenCredit | None = None, **kwargs: Any) -> None:

@@ -47,6 +47,7 @@ class ASRRFTTrainer(RFTTrainer):
         thresholds: resolved trigger settings in reward units.
     """
 
+    reads_every_prefix = True
     args: ASRRFTConfig
 
     def __init__(self, *args: Any, token_credit: TokenCredit | None = None, **kwargs: Any) -> None:

@@ -6,7 +6,7 @@ before it.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ from segkernel.training.data.encoding import encode_prompts, encode_splits
 from segkernel.training.models.adapters import has_adapter
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.report_examples import rollout_samples
-from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, last_position
+from segkernel.training.rewards.functions import check_scorer
+from segkernel.training.rewards.prefix_scores import finite_responses, last_position
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.rounding import rounding_error
 from segkernel.training.sampling import sample_responses
@@ -79,8 +80,9 @@ class PPOTrainer(RolloutTrainer):
     """PPO on the prompts of `train_dataset`.
 
     Args:
-        reward_model: model with one output per token, read at a response's last token, or a function from a batch of
-            `ResponseCollator` to scores of every prefix, `[B, T]`.
+        reward_model: model with one output per token, read at a response's last token, or a reward function: of
+            `prompts` and `responses`, lists of strings, which returns one score per response or a list of token rewards
+            per response; or of a batch (`segkernel.training.rewards.functions`).
         ref_model: reference of the KL penalty; default: `model` as it is when the trainer is made.
         value_model: model with one output per token; default: a copy of the reward model or, if that is a function,
             the policy's body with a new head. With an adapter on the policy, the default has one of its own, and shares
@@ -88,6 +90,7 @@ class PPOTrainer(RolloutTrainer):
         peft_config: config of a new adapter on the policy, and of one on the value model.
     """
 
+    reads_every_prefix = False  # whether the reward model's scores are read within a response
     args: PPOConfig
     model: ActorCritic
 
@@ -99,7 +102,7 @@ class PPOTrainer(RolloutTrainer):
         eval_dataset: Iterable[Mapping[str, Any]] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
-        reward_model: nn.Module | PrefixScorer,
+        reward_model: nn.Module | Callable[..., Any],
         ref_model: nn.Module | None = None,
         value_model: PreTrainedModel | None = None,
         peft_config: "PeftConfig | None" = None,
@@ -133,8 +136,9 @@ class PPOTrainer(RolloutTrainer):
             raise ValueError("fsdp: expected models without adapters, got one with an adapter (DDP trains them)")
         reference = start_of(self.model.policy) if ref_model is None else ref_model
         self.reference = reference.to(args.device).eval().requires_grad_(False)
-        self.scorer = prefix_scorer(reward_model, args.device)
         self.response_collator = ResponseCollator.of(processing_class)
+        self.scorer = prefix_scorer(reward_model, args.device, processing_class, every_prefix=self.reads_every_prefix)
+        check_scorer(self.scorer, self.train_dataset[:2]["prompt_ids"], self.response_collator, args.device)
         self.response_tokens = ResponseTokens.of(model, processing_class, pad_id=self.response_collator.pad_token_id)
 
     # --- overridden by variants --------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class R3HFPPOConfig(PPOConfig):
 class R3HFPPOTrainer(PPOTrainer):
     """PPO on redistributed rewards."""
 
+    reads_every_prefix = True
     args: R3HFPPOConfig
 
     def token_rewards(self, batch: Batch) -> Tensor:

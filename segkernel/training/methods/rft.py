@@ -7,7 +7,7 @@ response token counts.
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,8 @@ from segkernel.training.data.encoding import encode_prompts
 from segkernel.training.data.tables import Array, Rows, flat_lists, rewards_of, to_dataset, to_table, with_columns
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.report_examples import best_and_worst, scored_samples
-from segkernel.training.rewards.prefix_scores import PrefixScorer, finite_responses, sequence_scores, token_rewards
+from segkernel.training.rewards.functions import check_scorer
+from segkernel.training.rewards.prefix_scores import finite_responses, sequence_scores, token_rewards
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer, Split
@@ -59,11 +60,13 @@ class RFTTrainer(SegkernelTrainer):
     reward.
 
     Args:
-        reward_model: model with one output per token, read at a response's last token, or any function from a batch
-            of `ResponseCollator` to scores of every prefix, `[B, T]`.
+        reward_model: model with one output per token, read at a response's last token, or a reward function: of
+            `prompts` and `responses`, lists of strings, which returns one score per response or a list of token rewards
+            per response; or of a batch (`segkernel.training.rewards.functions`).
         model, args, train_dataset, eval_dataset, processing_class: as in `PreferenceTrainer`, with rows of prompts.
     """
 
+    reads_every_prefix = False  # whether the reward model's scores are read within a response
     args: RFTConfig
 
     def __init__(
@@ -74,11 +77,11 @@ class RFTTrainer(SegkernelTrainer):
         eval_dataset: Rows | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
-        reward_model: nn.Module | PrefixScorer,
+        reward_model: nn.Module | Callable[..., Any],
         **kwargs: Any,
     ) -> None:
         args.fit_context({"model": model, "reward_model": reward_model})
-        self.scorer = prefix_scorer(reward_model, args.device)
+        self.scorer = prefix_scorer(reward_model, args.device, processing_class, every_prefix=self.reads_every_prefix)
         self.response_collator = ResponseCollator.of(processing_class)
         self.response_tokens = ResponseTokens.of(model, processing_class, pad_id=self.response_collator.pad_token_id)
         super().__init__(
@@ -109,6 +112,7 @@ class RFTTrainer(SegkernelTrainer):
         dataset = super().prepare(dataset, split)
         if split == "eval":
             return dataset
+        check_scorer(self.scorer, dataset[:2]["prompt_ids"], self.response_collator, self.args.device)
         samples = self.sample_prompts(dataset)
         samples = map_batches(self.score, samples, self.response_collator, self.args, "rewards")
         finite = np.isfinite(rewards_of(samples))

@@ -73,6 +73,7 @@ class SegmentPPOTrainer(PPOTrainer):
             `PPOTrainer` does, and `args.entropy_threshold` is required.
     """
 
+    reads_every_prefix = True
     args: SegmentPPOConfig
 
     def __init__(

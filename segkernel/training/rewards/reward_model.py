@@ -1,8 +1,13 @@
 """Scores read from a reward model at every token."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from segkernel.training.rewards.functions import function_scorer
 from segkernel.training.rewards.prefix_scores import PrefixScorer
 from segkernel.training.trainer.batches import Batch, model_logits
 
@@ -22,6 +27,18 @@ class RewardModelScorer:
         return prefix_scores(self.model, batch)
 
 
-def prefix_scorer(reward_model: nn.Module | PrefixScorer, device: torch.device) -> PrefixScorer:
-    """`PrefixScorer` of a reward model; a function is returned as it is."""
-    return RewardModelScorer(reward_model, device) if isinstance(reward_model, nn.Module) else reward_model
+def prefix_scorer(
+    reward_model: nn.Module | Callable[..., Any],
+    device: torch.device,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    every_prefix: bool = False,
+) -> PrefixScorer:
+    """`PrefixScorer` of a reward model, or of a reward function (`segkernel.training.rewards.functions`).
+
+    Args:
+        every_prefix: whether scores within a response are read, not only that of the whole response.
+    """
+    if isinstance(reward_model, nn.Module):
+        return RewardModelScorer(reward_model, device)
+    return function_scorer(reward_model, tokenizer, every_prefix=every_prefix)

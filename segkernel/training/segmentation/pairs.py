@@ -1,16 +1,19 @@
 """Columns of preference pairs made by segmentation: token rewards, loss masks, agreement with the true credit."""
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.columns import PAIRS, SEQUENCE_SIGNS, SIDES
 from segkernel.training.data.tables import FlatLists, columns_of_sides, flat_sides, to_table, with_columns
-from segkernel.training.rewards.prefix_scores import PrefixScorer, token_rewards
+from segkernel.training.rewards.prefix_scores import token_rewards
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.segmentation.credit import TokenCredit, mask_agreement
 from segkernel.training.segmentation.thresholds import Thresholds
@@ -22,17 +25,18 @@ logger = logging.getLogger(__name__)
 
 def with_token_rewards(
     pairs: Dataset,
-    reward_model: nn.Module | PrefixScorer,
+    reward_model: nn.Module | Callable[..., Any],
     kind: str,
     collator: PreferenceCollator,
     args: SegkernelConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Dataset:
     """Add `chosen_token_rewards` and `rejected_token_rewards`, derived from the scores of every prefix.
 
     Raises:
         ValueError: a score of a response is not finite.
     """
-    scorer = prefix_scorer(reward_model, args.device)
+    scorer = prefix_scorer(reward_model, args.device, tokenizer, every_prefix=True)
 
     def columns(batch: Batch) -> Columns:
         rewards, mask = token_rewards(scorer(batch), batch, kind), batch["response_mask"].flatten(0, 1)

@@ -26,6 +26,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 
 from segkernel.training.data.options import RowOptions
 from segkernel.training.data.tables import Rows
@@ -122,6 +123,8 @@ class SegkernelTrainer(ResumableTrainer):
         self.args, self.processing_class = args, processing_class  # read by `encode`
         self.fit_context({"model": model, **self.frozen_models()})
         encoded = self.encode(train_dataset, "train")
+        if eval_dataset is None and args.eval_strategy == IntervalStrategy.EPOCH:  # the default
+            args.eval_strategy = IntervalStrategy.NO
         if args.disable_dropout:
             disable_dropout(model)
         super().__init__(

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.data.readers import read_preferences, read_prompts
@@ -16,6 +18,7 @@ from tests.training.trainer_helpers import QUICK, tiny_lm, tiny_tokenizer, write
 
 Row = dict[str, Any]
 
+TOKENIZER = chatml()
 PAIRS = [{"prompt": "a?", "chosen": "é\n1", "rejected": "2"}, {"prompt": "b?", "chosen": "3", "rejected": '"4"'}]
 
 
@@ -140,6 +143,46 @@ def test_repeated_prompts_and_unused_separators_are_counted(tmp_path: Path, capl
     ]
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.sampled_from(["", "red", "\ud83d", "<|im_end|>", 1, -0.5, 10**400, float("nan")]),
+    lambda values: (
+        st.lists(values, max_size=2) | st.dictionaries(st.sampled_from(["role", "content", "text"]), values, max_size=2)
+    ),
+    max_leaves=6,
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": JSON}), max_size=2
+)
+COLUMNS = ("prompt", "chosen", "rejected", "tools", "chosen_mask", "chosen_token_rewards", "chosen_ids", "line")
+
+
+@given(row=st.dictionaries(st.sampled_from(COLUMNS), JSON | MESSAGES), defaults=st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_any_row_is_encoded_or_refused_by_name(row: Row, defaults: bool) -> None:
+    source = {**PAIRS[0], **row} if defaults else row
+    try:
+        (encoded,) = encode_preferences([source], TOKENIZER, max_length=64)
+    except ValueError as error:
+        if not str(error).startswith("rows"):
+            raise
+    else:
+        assert encoded["prompt_ids"]
+        assert encoded["chosen_ids"] != encoded["rejected_ids"]
+
+
+def test_data_set_with_ids_of_another_type_is_refused_by_column() -> None:
+    row = {"prompt_ids": ["a"], "chosen_ids": [1], "rejected_ids": [2]}
+    with pytest.raises(ValueError, match=r"rows: prompt_ids: expected list<.*int32>, got list<.*string>"):
+        encode_preferences(Dataset.from_list([row]), None, max_length=8)
+
+
+def test_file_has_no_columns_of_the_schema_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{**row, "chat_template_arguments": "{}", "record": "x"} for row in PAIRS]
+    found = read_preferences(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert found.column_names == ["prompt", "chosen", "rejected", "line"]
+    assert caplog.messages[0].endswith("columns that are not read: chat_template_arguments, record")
+
+
 # --- columns that only some rows have --------------------------------------------------------------------------------
 
 
@@ -149,12 +192,12 @@ def test_masks_of_some_rows_are_read_in_any_order(order: list[int], container: s
     texts = {"prompt": "a", "chosen": "b", "rejected": "c"}
     rows: list[Row] = [{**texts, "chosen_mask": [0, 1]}, texts, {**texts, "chosen_mask": None, "rejected_mask": [1, 0]}]
     shuffled = [rows[index] for index in order]
-    given: Any = shuffled
+    source: Any = shuffled
     if container == "data set":
-        given = Dataset.from_list([dict.fromkeys(("chosen_mask", "rejected_mask")) | row for row in shuffled])
+        source = Dataset.from_list([dict.fromkeys(("chosen_mask", "rejected_mask")) | row for row in shuffled])
     elif container == "file":
-        given = read_preferences(write_jsonl(tmp_path / "a.jsonl", shuffled))
-    found = encode_preferences(given, tiny_tokenizer(), max_length=64)
+        source = read_preferences(write_jsonl(tmp_path / "a.jsonl", shuffled))
+    found = encode_preferences(source, tiny_tokenizer(), max_length=64)
     expected = [([False, True], None), (None, None), (None, [True, False])]
     assert [(row["chosen_mask"], row["rejected_mask"]) for row in found] == [expected[index] for index in order]
 
@@ -166,9 +209,9 @@ def test_token_rewards_that_a_row_lacks_are_refused_by_name(order: list[int], tm
     shuffled = [rows[index] for index in order]
     at = order.index(1)
     dataset = Dataset.from_list(shuffled if at else [dict.fromkeys(rows[0]) | row for row in shuffled])
-    for given in (shuffled, dataset):
+    for container in (shuffled, dataset):
         with pytest.raises(ValueError, match=rf"rows\[{at}\]: chosen_token_rewards: expected one value per token"):
-            encode_preferences(given, tiny_tokenizer(), max_length=64)
+            encode_preferences(container, tiny_tokenizer(), max_length=64)
     names = {f"{side}_rewards": f"{side}_token_rewards" for side in ("chosen", "rejected")}
     with pytest.raises(ValueError, match=rf"line {at + 1}: expected the key 'chosen_token_rewards'"):
         read_preferences(write_jsonl(tmp_path / "a.jsonl", shuffled), **names)

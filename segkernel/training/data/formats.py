@@ -189,6 +189,8 @@ def _without_none(value: Any) -> Any:
 
 def _same_kind(texts: dict[str, Any], row: Row, where: str) -> Row:
     """Row of strings: the texts as they are, or messages as JSON with the template's arguments next to it."""
+    if not isinstance(row.get(ARGUMENTS, ""), str):
+        raise RowError(f"{where}: {ARGUMENTS!r}: expected JSON as a string, got {type(row[ARGUMENTS]).__name__}")
     if all(isinstance(text, str) for text in texts.values()):
         return texts | ({ARGUMENTS: row[ARGUMENTS]} if ARGUMENTS in row else {})
     for name, messages in texts.items():

@@ -12,7 +12,7 @@ from segkernel.training.data.columns import SIDES
 from segkernel.training.data.containers import read_records
 from segkernel.training.data.formats import ARGUMENTS, finite_numbers
 from segkernel.training.data.row_log import RowError, RowLog
-from segkernel.training.data.rows import PAIR, PROMPT, TEXT, RowKind
+from segkernel.training.data.rows import PAIR, PLACES, PROMPT, TEXT, RowKind
 from segkernel.training.data.tables import to_dataset, to_table
 
 __all__ = ["read_preferences", "read_prompts", "read_texts", "split_by_prompt"]
@@ -112,11 +112,13 @@ def _read(
     seen = set()
     for unit, number, columns, error in read_records(source):
         where = f"{source}, {unit} {number}"
-        log.not_read(unread & columns.keys())
+        # A file has no columns of the schema in memory.
+        hidden = columns.keys() & {*unread, ARGUMENTS, *PLACES}
+        log.not_read(name for name in hidden if columns[name] is not None)
         try:
             if error is not None:
                 raise error
-            columns = prepare({name: value for name, value in columns.items() if name not in unread}, where)
+            columns = prepare({name: value for name, value in columns.items() if name not in hidden}, where)
         except RowError as reason:
             log.rows += 1
             log.bad(reason)

@@ -15,13 +15,13 @@ from segkernel.training.data.formats import (
     prompt_row,
 )
 from segkernel.training.data.row_log import RowError, RowLog
-from segkernel.training.data.tables import Rows, to_dataset
+from segkernel.training.data.tables import Rows, to_dataset, to_table
 
 # Columns of values per token that pairs may bring along.
 GIVEN = tuple(f"{side}_{name}" for side in SIDES for name in ("mask", "token_rewards"))
 IDENTICAL = "dropped pairs with identical answers"
 
-_PLACES = ("line", "record")
+PLACES = ("line", "record")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RowKind:
 
     def place(self, name: str, row: Mapping[str, Any], index: int) -> str:
         """Name of a row in messages."""
-        for column, unit in zip(_PLACES, ("line", "row"), strict=True):
+        for column, unit in zip(PLACES, ("line", "row"), strict=True):
             if row.get(column) is not None:
                 return f"{name}: the {self.noun} of {unit} {row[column]}"
         return f"{name}[{index}]"
@@ -62,12 +62,12 @@ class RowKind:
             log.bad(error)
             return None
         arguments = TEMPLATE_ARGUMENTS if ARGUMENTS in row else ()
-        read = {*self.read, *arguments, ARGUMENTS, *_PLACES}
+        read = {*self.read, *arguments, ARGUMENTS, *PLACES}
         log.not_read(name for name, value in source.items() if name not in read and value is not None)
         if "chosen" in row and row["chosen"] == row["rejected"]:
             log.count(IDENTICAL, where)
             return None
-        return row | {name: source[name] for name in _PLACES if source.get(name) is not None}
+        return row | {name: source[name] for name in PLACES if source.get(name) is not None}
 
     def to_dataset(self, rows: Rows, log: RowLog) -> Dataset:
         """Rows in memory, a `Dataset` or mappings, as a data set of `schema`; rows of ids stay as they are.
@@ -76,7 +76,7 @@ class RowKind:
             ValueError: `rows` holds anything else, such as the splits of a `DatasetDict`, or a row cannot be used.
         """
         if isinstance(rows, Dataset):
-            if set(self.ids) & set(rows.column_names):
+            if self.ids and self.ids[0] in rows.column_names and not to_table(rows)[self.ids[0]].null_count:
                 log.rows += len(rows)
                 return to_dataset(rows, self.schema, log.name)
             rows = rows.with_format(None)
@@ -86,7 +86,7 @@ class RowKind:
         for index, source in enumerate(rows):
             if not isinstance(source, Mapping):
                 raise ValueError(f"{log.name}[{index}]: expected a mapping, got {type(source).__name__}")
-            if any(source.get(column) is not None for column in self.ids):
+            if self.ids and source.get(self.ids[0]) is not None:
                 log.rows += 1
                 found.append(source)
             elif (row := self.format_row(source, self.place(log.name, source, index), log)) is not None:

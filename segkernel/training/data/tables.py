@@ -47,7 +47,14 @@ def to_dataset(rows: Rows, schema: Features, name: str = "rows") -> Dataset:
     if isinstance(rows, Dataset):
         table = to_table(rows)
         names = [column for column in schema if column in table.column_names]
-        return Dataset.from_dict({column: table[column] for column in names}, features=subset(schema, names))
+        try:
+            return Dataset.from_dict({column: table[column] for column in names}, features=subset(schema, names))
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            types = {column: (schema.arrow_schema.field(column).type, table[column].type) for column in names}
+            wrong = "; ".join(
+                f"{column}: expected {want}, got {got}" for column, (want, got) in types.items() if want != got
+            )
+            raise ValueError(f"{name}: {wrong or error}") from error
     rows = list(rows)
     names = [column for column in schema if any(column in row for row in rows)]
     types = {column: schema.arrow_schema.field(column).type for column in names}

@@ -53,7 +53,7 @@ MAIN_CHARTS, LINE_METRICS = 6, 4
 
 # Counters, timings and bounds of intervals, which have no curve.
 OMITTED = re.compile(
-    r"(eval_)?(epoch|step|total_flos|num_input_tokens_seen|pairs|train_loss)|.*(_runtime|_per_second|_low|_high)"
+    r"(eval_)?(epoch|step|total_flos|num_input_tokens_seen|pairs|tokens|train_loss)|.*(_runtime|_per_second|_low|_high)"
 )
 # Metrics that are 1 for every method without a mask.
 ONLY_IF_VARYING = ("kept",)

@@ -13,6 +13,7 @@ import segkernel
 from segkernel.training.data.collators import TextCollator, pad_token_id
 from segkernel.training.data.encoding import encode_splits, encode_texts
 from segkernel.training.models.context import FITTED, fit_length
+from segkernel.training.models.forward import without_cache
 from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.batches import Batch
 
@@ -77,7 +78,7 @@ class PretrainTrainer(SegkernelTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Mean negative log-likelihood of the tokens, over all batches of an optimizer step."""
-        logits = model(**inputs).logits
+        logits = model(**inputs, **without_cache(model)).logits
         items = num_items_in_batch or self.total_items([inputs])
         loss = self.step_share(-self.row_logprobs(logits, inputs), None, items["tokens"])
         return (loss, {"logits": logits}) if return_outputs else loss
@@ -92,7 +93,7 @@ class PretrainTrainer(SegkernelTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         batch = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses = -self.row_logprobs(model(**batch).logits, batch)
+            losses = -self.row_logprobs(model(**batch, **without_cache(model)).logits, batch)
         return self.predicted({"loss": losses, "tokens": batch["attention_mask"][:, 1:].sum(1)})
 
     def mean_metrics(self, prediction: EvalPrediction) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["innermost", "takes_position_ids"]
+__all__ = ["innermost", "takes_position_ids", "without_cache"]
 
 
 def innermost(model: nn.Module) -> nn.Module:
@@ -22,9 +22,19 @@ def innermost(model: nn.Module) -> nn.Module:
 
 
 def takes_position_ids(model: nn.Module) -> bool:
-    """Whether `forward` has a parameter `position_ids`.
+    """Whether `forward` has a parameter `position_ids`."""
+    return _takes(model, "position_ids")
+
+
+def without_cache(model: nn.Module) -> dict[str, Any]:
+    """Keyword arguments of `forward` for a pass that continues no text, so that no keys and values are kept."""
+    return {"use_cache": False} if _takes(model, "use_cache") else {}
+
+
+def _takes(model: nn.Module, name: str) -> bool:
+    """Whether `forward` has a parameter of this name.
 
     The wrappers' own signatures are `(*args, **kwargs)`, and so is that of a `forward` that was replaced on the
     instance, so the class of the innermost model is inspected.
     """
-    return "position_ids" in inspect.signature(type(innermost(model)).forward).parameters
+    return name in inspect.signature(type(innermost(model)).forward).parameters

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from segkernel.training.models.forward import takes_position_ids
+from segkernel.training.models.forward import takes_position_ids, without_cache
 
 __all__ = ["scalar_head_class", "scalar_head_config", "sequence_classifier_class", "value_model_like"]
 
@@ -46,6 +46,7 @@ class TokenScores:
             options["position_ids"] = position_ids
         # The wrappers of peft pass arguments that were not given, such as `labels`, as None.
         options = {name: value for name, value in options.items() if value is not None}
+        options = {**without_cache(self.base_model), **options}
         outputs = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **options)
         return TokenClassifierOutput(logits=self.score(outputs.last_hidden_state))
 

@@ -62,6 +62,11 @@ class ActorCritic(nn.Module):
         self.policy.gradient_checkpointing_enable(**options)
         self.value.gradient_checkpointing_enable(**options)
 
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Name of `gradient_checkpointing_enable` since transformers 5.24."""
+        for model in (self.policy, self.value):
+            model.activation_checkpointing_enable(**options)
+
     def save_pretrained(self, directory: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Save the policy in `directory`, as any language model, and the value model in its folder `value`."""
         for name, model, folder in (

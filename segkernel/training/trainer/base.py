@@ -33,6 +33,7 @@ from segkernel.training.data.tables import Rows
 from segkernel.training.models.adapter_files import save_merged, write_card
 from segkernel.training.models.adapter_options import MergeOptions
 from segkernel.training.models.adapters import check_trainable, has_adapter, with_adapter
+from segkernel.training.models.special_tokens import align_special_tokens
 from segkernel.training.trainer.dropout import disable_dropout
 from segkernel.training.trainer.option_ranges import check_json, check_ranges
 from segkernel.training.trainer.progress_log import ProgressLog
@@ -135,6 +136,8 @@ class SegkernelTrainer(ResumableTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if isinstance(processing_class, PreTrainedTokenizerBase) and hasattr(model, "config"):
+            align_special_tokens(model, processing_class)
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise ValueError("fsdp_version: expected 2 (`accelerate launch --fsdp_version 2`), got 1")
         # The losses are divided by the items of a whole step (`step_share`), so the Trainer leaves them as they are.

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from segkernel.training.data.collators import PreferenceCollator, ResponseCollator
 from segkernel.training.data.columns import PAIRS, RESPONSES, SIDES
 from segkernel.training.data.tables import Array, FlatLists, columns_of_sides, list_lengths, with_columns
-from segkernel.training.models.forward import takes_position_ids
+from segkernel.training.models.forward import takes_position_ids, without_cache
 from segkernel.training.progress import track
 from segkernel.training.trainer.base import SegkernelConfig
 
@@ -56,7 +56,7 @@ def model_logits(model: nn.Module, batch: Batch) -> Tensor:
     inputs = {name: batch[name].flatten(0, -2) for name in ("input_ids", "attention_mask", "position_ids")}
     if not takes_position_ids(model):
         del inputs["position_ids"]
-    logits: Tensor = model(**inputs).logits
+    logits: Tensor = model(**inputs, **without_cache(model)).logits
     return logits
 
 

@@ -65,7 +65,8 @@ class ProgressLog(TrainerCallback):
             return
         if "train_runtime" in logs:
             first = 0 if self.training is None else self.training.first
-            write_line(f"trained {state.global_step - first} steps in {duration(logs['train_runtime'])}")
+            steps = state.global_step - first
+            write_line(f"trained {steps} step{'' if steps == 1 else 's'} in {duration(logs['train_runtime'])}")
             return
         held_out = any(metric_name(key).held_out for key in logs)
         line = [step_count(state), *(["held out:"] if held_out else []), *main_metrics(logs)]

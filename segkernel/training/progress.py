@@ -96,7 +96,7 @@ def duration(seconds: float) -> str:
         ('0.3 s', '59 s', '2:05', '3:01:01')
     """
     if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 1 else f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 0.95 else f"{seconds:.0f} s"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

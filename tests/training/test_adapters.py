@@ -21,6 +21,7 @@ from transformers import (
     Olmo2Config,
     OPTConfig,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segkernel import _cli as cli
 from segkernel.training import (
@@ -41,14 +42,16 @@ from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.models import (
     ModelArguments,
+    adapter_base,
     adapters,
     load_causal_lm,
     load_reward_model,
     load_scoring_model,
 )
-from segkernel.training.models.adapter_base import base_model_of
+from segkernel.training.models.adapter_base import base_model_of, find_adapter
 from segkernel.training.models.adapter_options import AdapterArguments
 from segkernel.training.models.adapters import with_adapter
+from segkernel.training.models.paths import Location
 from segkernel.training.trainer.actor_critic import value_adapter_like
 from segkernel.training.trainer.batches import model_logits
 from segkernel.training.trainer.reference import start_of
@@ -252,12 +255,15 @@ def test_merged_policy_and_value_model_give_the_logits_of_the_adapters(tmp_path:
 def test_gradients_with_checkpointing_equal_those_without(tmp_path: Path, tokenizer: Any, method: str) -> None:
     norms = []
     for checkpointing in (False, True):
-        options = {"gradient_checkpointing": checkpointing, "max_steps": 2, "learning_rate": 1e-2}
+        options = {"activation_checkpointing": checkpointing, "max_steps": 2, "learning_rate": 1e-2}
         if method == "dpo":
             trainer = dpo(tiny_lm(tokenizer), tmp_path, tokenizer, LORA, **options)
         else:
             trainer = ppo(tiny_lm(tokenizer), tmp_path, tokenizer, length_score, LORA, **options)
         trainer.train()
+        layers = [module for module in trainer.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        assert len(layers) == (2 if method == "dpo" else 4)
+        assert all(layer.gradient_checkpointing is checkpointing for layer in layers)
         norms.append([log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log])
     assert norms[0] == norms[1]
     assert min(norms[0]) > 0
@@ -329,6 +335,14 @@ def test_config_file_makes_an_adapter_of_any_method(tmp_path: Path, tokenizer: A
         AdapterArguments(peft=str(file)).peft_config()
     with pytest.raises(ValueError, match="peft: expected `lora` or a JSON file of a peft config, got 'lorra'"):
         AdapterArguments(peft="lorra").peft_config()
+
+
+def test_adapter_on_the_hub_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_base, "locate", lambda path, option: Location(path, {}))
+    monkeypatch.setattr(adapter_base, "file_exists", lambda name, file: name == "owner/adapter")
+    monkeypatch.setattr(adapter_base, "snapshot_download", lambda name: str(tmp_path / name))
+    assert find_adapter("owner/adapter", "model") == tmp_path / "owner" / "adapter"
+    assert find_adapter("owner/model", "model") is None
 
 
 def test_relative_base_model_is_found_above_the_adapter(tmp_path: Path) -> None:
@@ -504,6 +518,9 @@ def test_user_errors_with_adapters_are_one_line(
         assert train(runs, method, "refused", *options) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert message in line
+    resumed = (*lm, *lora, "--lora_r", "4", "--resume_from_checkpoint", "last")
+    assert train(runs, "dpo", "lm_adapter", *resumed) == 2
+    assert "had lora_r=2, this one has 4" in capsys.readouterr().err
     monkeypatch.setattr(adapters, "is_peft_available", lambda: False)
     assert train(runs, "dpo", "refused", *lm, *lora) == 2
     assert "not installed: pip install 'segkernel[peft]'" in capsys.readouterr().err

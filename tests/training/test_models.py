@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from segkernel.training import PPOConfig, PPOTrainer, RFTConfig, RFTTrainer
 from segkernel.training.models import (
     ModelArguments,
     load_causal_lm,
@@ -19,8 +20,10 @@ from segkernel.training.models import (
     load_scoring_model,
     value_model_like,
 )
+from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.forward import takes_position_ids
 from segkernel.training.models.paths import locate
+from segkernel.training.models.scalar_head import body_of
 from segkernel.training.trainer.actor_critic import ActorCritic
 from segkernel.training.trainer.batches import model_logits
 from tests.training.trainer_helpers import assert_same_bits
@@ -45,6 +48,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "Cohere": SIZES,
     "Mamba": {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4},
     "GPTJ": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "rotary_dim": 4},
+    "Llama4Text": {**SIZES, "num_local_experts": 2},
+    "FalconH1": {
+        **SIZES,
+        "ssm_multipliers": [0.5, 0.25, 0.5, 0.25, 0.5],
+        "mamba_d_ssm": 16,
+        "mamba_n_heads": 2,
+        "mamba_d_head": 8,
+        "mamba_d_state": 4,
+        "mamba_n_groups": 1,
+    },
     "Olmoe": {**SIZES, "num_experts": 4, "num_experts_per_tok": 2},
 }
 
@@ -82,10 +95,13 @@ def test_reward_model_on_a_causal_lm_is_causal_and_saved_with_its_bits(
     assert [record.getMessage() for record in caplog.records if record.name.startswith("segkernel")] == [
         f"model: a new scalar head on the language model {path!r}"
     ]
-    assert_same_bits(policy.base_model.state_dict(), model.base_model.state_dict())
+    assert_same_bits(body_of(policy).state_dict(), body_of(model).state_dict())
     ids = torch.tensor([[5, 9, 7, 11, 6], [8, 6, 12, 10, 9]])
     other = torch.tensor([[5, 9, 7, 200, 201], [8, 6, 12, 202, 203]])
     with torch.no_grad():
+        # Also where the body has buffers that are not saved (FalconH1).
+        hidden = [body_of(m)(input_ids=ids).last_hidden_state for m in (policy, model)]
+        torch.testing.assert_close(*hidden)
         scores = model_logits(model, batch(ids))
         assert scores.shape == (2, 5, 1)
         assert scores.std() > 1e-4
@@ -155,6 +171,26 @@ def test_bidirectional_model_is_refused(tokenizer: Any, tmp_path: Path) -> None:
         load_causal_lm(ModelArguments(model=path), tokenizer)
     with pytest.raises(ValueError, match=r"model: expected a causal model, .*got BertForTokenClassification"):
         load_reward_model(ModelArguments(model=path), tokenizer)
+
+
+def test_model_that_padding_at_the_left_changes_is_refused_where_it_samples(tokenizer: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=24,
+        max_position_embeddings=64,
+    )
+    bart = AutoModelForCausalLM.from_config(config)
+    rows = [{"prompt_ids": [5, 6]}]
+    message = "model: expected a model whose outputs do not change with padding at the left, .* got BartForCausalLM"
+    for config_class, trainer_class in ((PPOConfig, PPOTrainer), (RFTConfig, RFTTrainer)):
+        with pytest.raises(ValueError, match=message):
+            trainer_class(bart, config_class(str(tmp_path)), rows, None, tokenizer, reward_model=lambda batch: None)
+    for kind in ("Llama", "GPT2", "OPT", "Mamba"):
+        check_left_padding(tiny(kind, tokenizer), "model")
 
 
 def test_missing_weights_are_refused(tokenizer: Any, tmp_path: Path) -> None:

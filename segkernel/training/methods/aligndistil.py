@@ -23,6 +23,7 @@ from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import numbered_prompts
 from segkernel.training.data.tables import Rows
 from segkernel.training.models import check_teacher
+from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import Split
@@ -112,6 +113,7 @@ class AlignDistilTrainer(PreferenceTrainer):
         super().fit_context(models)
         if self.args.on_policy:
             self.args.fit_context(models)
+            check_left_padding(models["model"], "model")
 
     def encode(self, rows: Rows, split: Split) -> Dataset:
         if not self.args.on_policy:

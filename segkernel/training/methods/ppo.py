@@ -20,6 +20,7 @@ from segkernel.losses import ppo_policy_loss, ppo_value_loss
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts, encode_splits
 from segkernel.training.models.adapters import has_adapter
+from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.report_examples import rollout_samples
 from segkernel.training.rewards.functions import check_scorer
@@ -111,6 +112,7 @@ class PPOTrainer(RolloutTrainer):
         args.fit_context(
             {"model": model, "reward_model": reward_model, "ref_model": ref_model, "value_model": value_model}
         )
+        check_left_padding(model, "model")
         train, held_out = encode_splits(
             encode_prompts,
             train_dataset,

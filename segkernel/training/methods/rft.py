@@ -23,6 +23,7 @@ from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.columns import RESPONSES
 from segkernel.training.data.encoding import encode_prompts
 from segkernel.training.data.tables import Array, Rows, flat_lists, rewards_of, to_dataset, to_table, with_columns
+from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.report_examples import best_and_worst, scored_samples
 from segkernel.training.rewards.functions import check_scorer
@@ -81,6 +82,7 @@ class RFTTrainer(SegkernelTrainer):
         **kwargs: Any,
     ) -> None:
         args.fit_context({"model": model, "reward_model": reward_model})
+        check_left_padding(model, "model")
         self.scorer = prefix_scorer(reward_model, args.device, processing_class, every_prefix=self.reads_every_prefix)
         self.response_collator = ResponseCollator.of(processing_class)
         self.response_tokens = ResponseTokens.of(model, processing_class, pad_id=self.response_collator.pad_token_id)

@@ -12,15 +12,16 @@ class ModelArguments:
     model: str | None = field(
         default=None,
         metadata={
-            "help": "Model to start from: a directory, also of an adapter, a GGUF file, or a hub name. Without it, a new "
-            "small Llama.",
+            "help": "Model to start from: a directory, also of an adapter, a GGUF file, or a hub name. Without it, a "
+            "new small Llama.",
             "metavar": "MODEL",
         },
     )
     tokenizer: str | None = field(
         default=None,
         metadata={
-            "help": "Tokenizer: a directory, a GGUF file, or a hub name; default: the model's, or one trained on the data.",
+            "help": "Tokenizer: a directory, a GGUF file, or a hub name; default: the model's, or one trained on the "
+            "data.",
             "metavar": "MODEL",
         },
     )

@@ -31,8 +31,16 @@ CAUSAL_SUFFIX = re.compile(r"(For(CausalLM|ConditionalGeneration)|(LM|DoubleLM)H
 class TokenScores:
     """`forward` that applies the linear layer `score` to every hidden state of the body."""
 
-    base_model: Any
     score: nn.Module
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: the modules are those of transformers.
+
+        In custom code, submodules without parameters of their own are not initialized after loading, which would leave
+        buffers that are not saved (the multipliers of Falcon-H1) at whatever the memory held.
+        """
+        return False
 
     def forward(
         self,
@@ -42,12 +50,13 @@ class TokenScores:
         **options: Any,
     ) -> TokenClassifierOutput:
         """Scores of every prefix: `logits` `[B, T, 1]` of token ids `[B, T]`."""
-        if position_ids is not None and takes_position_ids(self.base_model):
+        body = body_of(self)
+        if position_ids is not None and takes_position_ids(body):
             options["position_ids"] = position_ids
         # The wrappers of peft pass arguments that were not given, such as `labels`, as None.
         options = {name: value for name, value in options.items() if value is not None}
-        options = {**without_cache(self.base_model), **options}
-        outputs = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **options)
+        options = {**without_cache(body), **options}
+        outputs = body(input_ids=input_ids, attention_mask=attention_mask, **options)
         return TokenClassifierOutput(logits=self.score(outputs.last_hidden_state))
 
 
@@ -58,7 +67,7 @@ class ScalarHead(TokenScores):
         model: Any = self
         super().__init__(config)  # type: ignore[call-arg]  # of the causal class
         head = super().get_output_embeddings()  # type: ignore[misc]
-        if head is None or model.base_model is self:
+        if head is None or body_of(model) is self:
             raise ValueError(f"model: expected a body with a head over the vocabulary, got {config.model_type!r}")
         name = next(name for name, module in model.named_modules() if module is head)
         parent, _, attribute = name.rpartition(".")
@@ -72,6 +81,12 @@ class ScalarHead(TokenScores):
 
     def set_output_embeddings(self, embeddings: nn.Module) -> None:
         raise NotImplementedError("a model with a scalar head has no output embeddings")
+
+
+def body_of(model: Any) -> Any:
+    """Model without its head: `base_model`, or `model` where the prefix of the class is another one, as for Llama 4."""
+    body = model.base_model
+    return getattr(model, "model", model) if body is model else body
 
 
 def scalar_head_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -124,8 +139,8 @@ def value_model_like(policy: PreTrainedModel) -> PreTrainedModel:
     """Value model with a copy of the policy's body and a new head whose output is 0."""
     config = scalar_head_config(policy.config)
     value: Any = scalar_head_class(config)._from_config(config)
-    value.base_model.load_state_dict(policy.base_model.state_dict())
-    body = set(value.base_model.parameters())
+    body_of(value).load_state_dict(body_of(policy).state_dict())
+    body = set(body_of(value).parameters())
     with torch.no_grad():
         for parameter in value.parameters():
             if parameter not in body:  # the head, whose name depends on the architecture

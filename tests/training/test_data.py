@@ -1,13 +1,12 @@
 import gzip
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -292,25 +291,20 @@ def test_flat_sides_literals() -> None:
     ]
 
 
-def test_data_sets_leave_no_files(tmp_path: Path) -> None:
+def test_data_sets_leave_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_jsonl(tmp_path / "pairs.jsonl", pairs(19))
-    program = (
-        "import sys; from segkernel.training.data.readers import read_preferences, split_by_prompt;"
-        "from segkernel.training.data.encoding import encode_preferences;"
-        "from tests.training.trainer_helpers import tiny_tokenizer;"
-        "train, held_out = split_by_prompt(read_preferences(sys.argv[1]), 0.2);"
-        "print(len(encode_preferences(train, tiny_tokenizer(), max_length=64)), train.cache_files)"
-    )
     home = tmp_path / "home"
     home.mkdir()
-    known = ("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME")
-    environment = {name: value for name, value in os.environ.items() if name not in known}
-    environment |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(home)}
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "15 []\n"
-    assert done.stderr == ""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home)
+    monkeypatch.setattr(datasets.fingerprint, "_TEMP_DIR_FOR_TEMP_CACHE_FILES", None)
+    monkeypatch.setattr(tempfile, "tempdir", str(home))
+    train, _ = split_by_prompt(read_preferences(path), 0.2)
+    encoded = encode_preferences(train, tiny_tokenizer(), max_length=64)
+    assert len(encoded) == 15
+    assert [data.cache_files for data in (train, encoded)] == [[], []]
+    assert capsys.readouterr().err == ""
     assert [file for file in home.rglob("*") if file.is_file()] == []
 
 

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
+from segkernel.training.cli.build import claim_run, parse_options, read_data
 from segkernel.training.cli.train import main
 from segkernel.training.data import saved_datasets
 from segkernel.training.data.containers import digest
 from segkernel.training.data.encoding import encode_preferences, encode_prompts, encode_texts
 from segkernel.training.data.readers import read_preferences, read_prompts, read_texts, split_by_prompt
+from segkernel.training.methods.registry import METHODS
 from tests.training.tokenizers import chatml
 from tests.training.trainer_helpers import tiny_tokenizer, write_jsonl
 
@@ -359,6 +361,16 @@ def test_split_by_prompt_keeps_conversations_together(tmp_path: Path) -> None:
     train, held_out = split_by_prompt(read_preferences(write_jsonl(tmp_path / "a.jsonl", rows)), 0.3)
     assert len(held_out) == 4
     assert not set(train["prompt"]) & set(held_out["prompt"])
+
+
+def test_command_line_reads_and_records_a_saved_data_set(tmp_path: Path) -> None:
+    rows = [{**row, "prompt": user(f"say {index}")} for index, row in enumerate(CHAT_PAIRS * 5)]
+    data, method = save(tmp_path / "data", rows), METHODS["dpo"]
+    options = parse_options(method, ["--preferences", str(data), "--output_dir", str(tmp_path / "out"), "--use_cpu"])
+    assert claim_run(method, options)["data_sha256"] == digest(data)
+    train, held_out = read_data(options)
+    assert (len(train), len(held_out)) == (9, 1)
+    assert sorted([*train["record"], *held_out["record"]]) == list(range(1, 11))
 
 
 def test_command_line_refuses_messages_without_a_chat_template(

@@ -53,11 +53,22 @@ def test_skip_bad_rows_skips_rows_whose_tokens_do_not_fit(caplog: pytest.LogCapt
     good = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3], "line": 1}
     bad = {**good, "chosen_mask": [True, True, True], "line": 2}
     found = encode_preferences([good, bad, good], None, max_length=8, skip_bad_rows=True)
+    assert found.column_names == ["prompt_ids", "chosen_ids", "rejected_ids", "chosen_mask"]
     assert len(found) == 2
     assert caplog.messages == [
         "rows: skipped bad rows: 1 of 3 (line 2: chosen_mask: expected 1 values, one per token (or one "
         "fewer: without the EOS), got 3)"
     ]
+
+
+@pytest.mark.parametrize("container", [list, Dataset.from_list])
+def test_row_behind_a_dropped_one_keeps_its_place_in_messages(container: Any) -> None:
+    same = {**PAIRS[0], "rejected": PAIRS[0]["chosen"]}
+    rows = [same, PAIRS[1], {**PAIRS[1], "chosen_mask": [1] * 99, "line": "of a poem"}]
+    if container is not list:
+        rows[:2] = [{"chosen_mask": None, "line": None, **row} for row in rows[:2]]
+    with pytest.raises(ValueError, match=r"^rows\[2\]: chosen_mask: expected"):
+        encode_preferences(container(rows), TOKENIZER, max_length=64)
 
 
 @pytest.mark.parametrize("method", ["pretrain", "dpo", "ppo", "rft"])
@@ -156,7 +167,7 @@ MESSAGES = st.lists(
 COLUMNS = ("prompt", "chosen", "rejected", "tools", "chosen_mask", "chosen_token_rewards", "chosen_ids", "line")
 
 
-@given(row=st.dictionaries(st.sampled_from(COLUMNS), JSON | MESSAGES), defaults=st.booleans())
+@given(row=st.dictionaries(st.sampled_from(COLUMNS), JSON | MESSAGES, max_size=3), defaults=st.booleans())
 @settings(deadline=None, max_examples=60)
 def test_any_row_is_encoded_or_refused_by_name(row: Row, defaults: bool) -> None:
     source = {**PAIRS[0], **row} if defaults else row

@@ -29,6 +29,7 @@ _SOURCE = {
     "chat_template_arguments": _STRING,  # JSON; the texts are then messages as JSON. null: the texts are strings
     "line": _INTEGER,  # 1-based line of a text file that the row was read from
     "record": _INTEGER,  # 1-based row of another container
+    "source_index": _INTEGER,  # 0-based row of a data set or list in memory
 }
 PROMPT_TEXTS = Features({"prompt": _STRING, **_SOURCE})
 COMPLETION_TEXTS = Features({"prompt": _STRING, "completion": _STRING, **_SOURCE})

@@ -112,7 +112,7 @@ def _read(
     seen = set()
     for unit, number, columns, error in read_records(source):
         where = f"{source}, {unit} {number}"
-        # A file has no columns of the schema in memory.
+        # Columns that exist in memory only are not read from a container.
         hidden = columns.keys() & {*unread, ARGUMENTS, *PLACES}
         log.not_read(name for name in hidden if columns[name] is not None)
         try:

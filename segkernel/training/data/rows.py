@@ -47,7 +47,8 @@ class RowKind:
         for column, unit in zip(PLACES, ("line", "row"), strict=True):
             if row.get(column) is not None:
                 return f"{name}: the {self.noun} of {unit} {row[column]}"
-        return f"{name}[{index}]"
+        at = row.get("source_index")
+        return f"{name}[{index if at is None else at}]"
 
     def format_row(self, source: Mapping[str, Any], where: str, log: RowLog) -> dict[str, Any] | None:
         """Row of `schema`, or None for one that is dropped and counted.
@@ -67,7 +68,7 @@ class RowKind:
         if "chosen" in row and row["chosen"] == row["rejected"]:
             log.count(IDENTICAL, where)
             return None
-        return row | {name: source[name] for name in PLACES if source.get(name) is not None}
+        return row | {name: source[name] for name in PLACES if isinstance(source.get(name), int)}
 
     def to_dataset(self, rows: Rows, log: RowLog) -> Dataset:
         """Rows in memory, a `Dataset` or mappings, as a data set of `schema`; rows of ids stay as they are.
@@ -88,9 +89,9 @@ class RowKind:
                 raise ValueError(f"{log.name}[{index}]: expected a mapping, got {type(source).__name__}")
             if self.ids and source.get(self.ids[0]) is not None:
                 log.rows += 1
-                found.append(source)
+                found.append({**source, "source_index": index})
             elif (row := self.format_row(source, self.place(log.name, source, index), log)) is not None:
-                found.append(row)
+                found.append({**row, "source_index": index})
         return to_dataset(found, self.schema, log.name)
 
 

@@ -9,6 +9,7 @@ ratio of the first update is 1.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,8 +60,8 @@ class SamplingOptions(OptionsMixin):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature: expected a finite number > 0, got {self.temperature}")
 
     def fit_context(self, models: Mapping[str, Any]) -> None:
         """Replace lengths that are `None` by defaults that fit the shortest context of the models.

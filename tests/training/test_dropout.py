@@ -75,10 +75,11 @@ def test_disabled_dropout_leaves_the_saved_config(tokenizer: Any, tmp_path: Path
     assert saved.transformer.drop.p == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("off", [True, False])
-def test_dpo_first_loss_is_ln_2_without_dropout(tokenizer: Any, tmp_path: Path, off: bool) -> None:
+@pytest.mark.parametrize(("off", "adapter"), [(True, False), (False, False), (True, True)])
+def test_dpo_first_loss_is_ln_2_without_dropout(tokenizer: Any, tmp_path: Path, off: bool, adapter: bool) -> None:
     config = DPOConfig(str(tmp_path), max_steps=1, **{**QUICK_PAIRS, **({} if off else {"disable_dropout": False})})
-    trainer = DPOTrainer(gpt2(tokenizer), config, pairs(4), None, tokenizer)
+    peft = {"peft_config": LoraConfig(r=2, lora_dropout=0.5, target_modules=["c_attn"], init_lora_weights=False)}
+    trainer = DPOTrainer(gpt2(tokenizer), config, pairs(4), None, tokenizer, **(peft if adapter else {}))
     trainer.train()
     first = trainer.state.log_history[0]
     if off:

@@ -427,7 +427,7 @@ def test_ppo_trims_long_prompts_and_refuses_long_contexts(tmp_path: Path, tokeni
         (PPOConfig, {"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: expected at least 1, got 0"),
         (PPOConfig, {"learning_rate": -1.0}, r"learning_rate: expected a finite number of at least 0, got -1\.0"),
         (PPOConfig, {"gamma": 1.5}, r"gamma: expected a number in \[0, 1\], got 1\.5"),
-        (PPOConfig, {"clip_range": 0.0}, r"clip_range: expected a positive number, got 0\.0"),
+        (PPOConfig, {"clip_range": 0.0}, r"clip_range: expected a finite number > 0, got 0\.0"),
         (ASRPPOConfig, {"token_rewards": "column"}, "token_rewards: expected `difference` or `prefix`"),
         (ASRPPOConfig, {"sequence_baseline": "median"}, "sequence_baseline: expected `mean`, `prompt` or a number"),
     ],

@@ -117,7 +117,7 @@ def test_thresholds_scale_with_the_rewards() -> None:
     ("option", "message"),
     [
         ({"delta": -1.0}, r"delta: expected a number of at least 0, got -1\.0"),
-        ({"pivot_threshold": math.nan}, r"pivot_threshold: expected a number of at least 0, got nan"),
+        ({"pivot_threshold": math.nan}, r"pivot_threshold: expected a number, got nan"),
         ({"token_rewards": "scores"}, "token_rewards: expected one of 'difference', 'prefix', 'column', got 'scores'"),
         ({"threshold_unit": "deviation"}, "threshold_unit: expected one of 'std', 'reward', got 'deviation'"),
         ({"baseline": "mode"}, r"baseline: expected `mean`, `median` or a number, got 'mode'"),

@@ -302,7 +302,7 @@ def test_segment_reward_refuses_a_reference_with_nan_logits(tmp_path: Path, toke
     ("option", "message"),
     [
         ({"entropy_threshold": -0.1}, r"entropy_threshold: expected a number of at least 0, got -0\.1"),
-        ({"entropy_threshold": math.nan}, r"entropy_threshold: expected a number of at least 0, got nan"),
+        ({"entropy_threshold": math.nan}, r"entropy_threshold: expected a number, got nan"),
         ({"min_length": 0}, r"min_length: expected at least 1, got 0"),
         ({"normalizer_pairs": 0}, r"normalizer_pairs: expected at least 1, got 0"),
     ],

@@ -8,6 +8,7 @@ The loss of a pair is the mean over its chosen response's tokens of `beta / alph
 paper also trains on responses of the policy itself: `on_policy`, one response per prompt, sampled before each step.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,10 +65,10 @@ class AlignDistilConfig(SamplingOptions, PreferenceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("beta", "floor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if not self.strength >= 0:
-            raise ValueError(f"strength: expected a number of at least 0, got {self.strength}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected a finite number > 0, got {getattr(self, name)}")
+        if not 0 <= self.strength < math.inf:
+            raise ValueError(f"strength: expected a finite number of at least 0, got {self.strength}")
 
 
 class AlignDistilTrainer(PreferenceTrainer):

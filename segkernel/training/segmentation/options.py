@@ -1,5 +1,6 @@
 """Options of segmentation by token rewards."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -109,9 +110,10 @@ def word_or_number(name: str, value: object, words: tuple[str, ...]) -> str:
     """
     text = str(value)
     try:
-        if text not in words:
-            float(text)
+        valid = text in words or math.isfinite(float(text))
     except ValueError:
+        valid = False
+    if not valid:
         expected = ", ".join(f"`{word}`" for word in words)
-        raise ValueError(f"{name}: expected {expected} or a number, got {text!r}") from None
+        raise ValueError(f"{name}: expected {expected} or a number, got {text!r}")
     return text

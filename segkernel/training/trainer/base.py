@@ -35,7 +35,7 @@ from segkernel.training.models.adapter_options import MergeOptions
 from segkernel.training.models.adapters import check_trainable, has_adapter, with_adapter
 from segkernel.training.models.special_tokens import align_special_tokens
 from segkernel.training.trainer.dropout import disable_dropout
-from segkernel.training.trainer.option_ranges import check_json, check_ranges
+from segkernel.training.trainer.option_ranges import check_json, check_numbers, check_ranges
 from segkernel.training.trainer.progress_log import ProgressLog
 from segkernel.training.trainer.resumable import ResumableConfig, ResumableTrainer
 from segkernel.training.trainer.unused_options import UNUSED, refuse_unused
@@ -79,6 +79,7 @@ class SegkernelConfig(RowOptions, MergeOptions, ResumableConfig):
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_numbers(self)
         refuse_unused(self, self.unused_options)
         # Without an accelerator transformers refuses bfloat16 unless `use_cpu` is set, although a CPU computes in it.
         if self.bf16 and not torch.accelerator.is_available():

@@ -1,6 +1,7 @@
-"""Ranges of the options of `transformers.TrainingArguments` that are numbers."""
+"""Ranges of the options of `transformers.TrainingArguments` that are numbers, and NaN in any option."""
 
 import math
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 
@@ -71,6 +72,22 @@ def check_ranges(config: Any) -> None:
             raise ValueError(f"{name}: expected {accepted}, got {value}")
     if config.max_steps != -1 and config.max_steps < 1:
         raise ValueError(f"max_steps: expected at least 1, or -1 for a run by epochs, got {config.max_steps}")
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse NaN in every option, and numbers that are no integers in integer options.
+
+    Raises:
+        ValueError: an option is one of these.
+    """
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if not isinstance(value, float):
+            continue
+        if math.isnan(value):
+            raise ValueError(f"{option.name}: expected a number, got nan")
+        if option.type in (int, int | None) and not value.is_integer():
+            raise ValueError(f"{option.name}: expected an integer, got {value}")
 
 
 def check_json(config: Any) -> None:

@@ -25,6 +25,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segkernel import _cli as cli
 from segkernel.training import (
+    AlignDistilConfig,
+    AlignDistilTrainer,
     ASRPPOConfig,
     ASRPPOTrainer,
     DPOConfig,
@@ -190,6 +192,29 @@ def test_value_model_copies_a_reward_adapter_and_leaves_it_unchanged(tmp_path: P
     trainer.train()
     assert not torch.equal(logits_of(value), logits_of(reward_model))
     assert_same_bits(before, reward_model.state_dict())
+
+
+def test_policy_and_teachers_of_aligndistil_share_frozen_weights(tmp_path: Path, tokenizer: Any) -> None:
+    teachers = [moved_adapter(tokenizer), moved_adapter(tokenizer)]
+    expected = [logits_of(teacher) for teacher in teachers]
+    config = AlignDistilConfig(str(tmp_path), **{**QUICK_PAIRS, "max_steps": 2, "learning_rate": 1e-2})
+    trainer = AlignDistilTrainer(
+        tiny_lm(tokenizer),
+        config,
+        pairs(),
+        None,
+        tokenizer,
+        dpo_model=teachers[0],
+        reverse_dpo_model=teachers[1],
+        peft_config=LoraConfig(r=2, target_modules="all-linear"),
+    )
+    policy = trainer.model
+    frozen = sum(p.numel() for p in tiny_lm(tokenizer).parameters())
+    distinct = {id(p): p.numel() for model in (policy, *teachers) for p in model.parameters()}
+    adapters = [p.numel() for model in (policy, *teachers) for n, p in model.named_parameters() if "lora_" in n]
+    assert sum(distinct.values()) == frozen + sum(adapters)
+    trainer.train()
+    assert all(torch.equal(logits_of(teacher), logits) for teacher, logits in zip(teachers, expected, strict=True))
 
 
 # --- saving, merging, resuming ---------------------------------------------------------------------------------------

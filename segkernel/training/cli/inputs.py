@@ -93,7 +93,8 @@ def teacher(name: str) -> Input:
         return {name: path}
 
     def load(options: Options, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        return load_frozen_lm(name, getattr(options.config, name), tokenizer, options.model.dtype)
+        path = getattr(options.config, name)
+        return load_frozen_lm(name, path, tokenizer, options.model.dtype, merge_adapter=False)
 
     return Input(check, load)
 

@@ -24,6 +24,7 @@ from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import numbered_prompts
 from segkernel.training.data.tables import Rows
 from segkernel.training.models import check_teacher
+from segkernel.training.models.adapters import share_frozen_weights
 from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import SamplingOptions, sample_responses
@@ -75,7 +76,8 @@ class AlignDistilTrainer(PreferenceTrainer):
     """AlignDistil on preference pairs, on the chosen responses or (`args.on_policy`) on sampled ones.
 
     The teachers are frozen and run at every step: their logits are too large to be kept. Held-out pairs are scored
-    off-policy; their accuracy is whether the policy prefers the chosen response more than the reference does.
+    off-policy; their accuracy is whether the policy prefers the chosen response more than the reference does. A policy
+    and teachers with adapters on the same model share its weights in memory.
 
     Args:
         dpo_model: model trained by DPO.
@@ -99,11 +101,15 @@ class AlignDistilTrainer(PreferenceTrainer):
     ) -> None:
         check_teacher("dpo_model", dpo_model, model)
         check_teacher("reverse_dpo_model", reverse_dpo_model, model)
-        teachers: tuple[nn.Module, nn.Module] = (dpo_model, reverse_dpo_model)
-        self.teachers = [teacher.to(args.device).eval() for teacher in teachers]
+        teachers: tuple[Any, Any] = (dpo_model, reverse_dpo_model)
+        self.teachers = [teacher.to(args.device).eval().requires_grad_(False) for teacher in teachers]
         self.ref_model = ref_model
         super().__init__(model, args, *rest, **kwargs)
         self.ref_model = None  # its log-probabilities are columns by now
+        if not self.is_fsdp_enabled:  # which shards the policy's weights
+            policy: Any = self.model
+            for teacher in self.teachers:
+                share_frozen_weights(teacher, policy)
         tokenizer: Any = self.processing_class
         self.response_tokens = ResponseTokens.of(model, tokenizer, pad_id=self.data_collator.pad_token_id)
 

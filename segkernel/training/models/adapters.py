@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_peft_available
@@ -121,6 +122,21 @@ def copy_with_shared_base(model: Any) -> Any:
 def copy_with_shared_weights(model: nn.Module) -> Any:
     """Copy of a model's layers, on the same weights in memory."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def share_frozen_weights(model: nn.Module, origin: nn.Module) -> None:
+    """Let a frozen model use the frozen weights of another one in memory, those that are equal bit for bit."""
+    weights = {_name_in_base(name): weight for name, weight in origin.named_parameters() if not weight.requires_grad}
+    for name, weight in list(model.named_parameters()):
+        shared = weights.get(_name_in_base(name))
+        if shared is not None and shared.dtype == weight.dtype and torch.equal(shared, weight):
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, shared)
+
+
+def _name_in_base(name: str) -> str:
+    """Name of a parameter in the model under an adapter: without the wrappers of the model and of adapted layers."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 def config_for_body(policy: Any, model: PreTrainedModel) -> "PeftConfig":

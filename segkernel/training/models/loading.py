@@ -44,16 +44,20 @@ def load_causal_lm(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase
     return model
 
 
-def load_frozen_lm(name: str, path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32") -> PreTrainedModel:
+def load_frozen_lm(
+    name: str, path: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32", *, merge_adapter: bool = True
+) -> PreTrainedModel:
     """Frozen causal LM (reference, teacher), refused when its tokens are not `tokenizer`'s.
+
+    An adapter is merged into its base model, unless that is to share its weights with another model.
 
     Raises:
         FileNotFoundError: there is no such model.
         ValueError: it is a classifier, or a model of another vocabulary. Errors name the option `name`.
     """
-    model = _read_causal_lm(path, name, dtype)
+    model = _read_causal_lm(path, name, dtype, trainable=not merge_adapter)
     check_same_tokens(path, tokenizer, name)
-    return model
+    return model.requires_grad_(False)
 
 
 def load_reward_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -2,6 +2,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -15,8 +16,10 @@ from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, T
 
 from segkernel import _cli as cli
 from segkernel import training
+from segkernel._arguments import UserError
 from segkernel._library import cuda_kernels
 from segkernel.training import REQUIREMENTS
+from segkernel.training.cli.build import option_parser
 from segkernel.training.cli.options import COMMON
 from segkernel.training.methods.registry import METHODS
 from tests.training.trainer_helpers import (
@@ -213,12 +216,15 @@ def test_help_all_shows_every_option(method: str, capsys: pytest.CaptureFixture[
 
 def test_options_without_an_effect_are_refused_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     for method in ("dpo", "ppo"):
+        parser = option_parser(METHODS[method])
         config, _ = METHODS[method].load()
         for name, reason in config.unused_options.items():
-            for option in (f"--{name}=1", f"--{name.replace('_', '-')}=1", f"--no_{name}"):
-                assert cli.main(["train", method, option]) == 2
-                expected = f"{option.removesuffix('=1')} is not available here: {reason}"
-                assert capsys.readouterr().err == f"segkernel: error: {expected}\n"
+            for option in (f"--{name}", f"--{name.replace('_', '-')}", f"--no_{name}"):
+                with pytest.raises(UserError, match=re.escape(f"{option} is not available here: {reason}")):
+                    parser.parse([f"{option}=1"])
+    assert cli.main(["train", "dpo", "--deepspeed", "x.json"]) == 2
+    expected = "--deepspeed is not available here: shard with FSDP2 (`accelerate launch --use_fsdp --fsdp_version 2`)"
+    assert capsys.readouterr().err == f"segkernel: error: {expected}\n"
     assert "data_seed" not in METHODS["dpo"].load()[0].unused_options
     with pytest.raises(ValueError, match=r"label_smoothing_factor: expected 0\.0, since the losses .*, got 0\.1"):
         training.DPOConfig(label_smoothing_factor=0.1)
@@ -413,3 +419,62 @@ def test_asr_dpo_reads_rewards_from_a_dpo_policy(
         "--output_dir",
         out + "2",
     )
+
+
+@pytest.fixture(scope="module")
+def shared_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files that no test changes."""
+    return write_files(tmp_path_factory.mktemp("shared"))
+
+
+def test_mistakes_in_paths_and_files_are_one_line(
+    shared_files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    (tmp_path / "directory").mkdir()
+    sealed = tmp_path / "sealed"
+    sealed.mkdir(mode=0o500)
+    lm, pairs_file = shared_files["lm"], shared_files["preferences"]
+    cases = {
+        # Files in place of directories, and the other way round.
+        f"--output_dir={pairs_file}": "output_dir: expected a directory, got the file",
+        f"--output_dir={pairs_file}/x": "output_dir: expected a directory, got the file",
+        "--output_dir=/proc/x": "output_dir: '/proc/x' cannot be written: No such file or directory",
+        f"--output_dir={tmp_path}/{'x' * 300}": "cannot be written: File name too long",
+        "--output_dir=": "output_dir: expected a directory, got ''",
+        "--output_dir=a\0b": "output_dir: expected a directory, got 'a\\x00b'",
+        f"--preferences={lm}": "preferences: expected a",
+        "--preferences=a\0b": "preferences: there is no file",
+        f"--preferences={empty}": "expected at least 2 preference pairs, got 0",
+        f"--model={pairs_file}": "model: expected a directory",
+        f"--model={tmp_path}/rmm": f"model: there is no directory '{tmp_path}/rmm'",
+        f"--model={tmp_path}/directory": "model: ",
+        f"--tokenizer={pairs_file}": "tokenizer: expected a directory",
+        f"--resume_from_checkpoint={pairs_file}": "resume_from_checkpoint: there is no directory",
+        f"--resume_from_checkpoint={lm}": "is not a checkpoint of a trainer",
+        "--report_to=clearml": "report_to: ClearMLCallback requires 'clearml' to be installed",
+        "--optim=adamw_8bit": "You need to install `bitsandbytes`",
+        "--lr_scheduler_type=cosine_with_min_lr": "the training could not be set up with these options: One of min_lr",
+        "--load_best_model_at_end --metric_for_best_model=x": "metric_for_best_model: expected one of ",
+        "--gradient_checkpointing_kwargs={x": "gradient_checkpointing_kwargs: expected a JSON object",
+    }
+    if os.geteuid() != 0:  # root may write everywhere
+        cases[f"--output_dir={sealed}/out"] = "is not writable"
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        for content in (b"", b"{", b"\xff\xfe\x00"):
+            damaged = tmp_path / f"{name}-{len(content)}"
+            shutil.copytree(lm, damaged)
+            (damaged / name).write_bytes(content)
+            cases[f"--model={damaged}"] = "model: "
+    common = ("dpo", "--preferences", pairs_file, "--model", lm, "--max_steps=1", "--save_strategy=epoch")
+    for number, (options, message) in enumerate(cases.items()):
+        capsys.readouterr()
+        status = run(*common, f"--output_dir={tmp_path}/out-{number}", *options.split(" "))
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert status == 2, options
+        assert len(errors) == 1, options
+        assert errors[0].startswith("segkernel: error: ")
+        assert message in errors[0]
+    # A run that is refused before a trainer is made leaves nothing behind.
+    assert len(list(tmp_path.glob("out-*"))) == 3

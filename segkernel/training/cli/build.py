@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from huggingface_hub import HfApi
 from transformers import set_seed
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy
@@ -59,8 +60,6 @@ def build_trainer(method: Method, options: Options, record: dict[str, Any]) -> S
         check_chat_template(tokenizer, options.data.path)
     # A model with new weights, or a new head, is the same whenever the run is started or resumed.
     set_seed(config.seed)
-    if config.should_save:
-        write_record(config.output_dir, record)
     inputs = {name: INPUTS[name].load(options, tokenizer) for name in method.inputs}
     model = (load_reward_model if method.model == "reward" else load_causal_lm)(options.model, tokenizer)
     _, trainer_class = method.load()
@@ -73,6 +72,8 @@ def build_trainer(method: Method, options: Options, record: dict[str, Any]) -> S
         peft_config=options.adapter.peft_config(),
         **inputs,
     )
+    if config.should_save:
+        write_record(config.output_dir, record)
     return trainer
 
 
@@ -111,6 +112,7 @@ def claim_run(method: Method, options: Options) -> dict[str, Any]:
     path = options.data.path
     check_models(options)
     check_integrations(config.report_to)
+    check_hub(config)
     options.adapter.check(start.model, disable_dropout=config.disable_dropout)
     record = {**run_record(method.name, path, start.model), **sources, **recorded_options(options)}
     if is_last(config.resume_from_checkpoint) and finished_steps(config) is not None:
@@ -170,6 +172,22 @@ def check_integrations(names: str | list[str]) -> None:
             callback()
     except (ImportError, RuntimeError, ValueError) as error:
         raise ValueError(f"report_to: {error}") from error
+
+
+def check_hub(config: SegkernelConfig) -> None:
+    """Refuse `--push_to_hub` without a login, or without a network.
+
+    Raises:
+        ValueError: the hub cannot be written to.
+    """
+    if config.push_to_hub:
+        try:
+            HfApi(token=config.hub_token).whoami()
+        except Exception as error:  # of whichever HTTP client huggingface_hub is built on
+            raise ValueError(
+                f"push_to_hub: cannot log in to the Hugging Face Hub ({type(error).__name__}): run `hf auth login`, "
+                "and check the network"
+            ) from error
 
 
 def read_data(options: Options) -> tuple[Dataset, Dataset]:

@@ -15,6 +15,7 @@ from segkernel.training.metrics import readable_metrics
 from segkernel.training.report import write_report
 from segkernel.training.trainer.base import SegkernelTrainer
 from segkernel.training.trainer.checkpoints import last_complete
+from segkernel.training.trainer.resumable import MetricError
 from segkernel.training.trainer.save_errors import SaveError, save_errors
 from segkernel.training.trainer.stop_signals import Stopped, stop_on
 
@@ -34,7 +35,7 @@ def run_to_end(trainer: SegkernelTrainer, command: Command) -> int:
     output_dir = trainer.args.output_dir
     try:
         run(trainer, command)
-    except (FloatingPointError, SaveError) as error:
+    except (FloatingPointError, SaveError, MetricError) as error:
         raise UserError(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from segkernel._arguments import UserError, did_you_mean
 from segkernel.training.methods.registry import METHODS, Method
@@ -44,7 +43,7 @@ def train(method: Method, argv: Sequence[str]) -> int:
         try:
             options = parse_options(method, argv)
             config = options.config
-            check_writable(Path(config.output_dir))
+            check_writable(config.output_dir)
             if config.should_save:
                 scope.enter_context(run_lock(config.output_dir))
             record = claim_run(method, options)

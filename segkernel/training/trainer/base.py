@@ -80,12 +80,12 @@ class SegkernelConfig(RowOptions, MergeOptions, ResumableConfig):
     def __post_init__(self) -> None:
         check_ranges(self)
         check_numbers(self)
+        check_json(self)
         refuse_unused(self, self.unused_options)
         # Without an accelerator transformers refuses bfloat16 unless `use_cpu` is set, although a CPU computes in it.
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True
         super().__post_init__()
-        check_json(self)
 
 
 class SegkernelTrainer(ResumableTrainer):

@@ -1,5 +1,6 @@
 """Ranges of the options of `transformers.TrainingArguments` that are numbers, and NaN in any option."""
 
+import json
 import math
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -91,12 +92,19 @@ def check_numbers(config: Any) -> None:
 
 
 def check_json(config: Any) -> None:
-    """Refuse text in place of a JSON object, after `TrainingArguments` has read those that begin with `{`.
+    """Refuse text that is no JSON object for options of keyword arguments.
 
     Raises:
         ValueError: an option is no JSON object.
     """
     for name in ("lr_scheduler_kwargs", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
         value = getattr(config, name, None)
-        if value is not None and not isinstance(value, dict):
+        if value is not None and not isinstance(value, dict) and not _is_object(value):
             raise ValueError(f'{name}: expected a JSON object such as {{"key": 1}}, got {value!r}')
+
+
+def _is_object(text: Any) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (TypeError, ValueError):
+        return False

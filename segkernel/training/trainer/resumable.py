@@ -41,6 +41,10 @@ class ResumableConfig(TrainingArguments):
         return run_options(self)
 
 
+class MetricError(ValueError):
+    """`metric_for_best_model` is no metric of the evaluation."""
+
+
 class ResumableTrainer(Trainer):
     """`transformers.Trainer` that adds a manifest to its checkpoints, a lock to its output directory, and a checkpoint
     on SIGTERM.
@@ -96,6 +100,13 @@ class ResumableTrainer(Trainer):
                 )
                 raise Stopped(received)
             return output
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        name = str(self.args.metric_for_best_model).removeprefix("eval_")
+        if self.args.metric_for_best_model is not None and f"eval_{name}" not in metrics:
+            found = sorted(key.removeprefix("eval_") for key in metrics if key.startswith("eval_"))
+            raise MetricError(f"metric_for_best_model: expected one of {', '.join(found)}, got {name!r}")
+        return bool(super()._determine_best_metric(metrics, trial))
 
     def restore(self, checkpoint: str) -> None:
         """Load the state that a method saves in its checkpoints next to the Trainer's."""

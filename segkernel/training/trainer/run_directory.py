@@ -31,13 +31,17 @@ def check_run_directory(output_dir: str | Path, *, resuming: bool) -> None:
             )
 
 
-def check_writable(output_dir: Path) -> None:
+def check_writable(output_dir: str) -> None:
     """Refuse an output directory that cannot be made or written to.
 
     Raises:
         OSError: a part of the path is a file, or not writable.
+        ValueError: it is no path.
     """
-    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if os.path.lexists(path))
+    if not str(output_dir) or "\0" in str(output_dir):
+        raise ValueError(f"output_dir: expected a directory, got {str(output_dir)!r}")
+    path = Path(output_dir)
+    existing = next(path for path in (path, *path.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
         raise NotADirectoryError(f"output_dir: expected a directory, got the file {str(existing)!r}")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -23,14 +23,20 @@ def run_lock(output_dir: str | Path) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another process holds it.
+        OSError: the directory cannot be made, or no file in it.
     """
     directory = Path(output_dir).resolve()
     if directory in _held:
         yield
         return
-    made = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(directory / LOCK, str(output_dir))
+    try:
+        made = not directory.exists()
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(directory / LOCK, str(output_dir))
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise OSError(f"output_dir: {str(output_dir)!r} cannot be written: {error.strerror}") from error
     _held.add(directory)
     try:
         yield

@@ -249,6 +249,7 @@ VALUES = {
     "dpo --lr_scheduler_kwargs x": "lr_scheduler_kwargs: expected a JSON object such as {\"key\": 1}, got 'x'",
     "ppo --temperature 0": "temperature: expected a ",
     "ppo --kl_coef nan": "kl_coef: expected a ",
+    "ppo --reward_policy_beta 0": "reward_policy_beta: expected a finite number > 0, got 0.0",
     "ppo --gamma 1.5": "gamma: expected a number in [0, 1], got 1.5",
     "rft --samples 0": "samples: expected at least 1, got 0",
 }

@@ -523,10 +523,16 @@ def test_user_errors_with_adapters_are_one_line(
     config.write_text(config.read_text().replace(runs["lm"], "./gone"))
     weights = tmp_path / "rm_adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
+    (tmp_path / "prompt.json").write_text('{"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}')
+    shutil.copytree(runs["lm_adapter"], tmp_path / "rank", ignore=shutil.ignore_patterns("checkpoint-*"))
+    config = tmp_path / "rank" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
     lora, lm = ("--peft", "lora"), ("--model", runs["lm"])
     for method, options, message in (
         ("dpo", [*lora, "--model", runs["lm_adapter"]], "peft: expected no value, since --model"),
         ("dpo", lora, "model: expected the model under the adapter (--model DIR), got none"),
+        ("dpo", [*lm, "--peft", str(tmp_path / "prompt.json")], "peft: expected a method without virtual tokens"),
+        ("dpo", ["--model", str(tmp_path / "rank")], "size mismatch for"),
         ("dpo", [*lm, "--lora_r", "8"], "lora_r: expected no value without `--peft lora`, got 8"),
         ("dpo", [*lm, *lora, "--lora_dropout=0.1"], "lora_dropout: expected 0 with --disable_dropout, got 0.1"),
         ("dpo", [*lm, "--merge_adapter"], "merge_adapter: expected a model with an adapter, got one without"),

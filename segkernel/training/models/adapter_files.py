@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from segkernel.training.models.adapter_base import CONFIG, base_model_of
 from segkernel.training.models.adapters import has_adapter, quiet_peft, require_peft
-from segkernel.training.models.reading import one_line_errors
 
 __all__ = ["load_adapter", "load_adapter_weights", "save_merged", "write_card"]
 
@@ -36,10 +35,17 @@ def load_adapter(
 
     if not any((adapter / f"adapter_model.{suffix}").is_file() for suffix in ("safetensors", "bin")):
         raise ValueError(f"{option}: expected the weights of an adapter in {str(adapter)!r}, got none")
-    base = load_base(base_model_of(adapter, option), f"{option}: base model of the adapter {str(adapter)!r}")
-    with one_line_errors(option, str(adapter), "adapter"), quiet_peft():
-        warnings.filterwarnings("error", message="Found missing adapter keys")
-        model: Any = PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
+    base_path = base_model_of(adapter, option)
+    base = load_base(base_path, f"{option}: base model of the adapter {str(adapter)!r}")
+    try:
+        with quiet_peft():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            model: Any = PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
+    except Exception as error:  # of json, safetensors, pickle, torch and peft
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise ValueError(
+            f"{option}: the adapter in {str(adapter)!r} cannot be loaded on {base_path!r}: {reason}"
+        ) from error
     loaded: PreTrainedModel = model if trainable else model.merge_and_unload()
     return loaded
 

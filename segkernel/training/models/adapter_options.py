@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from segkernel.training.mixins import OptionsMixin
 from segkernel.training.models.adapter_base import is_adapter_directory
-from segkernel.training.models.adapters import require_peft
+from segkernel.training.models.adapters import refuse_virtual_tokens, require_peft
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -84,14 +84,17 @@ class AdapterArguments:
         """Refuse an adapter without a model to put it on, on a model that has one, or with options of no effect."""
         if self.peft is None:
             return
-        self.peft_config()
+        config = self.peft_config()
+        assert config is not None  # since `peft` is given
+        refuse_virtual_tokens(config, "peft")
         if model is None:
             raise ValueError("model: expected the model under the adapter (--model DIR), got none")
         if is_adapter_directory(model):
             raise ValueError(f"peft: expected no value, since --model {model} is an adapter, got {self.peft}")
-        if disable_dropout and self.lora_dropout:
+        dropout = getattr(config, "lora_dropout", 0.0)
+        if disable_dropout and dropout:
             raise ValueError(
-                f"lora_dropout: expected 0 with --disable_dropout, got {self.lora_dropout} (add --no_disable_dropout)"
+                f"lora_dropout: expected 0 with --disable_dropout, got {dropout} (add --no_disable_dropout)"
             )
 
     def peft_config(self) -> "PeftConfig | None":

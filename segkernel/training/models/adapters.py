@@ -69,11 +69,11 @@ def with_adapter(model: PreTrainedModel, config: "PeftConfig") -> Any:
         raise ValueError(f"target_modules: {error}") from error
 
 
-def refuse_virtual_tokens(config: "PeftConfig") -> None:
+def refuse_virtual_tokens(config: "PeftConfig", name: str = "peft_config") -> None:
     """Refuse prompt tuning and its kin, whose virtual tokens shift the logits away from the tokens of the batch."""
     if config.is_prompt_learning:
         method = getattr(config.peft_type, "value", config.peft_type)
-        raise ValueError(f"peft_config: expected a method without virtual tokens, such as LoRA, got {method}")
+        raise ValueError(f"{name}: expected a method without virtual tokens, such as LoRA, got {method}")
 
 
 @contextmanager

@@ -50,7 +50,12 @@ def test_two_processes_reproduce_one(files: dict[str, str], tmp_path: Path, meth
     one, two = tmp_path / "one", tmp_path / "two"
     # 3 held-out rows, two at a time: the last batch of two processes is filled up with rows that count once.
     options = ("--num_train_epochs=2", "--per_device_eval_batch_size=2")
-    command = arguments(files, two, *options, "--per_device_train_batch_size=2", method=method)
+    # Four rows per step: in one batch, or in two processes, where possible in two micro-batches of one row each. (A
+    # rollout has other minibatches for another batch size.)
+    sizes = ("--per_device_train_batch_size=1", "--gradient_accumulation_steps=2")
+    if method == "asr-ppo":
+        sizes = ("--per_device_train_batch_size=2", "--gradient_accumulation_steps=1")
+    command = arguments(files, two, *options, *sizes, method=method)
     assert run_distributed(command, tmp_path / "log", setup=SETUPS[sharding]).count("report: ") == 1
     assert len(list(two.glob("checkpoint-*/rng_state_1.pth"))) == 2
     assert cli.main(arguments(files, one, *options, "--per_device_train_batch_size=4", method=method)) == 0

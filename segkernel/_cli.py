@@ -1,6 +1,7 @@
 """Entry point of the command line: `segkernel train`, `segkernel inspect`, `segkernel info`."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for an error of the user's, 130 for an interrupt.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    if "tqdm" not in sys.modules and not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read once, by its import: a log file gets no bars of any package
     parser = CommandParser(prog="segkernel", description=segkernel.__doc__)
     parser.add_argument("--version", action="version", version=f"segkernel {segkernel.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")

@@ -88,7 +88,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_blocks_are_of_a_tested_kind(page):
     kinds = set(re.findall(r"^```(\S+)(?: \w+)?$", page.read_text(encoding="utf-8"), re.MULTILINE))
-    tested = {"python", "console", "{toctree}", "{eval-rst}"}
+    tested = {"python", "console", "text", "{toctree}", "{eval-rst}"}  # text: tests/training/test_progress.py
     assert kinds <= tested | ({"{code-block}"} if page == RECIPE else set())
 
 

@@ -1,7 +1,10 @@
 """Progress lines and bars, names of metrics, and the logs of integrations."""
 
 import io
+import os
+import re
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 from transformers.integrations import integration_utils
 
+from segkernel import _cli as cli
 from segkernel.training import progress
 from segkernel.training.cli.build import check_integrations
 from segkernel.training.metrics import logged_metrics, main_charts, metric_name
@@ -63,6 +67,26 @@ def test_log_file_gets_one_short_line_per_entry(monkeypatch, capsys):
     assert printed.out == ""
 
 
+def test_lines_in_the_documentation_are_those_of_a_run(monkeypatch, capsys):
+    entries: list[tuple[int, dict[str, float]]] = [
+        (1, {"loss": 0.006857, "rollout/reward": 0.0196, "rollout/kl": 0, "rollout/length": 84, "learning_rate": 1e-5}),
+        (
+            10,
+            {
+                "loss": 0.00563,
+                "rollout/reward": 0.03124,
+                "rollout/kl": 0.001212,
+                "rollout/length": 86,
+                "learning_rate": 9.5e-6,
+            },
+        ),
+        (100, {"eval_loss": -0.214, "eval_reward": 0.214, "eval_kl": 0.0402, "eval_length": 91}),
+    ]
+    logged(entries, Clock(monkeypatch), seconds_per_step=0.9)
+    page = Path(__file__).parents[2] / "docs" / "training.md"
+    assert re.findall(r"```text\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) == [capsys.readouterr().err]
+
+
 def test_speed_of_a_resumed_run_counts_its_own_steps(monkeypatch, capsys):
     logged([(110, {"loss": 1.0})], Clock(monkeypatch), seconds_per_step=20.0, first=100)
     assert capsys.readouterr().err == "step 110/200  loss 1  20 s/step  eta 30:00\n"
@@ -111,6 +135,15 @@ def test_loop_in_a_terminal_has_a_bar_with_description_and_total(monkeypatch):
     bar.close()
     assert "reference log-probabilities:   0%" in stderr.getvalue()
     assert "0/40" in stderr.getvalue()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_command_line_turns_bars_of_all_packages_off_in_a_log_file(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.delitem(sys.modules, "tqdm")
+    monkeypatch.setattr(os, "environ", {})
+    assert cli.main(["none"]) == 2
+    assert os.environ == ({"TQDM_DISABLE": "1"} if stream is io.StringIO else {})
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,9 @@ def test_inspect_reads_token_rewards_from_columns(tmp_path, capsys):
     options = ["--token_rewards", "column", "--baseline", "0", "--delta", "0.5", "--threshold_unit", "reward"]
     paths = ["--preferences", str(data), "--tokenizer", str(tmp_path / "tokenizer"), "--output", str(output)]
     main([*paths, *options, "--rows", "1"])
-    assert str(output) in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.out == f"report: {output}\n"
+    assert printed.err == ""
     page = Page(output.read_text(encoding="utf-8"))
     # Each response ends with the tokenizer's EOS, which has its last token's reward.
     assert [(classes, text) for classes, text, _ in page.tokens] == [

@@ -28,6 +28,7 @@ from segkernel.training.methods.registry import Method
 from segkernel.training.models import ModelArguments, load_causal_lm, load_reward_model, load_tokenizer
 from segkernel.training.models.adapter_options import AdapterArguments
 from segkernel.training.models.paths import locate
+from segkernel.training.progress import shows_bars
 from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.checkpoints import find_checkpoint, is_last, read_manifest, run_of
 from segkernel.training.trainer.resumable import finished_steps, is_finished
@@ -48,7 +49,7 @@ def build_trainer(method: Method, options: Options, record: dict[str, Any]) -> S
     config = options.config
     if isinstance(config, RolloutConfig):
         config.check_prompts(len(train))
-    if config.disable_tqdm or not sys.stderr.isatty():
+    if not shows_bars(config.disable_tqdm):
         disable_progress_bar()
     if not held_out:
         config.eval_strategy = IntervalStrategy.NO
@@ -62,6 +63,8 @@ def build_trainer(method: Method, options: Options, record: dict[str, Any]) -> S
     set_seed(config.seed)
     inputs = {name: INPUTS[name].load(options, tokenizer) for name in method.inputs}
     model = (load_reward_model if method.model == "reward" else load_causal_lm)(options.model, tokenizer)
+    # transformers keeps its bars of loading only: one per checkpoint would break the bar of training.
+    disable_progress_bar()
     _, trainer_class = method.load()
     trainer: SegkernelTrainer = trainer_class(
         model=model,

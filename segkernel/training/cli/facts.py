@@ -42,7 +42,7 @@ def run_facts(trainer: SegkernelTrainer, command: Command, seconds: float) -> di
     epochs = "" if trainer.state.epoch is None else f" ({trainer.state.epoch:.4g} epochs)"
     return {
         "method": f"{method.name}: {method.summary}",
-        "model": f"{model or 'new'} ({parameter_count(trainer.model)} parameters)",
+        "model": f"{model or 'new'} ({parameter_counts(trainer.model)})",
         "data": f"{data} ({len(trainer.train_dataset)} rows, {held_out} held out)",
         "options": ", ".join(f"{name}={value}" for name, value in options.items()) or "all at their defaults",
         "steps": f"{trainer.state.global_step}{epochs}",
@@ -70,14 +70,27 @@ def run_command(command: Command) -> str:
     return shlex.join(["segkernel", "train", command.method.name, *command.argv])
 
 
-def parameter_count(model: Any) -> str:
-    """Number of parameters with a prefix of 1000.
+def parameter_counts(model: Any) -> str:
+    """Number of parameters, and of those that are trained where these are fewer.
 
     Example:
-        >>> parameter_count(torch.nn.Linear(1000, 1500, bias=False))
-        '1.5 M'
+        >>> layer = torch.nn.Linear(1000, 1500)
+        >>> layer.weight.requires_grad_(False) is layer.weight, parameter_counts(layer)
+        (True, '1.5 M parameters, 1.5 k trained')
     """
-    count: float = sum(parameter.numel() for parameter in model.parameters())
+    parameters = list(model.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    count = sum(parameter.numel() for parameter in parameters)
+    return f"{in_thousands(count)} parameters" + (f", {in_thousands(trained)} trained" if trained != count else "")
+
+
+def in_thousands(count: float) -> str:
+    """Three significant digits with a prefix of 1000.
+
+    Example:
+        >>> in_thousands(999), in_thousands(1_500_000), in_thousands(7e9)
+        ('999', '1.5 M', '7 B')
+    """
     for prefix in ("", " k", " M"):
         if count < 999.5:
             return f"{count:.3g}{prefix}"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.logging import disable_progress_bar
+
 from segkernel._arguments import UserError
 from segkernel.training.cli.arguments import PreferenceArguments
 from segkernel.training.cli.options import OptionParser
@@ -18,6 +20,7 @@ from segkernel.training.data.readers import read_preferences
 from segkernel.training.data.tables import head
 from segkernel.training.models import ModelArguments, load_scoring_model, load_tokenizer
 from segkernel.training.models.context import fit_length
+from segkernel.training.progress import shows_bars
 from segkernel.training.report.example import Example
 from segkernel.training.report.page import write_report
 from segkernel.training.report_examples import report_examples
@@ -144,6 +147,8 @@ def main(argv: Sequence[str]) -> int:
     )
     try:
         arguments, options = parser.parse(argv)
+        if not shows_bars(disable_tqdm=False):
+            disable_progress_bar()
         print(f"report: {inspect(arguments, options)}")
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error

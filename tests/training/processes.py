@@ -43,6 +43,16 @@ def run_distributed(command: list[str], output: Path, *, processes: int = 2, set
     Returns:
         The outputs of all processes.
     """
+    outputs = [output.with_name(f"{output.name}.{rank}") for rank in range(processes)]
+    started = [
+        start_command(command, path, environment=environment, setup=setup)
+        for path, environment in zip(outputs, environments(processes), strict=True)
+    ]
+    return _finish(started, outputs)
+
+
+def environments(processes: int) -> list[dict[str, str]]:
+    """The environment variables that torchrun sets, per process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -52,14 +62,7 @@ def run_distributed(command: list[str], output: Path, *, processes: int = 2, set
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
     }
-    outputs = [output.with_name(f"{output.name}.{rank}") for rank in range(processes)]
-    started = [
-        start_command(
-            command, outputs[rank], environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, setup=setup
-        )
-        for rank in range(processes)
-    ]
-    return _finish(started, outputs)
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
 def _finish(started: list[BaseProcess], outputs: list[Path]) -> str:

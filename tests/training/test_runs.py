@@ -21,7 +21,7 @@ from segkernel.training.trainer.base import SegkernelTrainer
 from segkernel.training.trainer.checkpoints import delete_old_checkpoints, find_checkpoint, problem_of, write_manifest
 from segkernel.training.trainer.run_directory import check_record, check_run_directory, run_record
 from segkernel.training.trainer.run_lock import run_lock
-from tests.training.processes import start_command
+from tests.training.processes import environments, start_command
 from tests.training.run_faults import exit_status, limit_files, pause_at_step, wait_until
 from tests.training.trainer_helpers import (
     QUICK_PAIRS,
@@ -331,6 +331,23 @@ def test_signals_save_a_checkpoint_and_end_the_run(
         assert_same_model(out, whole)
 
 
+def test_signal_of_one_process_ends_all_processes_of_a_run(files: dict[str, str], tmp_path: Path) -> None:
+    out, paused = tmp_path / "out", tmp_path / "paused"
+    setups = (None, partial(pause_at_step, 3, paused))
+    arguments = command(files, out, "--per_device_train_batch_size=2")
+    processes = [
+        start_command(arguments, tmp_path / f"log-{rank}", environment=environment, setup=setup)
+        for rank, (environment, setup) in enumerate(zip(environments(2), setups, strict=True))
+    ]
+    wait_until(paused.exists, processes[1])
+    os.kill(processes[1].pid, signal.SIGTERM)
+    assert [exit_status(process) for process in processes] == [143, 143]
+    assert problem_of(out / "checkpoint-3") is None
+    assert (out / "checkpoint-3" / "rng_state_1.pth").is_file()
+    assert (tmp_path / "log-0").read_text().count("segkernel: stopped; add `--resume_from_checkpoint last`") == 1
+    assert "segkernel: stopped" not in (tmp_path / "log-1").read_text()
+
+
 def test_second_signal_ends_the_run_at_once(files: dict[str, str], tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     setup = partial(pause_at_step, 3, tmp_path / "paused", hold=True)
@@ -357,7 +374,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(directory)], check=True)
 
 
-def test_full_disk_is_one_line_and_the_run_resumes(
+def test_full_and_read_only_disks_are_one_line_and_the_run_resumes(
     files: dict[str, str], whole: Path, small_disk: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = small_disk / "out"
@@ -375,6 +392,10 @@ def test_full_disk_is_one_line_and_the_run_resumes(
     shutil.copytree(out, tmp_path / "more")
     assert resume(files, tmp_path / "more") == 0
     assert_same_model(tmp_path / "more", whole)
+    capsys.readouterr()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert resume(files, out) == 2
+    assert error_of(capsys) == f"output_dir: the directory '{out}' is not writable"
 
 
 def test_limit_on_the_size_of_files_is_one_line(files: dict[str, str], tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def run_to_end(trainer: SegkernelTrainer, command: Command) -> int:
             f"by the same factor. {how_to_resume(output_dir)}"
         ) from error
     except Stopped as stopped:
-        print(f"segkernel: stopped; {how_to_resume(output_dir)}", file=sys.stderr)
+        if trainer.is_world_process_zero():
+            print(f"segkernel: stopped; {how_to_resume(output_dir)}", file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
         print(f"segkernel: interrupted; {how_to_resume(output_dir)}", file=sys.stderr)

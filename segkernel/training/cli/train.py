@@ -48,7 +48,8 @@ def train(method: Method, argv: Sequence[str]) -> int:
                 scope.enter_context(run_lock(config.output_dir))
             record = claim_run(method, options)
             if is_finished_run(config):
-                print(f"The run in {config.output_dir} is finished; nothing is trained and no file is changed.")
+                if config.process_index == 0:
+                    print(f"The run in {config.output_dir} is finished; nothing is trained and no file is changed.")
                 return 0
             trainer = build_trainer(method, options, record)
         except (ValueError, OSError) as error:

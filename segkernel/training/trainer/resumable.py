@@ -85,7 +85,8 @@ class ResumableTrainer(Trainer):
             if checkpoint is not None:
                 options = read_manifest(checkpoint)["options"], self.args.run_options()
                 check_options(checkpoint, *options)
-                report_options(checkpoint, *options)
+                if self.is_world_process_zero():
+                    report_options(checkpoint, *options)
                 self.restore(checkpoint)
                 if is_finished(checkpoint, self.args):
                     return self.load_finished(checkpoint)
@@ -94,10 +95,11 @@ class ResumableTrainer(Trainer):
             received, self.stop_request.received = self.stop_request.received, None
             # A signal after the last step finds a finished training.
             if received is not None and self._stop.stopping:
-                logger.warning(
-                    "stopped by %s after step %d, saved as %s%d in %s",
-                    *(received.name, self.state.global_step, PREFIX, self.state.global_step, self.args.output_dir),
-                )
+                if self.is_world_process_zero():
+                    step, place = self.state.global_step, self.args.output_dir
+                    logger.warning(
+                        "stopped by %s after step %d, saved as %s%d in %s", received.name, step, PREFIX, step, place
+                    )
                 raise Stopped(received)
             return output
 
@@ -114,7 +116,8 @@ class ResumableTrainer(Trainer):
     def load_finished(self, checkpoint: str) -> TrainOutput:
         """Load the state and the weights of a finished run, as `train` leaves them."""
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        logger.warning("the run is finished (step %d): nothing is trained", self.state.global_step)
+        if self.is_world_process_zero():
+            logger.warning("the run is finished (step %d): nothing is trained", self.state.global_step)
         if self.is_fsdp_enabled:
             prepare: Any = self._prepare_for_training
             prepare(self.state.max_steps, self.get_train_dataloader(), checkpoint)

@@ -17,14 +17,10 @@ from segkernel.training import (
     ASRPPOTrainer,
     ASRRFTConfig,
     ASRRFTTrainer,
-    PPOConfig,
-    PPOTrainer,
     PretrainConfig,
     PretrainTrainer,
     RewardConfig,
     RewardTrainer,
-    RFTConfig,
-    RFTTrainer,
 )
 from tests.training.trainer_helpers import QUICK, QUICK_PAIRS, tiny_lm, tiny_reward_model, weights
 
@@ -33,8 +29,6 @@ ROWS = 8
 STEP: dict[str, Any] = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
 STEP |= {"lr_scheduler_type": "constant"}
 LENGTHS = (1, 15, 2, 9, 1, 12, 3, 1)  # of responses, in tokens
-ROLLOUTS = {"ppo": (PPOConfig, PPOTrainer), "asr-ppo": (ASRPPOConfig, ASRPPOTrainer)}
-SAMPLES = {"rft": (RFTConfig, RFTTrainer), "asr-rft": (ASRRFTConfig, ASRRFTTrainer)}
 
 
 def response(prompt: int, length: int) -> list[int]:
@@ -54,9 +48,13 @@ def pair_rows() -> list[dict[str, Any]]:
     ]
 
 
-def answer(trainer: Any) -> None:
-    """Replace sampling: the response's length and tokens follow from the prompt."""
-    trainer.sample = lambda given, keys, description=None: [response(p[0] - 20, LENGTHS[p[0] - 20]) for p in given]
+def answer(prompts: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
+    """Responses in place of sampled ones: length and tokens follow from the prompt."""
+    return [response(prompt[0] - 20, LENGTHS[prompt[0] - 20]) for prompt in prompts]
+
+
+class AnsweredRFT(ASRRFTTrainer):
+    sample = staticmethod(answer)
 
 
 def make_trainer(method: str, output_dir: Path, tokenizer: Any, size: int, accumulated: int) -> Trainer:
@@ -71,22 +69,15 @@ def make_trainer(method: str, output_dir: Path, tokenizer: Any, size: int, accum
         blocks = [{"input_ids": [5, *response(row, n)]} for row, n in enumerate(LENGTHS)]
         trainer.train_dataset = type(trainer.train_dataset).from_list(blocks)
         return trainer
-    if method in ROLLOUTS:
-        config_type, trainer_type = ROLLOUTS[method]
-        options = {"minibatches": accumulated, "rollout_epochs": 1, "missing_eos_penalty": 0.0, **sampling}
-        config = config_type(str(output_dir), **{**QUICK, **STEP, **sizes, **options})
-        trainer = trainer_type(lm, config, prompt_rows, None, tokenizer, reward_model=scorer)
-        answer(trainer)
+    if method == "asr-ppo":
+        rollouts = {"minibatches": accumulated, "rollout_epochs": 1}
+        ppo = ASRPPOConfig(str(output_dir), **{**QUICK, **STEP, **sizes, **sampling, **rollouts})
+        trainer = ASRPPOTrainer(lm, ppo, prompt_rows, None, tokenizer, reward_model=scorer)
+        trainer.sample = answer
         return trainer
-    if method in SAMPLES:
-        config_type, trainer_type = SAMPLES[method]
-        config = config_type(str(output_dir), **{**QUICK, **STEP, **sizes, **sampling}, samples=1)
-
-        class Answered(trainer_type):  # type: ignore[valid-type]
-            def sample(self, prompts: Any, keys: Any, description: Any = None) -> Any:
-                return [response(p[0] - 20, LENGTHS[p[0] - 20]) for p in prompts]
-
-        return Answered(lm, config, prompt_rows, None, tokenizer, reward_model=scorer)
+    if method == "asr-rft":
+        rft = ASRRFTConfig(str(output_dir), **{**QUICK, **STEP, **sizes, **sampling}, samples=1)
+        return AnsweredRFT(lm, rft, prompt_rows, None, tokenizer, reward_model=scorer)
     settings = {**QUICK_PAIRS, **STEP, **sizes}
     if method == "reward":
         return RewardTrainer(tiny_reward_model(tokenizer, 1), RewardConfig(str(output_dir), **settings), pair_rows())
@@ -106,11 +97,11 @@ def make_trainer(method: str, output_dir: Path, tokenizer: Any, size: int, accum
     )
 
 
-@pytest.mark.parametrize("method", ["pretrain", "reward", "asr-dpo", "aligndistil", *SAMPLES, *ROLLOUTS])
+@pytest.mark.parametrize("method", ["pretrain", "reward", "asr-dpo", "aligndistil", "asr-rft", "asr-ppo"])
 def test_accumulated_micro_batches_step_like_one_batch(tmp_path: Path, tokenizer: Any, method: str) -> None:
     expected: dict[str, Tensor] = {}
     # 8, 1 + 1 + ..., and 3 + 3 + 2 rows; a rollout's minibatches are of equal size.
-    for size, accumulated in [(8, 1), (1, 8), (4, 2) if method in ROLLOUTS else (3, 3)]:
+    for size, accumulated in [(8, 1), (1, 8), (4, 2) if method == "asr-ppo" else (3, 3)]:
         trainer = make_trainer(method, tmp_path / f"{size}", tokenizer, size, accumulated)
         before = weights(trainer)
         trainer.train()

@@ -354,30 +354,6 @@ def test_trainer_refuses_the_directory_of_another_run(tmp_path: Path, tokenizer:
     assert_same_bits(start, weights(trainer))
 
 
-def test_accumulated_batches_step_like_one_batch(tmp_path: Path, tokenizer: Any) -> None:
-    options = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
-    one = make_trainer("dpo", tmp_path / "a", tokenizer, per_device_train_batch_size=4, **options)
-    two = make_trainer(
-        "dpo", tmp_path / "b", tokenizer, per_device_train_batch_size=2, gradient_accumulation_steps=2, **options
-    )
-    start = weights(one)
-    one.train()
-    two.train()
-    assert not torch.equal(start["lm_head.weight"], weights(one)["lm_head.weight"])
-    for name, value in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], value, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="bfloat16 is computed on the accelerator")
-def test_bf16_without_an_accelerator_needs_no_second_option(tmp_path: Path) -> None:
-    assert DPOConfig(str(tmp_path), bf16=True).device.type == "cpu"
-    # The Trainer would cast the model in place for the evaluation at the end, before it is saved.
-    with pytest.raises(
-        ValueError, match=r"bf16_full_eval: expected False, since .* would round the weights that are saved"
-    ):
-        DPOConfig(str(tmp_path), bf16_full_eval=True)
-
-
 def test_bf16_stays_near_float32(tmp_path: Path, tokenizer: Any) -> None:
     full, half = (make_trainer("asr-dpo", tmp_path / str(bf16), tokenizer, bf16=bf16) for bf16 in (False, True))
     for trainer in (full, half):

@@ -1,5 +1,6 @@
 """Models by location and kind: reward models on causal LMs, sequence classifiers, wrappers, GGUF, errors."""
 
+import copy
 import logging
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from segkernel.training import PPOConfig, PPOTrainer, RFTConfig, RFTTrainer
+from segkernel.training import DPOConfig, DPOTrainer, PPOConfig, PPOTrainer, RFTConfig, RFTTrainer
 from segkernel.training.models import (
     ModelArguments,
     load_causal_lm,
@@ -26,7 +27,7 @@ from segkernel.training.models.paths import locate
 from segkernel.training.models.scalar_head import body_of
 from segkernel.training.trainer.actor_critic import ActorCritic
 from segkernel.training.trainer.batches import model_logits
-from tests.training.trainer_helpers import assert_same_bits
+from tests.training.trainer_helpers import QUICK_PAIRS, assert_same_bits, pairs
 
 # A tiny model of each kind: the config's class, and its sizes where they have other names.
 SIZES = {
@@ -173,7 +174,7 @@ def test_bidirectional_model_is_refused(tokenizer: Any, tmp_path: Path) -> None:
         load_reward_model(ModelArguments(model=path), tokenizer)
 
 
-def test_model_that_padding_at_the_left_changes_is_refused_where_it_samples(tokenizer: Any, tmp_path: Path) -> None:
+def test_model_that_padding_at_the_left_changes_is_refused_where_there_is_some(tokenizer: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.BartConfig(
         vocab_size=len(tokenizer),
@@ -185,10 +186,16 @@ def test_model_that_padding_at_the_left_changes_is_refused_where_it_samples(toke
     )
     bart = AutoModelForCausalLM.from_config(config)
     rows = [{"prompt_ids": [5, 6]}]
-    message = "model: expected a model whose outputs do not change with padding at the left, .* got BartForCausalLM"
+    message = "model: expected a model whose outputs do not change with padding at the left .* got BartForCausalLM"
     for config_class, trainer_class in ((PPOConfig, PPOTrainer), (RFTConfig, RFTTrainer)):
         with pytest.raises(ValueError, match=message):
             trainer_class(bart, config_class(str(tmp_path)), rows, None, tokenizer, reward_model=lambda batch: None)
+    config = DPOConfig(str(tmp_path), **QUICK_PAIRS)
+    assert DPOTrainer(bart, config, pairs(4), None, tokenizer).args.max_length == 64
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    with pytest.raises(ValueError, match=message):
+        DPOTrainer(bart, config, pairs(4), None, left)
     for kind in ("Llama", "GPT2", "OPT", "Mamba"):
         check_left_padding(tiny(kind, tokenizer), "model")
 
@@ -233,7 +240,8 @@ def test_position_ids_reach_the_model_through_wrappers(tokenizer: Any) -> None:
         "module": torch.nn.DataParallel(plain),
     }
     for name, model in models.items():
-        with torch.no_grad():
+        # The wrapper of torch.compile is read without tracing, which takes seconds.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             logits = model_logits(model.eval(), batch(ids, padding=3))[:, 3:]
         error = (logits - expected).abs().max()
         assert error < 1e-5, (name, error)

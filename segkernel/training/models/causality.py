@@ -39,8 +39,8 @@ def check_left_padding(model: Any, option: str) -> None:
     ids = torch.tensor([[3, 4, 5, 6]])
     if _differ(_logits(model, ids)[0], _logits(model, ids, padding=4)[0]):
         raise ValueError(
-            f"{option}: expected a model whose outputs do not change with padding at the left, which sampling needs, "
-            f"got {type(innermost(model)).__name__}"
+            f"{option}: expected a model whose outputs do not change with padding at the left (of prompts in sampling, "
+            f"or with padding_side='left'), got {type(innermost(model)).__name__}"
         )
 
 

@@ -15,6 +15,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.data.tables import Rows
+from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.context import FITTED, fit_length
 from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer, Split
 from segkernel.training.trainer.batches import Batch
@@ -72,6 +73,10 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
 
     def fit_context(self, models: Mapping[str, Any]) -> None:
         self.args.max_length = fit_length("max_length", self.args.max_length, MAX_LENGTH, models)
+        if getattr(self.processing_class, "padding_side", "right") == "left":
+            for name, model in models.items():
+                if isinstance(model, PreTrainedModel):
+                    check_left_padding(model, name)
 
     def encode(self, rows: Rows, split: Split) -> Dataset:
         tokenizer: Any = self.processing_class

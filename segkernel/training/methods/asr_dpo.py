@@ -35,6 +35,11 @@ class ASRDPOConfig(PairSegmentOptions, DPOConfig):
 
     report_pairs: int = field(default=6, metadata={"help": "Pairs that report.html shows with their segments."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.report_pairs < 0:
+            raise ValueError(f"report_pairs: expected at least 0, got {self.report_pairs}")
+
 
 class ASRDPOTrainer(DPOTrainer):
     """DPO on the segments of each response that earned its preference.

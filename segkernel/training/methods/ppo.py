@@ -75,6 +75,8 @@ class PPOConfig(RolloutConfig):
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
+        if self.report_responses < 0:
+            raise ValueError(f"report_responses: expected at least 0, got {self.report_responses}")
 
 
 class PPOTrainer(RolloutTrainer):

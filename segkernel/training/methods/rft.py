@@ -52,6 +52,8 @@ class RFTConfig(SamplingOptions, SegkernelConfig):
             raise ValueError(f"samples: expected at least 1, got {self.samples}")
         if not 1 <= self.keep <= self.samples:
             raise ValueError(f"keep: expected at least 1 and at most samples={self.samples}, got {self.keep}")
+        if self.report_responses < 0:
+            raise ValueError(f"report_responses: expected at least 0, got {self.report_responses}")
 
 
 class RFTTrainer(SegkernelTrainer):
@@ -125,7 +127,7 @@ class RFTTrainer(SegkernelTrainer):
 
     def report_examples(self) -> list[Any]:
         """Best and worst sample of some prompts, colored by the rewards of their tokens."""
-        if not isinstance(self.processing_class, PreTrainedTokenizerBase):
+        if not isinstance(self.processing_class, PreTrainedTokenizerBase) or not len(self.shown):
             return []
         rows = map_batches(
             self.token_reward_columns, self.shown, self.response_collator, self.args, "rewards of the report"

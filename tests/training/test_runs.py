@@ -24,7 +24,7 @@ from segkernel.training.trainer.run_lock import run_lock
 from tests.training.processes import environments, start_command
 from tests.training.run_faults import exit_status, limit_files, pause_at_step, wait_until
 from tests.training.trainer_helpers import (
-    QUICK_PAIRS,
+    QUICK,
     assert_same_bits,
     pairs,
     tiny_lm,
@@ -35,7 +35,7 @@ from tests.training.trainer_helpers import (
 )
 
 OPTIONS = (
-    *("--use_cpu", "--disable_tqdm=True", "--max_length=64", "--logging_steps=1", "--per_device_train_batch_size=4"),
+    *("--use_cpu", "--disable_tqdm=True", "--logging_steps=1", "--per_device_train_batch_size=4"),
     # 5 steps end in the middle of the second epoch.
     *("--seed=7", "--learning_rate=1e-3", "--max_steps=5", "--save_strategy=steps", "--save_steps=2"),
     "--eval_strategy=no",
@@ -106,7 +106,7 @@ def test_finished_run_resumed_changes_no_file(
     assert contents(whole) == before
     # In Python, its weights are loaded.
     tokenizer = tiny_tokenizer()
-    settings = {**QUICK_PAIRS, "max_steps": 5, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
+    settings = {**QUICK, "max_steps": 5, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
     args = DPOConfig(output_dir=str(whole), **settings)
     trainer = DPOTrainer(tiny_lm(tokenizer, seed=3), args, pairs(), processing_class=tokenizer)
     assert trainer.train(resume_from_checkpoint=True).global_step == 5
@@ -191,7 +191,7 @@ def test_resume_refuses_changes_that_make_another_run(
         "--lr_scheduler_type=cosine": "lr_scheduler_type='linear', not 'cosine'",
         "--beta=0.5": "beta=0.1, not 0.5",
         "--seed=8": "seed=7, not 8",
-        "--max_length=32": "max_length=64, not 32",
+        "--max_length=32": "max_length=128, not 32",
         "--separator=x": "separator='', this one has 'x'",
         "--eval_fraction=0.5": "eval_fraction=0.1, this one has 0.5",
         f"--model={files['rm']}": f"model='{files['lm']}', this one has '{files['rm']}'",
@@ -329,6 +329,34 @@ def test_signals_save_a_checkpoint_and_end_the_run(
         assert "Traceback" not in log.read_text()
         assert resume(files, out) == 0
         assert_same_model(out, whole)
+
+
+def test_stop_saves_once_and_keeps_evaluations_at_the_ends_of_epochs(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two epochs of 3 steps.
+    epochs = ("--max_steps=-1", "--num_train_epochs=2", "--save_strategy=epoch", "--eval_strategy=epoch")
+    original, stop_at = SegkernelTrainer.training_step, {"step": 0}
+
+    def training_step(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        if trainer.state.global_step + 1 == stop_at["step"]:
+            trainer.stop_request.received = signal.SIGTERM
+        return original(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(SegkernelTrainer, "training_step", training_step)
+    finished = {}
+    for step, saved in ((0, [3, 6]), (3, [3]), (4, [3, 4])):
+        out, stop_at["step"] = tmp_path / str(step), step
+        assert cli.main(command(files, out, *epochs)) == (143 if step else 0)
+        assert sorted(int(path.name.removeprefix("checkpoint-")) for path in out.glob("checkpoint-*")) == saved
+        stop_at["step"] = 0
+        if step:
+            assert resume(files, out, *epochs) == 0
+            assert_same_model(out, tmp_path / "0")
+        history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+        finished[step] = [(log["step"], log["eval_loss"]) for log in history if "eval_loss" in log]
+    assert [step for step, _ in finished[0]] == [3, 6]
+    assert finished[0] == finished[3] == finished[4]
 
 
 def test_signal_of_one_process_ends_all_processes_of_a_run(files: dict[str, str], tmp_path: Path) -> None:

@@ -129,7 +129,9 @@ def claim_run(method: Method, options: Options) -> dict[str, Any]:
     )
     if checkpoint is not None and run is not None:
         check_record(run, record)
-        check_options(checkpoint, read_manifest(checkpoint)["options"], config.run_options())
+        # The trainer fits lengths that are not given to the model's context, and compares them as well.
+        given = {name: value for name, value in config.run_options().items() if value is not None}
+        check_options(checkpoint, read_manifest(checkpoint)["options"], given)
         if start.model is None and start.tokenizer is None:
             start.tokenizer = checkpoint
     return record

@@ -227,11 +227,9 @@ def test_dpo_with_an_adapter_resumes_to_the_same_bits(tmp_path: Path, tokenizer:
     assert_resumes_to_the_same_bits(make, tmp_path)
 
 
-@pytest.mark.parametrize("by_model", [False, True])
-def test_ppo_with_adapters_resumes_to_the_same_bits(tmp_path: Path, tokenizer: Any, by_model: bool) -> None:
+def test_ppo_with_adapters_resumes_to_the_same_bits(tmp_path: Path, tokenizer: Any) -> None:
     def make(output_dir: Path, **options: Any) -> Any:
-        scorer = tiny_reward_model(tokenizer, seed=3) if by_model else length_score
-        return ppo(moved_adapter(tokenizer), output_dir, tokenizer, scorer, **options, rollout_epochs=1)
+        return ppo(moved_adapter(tokenizer), output_dir, tokenizer, length_score, **options, rollout_epochs=1)
 
     assert_resumes_to_the_same_bits(make, tmp_path)
 

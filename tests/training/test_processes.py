@@ -71,6 +71,28 @@ def test_two_processes_reproduce_one(files: dict[str, str], tmp_path: Path, meth
         torch.testing.assert_close(double[name], weight, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("method", "sharding"), [("asr-ppo", "ddp"), ("asr-dpo", "fsdp")])
+def test_adapters_in_two_processes_reproduce_one(
+    files: dict[str, str], tmp_path: Path, method: str, sharding: str
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = ("--max_steps=2", "--eval_strategy=no", "--peft=lora", "--lora_r=2")
+    command = arguments(files, two, *options, "--per_device_train_batch_size=2", method=method)
+    run_distributed(command, tmp_path / "log", setup=SETUPS[sharding])
+    assert cli.main(arguments(files, one, *options, "--per_device_train_batch_size=4", method=method)) == 0
+    for folder in (".", "value") if method == "asr-ppo" else (".",):
+        single, double = (load_file(path / folder / "adapter_model.safetensors") for path in (one, two))
+        assert any("lora_B" in name and weight.abs().max() > 1e-3 for name, weight in single.items())
+        for name, weight in single.items():
+            torch.testing.assert_close(double[name], weight, rtol=0, atol=1e-5)
+
+
+def test_ppo_with_adapters_refuses_sharding(files: dict[str, str], tmp_path: Path) -> None:
+    command = arguments(files, tmp_path / "out", "--peft=lora", "--per_device_train_batch_size=2", method="asr-ppo")
+    with pytest.raises(AssertionError, match="fsdp: expected models without adapters, got one with an adapter"):
+        run_distributed(command, tmp_path / "log", setup=shard_on_cpu)
+
+
 def test_sharded_run_resumes_in_the_middle_of_a_rollout(files: dict[str, str], tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = ("--num_train_epochs=2", "--per_device_train_batch_size=2", "--save_strategy=steps", "--save_steps=6")

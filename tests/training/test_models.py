@@ -285,6 +285,28 @@ def test_hub_name_without_a_network_is_refused_at_once(monkeypatch: pytest.Monke
     assert time.monotonic() - start < 2
 
 
+def test_hub_name_without_a_network_is_read_from_the_cache_after_one_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    requests = []
+
+    class Unreachable:
+        def model_info(self, name: str, timeout: float) -> None:
+            requests.append(name)
+            raise OSError("Name or service not known")
+
+    def cached(name: str, local_files_only: bool) -> str:
+        assert local_files_only
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr("segkernel.training.models.paths.HfApi", Unreachable)
+    monkeypatch.setattr("segkernel.training.models.paths.snapshot_download", cached)
+    for _ in range(3):
+        assert locate("owner/cached-model", "model") == (str(tmp_path / "snapshot"), {})
+    assert requests == ["owner/cached-model"]
+
+
 def test_directory_without_a_model_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"model: expected a model's directory, .* holds no config.json"):
         load_causal_lm(ModelArguments(model=str(tmp_path)), tokenizer)

@@ -1,6 +1,7 @@
 """Names of models: a directory, a GGUF file, or a name on the Hugging Face Hub."""
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +80,7 @@ def _looks_local(path: str) -> bool:
     return False
 
 
+@cache
 def _on_hub(name: str, option: str) -> str:
     """Name of a model that the hub has, or the directory of its cached copy where the hub is out of reach.
 

@@ -13,6 +13,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "warp.cuh"
+
 namespace segkernel {
 
 // One T per block, in global memory. Each 32-bit part is stored with a ready flag in one 64-bit word. Aligned 64-bit
@@ -29,10 +31,12 @@ class TileAggregates {
   static constexpr int kWords = sizeof(T) / 4;
 
   TileAggregates() = default;
-  // `words`: kWords per block, initially 0.
+  // `words`: kWords per block, initially 0; or null if every row is a single tile.
   explicit TileAggregates(uint64_t* words) : words_(words) {}
 
+  // Called by all threads with the same value.
   __device__ void publish(int64_t block, const T& value) const {
+    if (words_ == nullptr || threadIdx.x > 0) return;
     uint32_t bits[kWords];
     memcpy(bits, &value, sizeof(T));
     volatile uint64_t* to = words_ + block * kWords;
@@ -40,27 +44,21 @@ class TileAggregates {
     for (int word = 0; word < kWords; ++word) to[word] = kReady | bits[word];
   }
 
-  // Waits for the values of `kCount` blocks: first, first + stride, ... All loads are issued before the first is
-  // tested. Blocks from `end` on are not waited for; their value is `otherwise`.
+  // Waits for the values of `kCount` blocks from `first` on. All loads are issued before the first is tested. Blocks
+  // from `end` on are not waited for; their value is `otherwise`.
   template <int kCount>
-  __device__ void wait_for(T (&values)[kCount], int64_t first, int64_t stride, int64_t end, const T& otherwise) const {
+  __device__ void wait_for(T (&values)[kCount], int64_t first, int64_t end, const T& otherwise) const {
     uint64_t words[kCount][kWords];
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) load(first + i * stride, end, words[i]);
+    for (int i = 0; i < kCount; ++i) load(first + i, end, words[i]);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       while (!is_ready(words[i])) {
         __nanosleep(20);
-        load(first + i * stride, end, words[i]);
+        load(first + i, end, words[i]);
       }
-      values[i] = first + i * stride < end ? value_of(words[i]) : otherwise;
+      values[i] = first + i < end ? value_of(words[i]) : otherwise;
     }
-  }
-
-  __device__ T wait_for(int64_t block) const {
-    T values[1];
-    wait_for(values, block, 1, block + 1, T{});
-    return values[0];
   }
 
  private:
@@ -90,5 +88,25 @@ class TileAggregates {
 
   uint64_t* words_;
 };
+
+// Look-back: combines the aggregates of the blocks [first, end) in their order, which `op(earlier, later)` need not be
+// commutative for. Each of the kThreads threads combines equally many consecutive blocks, and a scan the threads.
+template <int kThreads, class T, class Op>
+__device__ inline T look_back(const TileAggregates<T>& aggregates, int64_t first, int64_t end, const T& identity,
+                              const Op& op) {
+  constexpr int kLoads = 2;
+  const int64_t blocks = (end - first + kThreads - 1) / kThreads;  // per thread
+  int64_t block = first + threadIdx.x * blocks;
+  const int64_t last = block + blocks < end ? block + blocks : end;
+  T mine = identity;
+#pragma unroll 1
+  for (; block < last; block += kLoads) {
+    T values[kLoads];
+    aggregates.wait_for(values, block, last, identity);
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) mine = op(mine, values[i]);
+  }
+  return block_scan<kThreads>(mine, identity, op).total;
+}
 
 }  // namespace segkernel

@@ -1,8 +1,8 @@
 // Bitmasks of 64 tokens, one bit per token, the first token in the lowest bit: comparisons to bits, bits to bytes and
-// back. Examples are written with the lowest bit or byte first.
+// back, stream compaction by bits. Examples are written with the lowest bit, byte or lane first.
 #pragma once
 
-#include <array>
+#include <bit>
 
 #include "vec.h"
 
@@ -47,40 +47,49 @@ SK_INLINE uint64_t bits_where(const Condition& condition) {
   return bits;
 }
 
+constexpr uint64_t kOnes = 0x0101010101010101;
+
 // 1 in every byte that is not 0: adding 7f to a byte's lower bits carries into its highest, which may be set already.
 SK_INLINE uint64_t one_if_nonzero(uint64_t bytes) {
   constexpr uint64_t kLower = 0x7f7f7f7f7f7f7f7f;
-  return ((((bytes & kLower) + kLower) | bytes) >> 7) & 0x0101010101010101;
+  return ((((bytes & kLower) + kLower) | bytes) >> 7) & kOnes;
 }
 
 // The lowest eight bits as eight bytes of 0 or 1.
 SK_INLINE uint64_t spread_bits(uint64_t bits) {
-  return one_if_nonzero(((bits & 0xff) * 0x0101010101010101) & 0x8040201008040201);
-}
-
-#if defined(__AVX2__)
-// The lower (0) or upper (1) 32 bits as bytes of 0 or -1.
-SK_INLINE __m256i spread_half(uint64_t bits, int half) {
-  const __m256i byte_of_each =
-      _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-  const __m256i bit_of_each = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
-  const __m256i word = _mm256_set1_epi32(static_cast<int32_t>(bits >> 32 * half));
-  return _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(word, byte_of_each), bit_of_each), bit_of_each);
-}
+#if defined(__BMI2__)
+  return _pdep_u64(bits, kOnes);
+#else
+  return one_if_nonzero(((bits & 0xff) * kOnes) & 0x8040201008040201);
 #endif
+}
 
-// A bit for each of 64 bytes that is not 0: 01 00 02 01 -> 1011.
-SK_INLINE uint64_t bits_of_bytes(const bool* bytes) {
+// Deposit: the lowest bits at the set bits of `places`, in their order. 110, 01011 -> 01010.
+SK_INLINE uint64_t deposit_bits(uint64_t bits, uint64_t places) {
+#if defined(__BMI2__)
+  return _pdep_u64(bits, places);
+#else
+  if (places == ~uint64_t{0}) return bits;
+  uint64_t deposited = 0;
+  for (; places != 0; places &= places - 1, bits >>= 1) deposited |= (places & -places) & -(bits & 1);
+  return deposited;
+#endif
+}
+
+// The lowest `count` bits, all 64 if there are fewer; `count` is at least 1.
+SK_INLINE uint64_t first_bits(int64_t count) { return ~uint64_t{0} >> (count < kWordBits ? kWordBits - count : 0); }
+
+// A bit for each of the first 64 bytes that is not 0: 01 00 02 01 -> 1011.
+SK_INLINE uint64_t bits_of_bytes(const bool* bytes, int64_t length = kWordBits) {
+  bool last[kWordBits]{};
+  if (length < kWordBits) {
+    memcpy(last, bytes, static_cast<size_t>(length));
+    bytes = last;
+  }
   uint64_t bits = 0;
 #if defined(__AVX512F__)
   const __m512i values = _mm512_loadu_si512(bytes);
   bits = _mm512_test_epi8_mask(values, values);
-#elif defined(__AVX2__)
-  for (int i = 0; i < kWordBits; i += 32) {
-    const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + i));
-    const __m256i is_zero = _mm256_cmpeq_epi8(values, _mm256_setzero_si256());
-    bits |= uint64_t{~static_cast<uint32_t>(_mm256_movemask_epi8(is_zero))} << i;
-  }
 #else
   for (int i = 0; i < kWordBits; i += 8) {
     uint64_t eight;
@@ -92,32 +101,10 @@ SK_INLINE uint64_t bits_of_bytes(const bool* bytes) {
   return bits;
 }
 
-// Bytes of 0 or 1: 1011 -> 01 00 01 01.
-SK_INLINE void store_bytes(uint64_t bits, bool* bytes) {
-#if defined(__AVX512F__)
-  _mm512_storeu_si512(bytes, _mm512_maskz_set1_epi8(bits, 1));
-#elif defined(__AVX2__)
-  for (int i = 0; i < 2; ++i) {
-    const __m256i half = _mm256_and_si256(spread_half(bits, i), _mm256_set1_epi8(1));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes) + i, half);
-  }
-#else
-  for (int i = 0; i < kWordBits; i += 8) {
-    const uint64_t eight = spread_bits(bits >> i);
-    memcpy(bytes + i, &eight, sizeof(eight));
-  }
-#endif
-}
-
 // Bytes of 1 where `positive` is set, -1 where `negative` is, 0 elsewhere.
 SK_INLINE void store_signs(uint64_t positive, uint64_t negative, int8_t* signs) {
 #if defined(__AVX512F__)
   _mm512_storeu_si512(signs, _mm512_mask_set1_epi8(_mm512_maskz_set1_epi8(positive, 1), negative, -1));
-#elif defined(__AVX2__)
-  for (int i = 0; i < 2; ++i) {
-    const __m256i half = _mm256_sub_epi8(spread_half(negative, i), spread_half(positive, i));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(signs) + i, half);
-  }
 #else
   for (int i = 0; i < kWordBits; i += 8) {
     const uint64_t eight = spread_bits(positive >> i) | spread_bits(negative >> i) * 0xff;
@@ -126,40 +113,43 @@ SK_INLINE void store_signs(uint64_t positive, uint64_t negative, int8_t* signs) 
 #endif
 }
 
-// Look-up tables by byte, eight bytes per entry.
-template <class Entry>
-constexpr auto byte_table(Entry entry) {
-  std::array<uint64_t, 256> table{};
-  for (unsigned byte = 0; byte < 256; ++byte) table[byte] = entry(byte);
-  return table;
-}
-// The number of bits set up to each bit: 1011 -> 1, 1, 2, 3.
-constexpr auto kBitCounts = byte_table([](unsigned byte) {
-  uint64_t counts = 0;
-  for (unsigned i = 0, count = 0; i < 8; ++i) counts |= uint64_t{count += byte >> i & 1} << 8 * i;
-  return counts;
-});
-// The indices of the set bits, then zeros: 1011 -> 0, 2, 3, 0.
-constexpr auto kSetBits = byte_table([](unsigned byte) {
-  uint64_t indices = 0;
-  for (unsigned i = 0, count = 0; i < 8; ++i) {
-    if ((byte >> i & 1) != 0) indices |= uint64_t{i} << 8 * count++;
-  }
-  return indices;
-});
-
-// For each bit, `base` and the number of bits set up to it.
-SK_INLINE void store_bit_counts(uint64_t bits, int32_t base, int32_t* counts) {
+// Inclusive prefix sum of bits: for each bit, `base` and the number of bits set up to it; -1 where `valid` is not set.
+// A product with kOnes is the prefix sum of eight bytes: 01 00 01 01 -> 01 01 02 03.
+SK_INLINE void store_bit_counts(uint64_t bits, uint64_t valid, int32_t base, int32_t* counts) {
+  int8_t masked[kWordBits];
+  store_signs(0, ~valid, masked);
   for (int i = 0; i < kWordBits; i += 8) {
-    const uint64_t sums = kBitCounts[static_cast<uint8_t>(bits >> i)];
+    const uint64_t sums = spread_bits(bits >> i) * kOnes;
 #if defined(__AVX2__)
-    const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(sums)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(counts + i), _mm256_add_epi32(wide, _mm256_set1_epi32(base)));
+    const __m256i eight =
+        _mm256_add_epi32(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(sums))), _mm256_set1_epi32(base));
+    const __m256i minus_one = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(masked + i)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(counts + i), _mm256_or_si256(eight, minus_one));
 #else
-    for (int k = 0; k < 8; ++k) counts[i + k] = base + static_cast<int32_t>(sums >> 8 * k & 0xff);
+    for (int k = 0; k < 8; ++k) counts[i + k] = (base + static_cast<int32_t>(sums >> 8 * k & 0xff)) | masked[i + k];
 #endif
     base += static_cast<int32_t>(sums >> 56);
   }
+}
+
+// Stream compaction: stores the lanes at the set bits of `bits`, moved together, and returns their number. Writes
+// kLanes entries; those past the number are unspecified. a b c d, 0110 -> b c.
+template <class E>
+SK_INLINE int compress_store(Vec x, uint64_t bits, E* to) {
+  static_assert(sizeof(E) == sizeof(float));
+  const int count = std::popcount(bits & kLanesMask);
+#if defined(__AVX512F__)
+  x = {_mm512_maskz_compress_ps(static_cast<__mmask16>(bits), x.v)};
+#elif defined(__AVX2__)
+  const uint64_t lanes = _pext_u64(0x0706050403020100, spread_bits(bits) * 0xff);
+  x = {_mm256_permutevar8x32_ps(x.v, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(lanes))))};
+#else
+  if (count < Vec::kLanes) {
+    for (int l = 0, k = 0; l < Vec::kLanes; k += bits >> l & 1, ++l) x.v[k] = x.v[l];
+  }
+#endif
+  memcpy(to, &x.v, sizeof(x.v));
+  return count;
 }
 
 }  // namespace SK_VEC_NAMESPACE

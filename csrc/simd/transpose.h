@@ -10,6 +10,12 @@ inline namespace SK_VEC_NAMESPACE {
 
 constexpr int kSteps = 64 / Vec::kLanes;  // floats per stretch
 
+SK_INLINE float element(const Vec (&block)[kSteps], int i) {
+  float elements[64];
+  memcpy(elements, block, sizeof(elements));
+  return elements[i];
+}
+
 // Lane l becomes lane index(l) of a followed by b.
 template <class Index, size_t... l>
 SK_INLINE Vec shuffle(Vec a, Vec b, Index index, std::index_sequence<l...>) {
@@ -24,9 +30,9 @@ SK_INLINE Vec shuffle(Vec a, Vec b, Index index) {
   return shuffle(a, b, index, std::make_index_sequence<Vec::kLanes>());
 }
 
-// Lane l moves to lane l + 1; the first lane becomes `first`: 1 2 3 4 -> first 1 2 3.
-SK_INLINE Vec shift_up(Vec lanes, float first) {
-  return shuffle(lanes, Vec::broadcast(first), [](int l) { return l == 0 ? Vec::kLanes : l - 1; });
+// Lane l moves to lane l + 1; the first lane becomes the last of `before`: 1 2 3 4 after 5 6 7 8 -> 8 1 2 3.
+SK_INLINE Vec shift_up(Vec before, Vec lanes) {
+  return shuffle(before, lanes, [](int l) { return Vec::kLanes - 1 + l; });
 }
 
 // Moves the elements with an even index to the front. log2(kSteps) times: element kSteps * l + j becomes lane l of
@@ -46,10 +52,9 @@ SK_INLINE void to_stretches(Vec (&v)[kSteps]) {
 SK_INLINE void from_stretches(Vec (&v)[kSteps]) {
   for (int times = 1; times < kSteps; times *= 2) {
     Vec moved[kSteps];
-    for (int i = 0; i < kSteps / 2; ++i) {
-      const Vec a = v[i], b = v[kSteps / 2 + i];
-      moved[2 * i] = shuffle(a, b, [](int l) { return l / 2 + l % 2 * Vec::kLanes; });
-      moved[2 * i + 1] = shuffle(a, b, [](int l) { return (l + Vec::kLanes) / 2 + l % 2 * Vec::kLanes; });
+    for (int i = 0; i < kSteps; ++i) {
+      const int odd = i % 2 * Vec::kLanes / 2;
+      moved[i] = shuffle(v[i / 2], v[(kSteps + i) / 2], [=](int l) { return odd + l / 2 + l % 2 * Vec::kLanes; });
     }
     for (int i = 0; i < kSteps; ++i) v[i] = moved[i];
   }
@@ -57,17 +62,11 @@ SK_INLINE void from_stretches(Vec (&v)[kSteps]) {
 
 // The word's kLanes equal parts, the lowest in the first lane.
 SK_INLINE Vec::Integers split_word(uint64_t word) {
-#if defined(__AVX512F__)
-  constexpr uint64_t kNibbles = 0x0f0f0f0f0f0f0f0f;
-  const __m128i bytes = _mm_set_epi64x(_pdep_u64(word >> 32, kNibbles), _pdep_u64(word, kNibbles));
-  return reinterpret_cast<Vec::Integers>(_mm512_cvtepu8_epi32(bytes));
-#elif defined(__AVX2__)
-  return reinterpret_cast<Vec::Integers>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(word))));
-#else
-  Vec::Halves parts;
-  memcpy(&parts, &word, sizeof(word));
-  return __builtin_convertvector(parts, Vec::Integers);
-#endif
+  const Vec::Words lanes = lane_indices();
+  const Vec::Words low = static_cast<uint32_t>(word) - Vec::Words{};
+  const Vec::Words high = static_cast<uint32_t>(word >> 32) - Vec::Words{};
+  const Vec::Words half = lanes < Vec::kLanes / 2 ? low : high;
+  return reinterpret_cast<Vec::Integers>((half >> (lanes * kSteps & 31)) & ((1u << kSteps) - 1));
 }
 
 }  // namespace SK_VEC_NAMESPACE

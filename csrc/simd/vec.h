@@ -138,6 +138,13 @@ SK_INLINE Vec maximum(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
 SK_INLINE Vec minimum(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
 #endif
 
+// 0, 1, ..., kLanes - 1.
+SK_INLINE Vec::Words lane_indices() {
+  Vec::Words lanes;
+  for (int l = 0; l < Vec::kLanes; ++l) lanes[l] = static_cast<uint32_t>(l);
+  return lanes;
+}
+
 // Reductions by halves: lanes 0 1 2 3 -> 0+2 1+3 -> (0+2)+(1+3).
 template <class Fold>
 SK_INLINE float reduce(Vec x, const Fold& fold) {

@@ -70,9 +70,9 @@ MUTANTS = (
     Mutant(
         "barrier: a thread without a token exits before it",
         "csrc/ops/segment/segment_cuda.cu",
-        "  const ExclusiveScan<PrefixState<C>> prefixes = scan_prefixes(tokens.prefix_state());\n",
+        "  const ExclusiveScan<Prefix> prefix = scan(tokens.prefix_state());\n",
         "  if (tokens.first() >= tile.length()) return;\n"
-        "  const ExclusiveScan<PrefixState<C>> prefixes = scan_prefixes(tokens.prefix_state());\n",
+        "  const ExclusiveScan<Prefix> prefix = scan(tokens.prefix_state());\n",
         ("segment", "hysteresis"),
         ("test_segment.py",),
     ),
@@ -87,8 +87,7 @@ MUTANTS = (
     Mutant(
         "look-back: a block without a tile publishes nothing",
         "csrc/ops/segment/segment_cuda.cu",
-        "    aggregates.publish(tile.block, PrefixState<C>::identity());\n"
-        "    aggregates.publish(tile.block, Open::identity());\n",
+        "    prefixes.publish(tile.block, Prefix::identity());\n    opens.publish(tile.block, Open::identity());\n",
         "",
         ("segment", "hysteresis", "detect_pivots", "segment_by_entropy", "redistribute", "gae"),
         ("test_bad_input.py",),

@@ -2,12 +2,9 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
 #include <vector>
 
-#include "../../core/valid_span.h"
 #include "../../simd/isa.h"
-#include "segment_row.h"
 #include "segment_simd.h"
 
 namespace segkernel {
@@ -30,26 +27,7 @@ inline int32_t segment_whole_row(Reduce reduce, const double* rewards, const boo
 template <class T>
 int32_t segment_whole_row(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
                           const SegmentRule<float>& rule, const SegmentRowOut& out) {
-  const SegmentKernel<T> kernel = segment_kernels().of<T>();
-  const auto span = span_without_holes(mask, length);
-  if (span.has_value()) {  // padding before and after it is not scanned
-    const auto [begin, end] = *span;
-    SegmentRowOut from_begin = out;
-    from_begin.ids += begin;
-    std::fill(out.ids, out.ids + begin, -1);
-    std::fill(out.ids + end, out.ids + length, -1);
-    if (out.mask != nullptr) {
-      from_begin.mask += begin;
-      std::fill(out.mask, out.mask + begin, false);
-      std::fill(out.mask + end, out.mask + length, false);
-    }
-    return kernel(reduce, rewards + begin, nullptr, end - begin, rule, from_begin, {});
-  }
-  const auto scratch_rewards = std::make_unique_for_overwrite<float[]>(length);
-  const auto scratch_ids = std::make_unique_for_overwrite<int32_t[]>(length);
-  const auto scratch_mask = std::make_unique_for_overwrite<bool[]>(length);
-  return kernel(reduce, rewards, mask, length, rule, out,
-                {scratch_rewards.get(), scratch_ids.get(), scratch_mask.get()});
+  return segment_kernels().of<T>()(reduce, rewards, mask, length, rule, out);
 }
 
 // Returns the number of segments. Writes zeros past them, and leaves out those past `out.capacity`.

@@ -19,6 +19,14 @@ inline C select(bool condition, C a, C b) {
   return ((Values)selected)[0];
 }
 
+// The loss mask of the row's tokens, from the signs of their segments.
+template <class C>
+SK_INLINE void mask_by_signs(const SegmentRowOut& out, int64_t length, const SegmentRule<C>& rule) {
+  for (int64_t t = 0; t < length; ++t) {
+    out.mask[t] = out.ids[t] >= 0 && keeps(out.signs[out.ids[t]], rule.sequence_sign, rule.keep_neutral);
+  }
+}
+
 // Returns the number of segments. `out` has room for as many segments as tokens; entries past the count are unchanged.
 //
 // The running segment's length, reward and sign are stored at every token instead of when the segment ends: ends are
@@ -48,11 +56,7 @@ int32_t segment_row(const T* rewards, const bool* mask, int64_t length, const Se
     out.rewards[segment] = static_cast<float>(reduced);
     out.signs[segment] = static_cast<int8_t>(rule.use_trigger ? state : sign_of(reduced - rule.baseline));
   }
-  if (out.mask != nullptr) {
-    for (int64_t t = 0; t < length; ++t) {
-      out.mask[t] = is_valid(mask, t) && keeps(out.signs[out.ids[t]], rule.sequence_sign, rule.keep_neutral);
-    }
-  }
+  if (out.mask != nullptr) mask_by_signs(out, length, rule);
   return segment + 1;
 }
 

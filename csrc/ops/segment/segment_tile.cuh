@@ -9,19 +9,14 @@ namespace segkernel {
 // Segments that end in a tile, in shared memory. Each start ends the previous segment, and the row's end the last one.
 template <class C>
 struct EndedSegments {
-  struct alignas(2 * sizeof(C)) Ended {
-    C folded;
-    uint32_t end;  // position in the tile of the first token after the segment: valid tokens before it << 16 | all
-  } segments[kTile + 1];
-  // Trigger states before each token of a thread, as bitmasks. The last entry is for the row's end.
-  struct States {
-    uint8_t positive, negative;
-  } states[kSegmentThreads + 1];
+  C folded[kTile + 1];
+  int32_t lengths[kTile + 1];
+  int8_t states[kTile + 1];  // of the trigger
 
-  __device__ int state_of(uint32_t end) const {
-    const uint32_t token = end & 0xffff;
-    const States before = states[token / kSegmentItems];
-    return (before.positive >> token % kSegmentItems & 1) - (before.negative >> token % kSegmentItems & 1);
+  __device__ void set(int index, C fold, int32_t length, int state) {
+    folded[index] = fold;
+    lengths[index] = length;
+    states[index] = static_cast<int8_t>(state);
   }
 };
 
@@ -55,7 +50,6 @@ class ThreadTokens {
   }
 
   static __device__ int first() { return static_cast<int>(threadIdx.x) * kSegmentItems; }
-  __device__ int count() const { return __popc(valid_); }
 
   __device__ PrefixState<C> prefix_state() const {
     auto result = PrefixState<C>::identity();
@@ -95,39 +89,31 @@ class ThreadTokens {
   }
 
   // Writes the ids and the mask (or null) of the tokens, and the segments that end to `ended`. `open`: of all earlier
-  // tokens of the row. `started`: segments of the row that start before this tile. `earlier`: valid tokens of the tile
-  // before this thread's.
-  __device__ void write(const OpenSegment<kReduce, C>& open, int32_t started, int earlier, int32_t* ids, bool* mask,
+  // tokens of the row. `started`: segments of the row that start before this tile. `ends_row`: whether the row ends
+  // after these tokens.
+  __device__ void write(OpenSegment<kReduce, C> open, int32_t started, bool ends_row, int32_t* ids, bool* mask,
                         EndedSegments<C>& ended) const {
     Items<int32_t, kSegmentItems> id;
     Items<bool, kSegmentItems> kept;
     const unsigned keep = ((keeps(1) ? positive_.now : 0) | (keeps(-1) ? negative_.now : 0) |
                            (keeps(0) ? ~(positive_.now | negative_.now) : 0)) &
                           valid_;
-    int32_t segment = open.segments - 1;
-    C folded = open.folded;
-    auto* next_ended = &ended.segments[open.segments - started];
-    uint32_t here = static_cast<uint32_t>(earlier) << 16 | first();
-    each_fold(folded, [&](int i) {
+    each_fold(open.folded, [&](int i) {
       if (is(starts_, i)) {
-        *next_ended++ = {folded, here};
-        ++segment;
+        const int state = is(positive_.before, i) - is(negative_.before, i);
+        ended.set(open.segments - started, open.folded, open.length, state);
+        ++open.segments;
+        open.length = 0;
       }
-      here += is(valid_, i) ? 1u << 16 | 1 : 1;
-      id.of[i] = is(valid_, i) ? segment : -1;
+      open.length += is(valid_, i);
+      id.of[i] = is(valid_, i) ? open.segments - 1 : -1;
       kept.of[i] = is(keep, i);
     });
-    ended.states[threadIdx.x] = {static_cast<uint8_t>(positive_.before), static_cast<uint8_t>(negative_.before)};
     store_items(ids, first(), length_, id);
     if (mask != nullptr) store_items(mask, first(), length_, kept);
-  }
-
-  // Writes the segment that ends with the row to `ended`. Called by the block's last thread.
-  __device__ void end_row(const OpenSegment<kReduce, C>& row, int32_t started, int tokens,
-                          EndedSegments<C>& ended) const {
-    ended.segments[row.segments - started] = {row.folded, static_cast<uint32_t>(tokens) << 16 | kTile};
-    ended.states[kSegmentThreads] = {static_cast<uint8_t>(positive_.now >> (kSegmentItems - 1) & 1),
-                                     static_cast<uint8_t>(negative_.now >> (kSegmentItems - 1) & 1)};
+    if (!ends_row) return;
+    const int state = is(positive_.now, kSegmentItems - 1) - is(negative_.now, kSegmentItems - 1);
+    ended.set(open.segments - started, open.folded, open.length, state);
   }
 
  private:

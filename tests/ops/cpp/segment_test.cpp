@@ -50,6 +50,19 @@ void check_movemask() {
   }
 }
 
+void check_compress_store() {
+  float lanes[Vec::kLanes], stored[Vec::kLanes];
+  for (int l = 0; l < Vec::kLanes; ++l) lanes[l] = static_cast<float>(l);
+  for (uint64_t bits = 0; bits < uint64_t{1} << Vec::kLanes; ++bits) {
+    const int count = compress_store(Vec::load(lanes), bits | ~kLanesMask, stored);
+    int expected = 0;
+    for (int l = 0; l < Vec::kLanes; ++l) {
+      if (bit(bits, l)) expect(stored[expected++] == lanes[l], "compress_store: lanes");
+    }
+    expect(count == expected, "compress_store: count");
+  }
+}
+
 // Every 16 bits in every quarter of a word; what is around them is random.
 void check_bytes() {
   for (uint64_t pattern = 0; pattern < 65536; ++pattern) {
@@ -60,16 +73,20 @@ void check_bytes() {
     unsigned char bytes[64];
     int8_t signs[64];
     int32_t counts[64];
-    store_bytes(word, reinterpret_cast<bool*>(bytes));
+    const uint64_t deposited = deposit_bits(word, other);
+    store_signs(word, 0, reinterpret_cast<int8_t*>(bytes));
     store_signs(word, other, signs);
-    store_bit_counts(word, 3, counts);
+    store_bit_counts(word, word | other, 3, counts);
     bool same = true;
-    int count = 3;
+    int count = 3, place = 0;
     for (int i = 0; i < 64; ++i) {
       count += bit(word, i);
-      same = same && bytes[i] == bit(word, i) && signs[i] == bit(word, i) - bit(other, i) && counts[i] == count;
+      same = same && bytes[i] == bit(word, i) && signs[i] == bit(word, i) - bit(other, i);
+      same = same && counts[i] == (bit(word | other, i) ? count : -1);
+      same = same && bit(deposited, i) == (bit(other, i) && bit(word, place));
+      place += bit(other, i);
     }
-    expect(same, "store_bytes, store_signs or store_bit_counts");
+    expect(same, "store_signs, store_bit_counts or deposit_bits");
     for (unsigned char& byte : bytes) byte = byte == 0 ? 0 : static_cast<unsigned char>(1 + below(255));
     expect(bits_of_bytes(reinterpret_cast<const bool*>(bytes)) == word, "bits_of_bytes");
   }
@@ -166,14 +183,11 @@ void check_segment() {
         .sequence_sign = below(3) - 1,
         .keep_neutral = below(2) == 0,
     };
-    std::vector<float> scratch_rewards(length);
-    std::vector<int32_t> scratch_ids(length);
-    const std::unique_ptr<bool[]> scratch_mask(new bool[length + 1]);
     for (const Reduce reduce : {Reduce::sum, Reduce::mean, Reduce::last, Reduce::max, Reduce::min}) {
       Outputs actual(length, rule.want_mask), expected(length, rule.want_mask);
       const SegmentRowOut actual_row = actual.row(), expected_row = expected.row();
-      const int32_t count = segment_simd(reduce, rewards.data(), mask.get(), static_cast<int64_t>(length), rule,
-                                         actual_row, {scratch_rewards.data(), scratch_ids.data(), scratch_mask.get()});
+      const int32_t count =
+          segment_simd(reduce, rewards.data(), mask.get(), static_cast<int64_t>(length), rule, actual_row);
       const int32_t expected_count = dispatch_reduce(reduce, [&]<Reduce kReduce>() {
         return segment_row<kReduce>(rewards.data(), mask.get(), static_cast<int64_t>(length), rule, expected_row);
       });
@@ -196,6 +210,7 @@ void check_segment() {
 int main() {
   check_propagate_state();
   check_movemask();
+  check_compress_store();
   check_bytes();
   check_hysteresis<float>();
   check_hysteresis<bfloat16>();

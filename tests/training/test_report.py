@@ -389,7 +389,9 @@ def test_extremes_are_the_best_rows_then_the_worst(count, rows):
 def test_page_says_what_ran_and_escapes_it(tmp_path):
     html = render(tmp_path, facts={"model": "<gpt2>", "device": "cpu"}, command="segkernel train dpo --model '<gpt2>'")
     assert "<dt>model</dt><dd>&lt;gpt2&gt;</dd>" in html
-    assert "segkernel train dpo --model &#39;&lt;gpt2&gt;&#39;" in html
+    # Options are broken between words, not at their hyphens.
+    assert "<span>--model</span> <span>&#39;&lt;gpt2&gt;&#39;</span></pre>" in html
+    assert "segkernel train dpo --model '<gpt2>'" in Page(html).text
     assert "--resume_from_checkpoint last" in Page(html).text
 
 

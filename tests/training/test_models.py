@@ -164,15 +164,6 @@ def test_reward_model_with_several_labels_is_refused(tokenizer: Any, tmp_path: P
         load_scoring_model(path, tokenizer)
 
 
-def test_architecture_that_needs_its_head_is_refused_as_a_value_model(tokenizer: Any) -> None:
-    config = transformers.ModernBertDecoderConfig(
-        vocab_size=len(tokenizer), pad_token_id=0, **{**SIZES, "num_hidden_layers": 2}
-    )
-    policy = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ValueError, match="model: a 'modernbert-decoder' model cannot have a scalar head"):
-        value_model_like(policy)
-
-
 def test_bidirectional_model_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.BertConfig(vocab_size=len(tokenizer), **SIZES)

@@ -74,10 +74,7 @@ class ScalarHead(TokenScores):
         delattr(model.get_submodule(parent), attribute)
         self.num_labels = 1
         self.score = nn.Linear(head.weight.shape[1], 1)
-        try:
-            model.post_init()
-        except AttributeError as error:  # ModernBERT's decoder initializes its head by name
-            raise ValueError(f"model: a {config.model_type!r} model cannot have a scalar head: {error}") from error
+        model.post_init()
 
     def get_output_embeddings(self) -> None:
         """None: there is no head over the vocabulary, and nothing to tie to the input embeddings."""

@@ -477,5 +477,9 @@ def test_mistakes_in_paths_and_files_are_one_line(
         assert len(errors) == 1, options
         assert errors[0].startswith("segkernel: error: ")
         assert message in errors[0]
+    # A deleted reward model, in a directory that is there, is not looked up on the hub, and the data are not read.
+    unread = ("asr-dpo", "--preferences", str(empty), "--model", lm, "--output_dir", f"{tmp_path}/out-reward")
+    message = refused(capsys, *unread, "--reward_model", f"{tmp_path}/directory/rm")
+    assert message == f"segkernel: error: reward_model: there is no directory '{tmp_path}/directory/rm'\n"
     # A run that is refused before a trainer is made leaves nothing behind.
     assert len(list(tmp_path.glob("out-*"))) == 3

@@ -14,7 +14,7 @@
 #endif
 
 #include "../core/dtypes.h"
-#include "inline.h"
+#include "../core/inline.h"
 
 // SK_X86(op): the intrinsic `op` at the width of Vec.
 #if defined(__AVX512F__)  // with BW, DQ and VL

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../../simd/inline.h"
+#include "../../core/inline.h"
 
 namespace segkernel {
 

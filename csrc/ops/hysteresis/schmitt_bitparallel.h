@@ -2,7 +2,7 @@
 // with the highest bit first, as numbers are.
 #pragma once
 
-#include "../../simd/inline.h"
+#include "../../core/inline.h"
 
 namespace segkernel {
 

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "../../core/dtypes.h"
-#include "../../simd/inline.h"
+#include "../../core/inline.h"
 #include "../detect_pivots/detect_pivots.h"
 #include "../hysteresis/hysteresis.h"
 

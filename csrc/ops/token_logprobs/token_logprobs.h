@@ -10,8 +10,8 @@
 
 #include <cstdint>
 
-#include "../../simd/exp2.h"
-#include "../../simd/inline.h"
+#include "../../core/inline.h"
+#include "../../core/scalar_vec.h"
 
 namespace segkernel {
 

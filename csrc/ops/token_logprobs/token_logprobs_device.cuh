@@ -5,7 +5,7 @@
 
 #include "../../core/dtypes.h"
 #include "../../core/errors.h"
-#include "../../cuda/scalar_vec.cuh"
+#include "../../core/scalar_vec.h"
 #include "../../cuda/vector_io.cuh"
 #include "../../cuda/warp.cuh"
 #include "token_logprobs_terms.h"

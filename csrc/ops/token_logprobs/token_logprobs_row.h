@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#include "../../simd/inline.h"
+#include "../../core/inline.h"
 #include "token_logprobs_kernels.h"
 #include "token_logprobs_terms.h"
 

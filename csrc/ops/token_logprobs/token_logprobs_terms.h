@@ -1,5 +1,5 @@
-// Per-logit terms of the running sums and of the gradient, over a vector type V: Vec or VecDouble (csrc/simd) on the
-// CPU, a scalar with the same interface in a CUDA thread (csrc/cuda/scalar_vec.cuh).
+// Per-logit terms of the running sums and of the gradient, over a vector type V: Vec (csrc/simd), or ScalarVec for a
+// CUDA thread and for float64 on the CPU (csrc/core).
 #pragma once
 
 #include "token_logprobs_gradient.h"

@@ -1,10 +1,8 @@
 // Largest errors of exp2, in units in the last place (ulp), and of tanh, absolute, against the C library in double.
 //
 // Usage: exp2_test vec|scalar STRIDE. `vec` tests csrc/simd/vec_math.h for the instruction set of the compiler flags,
-// `scalar` csrc/simd/exp2.h. One float in STRIDE is tested, all of them with 1; tanh is tested at one in 101 of those.
-// Prints the largest errors and exits with 1 if one exceeds its bound.
-#include "simd/exp2.h"
-
+// `scalar` csrc/core/scalar_vec.h. One float in STRIDE is tested, all of them with 1; tanh is tested at one in 101 of
+// those. Prints the largest errors and exits with 1 if one exceeds its bound.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -13,6 +11,7 @@
 #include <initializer_list>
 
 #include "core/dtypes.h"
+#include "core/scalar_vec.h"
 #include "simd/vec_math.h"
 
 using namespace segkernel;

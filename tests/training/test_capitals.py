@@ -168,12 +168,14 @@ def quick(tmp_path_factory):
     """The folder of two quick comparisons with the same seed, and the output of the second."""
     output = tmp_path_factory.mktemp("capitals")
     level, threads = logging.getLogger("segkernel").level, torch.get_num_threads()
-    for _ in range(2):
-        printed, errors = io.StringIO(), io.StringIO()
-        with redirect_stdout(printed), redirect_stderr(errors):
-            assert main(["--quick", "--output", str(output)]) == 0
-    logging.getLogger("segkernel").setLevel(level)  # `main` silences the process that it has to itself
-    torch.set_num_threads(threads)
+    try:
+        for _ in range(2):
+            printed, errors = io.StringIO(), io.StringIO()
+            with redirect_stdout(printed), redirect_stderr(errors):
+                assert main(["--quick", "--output", str(output)]) == 0
+    finally:
+        logging.getLogger("segkernel").setLevel(level)  # `main` silences the process that it has to itself
+        torch.set_num_threads(threads)
     return output, printed.getvalue(), errors.getvalue()
 
 

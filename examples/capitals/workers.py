@@ -13,8 +13,13 @@ import transformers
 
 
 def worker_pool(processes: int) -> ProcessPoolExecutor:
-    """A pool of quiet processes with one thread each, which end with their parent."""
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    """A pool of quiet processes with one thread each, which end with their parent.
+
+    They are forked from a server process that imports the trainers once.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["examples.capitals.training"])
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
 
 
 def quiet() -> None:

@@ -135,14 +135,19 @@ def test_workers_exit_when_the_run_is_killed(tmp_path):
     command = [sys.executable, "-m", "benchmarks.experiments", "--quick", "--output", str(tmp_path), "--processes", "1"]
     root = Path(__file__).parents[2]
     run = subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     try:
-        wait_until(lambda: len(children.read_text().split()) == 2)  # a worker, and Python's own resource tracker
-        workers = [Path("/proc", child) for child in children.read_text().split()]
+        wait_until(lambda: len(descendants(run.pid)) == 3)  # a worker, its fork server, and Python's resource tracker
+        workers = [Path("/proc", child) for child in descendants(run.pid)]
     finally:
         run.kill()
         run.wait()
     wait_until(lambda: not any(worker.exists() for worker in workers))
+
+
+def descendants(pid):
+    """Process ids of the children of a process and of their children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return children + [child for parent in children for child in descendants(parent)]
 
 
 def wait_until(happened, seconds=120):

@@ -55,7 +55,7 @@ MUTANTS = (
         "csrc/cuda/warp.cuh",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n  __syncthreads();\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
-        ("hysteresis",),
+        ("hysteresis", "detect_pivots", "segment_by_entropy", "redistribute", "gae"),
         ("test_scan_references.py",),
     ),
     Mutant(
@@ -64,7 +64,7 @@ MUTANTS = (
         "  __syncthreads();  // WAR hazard: threads may still read it for a previous call\n"
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
-        ("hysteresis",),
+        ("hysteresis", "detect_pivots", "segment_by_entropy", "redistribute", "gae"),
         ("test_scan_references.py",),
     ),
     Mutant(

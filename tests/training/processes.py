@@ -6,6 +6,7 @@ in milliseconds. The server itself never computes, so no thread pool is lost by 
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -81,6 +82,7 @@ def _run(command: list[str], output: Path, environment: dict[str, str], setup: S
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
     os.environ |= environment
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background commands with SIGINT ignored
     if setup is not None:
         setup()
     from segkernel import _cli

@@ -167,14 +167,17 @@ def test_new_folder_leaves_existing_folders_alone(tmp_path):
 def quick(tmp_path_factory):
     """The folder of two quick comparisons with the same seed, and the output of the second."""
     output = tmp_path_factory.mktemp("capitals")
-    level, threads = logging.getLogger("segkernel").level, torch.get_num_threads()
+    # `main` silences the process that it has to itself.
+    levels = {name: logging.getLogger(name).level for name in ("segkernel", "transformers")}
+    threads = torch.get_num_threads()
     try:
         for _ in range(2):
             printed, errors = io.StringIO(), io.StringIO()
             with redirect_stdout(printed), redirect_stderr(errors):
                 assert main(["--quick", "--output", str(output)]) == 0
     finally:
-        logging.getLogger("segkernel").setLevel(level)  # `main` silences the process that it has to itself
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         torch.set_num_threads(threads)
     return output, printed.getvalue(), errors.getvalue()
 

@@ -25,6 +25,7 @@ def test_special_tokens_are_those_of_transformers_without_its_warning(ends, capl
     model = tiny_gpt2(tokenizer, eos_token_id=7, bos_token_id=5)
     model.generation_config.eos_token_id = ends
     expected = copy.deepcopy(model)
+    caplog.set_level(logging.WARNING, logger="transformers")
     align_by_transformers(expected, tokenizer)
     assert "differ from the model config" in caplog.text
     caplog.clear()

@@ -96,7 +96,7 @@ class SegkernelTrainer(ResumableTrainer):
     are set to 0 in place.
 
     Args:
-        model: the model to train, or a `peft.PeftModel`, of which the adapter is trained.
+        model: the model to train, or a `peft.PeftModel`, whose adapter is trained.
         peft_config: config of a new adapter, which is trained in place of the model's own weights.
         args, train_dataset, eval_dataset, processing_class, **kwargs: as in `transformers.Trainer`.
     """

@@ -58,6 +58,13 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
 
 
+def weight(name: str, value: Any) -> None:
+    if not is_number(value):
+        raise TypeError(f"{name}: expected a number >= 0, got {describe(value)}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+
+
 def not_negative(name: str, value: float | None) -> None:
     if value is not None and not value >= 0:
         raise ValueError(f"{name}: expected >= 0, got {value!r}")

@@ -39,6 +39,7 @@ REST = {
     "loss/value": "value loss",
     "clipped": "clipped tokens",
     "approximate_kl": "KL of the updates",
+    "nll_loss": "negative log-likelihood, chosen",
     "logps": "log-probability",
     "segments": "segments",
     "segment_reward": "segment reward",

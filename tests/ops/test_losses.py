@@ -21,6 +21,22 @@ def test_dpo_loss_literals() -> None:
     torch.testing.assert_close(losses, torch.tensor([math.log1p(math.exp(-0.7)), math.log(2)]))
 
 
+@pytest.mark.parametrize(("weight", "difference"), [(1.0, 0.7), (0.5, 0.45), (0.0, 0.2), (2, 1.2)])
+def test_dpo_loss_weighs_the_rejected_reward_only_in_the_loss(weight: float, difference: float) -> None:
+    # Rewards 0.2 and -0.5: 0.2 - weight * -0.5.
+    one = torch.ones(1)
+    losses, chosen, rejected = dpo_loss(2 * one, -5 * one, 0 * one, 0 * one, beta=0.1, rejected_weight=weight)
+    torch.testing.assert_close(losses, torch.tensor([math.log1p(math.exp(-difference))]))
+    assert (chosen.item(), rejected.item()) == pytest.approx((0.2, -0.5))
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])
+def test_dpo_loss_refuses_rejected_weight(weight: float) -> None:
+    one = torch.zeros(1)
+    with pytest.raises(ValueError, match="rejected_weight: expected a finite number >= 0, got"):
+        dpo_loss(one, one, one, one, rejected_weight=weight)
+
+
 def test_dpo_loss_gradient_raises_chosen_and_lowers_rejected() -> None:
     chosen = torch.zeros(1, requires_grad=True)
     rejected = torch.zeros(1, requires_grad=True)

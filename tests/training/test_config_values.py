@@ -12,6 +12,8 @@ from segkernel.training.methods.registry import METHODS
 INTEGERS = ("samples", "keep", "minibatches", "rollout_epochs", "max_new_tokens", "max_length", "normalizer_pairs")
 REFUSED: dict[str, tuple[Any, ...]] = {
     "beta": (0, -1, math.inf),
+    "rpo_alpha": (-0.1, math.inf),
+    "rejected_weight": (-0.1, math.inf),
     "learning_rate": (-1e-3, math.inf),
     "per_device_train_batch_size": (0, -1),
     "per_device_eval_batch_size": (0,),

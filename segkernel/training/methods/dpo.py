@@ -3,6 +3,9 @@
 A row may carry `chosen_mask` and `rejected_mask` (bools over its response tokens); the loss then reads the
 log-probabilities of those tokens only. Without masks every response token counts.
 
+With `rpo_alpha` the negative log-likelihood of the whole chosen response is added, with any mask (Pang et al. 2024,
+arXiv 2404.19733). `rejected_weight` scales the rejected response's reward in the loss.
+
 The metrics `rewards/...` are implicit rewards of whole responses, `beta` times their log-ratios, so they compare
 methods with different masks; `masked_rewards/...`, logged if there are masks, are those of the tokens that the loss
 reads.
@@ -15,6 +18,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor, nn
 
+from segkernel import _validate
 from segkernel.losses import dpo_loss
 from segkernel.training.data.columns import SIDES
 from segkernel.training.trainer.base import Split
@@ -29,6 +33,20 @@ class DPOConfig(PreferenceConfig):
 
     learning_rate: float = field(default=2e-5, metadata={"help": "AdamW's peak learning rate."})
     beta: float = field(default=0.1, metadata={"help": "DPO's beta: strength of the pull toward the reference model."})
+    rpo_alpha: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of an anchor on the chosen response: the mean negative log-likelihood of its tokens, with "
+            "or without a loss mask, is added to the loss of the pair."
+        },
+    )
+    rejected_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the rejected response's log-ratio in the loss. 1 is DPO; below 1 it is suppressed less, "
+            "and 0 only raises the chosen response."
+        },
+    )
     reverse: bool = field(
         default=False,
         metadata={
@@ -41,6 +59,8 @@ class DPOConfig(PreferenceConfig):
         super().__post_init__()
         if not 0 < self.beta < math.inf:
             raise ValueError(f"beta: expected a finite number > 0, got {self.beta}")
+        for name in ("rpo_alpha", "rejected_weight"):
+            _validate.weight(name, getattr(self, name))
 
 
 class DPOTrainer(PreferenceTrainer):
@@ -67,19 +87,28 @@ class DPOTrainer(PreferenceTrainer):
         return with_reference(super().prepare(dataset, split), reference, self.data_collator, self.args)
 
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        kept, whole = kept_and_whole_logprobs(model_logits(model, batch), batch)  # [B, 2] each
+        anchored = self.args.rpo_alpha > 0
+        kept, whole = kept_and_whole_logprobs(model_logits(model, batch), batch, whole_grad=anchored)  # [B, 2] each
         reference = batch["ref_logprobs"]
         first, second = (1, 0) if self.args.reverse else (0, 1)
         losses, *masked_rewards = dpo_loss(
-            kept[:, first], kept[:, second], reference[:, first], reference[:, second], beta=self.args.beta
+            kept[:, first],
+            kept[:, second],
+            reference[:, first],
+            reference[:, second],
+            beta=self.args.beta,
+            rejected_weight=self.args.rejected_weight,
         )
+        lengths = batch["response_mask"].sum(-1)  # [B, 2]
+        nll = -whole[:, first] / lengths[:, first]
+        whole = whole.detach()
         rewards = self.args.beta * (whole - batch["ref_response_logprobs"])
         metrics = reward_metrics("rewards", rewards[:, 0], rewards[:, 1])
         if self.masked:
             metrics |= reward_metrics("masked_rewards", masked_rewards[first], masked_rewards[second])
         tokens = batch["loss_mask"].sum(-1)  # [B, 2]
-        share = tokens / batch["response_mask"].sum(-1)
-        # A pair with an empty loss mask has two log-ratios of 0 and no gradient; it does not count in the loss either.
+        share = tokens / lengths
+        # A pair with an empty loss mask has two log-ratios of 0 and no gradient; its DPO loss does not count either.
         empty = tokens.sum(1) == 0
         metrics |= {
             "logps/chosen": whole[:, 0],
@@ -88,7 +117,14 @@ class DPOTrainer(PreferenceTrainer):
             "kept_rejected": share[:, 1],
             "empty_pairs": empty.float(),
         }
-        return losses.masked_fill(empty, 0.0), metrics
+        losses = losses.masked_fill(empty, 0.0)
+        if anchored:
+            losses = losses + self.args.rpo_alpha * nll
+            metrics["nll_loss"] = nll.detach()
+        return losses, metrics
+
+    def read_tokens(self, batch: Batch) -> Tensor:
+        return batch["response_mask"].sum() if self.args.rpo_alpha > 0 else super().read_tokens(batch)
 
 
 def reward_metrics(name: str, chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:

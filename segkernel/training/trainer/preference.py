@@ -96,6 +96,10 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
     def items(self, batch: Batch) -> Items:
         return {"pairs": torch.tensor(len(batch["input_ids"]))}
 
+    def read_tokens(self, batch: Batch) -> Tensor:
+        """Number of tokens that the loss of a batch reads: those under the loss mask."""
+        return batch["loss_mask"].sum()
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -106,7 +110,7 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
         losses, metrics = self.pair_losses(model, inputs)
         if model.training:
             self.record(metrics)
-            self.record_kept(inputs["loss_mask"].sum())
+            self.record_kept(self.read_tokens(inputs))
         loss = self.step_share(losses, None, (num_items_in_batch or self.total_items([inputs]))["pairs"])
         return (loss, metrics) if return_outputs else loss
 

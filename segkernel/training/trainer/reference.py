@@ -70,14 +70,16 @@ def with_reference(
     return pairs
 
 
-def kept_and_whole_logprobs(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def kept_and_whole_logprobs(logits: Tensor, batch: Batch, *, whole_grad: bool = False) -> tuple[Tensor, Tensor]:
     """Log-probabilities of a batch's tokens, summed under the loss mask and over whole responses: `[B, 2]` each.
 
-    Every token is read once; only the sums under the loss mask carry a gradient.
+    Every token is read once. The sums under the loss mask carry a gradient, those over whole responses only with
+    `whole_grad`.
     """
     kept = summed_logprobs(logits, batch, batch["loss_mask"])
-    dropped = summed_logprobs(logits.detach(), batch, batch["response_mask"] & ~batch["loss_mask"])
-    return kept, kept.detach() + dropped
+    others = batch["response_mask"] & ~batch["loss_mask"]
+    dropped = summed_logprobs(logits if whole_grad else logits.detach(), batch, others)
+    return kept, (kept if whole_grad else kept.detach()) + dropped
 
 
 def summed_logprobs(logits: Tensor, batch: Batch, mask: Tensor) -> Tensor:

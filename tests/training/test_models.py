@@ -23,7 +23,7 @@ from segkernel.training.models import (
 )
 from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.forward import takes_position_ids
-from segkernel.training.models.paths import locate
+from segkernel.training.models.paths import _in_package, locate
 from segkernel.training.models.scalar_head import body_of
 from segkernel.training.trainer.actor_critic import ActorCritic
 from segkernel.training.trainer.batches import model_logits
@@ -268,6 +268,12 @@ def test_local_path_that_is_not_there_is_refused_without_the_hub(
     assert str(error.value) == message
 
 
+UNREACHABLE = (
+    r"^model: there is no directory 'gpt2', no installed package of that name with a \.gguf file, and the Hugging Face "
+    r"Hub is out of reach \(OSError\); give a directory, or a model that is in the hub's cache$"
+)
+
+
 def test_hub_name_without_a_network_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     requests = []
@@ -279,7 +285,7 @@ def test_hub_name_without_a_network_is_refused_at_once(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("segkernel.training.models.paths.HfApi", Unreachable)
     start = time.monotonic()
-    with pytest.raises(ConnectionError, match="model: there is no directory 'gpt2', and the Hugging Face Hub is out"):
+    with pytest.raises(ConnectionError, match=UNREACHABLE):
         locate("gpt2", "model")
     assert requests == [("gpt2", 5.0)]
     assert time.monotonic() - start < 2
@@ -305,6 +311,72 @@ def test_hub_name_without_a_network_is_read_from_the_cache_after_one_request(
     for _ in range(3):
         assert locate("owner/cached-model", "model") == (str(tmp_path / "snapshot"), {})
     assert requests == ["owner/cached-model"]
+
+
+@pytest.fixture
+def site_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder on `sys.path` with packages that fail when they are imported, two of them installed distributions."""
+    files = {
+        "tiny_lm_files/weights.gguf": "",
+        "tiny_lm_files/__init__.py": "raise RuntimeError",
+        "tiny_lm-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny-lm\nVersion: 1.0\n",
+        "tiny_lm-1.0.dist-info/RECORD": "tiny_lm_files/__init__.py,,\ntiny_lm_files/weights.gguf,,\nmissing.gguf,,\n",
+        "two_lms/a.gguf": "",
+        "two_lms/b.gguf": "",
+        "two_lms/__init__.py": "raise RuntimeError",
+        "hub_name/__init__.py": "raise RuntimeError",
+        "hub_name-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: hub-name\nVersion: 1.0\n",
+        "hub_name-1.0.dist-info/RECORD": "hub_name/__init__.py,,\n",
+    }
+    folder = tmp_path / "site-packages"
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("segkernel.training.models.paths.HfApi", None)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tiny-lm", "tiny_lm", "Tiny-LM", "tiny_lm_files", "tiny-lm-files"])
+def test_name_of_an_installed_package_is_its_gguf_file(
+    name: str, site_packages: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _in_package.cache_clear()
+    with caplog.at_level("INFO", logger="segkernel"):
+        for _ in range(2):
+            assert locate(name, "model") == (str(site_packages / "tiny_lm_files"), {"gguf_file": "weights.gguf"})
+    file = site_packages / "tiny_lm_files" / "weights.gguf"
+    assert caplog.messages == [f"model: {name} is the file {file} of the installed package"]
+
+
+def test_package_with_two_gguf_files_is_refused(site_packages: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^model: expected one \.gguf file in the installed package 'two-lms', "
+    ) as error:
+        locate("two-lms", "model")
+    files = [site_packages / "two_lms" / name for name in ("a.gguf", "b.gguf")]
+    assert str(error.value).endswith(f", got '{files[0]}', '{files[1]}'")
+
+
+@pytest.mark.parametrize("name", ["hub-name", "owner/tiny-lm"])
+def test_other_names_than_those_of_packages_with_a_gguf_file_go_to_the_hub(
+    name: str, site_packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = []
+
+    class Hub:
+        def model_info(self, name: str, timeout: float) -> None:
+            requests.append(name)
+
+    monkeypatch.setattr("segkernel.training.models.paths.HfApi", Hub)
+    assert locate(name, "model") == (name, {})
+    assert requests == [name]
+
+
+def test_directory_comes_before_an_installed_package(site_packages: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny-lm").mkdir()
+    assert locate("tiny-lm", "model") == ("tiny-lm", {})
 
 
 def test_directory_without_a_model_is_refused(tokenizer: Any, tmp_path: Path) -> None:

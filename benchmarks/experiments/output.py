@@ -14,7 +14,7 @@ from benchmarks.experiments.tables import detailed_table, markdown, method_table
 from benchmarks.experiments.workspace import write_atomically
 from benchmarks.machine import installed_versions, machine
 from benchmarks.pages import replace_between
-from examples.capitals.estimates import estimate
+from examples.common.estimates import estimate
 from segkernel.training.report import write_report
 
 MARKERS = ("<!-- experiment:begin -->", "<!-- experiment:end -->")

@@ -15,7 +15,7 @@ from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.steps import needed_by, with_needed
 from benchmarks.experiments.tasks import Task
 from benchmarks.experiments.workspace import Workspace, write_atomically
-from examples.capitals.workers import worker_pool
+from examples.common.workers import worker_pool
 
 CLOCK = "wall-seconds.json"
 # Takes effect when a worker imports the libraries.
@@ -51,7 +51,7 @@ def _run_waiting(waiting: list[Task], done: set[Task], settings: Settings, root:
     running: dict[Future[None], Task] = {}
     with (
         tqdm(total=len(waiting), desc="experiment", unit="task") as progress,
-        worker_pool(processes) as pool,
+        worker_pool(processes, preload=["examples.capitals.training"]) as pool,
     ):
         while waiting or running:
             ready = [task for task in waiting if done.issuperset(needed_by(task, STEPS))]

@@ -13,7 +13,7 @@ from benchmarks.experiments.settings import Settings
 from benchmarks.experiments.steps import task_of, with_needed
 from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS, Task
 from benchmarks.experiments.workspace import Workspace
-from examples.capitals.estimates import difference, estimate
+from examples.common.estimates import difference, estimate
 
 SWEPT_CONDITIONS = (ALL_PAIRS, "adversarial pairs")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.experiments.tasks import ALL_PAIRS, CONDITIONS
-from examples.capitals.estimates import Estimate
+from examples.common.estimates import Estimate
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 MASK = {"tokens trained on": "tokens_trained", "mask agrees with true credit": "mask_agreement"}

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from style import HERE, INK, MUTED, NEGATIVE, POSITIVE, ROOT, save
 
 from examples.capitals.comparison import ADVERSARIAL, ALL, ASR_DPO, DPO, PARTS, read_logs
-from examples.capitals.estimates import estimate
+from examples.common.estimates import estimate
 
 COLORS = {DPO: NEGATIVE, ASR_DPO: POSITIVE}
 

@@ -28,7 +28,7 @@ from examples.capitals.comparison import (
     write_figures,
 )
 from examples.capitals.training import Settings
-from examples.capitals.workers import quiet, worker_pool
+from examples.common.workers import quiet, worker_pool
 from segkernel.training.report import write_report
 
 STAGES = 5
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_stages(runs: Sequence[Run], processes: int) -> Sequence[Run]:
     """Run every stage for all runs, with one line of output per stage."""
     print(f"{len(runs)} independent run{'s' if len(runs) > 1 else ''}, each with its own seed, data and models")
-    with worker_pool(processes) if processes > 1 else nullcontext() as pool:
+    with worker_pool(processes, preload=["examples.capitals.training"]) if processes > 1 else nullcontext() as pool:
         apply = map if pool is None else pool.map
         with stage(1, "start model: learns to name capitals, with mistakes"):
             runs = list(apply(Run.train_start, runs))

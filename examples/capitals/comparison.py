@@ -14,7 +14,6 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from examples.capitals.answers import Question, answer_accuracy, draw_questions
-from examples.capitals.estimates import Estimate, difference, estimate
 from examples.capitals.pairs import Pair, sample_pairs
 from examples.capitals.task import make_tokenizer, prompt_text
 from examples.capitals.training import (
@@ -25,6 +24,7 @@ from examples.capitals.training import (
     train_start,
     trainer_options,
 )
+from examples.common.estimates import Estimate, difference, estimate
 from segkernel.training import ASRDPOConfig, ASRDPOTrainer, DPOConfig, DPOTrainer
 from segkernel.training.models import load_scoring_model
 from segkernel.training.report import Example

@@ -16,7 +16,6 @@ pytest.importorskip("rich")
 from examples.capitals.__main__ import main, new_folder
 from examples.capitals.answers import Accuracy, accuracy
 from examples.capitals.comparison import conclusion
-from examples.capitals.estimates import Estimate, difference, estimate
 from examples.capitals.pairs import Pair, is_well_formed
 from examples.capitals.task import (
     CAPITALS,
@@ -30,6 +29,7 @@ from examples.capitals.task import (
     score,
     token_credit,
 )
+from examples.common.estimates import Estimate, difference, estimate
 
 
 def test_grade_literals():

@@ -1,0 +1,1 @@
+"""Independent training runs: worker processes, and means with intervals over the runs."""

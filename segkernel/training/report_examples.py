@@ -13,18 +13,19 @@ from segkernel.training.data.columns import SEQUENCE_SIGNS, SIDES
 from segkernel.training.data.token_texts import token_texts
 from segkernel.training.report.example import Example, example_from_segments
 from segkernel.training.report.sample import Sample, extremes
+from segkernel.training.segmentation.rows import TokenRows
 from segkernel.training.segmentation.thresholds import Thresholds
 
 
 def report_examples(
     rows: Iterable[Mapping[str, Any]], thresholds: Thresholds, tokenizer: PreTrainedTokenizerBase
 ) -> list[Example]:
-    """Report examples of both responses of pairs with token rewards, cut into segments."""
+    """Report examples of both responses of pairs with token rewards and baselines, cut into segments."""
     examples = []
     for row in rows:
-        for side, sign in zip(SIDES, SEQUENCE_SIGNS, strict=True):
+        for side, sign, baseline in zip(SIDES, SEQUENCE_SIGNS, row["baseline"], strict=True):
             response = (row["prompt_ids"], row[f"{side}_ids"], row[f"{side}_token_rewards"])
-            examples.append(report_example(side, *response, sign, thresholds, tokenizer))
+            examples.append(report_example(side, *response, sign, thresholds, baseline, tokenizer))
     return examples
 
 
@@ -35,16 +36,20 @@ def report_example(
     token_rewards: list[float],
     sign: int,
     thresholds: Thresholds,
+    baseline: float,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Example:
     """Report example of one response with token rewards, cut into segments."""
+    rewards = TokenRows(torch.tensor(token_rewards), torch.tensor([0, len(token_rewards)]))
+    segments = thresholds.segment(rewards, torch.tensor([baseline], dtype=torch.float64), torch.tensor([sign]))
+    padded = {name: values[None] for name, values in segments._asdict().items() if name != "counts"}
     return example_from_segments(
         str(tokenizer.decode(prompt_ids, skip_special_tokens=True)),
         label,
         token_texts(response_ids, tokenizer),
         token_rewards,
-        thresholds.segment(torch.tensor([token_rewards]), None, torch.tensor([sign])),
-        baseline=thresholds.baseline,
+        segments._replace(**padded),
+        baseline=baseline,
         delta=thresholds.delta,
         pivot_threshold=thresholds.pivot_threshold,
     )

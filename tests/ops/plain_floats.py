@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -57,6 +58,25 @@ def schmitt(rewards: list[float], low: float, high: float, *, hold: bool = True)
         state = 1 if reward > high else -1 if reward < low else state if hold else 0
         states.append(state)
     return states
+
+
+def smoothed(row: list[float], window: int) -> list[float]:
+    """Means over the tokens t - window // 2 to t + (window - 1) // 2 that there are."""
+    around = [row[max(0, t - window // 2) : t + (window - 1) // 2 + 1] for t in range(len(row))]
+    return [sum(values) / len(values) for values in around]
+
+
+def debounced(states: list[int], minimum: int) -> list[int]:
+    """A state is taken over once it lasts, and then from its first token on; the one before goes on until then."""
+    runs = [(state, len(list(run))) for state, run in groupby(states)]
+    lasting = [state for state, length in runs if length >= min(minimum, len(states))]
+    current = lasting[0] if lasting else 0
+    found: list[int] = []
+    for state, length in runs:
+        if length >= min(minimum, len(states)):
+            current = state
+        found += [current] * length
+    return found
 
 
 def whitened(rows: list[list[float]]) -> list[list[float]]:

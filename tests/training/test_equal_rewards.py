@@ -12,6 +12,7 @@ from segkernel.training import ASRPPOConfig, ASRPPOTrainer, PPOConfig, PPOTraine
 from segkernel.training.rounding import rounding_error
 from segkernel.training.segmentation.entropy import Segmenter
 from segkernel.training.segmentation.options import SegmentOptions
+from segkernel.training.segmentation.rows import TokenRows
 from segkernel.training.segmentation.thresholds import Thresholds
 from tests.training.trainer_helpers import QUICK, prompts, tiny_lm, weights
 
@@ -59,13 +60,15 @@ def test_constant_reward_trains_no_token(tmp_path: Path, tokenizer: Any, config_
         assert trainer.state.log_history[0]["skipped_steps"] == 1
 
 
-@pytest.mark.parametrize("baseline", ["mean", "median"])
+@pytest.mark.parametrize("unit", ["std", "noise"])
+@pytest.mark.parametrize("baseline", ["mean", "median", "sequence", "prompt"])
 @pytest.mark.parametrize("scale", [1.0, -1e4])
-def test_equal_token_rewards_are_neutral(baseline: str, scale: float) -> None:
+def test_equal_token_rewards_are_neutral(baseline: str, unit: Any, scale: float) -> None:
     rewards = scale * torch.tensor(EQUAL)
-    options = SegmentOptions(baseline=baseline, delta=0.5)
-    thresholds = Thresholds.fit(rewards.tolist(), options)
-    segments = thresholds.segment(rewards[None], torch.ones(1, 5), torch.tensor([1.0]))
+    options = SegmentOptions(baseline=baseline, delta=0.5, threshold_unit=unit)
+    rows = TokenRows(rewards, torch.tensor([0, 5]))
+    thresholds = Thresholds.fit(rows, options)
+    segments = thresholds.segment(rows, thresholds.baselines(rows, torch.tensor([0])), torch.tensor([1.0]))
     assert not segments.mask.any()
 
 

@@ -18,11 +18,13 @@ from segkernel.training import ASRPPOConfig, ASRPPOTrainer, PPOConfig, PPOTraine
 from segkernel.training.models import train_tokenizer
 from tests.ops.plain_floats import (
     assert_rows,
+    debounced,
     gae_by_hand,
     in_response,
     logprobs_alone,
     schmitt,
     scores_alone,
+    smoothed,
     whitened,
 )
 from tests.training.trainer_helpers import (
@@ -215,6 +217,25 @@ def test_asr_policy_mask_keeps_segments_with_the_response_sign(
     ]
     rollout = collect(trainer)
     assert in_response(rollout["policy_mask"], rollout, RESPONSES) == expected
+
+
+@pytest.mark.parametrize("kind", ["difference", "prefix"])
+def test_asr_policy_mask_follows_smoothing_baseline_and_minimum_length(
+    tmp_path: Path, tokenizer: Any, kind: str
+) -> None:
+    options = {"delta": 0.1, "token_rewards": kind, "smoothing": 2, "baseline": "sequence", "baseline_shift": 0.05}
+    trainer = make(ASRPPOConfig, ASRPPOTrainer, tmp_path, tokenizer, **options, min_segment_length=2)
+    scores = each(scores_alone, trainer.scorer.model)
+    rewards = [smoothed(s[1:] if kind == "prefix" else [b - a for a, b in pairwise(s)], 2) for s in scores]
+    unit = stdev(reward for row in rewards for reward in row)
+    expected = []
+    for s, row in zip(scores, rewards, strict=True):
+        baseline, sign = mean(row) + 0.05 * unit, 1 if s[-1] > mean(s[-1] for s in scores) else -1
+        states = debounced(schmitt(row, baseline - 0.1 * unit, baseline + 0.1 * unit), 2)
+        expected.append([state == sign for state in states])
+    rollout = collect(trainer)
+    assert in_response(rollout["policy_mask"], rollout, RESPONSES) == expected
+    assert 0 < sum(sum(row) for row in expected) < sum(map(len, RESPONSES))
 
 
 def test_asr_policy_mask_from_pivots_only(tmp_path: Path, tokenizer: Any) -> None:

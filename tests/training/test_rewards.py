@@ -18,6 +18,7 @@ from segkernel.training.data.columns import PAIRS, SIDES
 from segkernel.training.data.tables import to_dataset
 from segkernel.training.report_examples import report_examples
 from segkernel.training.rewards.implicit import ImplicitRewardScorer
+from segkernel.training.segmentation.pairs import fit_to_pairs
 from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.preference import accuracy_interval
 from tests.ops.plain_floats import logprobs_alone
@@ -105,12 +106,12 @@ def test_thresholds_scale_with_the_rewards() -> None:
     rows = to_dataset([{"chosen_token_rewards": [1.0, 2.0, 6.0], "rejected_token_rewards": [3.0, 3.0]}], PAIRS)
     std = math.sqrt((4 + 1 + 9 + 0 + 0) / 4)
     options = ASRDPOConfig(delta=0.5, pivot_threshold=2.0, use_cpu=True)
-    fitted = Thresholds.of_pairs(rows, options)
+    fitted = fit_to_pairs(rows, options)
     assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == pytest.approx((3.0, 0.5 * std, 2 * std))
     options = ASRDPOConfig(baseline="median", pivot_threshold=2.0, threshold_unit="reward", use_cpu=True)
-    fitted = Thresholds.of_pairs(rows, options)
+    fitted = fit_to_pairs(rows, options)
     assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == (3.0, None, 2.0)
-    assert Thresholds.of_pairs(rows, ASRDPOConfig(baseline=-1.5, use_cpu=True)).baseline == -1.5
+    assert fit_to_pairs(rows, ASRDPOConfig(baseline=-1.5, use_cpu=True)).baseline == -1.5
 
 
 @pytest.mark.parametrize(
@@ -119,8 +120,8 @@ def test_thresholds_scale_with_the_rewards() -> None:
         ({"delta": -1.0}, r"delta: expected a number of at least 0, got -1\.0"),
         ({"pivot_threshold": math.nan}, r"pivot_threshold: expected a number, got nan"),
         ({"token_rewards": "scores"}, "token_rewards: expected one of 'difference', 'prefix', 'column', got 'scores'"),
-        ({"threshold_unit": "deviation"}, "threshold_unit: expected one of 'std', 'reward', got 'deviation'"),
-        ({"baseline": "mode"}, r"baseline: expected `mean`, `median` or a number, got 'mode'"),
+        ({"threshold_unit": "deviation"}, "threshold_unit: expected one of 'std', 'noise', 'reward', got 'deviation'"),
+        ({"baseline": "mode"}, r"baseline: expected `mean`, `median`, `sequence`, `prompt` or a number, got 'mode'"),
     ],
 )
 def test_segment_options_refuse_values_out_of_range(option: dict[str, Any], message: str) -> None:
@@ -146,7 +147,8 @@ def test_report_examples_show_token_texts(tokenizer: Any) -> None:
     }
     row["chosen_token_rewards"] = [1.0] * len(row["chosen_ids"])
     row["rejected_token_rewards"] = [1.0] * len(row["rejected_ids"])
-    chosen, rejected = report_examples([row], Thresholds(0.0, 0.5, None, True, False, "mean"), tokenizer)
+    row["baseline"] = [0.0, 0.0]
+    chosen, rejected = report_examples([row], Thresholds(0.0, 0.0, 0.5, None), tokenizer)
     assert (chosen.prompt, "".join(chosen.tokens), chosen.label) == ("say red", "red red", "chosen")
     assert all(chosen.kept)
     assert (rejected.label, any(rejected.kept), rejected.signs) == ("rejected", False, [1])

@@ -14,7 +14,7 @@ from segkernel import _cli as cli
 from segkernel.training import ASRRFTConfig, ASRRFTTrainer, RFTConfig, RFTTrainer
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import sample_responses
-from tests.ops.plain_floats import logprobs_alone, schmitt
+from tests.ops.plain_floats import logprobs_alone, schmitt, smoothed
 from tests.training.trainer_helpers import (
     QUICK,
     assert_resumes_to_the_same_bits,
@@ -276,6 +276,22 @@ def test_asr_rft_fits_thresholds_to_all_samples(tmp_path: Path, tokenizer: Any) 
     deviation = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
     assert trainer.thresholds.baseline == pytest.approx(mean)
     assert trainer.thresholds.delta == pytest.approx(0.25 * deviation)
+
+
+def test_asr_rft_baseline_per_prompt_is_over_all_its_smoothed_samples(tmp_path: Path, tokenizer: Any) -> None:
+    trainer = make_trainer("asr-rft", tmp_path, tokenizer, baseline="prompt", smoothing=3)
+    everything = make_trainer("rft", tmp_path, tokenizer, keep=4).train_dataset
+    rewards: dict[int, list[float]] = {}
+    for row in everything:
+        found = smoothed([worth(token) for token in row["response_ids"]], 3)
+        rewards.setdefault(row["prompt_index"], []).extend(found)
+    assert trainer.thresholds.baseline == "prompt"
+    for row in trainer.train_dataset:
+        own = rewards[row["prompt_index"]]
+        assert row["baseline"] == pytest.approx(sum(own) / len(own), abs=1e-6)
+        assert row["token_rewards"] == pytest.approx(smoothed([worth(t) for t in row["response_ids"]], 3), abs=1e-6)
+        states = schmitt(row["token_rewards"], *(row["baseline"] + s * trainer.thresholds.delta for s in (-1, 1)))
+        assert row["mask"] == [state == 1 for state in states]
 
 
 def test_asr_rft_all_neutral_is_refused_or_with_keep_neutral_equals_rft(tmp_path: Path, tokenizer: Any) -> None:

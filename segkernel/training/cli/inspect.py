@@ -25,7 +25,7 @@ from segkernel.training.report.example import Example
 from segkernel.training.report.page import write_report
 from segkernel.training.report_examples import report_examples
 from segkernel.training.segmentation.options import PairSegmentOptions
-from segkernel.training.segmentation.pairs import with_token_rewards
+from segkernel.training.segmentation.pairs import fit_to_pairs, with_masks, with_smoothed_rewards, with_token_rewards
 from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.base import SegkernelConfig
 from segkernel.training.trainer.preference import MAX_LENGTH
@@ -109,7 +109,9 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
     if model is not None:
         config = SegkernelConfig(output_dir=str(Path(arguments.output).parent))
         rows = with_token_rewards(rows, model, options.token_rewards, PreferenceCollator.of(tokenizer), config)
-    thresholds = Thresholds.of_pairs(head(rows, arguments.fit_rows), options)
+    rows = with_smoothed_rewards(rows, options.smoothing)
+    thresholds = fit_to_pairs(head(rows, arguments.fit_rows), options)
+    rows, _ = with_masks(rows, thresholds)
     examples = report_examples(head(rows, arguments.rows), thresholds, tokenizer)
     output = Path(arguments.output)
     return write_report(
@@ -132,8 +134,11 @@ def _summary(
         "tokens trained on": f"{100 * sum(sum(example.kept) for example in examples) / tokens:.1f} %",
         "token rewards": options.token_rewards if arguments.reward_model is None else arguments.reward_model,
         "baseline": thresholds.baseline,
+        "baseline shift": thresholds.shift,
         "delta": thresholds.delta,
         "pivot threshold": thresholds.pivot_threshold,
+        "smoothing": options.smoothing,
+        "fewest tokens of a segment": options.min_segment_length,
     }
 
 

@@ -51,6 +51,7 @@ RESPONSES = Features(
         "reward": _FLOAT,  # of the whole response; NaN where a score is not finite
         "samples_reward": _FLOAT,  # mean reward of all samples of the same prompt
         "segments": _INTEGER,  # number of segments
+        "baseline": _FLOAT,  # neutral token reward, in the cut into segments
         "mask_agreement": Value("float32"),  # share of tokens whose `mask` agrees with their true credit
         **PER_TOKEN,
     }
@@ -65,6 +66,7 @@ PAIRS = Features(
         "ref_logprobs": List(Value("float32")),  # reference log-probabilities, summed over `mask`
         "ref_response_logprobs": List(Value("float32")),  # the same, summed over the whole response
         "segments": List(_INTEGER),  # number of segments
+        "baseline": List(_FLOAT),  # neutral token reward, in the cut into segments
         "mask_agreement": List(Value("float32")),  # share of tokens whose `mask` agrees with their true credit
         "row": _INTEGER,  # number of the pair, part of the key of its random numbers
         **{f"{side}_{name}": feature for name, feature in PER_TOKEN.items() for side in SIDES},

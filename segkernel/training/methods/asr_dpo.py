@@ -19,12 +19,13 @@ from segkernel.training.segmentation.credit import TokenCredit
 from segkernel.training.segmentation.options import PairSegmentOptions
 from segkernel.training.segmentation.pairs import (
     check_token_rewards,
+    fit_to_pairs,
     log_kept,
     with_mask_agreement,
     with_masks,
+    with_smoothed_rewards,
     with_token_rewards,
 )
-from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.base import Split
 from segkernel.training.trainer.batches import Batch
 
@@ -85,9 +86,10 @@ class ASRDPOTrainer(DPOTrainer):
             dataset = with_token_rewards(
                 dataset, self.reward_model, self.args.token_rewards, self.data_collator, self.args, tokenizer
             )
+        dataset = with_smoothed_rewards(dataset, self.args.smoothing)
         if split == "train":
-            self.thresholds = Thresholds.of_pairs(dataset, self.args)
-        dataset = with_masks(dataset, self.thresholds)
+            self.thresholds = fit_to_pairs(dataset, self.args)
+        dataset, _ = with_masks(dataset, self.thresholds)
         if split == "train":
             log_kept(dataset, self.thresholds)
         if self.token_credit is not None:

@@ -7,13 +7,15 @@ the response's reward minus a baseline.
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelerate.utils import gather_object
+import torch
 from torch import Tensor
 
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
 from segkernel.training.rewards.prefix_scores import prompt_scores, token_rewards
 from segkernel.training.segmentation.credit import TokenCredit, agrees_with_credit
 from segkernel.training.segmentation.options import SegmentOptions, word_or_number
+from segkernel.training.segmentation.rows import TokenRows
+from segkernel.training.segmentation.smoothing import smooth
 from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.batches import Batch
 
@@ -33,6 +35,11 @@ class ASRPPOConfig(SegmentOptions, PPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.refuse_column()
+        if self.baseline == "prompt":
+            raise ValueError(
+                "baseline: expected `mean`, `median`, `sequence` or a number, since a rollout has one response per "
+                "prompt, got 'prompt'"
+            )
         self.sequence_baseline = word_or_number("sequence_baseline", self.sequence_baseline, ("mean", "prompt"))
 
 
@@ -53,18 +60,21 @@ class ASRPPOTrainer(PPOTrainer):
 
     def policy_mask(self, batch: Batch) -> Tensor:
         mask = batch["response_mask"]
-        rewards = token_rewards(batch["scores"], batch, self.args.token_rewards)
-        thresholds = Thresholds.fit(gather_object(rewards[mask].tolist()), self.args)
+        rewards = TokenRows.of_padded(token_rewards(batch["scores"], batch, self.args.token_rewards), mask)
+        rewards = smooth(rewards, self.args.smoothing)
+        thresholds = Thresholds.fit(rewards.gather(), self.args)
+        baselines = thresholds.baselines(rewards, prompts=torch.arange(len(mask), device=mask.device))
         against = batch["sequence_rewards"] - self.sequence_baseline(batch)
         # A response as good as its baseline has no sign; a difference of rounding errors must not give it one.
         signs = against.sign() * (against.abs() > self.rounding_error(batch["sequence_rewards"]))
-        segments = thresholds.segment(rewards, mask, signs)
+        segments = thresholds.segment(rewards, baselines, signs)
         assert segments.mask is not None  # since signs were given
+        kept = torch.zeros_like(mask).masked_scatter(mask, segments.mask)
         self.record({"rollout/segments": segments.counts})
         if self.token_credit is not None:
-            agrees = agrees_with_credit(segments.mask, self.token_credit(batch), signs)
+            agrees = agrees_with_credit(kept, self.token_credit(batch), signs)
             self.record({"rollout/mask_agreement": agrees}, mask)
-        return segments.mask
+        return kept
 
     def sequence_baseline(self, batch: Batch) -> Tensor | float:
         """Baseline of the responses' rewards: `[B]`, or one scalar for all."""

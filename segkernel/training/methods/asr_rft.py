@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from segkernel.training.data.columns import RESPONSES
-from segkernel.training.data.tables import flat_lists, head, with_columns
+from segkernel.training.data.tables import FlatLists, flat_lists, head, to_table, with_columns
 from segkernel.training.methods.rft import RFTConfig, RFTTrainer
 from segkernel.training.report_examples import report_example
 from segkernel.training.rewards.prefix_scores import token_rewards
 from segkernel.training.segmentation.credit import TokenCredit, mask_agreement
 from segkernel.training.segmentation.options import SegmentOptions
+from segkernel.training.segmentation.rows import TokenRows
+from segkernel.training.segmentation.smoothing import smooth
 from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches
 
@@ -59,10 +61,12 @@ class ASRRFTTrainer(RFTTrainer):
         return {**super().columns(scores, batch), "token_rewards": Lists(rewards, batch["response_mask"])}
 
     def accept(self, samples: Dataset) -> Dataset:
-        self.thresholds = Thresholds.fit(flat_lists(samples, "token_rewards").values, self.args)
-        accepted = super().accept(samples)
-        rewards = flat_lists(accepted, "token_rewards")
-        masks, counts = self.thresholds.loss_masks(rewards, np.ones(len(accepted), dtype=np.int64))
+        accepted = super().accept(self.with_baselines(samples))
+        rewards = TokenRows.of_lists(flat_lists(accepted, "token_rewards"))
+        baselines = torch.tensor(to_table(accepted)["baseline"].to_numpy())
+        segments = self.thresholds.segment(rewards, baselines, torch.ones(len(accepted)))
+        assert segments.mask is not None  # since signs were given
+        masks = FlatLists(segments.mask.numpy(), rewards.lengths.numpy())
         if not masks.values.any():
             raise ValueError(
                 f"delta: no segment of any accepted response is positive, so there is nothing to train on; got "
@@ -74,10 +78,22 @@ class ASRRFTTrainer(RFTTrainer):
             (np.add.reduceat(masks.values, masks.offsets[:-1], dtype=np.int64) == 0).sum(),
             len(accepted),
         )
-        accepted = with_columns(accepted, {"mask": masks.to_arrow(), "segments": counts.numpy()}, RESPONSES)
+        accepted = with_columns(accepted, {"mask": masks.to_arrow(), "segments": segments.counts.numpy()}, RESPONSES)
         if self.token_credit is None:
             return accepted
         return map_batches(self.agreement, accepted, self.response_collator, self.args, "true credit")
+
+    def with_baselines(self, samples: Dataset) -> Dataset:
+        """Samples with smoothed `token_rewards` and their `baseline`, which `thresholds` are fitted to."""
+        lists = flat_lists(samples, "token_rewards")
+        rewards = smooth(TokenRows.of_lists(lists), self.args.smoothing)
+        self.thresholds = Thresholds.fit(rewards, self.args)
+        prompts = torch.tensor(to_table(samples)["prompt_index"].to_numpy())
+        columns = {
+            "token_rewards": FlatLists(rewards.values.double().numpy(), lists.lengths).to_arrow(),
+            "baseline": self.thresholds.baselines(rewards, prompts).numpy(),
+        }
+        return with_columns(samples, columns, RESPONSES)
 
     def agreement(self, batch: Batch) -> Columns:
         """`mask_agreement` of each response in a batch: share of its tokens whose mask matches the true credit."""
@@ -102,6 +118,7 @@ class ASRRFTTrainer(RFTTrainer):
                 row["token_rewards"],
                 1,
                 self.thresholds,
+                row["baseline"],
                 self.processing_class,
             )
             for row in shown

@@ -8,7 +8,9 @@ from segkernel import _validate
 from segkernel.training.mixins import OptionsMixin
 
 TokenRewards = Literal["difference", "prefix", "column"]
-ThresholdUnit = Literal["std", "reward"]
+ThresholdUnit = Literal["std", "noise", "reward"]
+# Baselines that are one value for all tokens, and those that differ between responses.
+BASELINES, ROW_BASELINES = ("mean", "median"), ("sequence", "prompt")
 
 
 @dataclass
@@ -26,7 +28,18 @@ class SegmentOptions(OptionsMixin):
     )
     baseline: str = field(
         default="mean",
-        metadata={"help": "The neutral token reward: `mean` or `median` of the training tokens' rewards, or a number."},
+        metadata={
+            "help": "The neutral token reward: `mean` or `median` of the training tokens' rewards, the mean over the "
+            "response itself (`sequence`) or over all responses to its `prompt`, or a number."
+        },
+    )
+    baseline_shift: float = field(
+        default=0.0,
+        metadata={"help": "Added to the baseline, in --threshold_unit; above 0 fewer tokens reinforce."},
+    )
+    smoothing: int = field(
+        default=1,
+        metadata={"help": "Tokens of the centered window that token rewards are averaged over before all else."},
     )
     delta: float | None = field(
         default=None,
@@ -42,14 +55,21 @@ class SegmentOptions(OptionsMixin):
     threshold_unit: ThresholdUnit = field(
         default="std",
         metadata={
-            "help": "Unit of --delta and --pivot_threshold: the standard deviation of the training tokens' rewards "
-            "(reward models differ in scale), or the reward's own."
+            "help": "Unit of --delta, --pivot_threshold and --baseline_shift: the standard deviation of the training "
+            "tokens' rewards (`std`; reward models differ in scale), that of their `noise`, or the `reward`'s own."
         },
     )
     hold: bool = field(
         default=True,
         metadata={
             "help": "In the neutral zone keep the state (Schmitt trigger); if not, be neutral (plain dead zone)."
+        },
+    )
+    min_segment_length: int = field(
+        default=1,
+        metadata={
+            "help": "Fewest tokens of a segment: a state that lasts shorter is ignored (debounced), and the state "
+            "before it goes on."
         },
     )
     keep_neutral: bool = field(default=False, metadata={"help": "Train on neutral segments as well."})
@@ -68,7 +88,16 @@ class SegmentOptions(OptionsMixin):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, got {value}")
-        self.baseline = word_or_number("baseline", self.baseline, ("mean", "median"))
+        self.baseline = word_or_number("baseline", self.baseline, BASELINES + ROW_BASELINES)
+        if not math.isfinite(self.baseline_shift):
+            raise ValueError(f"baseline_shift: expected a finite number, got {self.baseline_shift}")
+        for name in ("smoothing", "min_segment_length"):
+            _validate.integer(name, getattr(self, name), at_least=1)
+        if self.min_segment_length > 1 and self.pivot_threshold is not None:
+            raise ValueError(
+                "min_segment_length: expected 1 with pivot_threshold, since every pivot opens a segment, got "
+                f"{self.min_segment_length}"
+            )
 
     def refuse_column(self) -> None:
         """Refuse `token_rewards="column"`, for methods on sampled responses.

@@ -7,18 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.columns import PAIRS, SEQUENCE_SIGNS, SIDES
-from segkernel.training.data.tables import FlatLists, columns_of_sides, flat_sides, to_table, with_columns
+from segkernel.training.data.tables import FlatLists, columns_of_sides, flat_lists, flat_sides, to_table, with_columns
 from segkernel.training.rewards.prefix_scores import token_rewards
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.segmentation.credit import TokenCredit, mask_agreement
+from segkernel.training.segmentation.options import SegmentOptions
+from segkernel.training.segmentation.rows import TokenRows
+from segkernel.training.segmentation.smoothing import smooth
 from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.base import SegkernelConfig
 from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches
+from segkernel.types import Segments
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +51,42 @@ def with_token_rewards(
     return map_batches(columns, pairs, collator, args, "token rewards")
 
 
-def with_masks(pairs: Dataset, thresholds: Thresholds) -> Dataset:
-    """Add `chosen_mask`, `rejected_mask` (response tokens to train on) and `segments` (their numbers)."""
-    signs = np.tile(np.array(SEQUENCE_SIGNS, dtype=np.int64), len(pairs))
-    masks, counts = thresholds.loss_masks(flat_sides(pairs, "token_rewards"), signs)
-    segments = FlatLists(counts.numpy(), np.full(len(pairs), 2)).to_arrow()
-    columns = {**columns_of_sides("mask", masks), "segments": segments}
-    return with_columns(pairs, columns, PAIRS)
+def with_smoothed_rewards(pairs: Dataset, window: int) -> Dataset:
+    """Replace `chosen_token_rewards` and `rejected_token_rewards` by their moving average (`smooth`)."""
+    if window == 1:
+        return pairs
+    rewards = flat_sides(pairs, "token_rewards")
+    smoothed = smooth(TokenRows.of_lists(rewards), window).values.double().numpy()
+    return with_columns(pairs, columns_of_sides("token_rewards", FlatLists(smoothed, rewards.lengths)), PAIRS)
+
+
+def fit_to_pairs(pairs: Dataset, options: SegmentOptions) -> Thresholds:
+    """Thresholds fitted to the columns `chosen_token_rewards` and `rejected_token_rewards` of training pairs."""
+    return Thresholds.fit(TokenRows.of_lists(flat_sides(pairs, "token_rewards")), options)
+
+
+def prompt_numbers(pairs: Dataset) -> Tensor:
+    """Numbers of the pairs' prompts, `[pairs]` int64: equal for equal prompts."""
+    prompts = flat_lists(pairs, "prompt_ids")
+    numbers: dict[bytes, int] = {}
+    keys = [ids.tobytes() for ids in np.split(prompts.values, prompts.offsets[1:-1])]
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def with_masks(pairs: Dataset, thresholds: Thresholds) -> tuple[Dataset, Segments]:
+    """Add `chosen_mask`, `rejected_mask` (response tokens to train on), `segments` (their numbers) and `baseline`.
+
+    Returns:
+        The pairs, and the packed segments of their responses: chosen, rejected, chosen, ...
+    """
+    rewards = TokenRows.of_lists(flat_sides(pairs, "token_rewards"))
+    baselines = thresholds.baselines(rewards, prompt_numbers(pairs).repeat_interleave(2))
+    segments = thresholds.segment(rewards, baselines, torch.tensor(SEQUENCE_SIGNS).repeat(len(pairs)))
+    assert segments.mask is not None  # since signs were given
+    columns = columns_of_sides("mask", FlatLists(segments.mask.numpy(), rewards.lengths.numpy()))
+    for name, values in {"segments": segments.counts, "baseline": baselines}.items():
+        columns[name] = FlatLists(values.numpy(), np.full(len(pairs), 2)).to_arrow()
+    return with_columns(pairs, columns, PAIRS), segments
 
 
 def with_mask_agreement(

@@ -1,6 +1,7 @@
 """Preparation of token rewards before they are cut: smoothing, units, baselines; and debouncing of the states."""
 
 import math
+from collections.abc import Sequence
 from itertools import groupby, product
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,7 @@ from tests.ops.plain_floats import debounced, smoothed
 from tests.training.trainer_helpers import QUICK_PAIRS, tiny_lm
 
 
-def packed(rows: list[list[float]], dtype: torch.dtype = torch.float32) -> TokenRows:
+def packed(rows: Sequence[Sequence[float]], dtype: torch.dtype = torch.float32) -> TokenRows:
     lengths = torch.tensor([0, *(len(row) for row in rows)])
     return TokenRows(torch.tensor([value for row in rows for value in row], dtype=dtype), lengths.cumsum(0))
 
@@ -55,10 +56,10 @@ def test_smoothing_stays_within_a_response_packed_and_padded(window: int) -> Non
     found = unpacked(smooth(packed(rows), window).values, rows)
     for left, right in zip(found, expected, strict=True):
         assert left == pytest.approx(right, abs=1e-6)
-    # A row by itself has the same bits: the others do not reach it, not even with NaN.
+    # The other rows of a batch change no bit, not even with NaN.
     assert smooth(packed([rows[3]]), window).values.tolist() == found[3]
-    beside = [[math.nan], rows[3], [math.inf] * 9]
-    assert unpacked(smooth(packed(beside), window).values, beside)[1] == found[3]
+    poisoned = [[math.nan], rows[3], [math.inf] * 9]
+    assert unpacked(smooth(packed(poisoned), window).values, poisoned)[1] == found[3]
     # Prompts and padding are poisoned.
     padded, mask = torch.full((len(rows), 50), math.nan), torch.zeros(len(rows), 50, dtype=torch.bool)
     for b, row in enumerate(rows):

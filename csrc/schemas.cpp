@@ -21,6 +21,9 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       "segment_by_entropy(Tensor entropy, Tensor? mask, float threshold, Tensor? row_threshold, int min_length,"
       " Tensor? cu_seqlens) -> (Tensor ids, Tensor counts)");
   library.def(
+      "select_tokens(Tensor values, Tensor? mask, float? fraction, Tensor? row_fraction, SymInt? count,"
+      " Tensor? row_count, bool largest, bool whole_batch, bool round_up, Tensor? cu_seqlens) -> Tensor");
+  library.def(
       "redistribute(Tensor prefix_scores, Tensor? mask, float initial, Tensor? row_initial,"
       " Tensor? sequence_rewards, float mix, Tensor? row_mix, Tensor? cu_seqlens) -> Tensor");
   library.def(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segkernel.ops.segment_by_entropy import segment_by_entropy
     from segkernel.ops.segment_logprobs import segment_logprobs
     from segkernel.ops.segment_reduce import segment_reduce
+    from segkernel.ops.select_tokens import select_tokens
     from segkernel.ops.sequence_logprobs import sequence_logprobs
     from segkernel.ops.token_logprobs import token_logprobs
     from segkernel.types import Segments
@@ -40,6 +41,7 @@ __all__ = [
     "segment_by_entropy",
     "segment_logprobs",
     "segment_reduce",
+    "select_tokens",
     "sequence_logprobs",
     "token_logprobs",
 ]

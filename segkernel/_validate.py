@@ -70,6 +70,11 @@ def not_negative(name: str, value: float | None) -> None:
         raise ValueError(f"{name}: expected >= 0, got {value!r}")
 
 
+def share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected 0 <= {name} <= 1, got {value!r}")
+
+
 def ordered(low: float, high: float) -> None:
     if not low <= high:
         raise ValueError(f"low: expected low <= high, got low = {low!r}, high = {high!r}")

@@ -191,6 +191,8 @@ SCAN_OPS = (
         ("entropy",),
         lambda B: {"threshold": torch.linspace(-1.0, 1.0, B), "min_length": 3},
     ),
+    ScanOp("select_tokens", ("values",), lambda B: {"fraction": torch.linspace(0.0, 1.0, B)}),
+    ScanOp("select_tokens", ("values",), lambda B: {"count": torch.arange(B) * 8, "largest": False}),
     ScanOp(
         "redistribute",
         ("prefix_scores",),

@@ -14,6 +14,7 @@ from segkernel.reference.segment_broadcast import segment_broadcast
 from segkernel.reference.segment_by_entropy import segment_by_entropy
 from segkernel.reference.segment_logprobs import segment_logprobs
 from segkernel.reference.segment_reduce import segment_reduce
+from segkernel.reference.select_tokens import select_tokens
 from segkernel.reference.sequence_logprobs import sequence_logprobs
 from segkernel.reference.token_logprobs import token_logprobs
 
@@ -29,6 +30,7 @@ __all__ = [
     "segment_by_entropy",
     "segment_logprobs",
     "segment_reduce",
+    "select_tokens",
     "sequence_logprobs",
     "token_logprobs",
 ]

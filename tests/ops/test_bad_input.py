@@ -80,6 +80,7 @@ TOKENS, LABELS = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
     [
         ("hysteresis", {"rewards": TOKENS, "low": 0.0, "high": 1.0}, ["hold"]),
         ("segment", {"rewards": TOKENS, "delta": 1.0, "sequence_sign": 1.0}, ["hold", "keep_neutral"]),
+        ("select_tokens", {"values": TOKENS, "count": 1}, ["largest"]),
         ("token_logprobs", {"logits": TOKENS, "labels": LABELS}, ["entropy", "inplace_backward"]),
         ("linear_token_logprobs", {"hidden": TOKENS, "weight": TOKENS, "labels": LABELS}, ["entropy"]),
     ],

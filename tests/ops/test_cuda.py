@@ -87,6 +87,8 @@ EXACT: dict[str, Callable[[Any, Inputs], Any]] = {
     "detect_pivots": lambda ops, x: ops.detect_pivots(x["rewards"], x["mask"], threshold=x["threshold"]),
     "hysteresis": lambda ops, x: ops.hysteresis(x["rewards"], x["mask"], low=-0.5, high=x["threshold"]),
     "segment_by_entropy": lambda ops, x: ops.segment_by_entropy(x["values"], x["mask"], threshold=0.5, min_length=3),
+    "select_tokens": lambda ops, x: ops.select_tokens(x["values"], x["mask"], fraction=x["threshold"] / 2),
+    "select_tokens, batch": lambda ops, x: ops.select_tokens(x["values"], x["mask"], count=20, scope="batch"),
 }
 NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     "segment": segments,

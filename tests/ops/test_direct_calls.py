@@ -54,6 +54,8 @@ BAD_VALUES = {
     "temperature": {"nan", "-inf", "-1.0", "0.0"},
     "logit_scale": {"nan", "-inf", "-1.0", "0.0"},
     "softcap": {"nan", "-inf", "-1.0", "0.0"},
+    "fraction": {"nan", "inf", "-inf", "-1.0", "1e+300"},
+    "count": {"-1", str(-(2**63)), str(-(2**63) + 1)},
 }
 # Values of tensors, which CUDA's operators do not check.
 BAD_ELEMENTS = {
@@ -61,6 +63,8 @@ BAD_ELEMENTS = {
     "cu_seqlens": {"every element -1", "every element huge", "every element lowest", "random elements"},
     "row_initial": {"every element huge", "every element lowest"},
     "row_threshold": {"every element -1"},
+    "row_fraction": {"every element -1", "every element huge", "every element lowest"},
+    "row_count": {"every element -1", "every element lowest"},
 }
 
 

@@ -39,6 +39,7 @@ def scans(rewards: Tensor, mask: Tensor) -> None:
     assert_type(segkernel.detect_pivots(rewards, threshold=0.5), Tensor)
     assert_type(segkernel.hysteresis(rewards, low=-0.5, high=rewards, initial=mask), Tensor)
     assert_type(segkernel.segment_by_entropy(rewards, threshold=1.0), tuple[Tensor, Tensor])
+    assert_type(segkernel.select_tokens(rewards, fraction=0.2), Tensor)
     assert_type(segkernel.gae(rewards, rewards, mask), tuple[Tensor, Tensor])
     assert_type(segkernel.redistribute(rewards, mix=0.5, sequence_rewards=rewards), Tensor)
     assert_type(segkernel.segment_reduce(rewards, mask, 3), Tensor)

@@ -1,0 +1,52 @@
+#include "../../torch/dispatch.h"
+#include "../../torch/parallel.h"
+#include "../../torch/registration.h"
+#include "select_tokens_row.h"
+#include "select_tokens_tensors.h"
+
+namespace segkernel {
+
+namespace {
+
+void check_values(const SelectionSize& size, int64_t rows) {
+  check_not_negative("count", size.counts, rows);
+  for (int64_t row = 0; row < (size.fractions.rows == nullptr ? 0 : rows); ++row) {
+    const double fraction = size.fractions[row];
+    check(fraction >= 0 && fraction <= 1, "fraction", "expected 0 <= fraction <= 1, got ", fraction);
+  }
+}
+
+}  // namespace
+
+Tensor select_tokens_cpu(const Tensor& values, const OptionalTensor& mask, std::optional<double> fraction,
+                         const OptionalTensor& row_fraction, std::optional<int64_t> count,
+                         const OptionalTensor& row_count, bool largest, bool whole_batch, bool round_up,
+                         const OptionalTensor& cu_seqlens) {
+  const RowsOf layout("values", values, cu_seqlens);
+  const int64_t tokens = values.numel();
+  const bool* valid = data<bool>("mask", mask, tokens);
+  const Rows rows = selection_rows(layout, tokens, whole_batch);
+  const SelectionSize size =
+      selection_size(fraction, row_fraction, count, row_count, round_up, whole_batch ? 1 : rows.count);
+  check_values(size, rows.count);
+  Tensor selected = layout.empty_tokens<bool>();
+  bool* out = mutable_data<bool>(selected);
+
+  dispatch_floats("values", values.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const T* in = data<T>("values", values, tokens);
+    for_each_row(rows.count, tokens, [&](int64_t b) {
+      const Row row = rows[b];
+      std::vector<RankKey<compute_t<T>>> keys;
+      select_row(in + row.begin, valid ? valid + row.begin : nullptr, row.length, size, b, largest, keys,
+                 out + row.begin);
+    });
+  });
+  return selected;
+}
+
+}  // namespace segkernel
+
+STABLE_TORCH_LIBRARY_IMPL(segkernel, CPU, library) {
+  library.impl("select_tokens", TORCH_BOX(&segkernel::select_tokens_cpu));
+}

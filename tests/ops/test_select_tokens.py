@@ -1,0 +1,177 @@
+import re
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import segkernel
+from segkernel import reference
+from tests.helpers import BACKEND, DTYPES, LENGTHS, assert_identical, random_batch, random_scores
+
+NAN, INF = float("nan"), float("inf")
+ENTROPY = torch.tensor([[0.5, 2.0, 1.75, NAN, 2.0], [-0.0, -3.0, 0.0, NAN, -INF]])
+MASK = torch.tensor([[1, 1, 1, 0, 1], [1, 1, 1, 1, 1]])
+
+
+def selected(values: torch.Tensor, mask: torch.Tensor | None = None, **options) -> list:
+    return segkernel.select_tokens(values, mask, **options).int().tolist()
+
+
+def test_select_tokens_literals():
+    assert segkernel.select_tokens(ENTROPY, MASK, count=1).dtype == torch.bool
+    # Of equal values, and of 0.0 and -0.0, the earlier token is selected.
+    assert selected(ENTROPY, MASK, count=1) == [[0, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert selected(ENTROPY, MASK, count=2) == [[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]
+    assert selected(ENTROPY, MASK, count=3) == [[0, 1, 1, 0, 1], [1, 1, 1, 0, 0]]
+    assert selected(ENTROPY, MASK, count=1, largest=False) == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
+    assert selected(ENTROPY, MASK, count=3, largest=False) == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 1]]
+
+
+def test_select_tokens_takes_nan_after_infinity_in_both_directions():
+    values = torch.tensor([[NAN, -INF, INF, NAN, -NAN]])
+    for largest in (True, False):
+        assert selected(values, count=2, largest=largest) == [[0, 1, 1, 0, 0]]
+        assert selected(values, count=3, largest=largest) == [[1, 1, 1, 0, 0]]
+        assert selected(values, count=4, largest=largest) == [[1, 1, 1, 1, 0]]
+
+
+def test_select_tokens_counts_literals():
+    assert selected(ENTROPY, MASK, count=0) == [[0] * 5, [0] * 5]
+    assert selected(ENTROPY, MASK, count=2**62) == MASK.tolist()
+    assert selected(ENTROPY, MASK, fraction=0) == [[0] * 5, [0] * 5]
+    assert selected(ENTROPY, MASK, fraction=1.0) == MASK.tolist()
+    # 4 and 5 valid tokens: a share of 0.3 is 1.2 and 1.5 tokens.
+    assert selected(ENTROPY, MASK, fraction=0.3) == [[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]
+    assert selected(ENTROPY, MASK, fraction=0.3, rounding="floor") == [[0, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert selected(ENTROPY, MASK, count=torch.tensor([0, 2])) == [[0] * 5, [1, 0, 1, 0, 0]]
+    assert selected(ENTROPY, MASK, fraction=torch.tensor([0.25, 1.0])) == [[0, 1, 0, 0, 0], [1] * 5]
+    assert selected(ENTROPY, torch.zeros(2, 5), fraction=1.0) == [[0] * 5, [0] * 5]
+
+
+def test_select_tokens_of_the_whole_batch_literals():
+    values = torch.tensor([[3.0, 1.0, NAN], [2.0, 3.0, 0.0], [3.0, 3.0, 9.0]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 0]])
+    assert selected(values, mask, count=3, scope="batch") == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert selected(values, mask, fraction=0.5, scope="batch") == [[1, 0, 0], [0, 1, 0], [1, 1, 0]]  # 4 of 7
+    assert selected(values, mask, fraction=0.5, scope="batch", rounding="floor") == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert selected(values, mask, fraction=torch.tensor(0.25), scope="batch", largest=False) == [
+        [0, 1, 0], [0, 0, 1], [0, 0, 0]
+    ]  # fmt: skip
+    packed, cu_seqlens = torch.tensor([3.0, 1.0, 3.0, 3.0]), torch.tensor([0, 2, 2, 4])
+    assert selected(packed, count=2, scope="batch", cu_seqlens=cu_seqlens) == [1, 0, 1, 0]
+    assert selected(packed, count=torch.tensor(1), scope="batch", cu_seqlens=cu_seqlens) == [1, 0, 0, 0]
+    assert selected(packed, count=1, cu_seqlens=cu_seqlens) == [1, 0, 1, 0]
+
+
+def selected_number(fraction, n: int, **options) -> int:
+    return int(segkernel.select_tokens(torch.zeros(1, n), fraction=fraction, **options).sum())
+
+
+def test_fraction_times_n_is_not_rounded_past_an_integer():
+    for hundredths in range(101):
+        for n in (10, 30, 100, 700):
+            exact = Fraction(hundredths, 100) * n
+            for fraction in (hundredths / 100, torch.tensor([hundredths / 100])):
+                assert selected_number(fraction, n) == -(-exact // 1), (fraction, n)
+                assert selected_number(fraction, n, rounding="floor") == exact // 1, (fraction, n)
+
+
+def test_fraction_of_few_tokens_selects_at_least_one():
+    for fraction in (1e-3, 1e-9, 5e-324):
+        assert selected_number(fraction, 3) == 1
+        assert selected_number(fraction, 3, rounding="floor") == 0
+
+
+def special_scores(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """Scores with ties, zeros of both signs, infinities and NaNs."""
+    scores = random_scores(*shape, dtype=dtype)
+    for value in (0.0, -0.0, INF, -INF, NAN, -NAN):
+        scores[torch.rand(shape) < 0.05] = value
+    return scores
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("T", LENGTHS)
+def test_select_tokens_equals_reference(T, dtype):
+    batch = random_batch(T)
+    B = len(batch.lengths)
+    values = batch.poison(special_scores(B, T, dtype=dtype))
+    packed_values, packed_mask = batch.pack(values), batch.pack(batch.mask)
+    for options in (
+        {"fraction": 0.2},
+        {"fraction": torch.rand(B), "largest": False, "rounding": "floor"},
+        {"count": torch.randint(T + 2, (B,))},
+        {"count": 3, "largest": False},
+        {"fraction": 0.3, "scope": "batch"},
+        {"count": T, "scope": "batch", "largest": False},
+    ):
+        expected = reference.select_tokens(values, batch.mask, **options)
+        assert_identical(segkernel.select_tokens(values, batch.mask, **options), expected)
+        packed = segkernel.select_tokens(packed_values, packed_mask, cu_seqlens=batch.cu_seqlens, **options)
+        assert_identical(packed, batch.pack(expected))
+
+
+@given(
+    values=st.lists(st.floats(width=32), max_size=80) | st.lists(st.sampled_from([0.0, -0.0, 1.0, NAN]), max_size=80),
+    fraction=st.floats(0, 1),
+    largest=st.booleans(),
+)
+def test_select_tokens_selects_k_tokens_none_of_which_ranks_after_another(values, fraction, largest):
+    chosen = segkernel.select_tokens(torch.tensor([values]), fraction=fraction, largest=largest)[0].tolist()
+    assert sum(chosen) == reference.select_tokens(torch.zeros(1, len(values)), fraction=fraction).sum()
+    sign = -1 if largest else 1
+    ranks = [(value != value, sign * value if value == value else 0, t) for t, value in enumerate(values)]
+    left_out = [rank for rank, is_chosen in zip(ranks, chosen, strict=True) if not is_chosen]
+    assert all(rank < min(left_out) for rank, is_chosen in zip(ranks, chosen, strict=True) if is_chosen and left_out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "select_tokens: expected fraction or count, got neither"),
+        ({"fraction": 0.5, "count": 1}, "select_tokens: expected fraction or count, got both"),
+        ({"fraction": 1.5}, "fraction: expected 0 <= fraction <= 1, got 1.5"),
+        ({"fraction": NAN}, "fraction: expected 0 <= fraction <= 1, got nan"),
+        ({"fraction": torch.tensor([0.5, -1.0])}, "fraction: expected 0 <= fraction <= 1, got -1"),
+        ({"count": -1}, "count: expected >= 0, got -1"),
+        ({"count": torch.tensor([1, -1])}, "count: expected >= 0, got -1"),
+        ({"count": 1, "scope": "sequence"}, "scope: expected one of 'row', 'batch', got 'sequence'"),
+        ({"count": 1, "rounding": "up"}, "rounding: expected one of 'ceil', 'floor', got 'up'"),
+        ({"fraction": torch.rand(3)}, "fraction: expected a number or a tensor [2], one per row, got float32 [3]"),
+        (
+            {"fraction": torch.rand(2), "scope": "batch"},
+            "fraction: expected a number with scope='batch', got float32 [2]",
+        ),
+        (
+            {"count": torch.ones(2, dtype=torch.int32), "scope": "batch"},
+            "count: expected a number with scope='batch', got int32 [2]",
+        ),
+    ],
+)
+def test_select_tokens_refuses_wrong_values(options, message, value_checks):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        segkernel.select_tokens(ENTROPY, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 1.5}, "count: expected an integer, got float 1.5"),
+        ({"count": True}, "count: expected an integer, got bool True"),
+        ({"count": torch.ones(2)}, "count: expected an integer tensor, got float32 [2]"),
+        ({"fraction": "half"}, "fraction: expected a number or a [B] tensor, got str 'half'"),
+        ({"count": 1, "largest": 1}, "largest: expected True or False, got int 1"),
+    ],
+)
+def test_select_tokens_refuses_wrong_types(options, message):
+    with pytest.raises(TypeError, match="^" + re.escape(message)):
+        segkernel.select_tokens(ENTROPY, **options)
+
+
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU's operators refuse them")
+def test_unchecked_shares_and_counts_out_of_range_are_clamped():
+    values = torch.zeros(3, 2)
+    assert selected(values, fraction=torch.tensor([-1.0, NAN, 7.0])) == [[0, 0], [0, 0], [1, 1]]
+    assert selected(values, count=torch.tensor([-1, 1, 9])) == [[0, 0], [1, 0], [1, 1]]

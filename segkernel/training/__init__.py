@@ -20,14 +20,20 @@ if TYPE_CHECKING:
     from segkernel.training.methods.asr_dpo import ASRDPOConfig, ASRDPOTrainer
     from segkernel.training.methods.asr_ppo import ASRPPOConfig, ASRPPOTrainer
     from segkernel.training.methods.asr_rft import ASRRFTConfig, ASRRFTTrainer
+    from segkernel.training.methods.confpo import ConfPOConfig, ConfPOTrainer
     from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
     from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
     from segkernel.training.methods.pretrain import PretrainConfig, PretrainTrainer
     from segkernel.training.methods.r3hf_ppo import R3HFPPOConfig, R3HFPPOTrainer
+    from segkernel.training.methods.random_dpo import RandomDPOConfig, RandomDPOTrainer
+    from segkernel.training.methods.random_ppo import RandomPPOConfig, RandomPPOTrainer
+    from segkernel.training.methods.random_rft import RandomRFTConfig, RandomRFTTrainer
     from segkernel.training.methods.reward import RewardConfig, RewardTrainer
     from segkernel.training.methods.rft import RFTConfig, RFTTrainer
     from segkernel.training.methods.segment_ppo import SegmentPPOConfig, SegmentPPOTrainer
     from segkernel.training.methods.segment_reward import SegmentRewardConfig, SegmentRewardTrainer
+    from segkernel.training.methods.simpo import SimPOConfig, SimPOTrainer
+    from segkernel.training.methods.tis_dpo import TISDPOConfig, TISDPOTrainer
     from segkernel.training.methods.token_ppo import TokenPPOConfig, TokenPPOTrainer
 
 # Import names of the packages of the `train` extra in pyproject.toml.
@@ -44,6 +50,8 @@ __all__ = [
     "ASRRFTTrainer",
     "AlignDistilConfig",
     "AlignDistilTrainer",
+    "ConfPOConfig",
+    "ConfPOTrainer",
     "DPOConfig",
     "DPOTrainer",
     "PPOConfig",
@@ -54,12 +62,22 @@ __all__ = [
     "R3HFPPOTrainer",
     "RFTConfig",
     "RFTTrainer",
+    "RandomDPOConfig",
+    "RandomDPOTrainer",
+    "RandomPPOConfig",
+    "RandomPPOTrainer",
+    "RandomRFTConfig",
+    "RandomRFTTrainer",
     "RewardConfig",
     "RewardTrainer",
     "SegmentPPOConfig",
     "SegmentPPOTrainer",
     "SegmentRewardConfig",
     "SegmentRewardTrainer",
+    "SimPOConfig",
+    "SimPOTrainer",
+    "TISDPOConfig",
+    "TISDPOTrainer",
     "TokenPPOConfig",
     "TokenPPOTrainer",
 ]

@@ -41,6 +41,7 @@ REST = {
     "approximate_kl": "KL of the updates",
     "nll_loss": "negative log-likelihood, chosen",
     "logps": "log-probability",
+    "token_weight": "token weight",
     "segments": "segments",
     "segment_reward": "segment reward",
     "response_tokens": "response tokens",

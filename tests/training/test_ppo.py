@@ -265,10 +265,10 @@ def test_asr_logs_mask_agreement_with_token_credit(tmp_path: Path, tokenizer: An
 
     options = {"token_rewards": "prefix", "baseline": 0.5, "delta": 0.0, "reward_model": scorer}
     trainer = make(ASRPPOConfig, ASRPPOTrainer, tmp_path, tokenizer, **options, token_credit=credit)
-    collect(trainer)
+    trainer.compute_loss(trainer.model, collect(trainer))
     trainer.log(logs := {"loss": 0.0})
     # Rewards 0 0 0; 0; 0 0 1 1, signs - - +: kept are all, all, the last two; by the credit all, all, the last.
-    assert logs["rollout/kept"] == pytest.approx(6 / 8)
+    assert logs["kept"] == pytest.approx(6 / 8)
     assert logs["rollout/mask_agreement"] == pytest.approx(7 / 8)
 
 
@@ -301,7 +301,7 @@ def test_ppo_raises_the_reward(tmp_path: Path, tokenizer: Any, config_type: Any,
     assert metrics["eval_loss"] == -metrics["eval_reward"]
     assert metrics["eval_kl"] > 1
     logged = set().union(*trainer.state.log_history)
-    assert {"rollout/reward", "rollout/kl", "rollout/entropy", "rollout/kept", "loss/value", "clipped"} <= logged
+    assert {"rollout/reward", "rollout/kl", "rollout/entropy", "kept", "loss/value", "clipped"} <= logged
 
 
 @pytest.mark.parametrize(("config_type", "trainer_type"), KINDS)
@@ -429,7 +429,7 @@ def test_ppo_skips_steps_whose_mask_is_empty(tmp_path: Path, tokenizer: Any) -> 
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert [log["skipped_steps"] for log in logs] == [1] * len(logs)
     assert len(logs) == 4
-    assert [log["rollout/kept"] for log in logs if "rollout/kept" in log] == [0.0]
+    assert [log["kept"] for log in logs] == [0.0] * 4
 
 
 def test_ppo_trims_long_prompts_and_refuses_long_contexts(tmp_path: Path, tokenizer: Any) -> None:

@@ -156,7 +156,7 @@ def test_command_line_turns_bars_of_all_packages_off_in_a_log_file(stream, monke
             "loss rewards/accuracies kept rewards/margins rewards",
         ),
         (
-            "loss loss/policy loss/value clipped approximate_kl rollout/reward rollout/kl rollout/length rollout/kept "
+            "loss loss/policy loss/value clipped approximate_kl rollout/reward rollout/kl rollout/length kept "
             "rollout/entropy rollout/ended eval_reward eval_kl",
             "loss reward kl length kept entropy",
         ),

@@ -61,7 +61,7 @@ def build_trainer(method: Method, options: Options, record: dict[str, Any]) -> S
         check_chat_template(tokenizer, options.data.path)
     # A model with new weights, or a new head, is the same whenever the run is started or resumed.
     set_seed(config.seed)
-    inputs = {name: INPUTS[name].load(options, tokenizer) for name in method.inputs}
+    inputs = {INPUTS[name].argument: INPUTS[name].load(options, tokenizer) for name in method.inputs}
     model = (load_reward_model if method.model == "reward" else load_causal_lm)(options.model, tokenizer)
     # transformers keeps its bars of loading only: one per checkpoint would break the bar of training.
     disable_progress_bar()

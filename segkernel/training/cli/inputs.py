@@ -30,10 +30,11 @@ class Options:
 class Input(NamedTuple):
     """One input of a trainer.
 
-    `check` refuses wrong options before anything is read and returns entries for the record of the run; `load` returns
-    the trainer's argument.
+    `argument` is the trainer's argument. `check` refuses wrong options before anything is read and returns entries for
+    the record of the run; `load` returns the value of the argument.
     """
 
+    argument: str
     check: Callable[[Options], dict[str, str]]
     load: Callable[[Options, PreTrainedTokenizerBase], Any]
 
@@ -83,26 +84,32 @@ def check_reference(options: Options) -> dict[str, str]:
     return {}
 
 
-def teacher(name: str) -> Input:
-    """Frozen language model whose directory is the option `name`."""
+def frozen_lm(name: str, *, required: bool = True) -> Input:
+    """Frozen language model whose directory is the option `name`; without one that is not required, `None`."""
 
     def check(options: Options) -> dict[str, str]:
         path = getattr(options.config, name)
-        if path is None:
+        if path is None and required:
             raise ValueError(f"{name}: expected a directory, got none (--{name} DIR)")
-        return {name: path}
+        return {} if path is None else {name: path}
 
-    def load(options: Options, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    def load(options: Options, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | None:
         path = getattr(options.config, name)
+        if path is None:
+            return None
         return load_frozen_lm(name, path, tokenizer, options.model.dtype, merge_adapter=False)
 
-    return Input(check, load)
+    return Input(name, check, load)
 
 
 INPUTS = {
-    "reward_model": Input(check_rewards, load_rewards),
-    "segmenter": Input(check_segmenter, lambda options, tokenizer: segmenter_of(options)),
-    "ref_model": Input(check_reference, lambda options, tokenizer: load_causal_lm(options.model, tokenizer)),
-    "dpo_model": teacher("dpo_model"),
-    "reverse_dpo_model": teacher("reverse_dpo_model"),
+    "reward_model": Input("reward_model", check_rewards, load_rewards),
+    "segmenter": Input("segmenter", check_segmenter, lambda options, tokenizer: segmenter_of(options)),
+    "start_model": Input(
+        "ref_model", check_reference, lambda options, tokenizer: load_causal_lm(options.model, tokenizer)
+    ),
+    "dpo_model": frozen_lm("dpo_model"),
+    "reverse_dpo_model": frozen_lm("reverse_dpo_model"),
+    "ref_model": frozen_lm("ref_model"),
+    "dpo_reference": frozen_lm("ref_model", required=False),
 }

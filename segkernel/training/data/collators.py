@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 PER_TOKEN: dict[str, tuple[type[np.generic], Any]] = {
     "mask": (np.bool_, False),
     "token_rewards": (np.float32, 0.0),
+    "token_weights": (np.float32, 0.0),
+    "ref_token_logprobs": (np.float32, 0.0),
     "segment_ids": (np.int64, -1),
 }
 # Columns with one value per sampled response, by dtype in a batch.
@@ -85,9 +87,9 @@ class ResponseCollator(Padding):
 
     Returns `[B, T]`: `input_ids`, `attention_mask`, `position_ids` (int64; counted over real tokens, so that padding on
     either side gives a token the same position), `response_mask` (bool), `loss_mask` (bool; a row's `mask`, one value
-    per response token, or all of its response tokens if it has none) and, if the rows have them, `token_rewards`
-    (float32) and `segment_ids` (int64; -1 outside of responses); and `[B]` for every column with one value per
-    response.
+    per response token, or all of its response tokens if it has none) and, if the rows have them, `token_rewards`,
+    `token_weights`, `ref_token_logprobs` (float32) and `segment_ids` (int64; -1 outside of responses); and `[B]` for
+    every column with one value per response.
 
     Raises:
         ValueError: a column other than `mask` that only some of the rows have.

@@ -18,6 +18,8 @@ _TOKEN_IDS = List(Value("int32"))
 PER_TOKEN = {
     "mask": List(Value("bool")),  # loss mask; null: the loss reads every token of the response
     "token_rewards": List(_FLOAT),  # float64, so that rewards in a data file stay as they are
+    "token_weights": List(Value("float32")),  # weight of the token's log-ratio in the loss
+    "ref_token_logprobs": List(Value("float32")),  # log-probability under a reference model
     "segment_ids": List(Value("int32")),  # 0-based segment of the token
     "segment_rewards": List(Value("float32")),  # one value per segment of the response
 }

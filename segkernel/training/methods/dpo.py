@@ -12,6 +12,7 @@ reads.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,8 +124,8 @@ class DPOTrainer(PreferenceTrainer):
             metrics["nll_loss"] = nll.detach()
         return losses, metrics
 
-    def read_tokens(self, batch: Batch) -> Tensor:
-        return batch["response_mask"].sum() if self.args.rpo_alpha > 0 else super().read_tokens(batch)
+    def read_tokens(self, batch: Batch, metrics: Mapping[str, Tensor]) -> Tensor:
+        return batch["response_mask"].sum() if self.args.rpo_alpha > 0 else super().read_tokens(batch, metrics)
 
 
 def reward_metrics(name: str, chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:

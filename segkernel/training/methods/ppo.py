@@ -154,8 +154,18 @@ class PPOTrainer(RolloutTrainer):
         )
 
     def policy_mask(self, batch: Batch) -> Tensor:
-        """Boolean `[B, T]`: tokens in the policy loss; in PPO the whole response."""
+        """Boolean `[B, T]`: tokens of a rollout in the policy loss; in PPO the whole response.
+
+        `batch` holds the outputs of `evaluate_responses`, and `keys` `[B, 3]`: seed, rollout and row of each response.
+        """
         return batch["response_mask"]
+
+    def trained_tokens(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Boolean `[B, T]`: tokens of a minibatch in the policy loss of this update; in PPO those of `policy_mask`.
+
+        `logits` `[B, T, V]` are the current policy's.
+        """
+        return batch["policy_mask"]
 
     # --- rollouts ----------------------------------------------------------------------------------------------------
 
@@ -163,6 +173,7 @@ class PPOTrainer(RolloutTrainer):
     def collect(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Batch:
         batch = self.evaluate_responses(prompts, self.sample(prompts, keys))
         mask = batch["response_mask"]
+        batch["keys"] = torch.tensor(keys, device=mask.device)
         batch["policy_mask"] = self.policy_mask(batch) & mask
         rewards = self.token_rewards(batch) - self.args.kl_coef * (batch["logprobs"] - batch["ref_logprobs"])
         advantages, returns = segkernel.gae(
@@ -172,7 +183,7 @@ class PPOTrainer(RolloutTrainer):
             computed = torch.cat([values[mask] for values in (advantages, returns, batch["values"])])
             advantages = self.whiten(advantages, self.rounding_error(computed), mask)
         self.record({f"rollout/{name}": values for name, values in self.describe(batch).items()})
-        per_token = {"kept": batch["policy_mask"], "entropy": batch["entropy"], "token_reward": rewards}
+        per_token = {"entropy": batch["entropy"], "token_reward": rewards}
         self.record({f"rollout/{name}": values for name, values in per_token.items()}, mask)
         kept = ("input_ids", "attention_mask", "position_ids", "response_mask", "policy_mask", "logprobs", "values")
         return {
@@ -290,8 +301,8 @@ class PPOTrainer(RolloutTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         logits, values = model(**model_inputs(inputs))
-        mask, response = inputs["policy_mask"], inputs["response_mask"]
-        logprobs, _ = self.logprobs(logits, inputs, "policy_mask")
+        mask, response = self.trained_tokens(logits.detach(), inputs), inputs["response_mask"]
+        logprobs, _ = self.logprobs(logits, {**inputs, "policy_mask": mask}, "policy_mask")
         # Zero values outside the mask so that NaNs there cannot reach the gradient.
         old_logprobs, advantages = (torch.where(mask, inputs[name], 0.0) for name in ("logprobs", "advantages"))
         old_values, returns = (torch.where(response, inputs[name], 0.0) for name in ("values", "returns"))
@@ -300,7 +311,7 @@ class PPOTrainer(RolloutTrainer):
         value_losses = ppo_value_loss(values, old_values, returns, clip_range=self.args.value_clip_range)
         self.record_kept(mask.sum())
         self.record({"loss/policy": losses}, mask)
-        self.record({"loss/value": value_losses}, response)
+        self.record({"loss/value": value_losses, "kept": mask}, response)
         self.record({"clipped": clipped, "approximate_kl": old_logprobs - logprobs}, mask)
         items = num_items_in_batch or self.total_items([inputs])
         value_loss = self.step_share(value_losses, response, items["response"])

@@ -22,7 +22,7 @@ class Method:
         paper: arXiv number of its source, if any.
         data: kind of the rows in `train_dataset`.
         model: kind of the trainer's `model`.
-        inputs: further keyword arguments of the trainer, loaded by `segkernel.training.cli.inputs`.
+        inputs: names in `segkernel.training.cli.inputs` of the trainer's further keyword arguments.
     """
 
     name: str
@@ -74,7 +74,7 @@ _ENTRIES = (
         "2501.02790",
         "preferences",
         model="reward",
-        inputs=("ref_model",),
+        inputs=("start_model",),
     ),
     Method("dpo", "DPO", PAIRS, "DPO on whole responses", "2305.18290", "preferences"),
     Method(
@@ -85,6 +85,39 @@ _ENTRIES = (
         "2411.00809",
         "preferences",
         inputs=("reward_model",),
+    ),
+    Method(
+        "tis-dpo",
+        "TISDPO",
+        PAIRS,
+        "DPO with a weight for every token",
+        "2410.04350",
+        "preferences",
+        inputs=("dpo_model", "reverse_dpo_model"),
+    ),
+    Method(
+        "random-dpo",
+        "RandomDPO",
+        PAIRS,
+        "DPO on random tokens, a control",
+        None,
+        "preferences",
+    ),
+    Method(
+        "simpo",
+        "SimPO",
+        PAIRS,
+        "SimPO on whole responses",
+        "2405.14734",
+        "preferences",
+    ),
+    Method(
+        "confpo",
+        "ConfPO",
+        PAIRS,
+        "SimPO on tokens of low probability",
+        None,
+        "preferences",
     ),
     Method(
         "aligndistil",
@@ -113,6 +146,15 @@ _ENTRIES = (
         "prompts",
         inputs=("reward_model",),
     ),
+    Method(
+        "random-rft",
+        "RandomRFT",
+        SAMPLES,
+        "rejection sampling on random tokens",
+        None,
+        "prompts",
+        inputs=("reward_model",),
+    ),
     Method("ppo", "PPO", PPO, "reward at the last token", "1707.06347", "prompts", inputs=("reward_model",)),
     Method(
         "asr-ppo",
@@ -120,6 +162,15 @@ _ENTRIES = (
         PPO,
         "loss on segments that earned the reward",
         "2411.00809",
+        "prompts",
+        inputs=("reward_model",),
+    ),
+    Method(
+        "random-ppo",
+        "RandomPPO",
+        PPO,
+        "loss on random tokens, a control",
+        None,
         "prompts",
         inputs=("reward_model",),
     ),

@@ -83,7 +83,7 @@ class RFTTrainer(SegkernelTrainer):
         reward_model: nn.Module | Callable[..., Any],
         **kwargs: Any,
     ) -> None:
-        args.fit_context({"model": model, "reward_model": reward_model})
+        args.fit_context({"model": model, **self.frozen_models(), "reward_model": reward_model})
         check_left_padding(model, "model")
         self.scorer = prefix_scorer(reward_model, args.device, processing_class, every_prefix=self.reads_every_prefix)
         self.response_collator = ResponseCollator.of(processing_class)
@@ -199,6 +199,13 @@ class RFTTrainer(SegkernelTrainer):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
+    def trained_tokens(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Boolean `[B, T]`: tokens of a batch that this step trains on; in RFT those of `loss_mask`.
+
+        `logits` `[B, T, V]` are the current policy's.
+        """
+        return batch["loss_mask"]
+
     def items(self, batch: Batch) -> Items:
         return {"tokens": batch["loss_mask"][:, 1:].sum()}
 
@@ -211,14 +218,15 @@ class RFTTrainer(SegkernelTrainer):
     ) -> Any:
         """Mean negative log-likelihood of the tokens under the loss mask, over all batches of an optimizer step."""
         logits = model_logits(model, inputs)
+        trained = self.trained_tokens(logits.detach(), inputs)
         # The logits at t - 1, read in place, predict the token at t.
-        labels, mask = inputs["input_ids"][:, 1:], inputs["loss_mask"][:, 1:]
+        labels, mask = inputs["input_ids"][:, 1:], trained[:, 1:]
         logprobs, entropy = segkernel.token_logprobs(logits[:, :-1], labels, mask, entropy=True)
         items = num_items_in_batch or self.total_items([inputs])
         loss = self.step_share(-logprobs, mask, items["tokens"])
         self.record_kept(mask.sum())
         self.record({"reward/samples": inputs["samples_reward"], "reward/accepted": inputs["reward"]})
-        self.record({"kept": inputs["loss_mask"]}, inputs["response_mask"])
+        self.record({"kept": trained}, inputs["response_mask"])
         self.record({"entropy": entropy}, mask)
         return (loss, {"logits": logits}) if return_outputs else loss
 

@@ -1,10 +1,8 @@
 """Token rewards that a policy trained by DPO implies (Rafailov et al. 2024, arXiv 2404.12358)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-import segkernel
-from segkernel.training.trainer.batches import Batch, model_logits
+from segkernel.training.trainer.batches import Batch, response_logprobs
 
 
 class ImplicitRewardScorer:
@@ -27,9 +25,6 @@ class ImplicitRewardScorer:
         self.beta = beta
 
     def __call__(self, batch: Batch) -> Tensor:
-        labels, mask = (batch[name].flatten(0, -2)[:, 1:] for name in ("input_ids", "response_mask"))
-        policy, reference = (
-            segkernel.token_logprobs(model_logits(model.to(labels.device), batch)[:, :-1], labels, mask)
-            for model in (self.policy, self.reference)
-        )
-        return F.pad(self.beta * (policy - reference).cumsum(1), (1, 0))
+        device = batch["input_ids"].device
+        policy, reference = (response_logprobs(model.to(device), batch) for model in (self.policy, self.reference))
+        return self.beta * (policy - reference).cumsum(1)

@@ -6,11 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from accelerate.utils import gather_object
 from datasets import Dataset, Features
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+import segkernel
 from segkernel.training.data.collators import PreferenceCollator, ResponseCollator
 from segkernel.training.data.columns import PAIRS, RESPONSES, SIDES
 from segkernel.training.data.tables import Array, FlatLists, columns_of_sides, list_lengths, with_columns
@@ -58,6 +60,20 @@ def model_logits(model: nn.Module, batch: Batch) -> Tensor:
         del inputs["position_ids"]
     logits: Tensor = model(**inputs, **without_cache(model)).logits
     return logits
+
+
+def response_logprobs(model: nn.Module, batch: Batch) -> Tensor:
+    """Log-probabilities of a batch's response tokens under a model, `[rows, T]`, 0 at other tokens."""
+    return logprobs_under(model_logits(model, batch), batch, batch["response_mask"])
+
+
+def logprobs_under(logits: Tensor, batch: Batch, mask: Tensor) -> Tensor:
+    """Log-probabilities of a batch's tokens under a mask, `[rows, T]`, 0 at other tokens.
+
+    `logits` is `[rows, T, V]`; those at `t - 1`, read in place, predict the token at `t`.
+    """
+    labels, read = (values.flatten(0, -2)[:, 1:] for values in (batch["input_ids"], mask))
+    return F.pad(segkernel.token_logprobs(logits[:, :-1], labels, read), (1, 0))
 
 
 def map_batches(

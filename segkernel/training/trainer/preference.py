@@ -96,8 +96,11 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
     def items(self, batch: Batch) -> Items:
         return {"pairs": torch.tensor(len(batch["input_ids"]))}
 
-    def read_tokens(self, batch: Batch) -> Tensor:
-        """Number of tokens that the loss of a batch reads: those under the loss mask."""
+    def read_tokens(self, batch: Batch, metrics: Mapping[str, Tensor]) -> Tensor:
+        """Number of tokens, or of pairs, that the loss of a batch depends on; a step without any is skipped.
+
+        `metrics` are those of `pair_losses`.
+        """
         return batch["loss_mask"].sum()
 
     def compute_loss(
@@ -110,7 +113,7 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
         losses, metrics = self.pair_losses(model, inputs)
         if model.training:
             self.record(metrics)
-            self.record_kept(self.read_tokens(inputs))
+            self.record_kept(self.read_tokens(inputs, metrics))
         loss = self.step_share(losses, None, (num_items_in_batch or self.total_items([inputs]))["pairs"])
         return (loss, metrics) if return_outputs else loss
 

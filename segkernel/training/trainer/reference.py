@@ -73,19 +73,24 @@ def with_reference(
 def kept_and_whole_logprobs(logits: Tensor, batch: Batch, *, whole_grad: bool = False) -> tuple[Tensor, Tensor]:
     """Log-probabilities of a batch's tokens, summed under the loss mask and over whole responses: `[B, 2]` each.
 
-    Every token is read once. The sums under the loss mask carry a gradient, those over whole responses only with
-    `whole_grad`.
+    The sums under the loss mask carry a gradient, those over whole responses only with `whole_grad`. The former are
+    weighted by the `token_weights` of the batch, if it has any; without weights every token is read once.
     """
+    if "token_weights" in batch:
+        weighted = summed_logprobs(logits, batch, batch["loss_mask"], batch["token_weights"])
+        return weighted, summed_logprobs(logits if whole_grad else logits.detach(), batch, batch["response_mask"])
     kept = summed_logprobs(logits, batch, batch["loss_mask"])
     others = batch["response_mask"] & ~batch["loss_mask"]
     dropped = summed_logprobs(logits if whole_grad else logits.detach(), batch, others)
     return kept, (kept if whole_grad else kept.detach()) + dropped
 
 
-def summed_logprobs(logits: Tensor, batch: Batch, mask: Tensor) -> Tensor:
-    """Log-probabilities of a batch's tokens, summed under a mask `[B, 2, T]`: `[B, 2]`.
+def summed_logprobs(logits: Tensor, batch: Batch, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Log-probabilities of a batch's tokens, summed under a mask `[B, 2, T]`, with these weights: `[B, 2]`.
 
     `logits` is `[2 * B, T, V]`; those at `t - 1`, read in place, predict the token at `t`.
     """
     labels, read = (values.flatten(0, 1)[:, 1:] for values in (batch["input_ids"], mask))
-    return segkernel.sequence_logprobs(logits[:, :-1], labels, read).view(-1, 2)
+    if weights is not None:
+        weights = weights.flatten(0, 1)[:, 1:]
+    return segkernel.sequence_logprobs(logits[:, :-1], labels, read, weights=weights).view(-1, 2)

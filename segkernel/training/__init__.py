@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from segkernel.training.methods.asr_rft import ASRRFTConfig, ASRRFTTrainer
     from segkernel.training.methods.confpo import ConfPOConfig, ConfPOTrainer
     from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
+    from segkernel.training.methods.entropy_ppo import EntropyPPOConfig, EntropyPPOTrainer
     from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
     from segkernel.training.methods.pretrain import PretrainConfig, PretrainTrainer
     from segkernel.training.methods.r3hf_ppo import R3HFPPOConfig, R3HFPPOTrainer
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from segkernel.training.methods.rft import RFTConfig, RFTTrainer
     from segkernel.training.methods.segment_ppo import SegmentPPOConfig, SegmentPPOTrainer
     from segkernel.training.methods.segment_reward import SegmentRewardConfig, SegmentRewardTrainer
+    from segkernel.training.methods.sepo import SePOConfig, SePOTrainer
     from segkernel.training.methods.simpo import SimPOConfig, SimPOTrainer
+    from segkernel.training.methods.slm_rft import SLMRFTConfig, SLMRFTTrainer
     from segkernel.training.methods.tis_dpo import TISDPOConfig, TISDPOTrainer
     from segkernel.training.methods.token_ppo import TokenPPOConfig, TokenPPOTrainer
 
@@ -54,6 +57,8 @@ __all__ = [
     "ConfPOTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "EntropyPPOConfig",
+    "EntropyPPOTrainer",
     "PPOConfig",
     "PPOTrainer",
     "PretrainConfig",
@@ -70,6 +75,10 @@ __all__ = [
     "RandomRFTTrainer",
     "RewardConfig",
     "RewardTrainer",
+    "SLMRFTConfig",
+    "SLMRFTTrainer",
+    "SePOConfig",
+    "SePOTrainer",
     "SegmentPPOConfig",
     "SegmentPPOTrainer",
     "SegmentRewardConfig",

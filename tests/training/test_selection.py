@@ -22,6 +22,8 @@ from segkernel.training import (
     ConfPOTrainer,
     DPOConfig,
     DPOTrainer,
+    EntropyPPOConfig,
+    EntropyPPOTrainer,
     PPOConfig,
     PPOTrainer,
     RandomDPOConfig,
@@ -30,8 +32,12 @@ from segkernel.training import (
     RandomPPOTrainer,
     RandomRFTConfig,
     RandomRFTTrainer,
+    SePOConfig,
+    SePOTrainer,
     SimPOConfig,
     SimPOTrainer,
+    SLMRFTConfig,
+    SLMRFTTrainer,
     TISDPOConfig,
     TISDPOTrainer,
 )
@@ -56,6 +62,7 @@ ROWS: list[dict[str, Any]] = [
 SELECTED: dict[str, tuple[type, type]] = {
     "simpo": (SimPOConfig, SimPOTrainer),
     "confpo": (ConfPOConfig, ConfPOTrainer),
+    "sepo": (SePOConfig, SePOTrainer),
     "dpo": (DPOConfig, DPOTrainer),
     "random-dpo": (RandomDPOConfig, RandomDPOTrainer),
     "tis-dpo": (TISDPOConfig, TISDPOTrainer),
@@ -187,7 +194,7 @@ def test_random_dpo_at_share_1_has_the_loss_of_dpo(tmp_path: Path, tokenizer: An
     assert torch.equal(losses[0], losses[1])
 
 
-@pytest.mark.parametrize("method", ["random-dpo", "tis-dpo", "confpo"])
+@pytest.mark.parametrize("method", ["random-dpo", "sepo", "tis-dpo", "confpo"])
 def test_selection_chooses_among_the_tokens_of_a_rows_own_mask(tmp_path: Path, tokenizer: Any, method: str) -> None:
     options = {"random-dpo": {"share": 0.9}, "sepo": {"fraction": 0.5}}
     masks = [{"chosen_mask": [i % 2 == 0 for i in range(len(row["chosen_ids"]))]} for row in ROWS[:2]]
@@ -287,6 +294,66 @@ def test_step_over_pairs_with_an_empty_side_is_skipped(tmp_path: Path, tokenizer
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
 
 
+def sepo_masks(row: dict[str, Any], dpo: nn.Module, reference: nn.Module, fraction: float) -> dict[str, list[int]]:
+    """Positions of the selected tokens: n = floor(fraction * T) of the largest or smallest scores."""
+    found = {}
+    for side in SIDES:
+        ids = row["prompt_ids"], row[f"{side}_ids"]
+        with torch.no_grad():
+            scores = (logprobs_of(dpo, *ids) - logprobs_of(reference, *ids)).tolist()
+        order = sorted(range(len(scores)), key=lambda t: -scores[t] if side == "chosen" else scores[t])
+        found[side] = sorted(order[: math.floor(fraction * len(scores))])
+    return found
+
+
+def test_sepo_loss_matches_its_rule(tmp_path: Path, caplog: Any) -> None:
+    for padding in ("right", "left"):
+        tokenizer = tiny_tokenizer()
+        tokenizer.padding_side = padding
+        caplog.clear()
+        trainer = make("sepo", tmp_path, tokenizer)
+        dpo, reference = lm(tokenizer, 3), lm(tokenizer, 2)
+
+        def loss(policy: nn.Module, row: dict[str, Any], dpo: Any = dpo, reference: Any = reference) -> Tensor:
+            positions = sepo_masks(row, dpo, reference, 0.3)
+            if not (positions["chosen"] and positions["rejected"]):
+                return torch.zeros(())
+            chosen, rejected = (
+                logprobs_of(policy, row["prompt_ids"], row[f"{side}_ids"])[positions[side]].mean() for side in SIDES
+            )
+            return -F.logsigmoid(chosen - rejected)
+
+        metrics = assert_loss_and_gradient(trainer, loss, ROWS)
+        # floor(0.3 * 12), floor(0.3 * 7); floor(0.3 * 5), floor(0.3 * 10); one token gives none.
+        assert metrics["kept_chosen"].tolist() == pytest.approx([3 / 12, 1 / 5, 0])
+        assert metrics["kept_rejected"].tolist() == pytest.approx([2 / 7, 3 / 10, 0])
+        assert metrics["empty_pairs"].tolist() == [0, 0, 1]
+        assert (
+            "selection: 22 % of the chosen and 24 % of the rejected responses' tokens are trained on; 1 of 3 pairs "
+            "keep no token" in caplog.text
+        )
+        rewards = [whole_rewards(row, 1.0, (trainer.model, reference)) for row in ROWS]
+        assert metrics["rewards/margins"].tolist() == pytest.approx([w - r for w, r in rewards], rel=1e-3)
+        for row, stored in zip(ROWS, trainer.train_dataset, strict=True):
+            positions = sepo_masks(row, dpo, reference, 0.3)
+            if all(positions.values()):
+                assert all(np.flatnonzero(stored[f"{side}_mask"]).tolist() == positions[side] for side in SIDES)
+
+
+def test_sepo_scores_are_relative_to_the_model_at_the_start(tmp_path: Path, tokenizer: Any) -> None:
+    config = SePOConfig(str(tmp_path), **QUICK_PAIRS)
+    trainer = SePOTrainer(lm(tokenizer, 1), config, ROWS, None, tokenizer, dpo_model=lm(tokenizer, 3))
+    ids = ROWS[0]["prompt_ids"], ROWS[0]["chosen_ids"]
+    with torch.no_grad():
+        scores = logprobs_of(lm(tokenizer, 3), *ids) - logprobs_of(lm(tokenizer, 1), *ids)
+    assert trainer.train_dataset[0]["chosen_token_rewards"] == pytest.approx(scores.tolist(), rel=1e-3, abs=1e-4)
+
+
+def test_sepo_refuses_a_fraction_that_selects_nothing(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="fraction: no token of any training pair is selected, so there is nothing"):
+        make("sepo", tmp_path, tokenizer, fraction=0.05)
+
+
 def test_tis_dpo_loss_matches_its_rule(tmp_path: Path) -> None:
     for padding in ("right", "left"):
         tokenizer = tiny_tokenizer()
@@ -337,7 +404,7 @@ def test_tis_dpo_without_a_known_eos_says_so(tmp_path: Path, tokenizer: Any, cap
     assert trainer.train_dataset[2]["chosen_token_weights"][0] >= 0.7
 
 
-@pytest.mark.parametrize("method", ["tis-dpo"])
+@pytest.mark.parametrize("method", ["sepo", "tis-dpo"])
 def test_scoring_models_with_nan_or_other_tokens_are_refused(tmp_path: Path, tokenizer: Any, method: str) -> None:
     config_type, trainer_type = SELECTED[method]
     config, policy, broken = config_type(str(tmp_path), **QUICK_PAIRS), lm(tokenizer, 1), lm(tokenizer, 3)
@@ -352,7 +419,7 @@ def test_scoring_models_with_nan_or_other_tokens_are_refused(tmp_path: Path, tok
 
 
 def test_reports_show_the_scores_and_the_selected_tokens(tmp_path: Path, tokenizer: Any) -> None:
-    for method in ("tis-dpo",):
+    for method in ("sepo", "tis-dpo"):
         trainer = make(method, tmp_path, tokenizer, report_pairs=2)
         samples = trainer.report_examples()
         assert [sample.label for sample in samples] == ["chosen", "rejected"] * 2
@@ -388,6 +455,47 @@ def rft(config_type: Any, trainer_type: Any, directory: Path, tokenizer: Any, **
     return Answered(lm(tokenizer, 1), config, rows, None, tokenizer, reward_model=token_scores, **models)
 
 
+def test_slm_rft_loss_matches_its_rule(tmp_path: Path) -> None:
+    for padding in ("right", "left"):
+        tokenizer = tiny_tokenizer()
+        tokenizer.padding_side = padding
+        trainer = rft(SLMRFTConfig, SLMRFTTrainer, tmp_path, tokenizer, ref_model=lm(tokenizer, 2))
+        plain, reference = copy.deepcopy(trainer.model), lm(tokenizer, 2)
+        losses: list[Tensor] = []
+        excess: list[float] = []
+        for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+            losses += (-logprobs_of(plain, prompt, response)).unbind()
+            excess += (-logprobs_of(plain, prompt, response) + logprobs_of(reference, prompt, response)).tolist()
+        # The largest ceil(0.6 * 11) of the batch.
+        selected = sorted(range(11), key=lambda token: -excess[token])[:7]
+        expected = torch.stack([losses[token] for token in selected]).mean()
+        loss = trainer.compute_loss(trainer.model, trainer.collate(trainer.train_dataset))
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        loss.backward()
+        expected.backward()
+        for found, wanted in zip(trainer.model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-3, atol=1e-5)
+        logs = {"loss": 0.0}
+        trainer.log(logs)
+        assert logs["kept"] == pytest.approx(7 / 11)
+    # At another step another choice: by the policy as it is then.
+    batch = trainer.collate(trainer.train_dataset)
+    masks = []
+    for seed in (1, 9):
+        with torch.no_grad():
+            logits = lm(tokenizer, seed)(batch["input_ids"], batch["attention_mask"]).logits
+        masks.append(trainer.trained_tokens(logits, batch))
+    assert [int(mask.sum()) for mask in masks] == [7, 7]
+    assert not torch.equal(*masks)
+
+
+def test_slm_rft_step_is_a_mean_over_the_tokens_of_its_micro_batches(tmp_path: Path, tokenizer: Any) -> None:
+    trainer = rft(SLMRFTConfig, SLMRFTTrainer, tmp_path, tokenizer, ref_model=lm(tokenizer, 2))
+    batches = [trainer.collate([row]) for row in trainer.train_dataset]
+    items = trainer.total_items(batches)
+    assert items["tokens"].item() == 4 + 1 + 3  # ceil(0.6 * 6), ceil(0.6 * 1), ceil(0.6 * 4)
+
+
 def ppo(config_type: Any, trainer_type: Any, directory: Path, tokenizer: Any, **options: Any) -> Any:
     rows = [{"prompt_ids": ids} for ids in PROMPTS]
     config = config_type(str(directory), **{**SAMPLED, "per_device_train_batch_size": 3, **options})
@@ -398,10 +506,48 @@ def ppo(config_type: Any, trainer_type: Any, directory: Path, tokenizer: Any, **
     return trainer
 
 
+def test_entropy_ppo_loss_matches_its_rule(tmp_path: Path) -> None:
+    for padding in ("right", "left"):
+        tokenizer = tiny_tokenizer()
+        tokenizer.padding_side = padding
+        trainer = ppo(EntropyPPOConfig, EntropyPPOTrainer, tmp_path, tokenizer, value_coef=0.0)
+        rollout = trainer.collect(PROMPTS, [(0, 0, row) for row in range(3)])
+        # The update is by another policy than the one that sampled, whose entropies count.
+        trainer.model.policy.load_state_dict(lm(tokenizer, 6).state_dict())
+        trainer.model.eval()
+        plain = copy.deepcopy(trainer.model.policy)
+        entropies: list[float] = []
+        losses: list[Tensor] = []
+        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+            logits = plain(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+            distribution = torch.distributions.Categorical(logits=logits)
+            entropies += distribution.entropy().tolist()
+            kept = rollout["response_mask"][row]
+            advantages, old = rollout["advantages"][row][kept], rollout["logprobs"][row][kept]
+            ratio = (distribution.log_prob(torch.tensor(response)) - old).exp()
+            losses += (-torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)).unbind()
+        selected = sorted(range(11), key=lambda token: -entropies[token])[:3]  # ceil(0.2 * 11)
+        expected = torch.stack([losses[token] for token in selected]).mean()
+        trainer.model.zero_grad()
+        loss = trainer.compute_loss(trainer.model, rollout)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        loss.backward()
+        expected.backward()
+        for found, wanted in zip(trainer.model.policy.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-3, atol=1e-5)
+        logs = {"loss": 0.0}
+        trainer.log(logs)
+        assert logs["kept"] == pytest.approx(3 / 11)
+    parts = [{name: values[row : row + 1] for name, values in rollout.items()} for row in range(3)]
+    items = trainer.total_items(parts)
+    assert (items["policy"].item(), items["response"].item()) == (2 + 1 + 1, 11)
+
+
 def test_ppo_on_selected_tokens_keeps_the_value_loss_of_all(tmp_path: Path, tokenizer: Any) -> None:
     logged = []
     for config_type, trainer_type in (
         (PPOConfig, PPOTrainer),
+        (EntropyPPOConfig, EntropyPPOTrainer),
         (RandomPPOConfig, RandomPPOTrainer),
     ):
         trainer = ppo(config_type, trainer_type, tmp_path, tokenizer)
@@ -410,12 +556,12 @@ def test_ppo_on_selected_tokens_keeps_the_value_loss_of_all(tmp_path: Path, toke
         logs = {"loss": 0.0}
         trainer.log(logs)
         logged.append(logs)
-    assert logged[0]["loss/value"] == logged[1]["loss/value"] > 0
+    assert logged[0]["loss/value"] == logged[1]["loss/value"] == logged[2]["loss/value"] > 0
     assert logged[0]["kept"] == 1
     masks = [random_tokens(len(response), 0.5, 1.0, (7, 2, row)) for row, response in enumerate(RESPONSES)]
     for row, mask in enumerate(masks):
         assert rollout["policy_mask"][row][rollout["response_mask"][row]].tolist() == mask.tolist()
-    assert logged[1]["kept"] == pytest.approx(sum(map(sum, masks)) / 11)
+    assert logged[2]["kept"] == pytest.approx(sum(map(sum, masks)) / 11)
 
 
 def test_random_dpo_logs_the_shares(tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -435,7 +581,8 @@ def test_methods_that_select_tokens_run_from_files(tmp_path: Path, capsys: pytes
     prompt += ["--max_prompt_length=32", "--eval_strategy=no"]
     lora = ["--peft=lora", "--target_modules", "q_proj"]
     options = {
-        "tis-dpo": [*pair, *lora, f"--dpo_model={files['lm']}", f"--reverse_dpo_model={files['lm']}"],
+        "sepo": [*pair, *lora, f"--dpo_model={files['lm']}"],
+        "slm-rft": [*prompt, f"--ref_model={files['lm']}", "--samples=2"],
         "random-ppo": [*prompt, *lora, "--rollout_epochs=1"],
     }
     for method, given in options.items():
@@ -443,23 +590,29 @@ def test_methods_that_select_tokens_run_from_files(tmp_path: Path, capsys: pytes
         assert cli.main(["train", method, *common, *given, "--output_dir", str(output)]) == 0, method
         state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
         logs = {name: value for log in state["log_history"] for name, value in log.items()}
-        assert 0 < logs["kept_rejected" if method == "tis-dpo" else "kept"] < 1
+        assert 0 < logs["kept_rejected" if method == "sepo" else "kept"] < 1
         assert 0 < logs["grad_norm"] < math.inf
-    page = (tmp_path / "tis-dpo" / "report.html").read_text(encoding="utf-8")
+    record = json.loads((tmp_path / "slm-rft" / "run.json").read_text(encoding="utf-8"))
+    assert record["ref_model"] == files["lm"]
+    page = (tmp_path / "sepo" / "report.html").read_text(encoding="utf-8")
     assert 'class="tag chosen"' in page
     assert ", masked out" in page
     capsys.readouterr()
-    for method, missing in {"tis-dpo": "reverse_dpo_model"}.items():
+    options["tis-dpo"] = [*pair, f"--dpo_model={files['lm']}"]
+    for method, missing in {"sepo": "dpo_model", "tis-dpo": "reverse_dpo_model", "slm-rft": "ref_model"}.items():
         given = [option for option in options[method] if not option.startswith(f"--{missing}")]
         assert cli.main(["train", method, *common, *given, "--output_dir", str(tmp_path / "none")]) == 2
         assert f"{missing}: expected a directory, got none (--{missing} DIR)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["random-ppo"])
+@pytest.mark.parametrize("method", ["slm-rft", "random-ppo"])
 def test_selection_on_sampled_responses_resumes_to_the_same_weights(
     tmp_path: Path, tokenizer: Any, method: str
 ) -> None:
     def build(directory: Path, **options: Any) -> Any:
-        return ppo(RandomPPOConfig, RandomPPOTrainer, directory, tokenizer, rollout_epochs=3, **options)
+        if method == "random-ppo":
+            return ppo(RandomPPOConfig, RandomPPOTrainer, directory, tokenizer, rollout_epochs=3, **options)
+        options |= {"ref_model": lm(tokenizer, 2), "per_device_train_batch_size": 1}
+        return rft(SLMRFTConfig, SLMRFTTrainer, directory, tokenizer, **options)
 
     assert_resumes_to_the_same_bits(build, tmp_path)

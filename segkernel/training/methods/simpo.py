@@ -1,4 +1,4 @@
-"""SimPO (arXiv 2405.14734): preferences on mean log-probabilities, the baseline of `confpo`.
+"""SimPO (arXiv 2405.14734): preferences on mean log-probabilities, the baseline of `confpo` and `sepo`.
 
 The loss of a pair compares the mean log-probabilities of its two responses' tokens; there is no reference model in it.
 A row may carry `chosen_mask` and `rejected_mask` (bools over its response tokens); the means are then over those

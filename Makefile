@@ -77,9 +77,11 @@ sanitize-emulated: $(READY)
 	library=$$($(BIN)/python -m tests.cuda_emulation.build --sanitize) && SEGKERNEL_LIBRARY=$$library \
 	$(WITH_SANITIZERS) $(PYTEST) -q -m "not compiles" $(EMULATED_TESTS)
 
-# Compare all methods with their baselines; resumes an interrupted run. QUICK=1 takes minutes and keeps the results.
+# Compare methods with their baselines; resumes an interrupted run. MODEL=smollm2: on a real language model. TUNE=1: compare
+# candidates, on other seeds. DECIDING=1: only the methods that decide. QUICK=1 takes minutes and stores no results.
 experiment: $(READY)
-	$(BIN)/python -m benchmarks.experiments $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.experiments $(if $(MODEL),--task $(MODEL)) $(if $(TUNE),--tune) $(if $(DECIDING),--deciding) \
+		$(if $(QUICK),--quick)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.report

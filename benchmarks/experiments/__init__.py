@@ -1,1 +1,1 @@
-"""Controlled experiment: every method against its baseline on a task with known credit per token. `make experiment`."""
+"""Controlled experiments: methods against their baselines where the true credit of every token is known."""

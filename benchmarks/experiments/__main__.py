@@ -1,48 +1,66 @@
-"""Run the experiment, then write tables, plots and report: `python -m benchmarks.experiments`."""
+"""Run an experiment, then write tables, plots and report: `python -m benchmarks.experiments`."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments.output import with_environment, write_page, write_results
-from benchmarks.experiments.schedule import run_tasks, wall_seconds
-from benchmarks.experiments.settings import Settings
-from benchmarks.experiments.summary import all_tasks, summarize
-from benchmarks.experiments.tables import markdown, method_table, sweep_table
+from benchmarks.experiments.framework.output import environment, write_page, write_results
+from benchmarks.experiments.framework.plan import Plan
+from benchmarks.experiments.framework.schedule import pool_of, run_plan, wall_seconds
+from benchmarks.experiments.framework.summary import summarize
+from benchmarks.experiments.framework.tables import candidate_table, markdown, method_table
+from benchmarks.experiments.registry import MODULES, load_experiment
 
 ROOT = Path(__file__).parent.parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "benchmarks" / "results" / "experiments"
 PAGE = ROOT / "docs" / "experiments.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "experiment", help="folder of all tasks")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="worker processes, one thread each")
+    parser.add_argument("--task", choices=list(MODULES), default="capitals", help="the task (default: %(default)s)")
+    parser.add_argument("--tune", action="store_true", help="compare candidates, on seeds that the comparison has not")
+    parser.add_argument("--deciding", action="store_true", help="run only the methods that decide")
     parser.add_argument("--quick", action="store_true", help="a test of minutes; stores no results")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "experiments", help="folder of all jobs")
+    parser.add_argument("--processes", type=int, help="worker processes; they share the cores equally")
     arguments = parser.parse_args(argv)
-    settings = Settings().quick() if arguments.quick else Settings()
-    folder = settings.folder(arguments.output)
-    print(f"work in progress: {folder}", flush=True)
-    results = run(settings, folder, arguments.processes)
+    if arguments.processes is not None and arguments.processes < 1:
+        parser.error(f"--processes: expected at least 1, got {arguments.processes}")
+    experiment = load_experiment(arguments.task)
     if arguments.quick:
-        report = write_results(results, folder / "experiment.json", folder / "report")
+        experiment = replace(experiment, settings=experiment.settings.quick())
+    plan = Plan(experiment, tuning=arguments.tune, deciding=arguments.deciding)
+    folder = experiment.settings.folder(arguments.output / experiment.name)
+    processes = arguments.processes or max(1, (os.cpu_count() or 1) // experiment.threads)
+    print(f"work in progress: {folder}", flush=True)
+    try:
+        with pool_of(experiment, processes) as pool:
+            results = run(plan, folder, pool, processes)
+    except KeyboardInterrupt:
+        print("interrupted: the same command resumes after the last finished job")
+        return 130
+    if arguments.quick:
+        report = write_results(results, folder / f"{plan.name}.json", folder / plan.name)
     else:
-        report = write_results(results, RESULTS / "experiment.json", RESULTS / "experiment")
-        write_page(results, PAGE)
-    print(f"\n{markdown(method_table(results['methods']))}\n\n{markdown(sweep_table(results['sweeps']))}\n")
-    print(f"report: {report}")
+        report = write_results(results, RESULTS / f"{plan.name}.json", RESULTS / plan.name)
+        write_page(results, plan.name, PAGE)
+    tables = [method_table(results), *([candidate_table(results)] if results["candidates"] else [])]
+    print("", *map(markdown, tables), f"report: {report}", sep="\n\n")
     return 0
 
 
-def run(settings: Settings, folder: Path, processes: int) -> dict[str, Any]:
-    """Results of all tasks; finished tasks of an earlier run in this folder are reused."""
-    run_tasks(all_tasks(settings), settings, folder, processes)
-    return with_environment(summarize(settings, folder), settings, wall_seconds(folder), processes)
+def run(plan: Plan, folder: Path, pool: Executor, processes: int) -> dict[str, Any]:
+    """Results of a plan; finished jobs of an earlier run in this folder are reused."""
+    run_plan(plan, folder, pool, processes)
+    packages = plan.experiment.packages
+    return {**environment(packages, wall_seconds(plan, folder), processes), **summarize(plan, folder)}
 
 
 if __name__ == "__main__":

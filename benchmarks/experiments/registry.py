@@ -1,12 +1,17 @@
-"""Registry of all steps by name."""
+"""Registry of the experiments by the name of their task."""
 
 from __future__ import annotations
 
-from benchmarks.experiments.ablations import ABLATIONS
-from benchmarks.experiments.methods import PREFERENCE_METHODS, REVERSE_DPO, Method
-from benchmarks.experiments.rollouts import ROLLOUT_METHODS
-from benchmarks.experiments.stages import STAGES
-from benchmarks.experiments.steps import Step
+import importlib
 
-METHODS: list[Method] = [*PREFERENCE_METHODS, *ROLLOUT_METHODS]
-STEPS: dict[str, Step] = {step.name: step for step in (*STAGES, REVERSE_DPO, *METHODS, *ABLATIONS)}
+from benchmarks.experiments.framework.experiment import Experiment
+
+# Each module has an `EXPERIMENT`; importing it may need packages of its own.
+MODULES = {
+    "capitals": "benchmarks.experiments.capitals.experiment",
+}
+
+
+def load_experiment(task: str) -> Experiment:
+    """The experiment on a task."""
+    return importlib.import_module(MODULES[task]).EXPERIMENT

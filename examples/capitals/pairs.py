@@ -79,9 +79,9 @@ def generate(
 
 
 def is_well_formed(answer: Sequence[str], parts: int) -> bool:
-    """Whether the answer alternates cities and separators, with one city per country."""
+    """Whether the answer alternates names and separators, with one name per country."""
     separators = [token == END for token in answer]
-    return separators == [False, True] * parts and not any(token.startswith("<|") for token in answer)
+    return separators == [False, True] * parts and all(token.isalpha() for token in answer[::2])
 
 
 def sample_pairs(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from transformers import set_seed
 
-from benchmarks.experiments.steps import Step
-from benchmarks.experiments.tasks import Task
-from benchmarks.experiments.workspace import Workspace
+from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
+from benchmarks.experiments.framework.jobs import Job, Need, Step
 from examples.capitals.pairs import sample_pairs
 from examples.capitals.training import (
     REWARD_LEARNING_RATE,
@@ -24,12 +22,12 @@ from segkernel.training.models import ModelArguments, load_reward_model
 HELD_OUT_FOR_REWARD = 1000
 
 
-def start(work: Workspace, task: Task) -> dict[str, Any]:
-    train_start(work.model_folder(task), work.task_settings, work.tokenizer)
+def start(work: CapitalsWorkspace, job: Job) -> dict[str, Any]:
+    train_start(work.start_folder, work.task_settings, work.tokenizer)
     return {}
 
 
-def pairs(work: Workspace, task: Task) -> dict[str, Any]:
+def pairs(work: CapitalsWorkspace, job: Job) -> dict[str, Any]:
     """Sample pairs from the start model and rank them by the verifier, which weighs the starred part most."""
     settings, first = work.task_settings, 1000 * work.seed
     counts = {}
@@ -40,12 +38,12 @@ def pairs(work: Workspace, task: Task) -> dict[str, Any]:
     return {**counts, "adversarial": len(work.pairs("adversarial")), "held_out": len(work.adversarial_held_out())}
 
 
-def reward(work: Workspace, task: Task) -> dict[str, Any]:
+def reward(work: CapitalsWorkspace, job: Job) -> dict[str, Any]:
     """Train a reward model from preferences between whole answers only."""
-    found = work.pairs(task.pairs)
+    found = work.pairs(job.sources["pairs"])
     trainer = train_reward_model(
-        work.model_folder(task),
-        work.model_folder(Task(work.seed, "start")),
+        work.job_folder(job),
+        work.start_folder,
         work.task_settings,
         work.tokenizer,
         found,
@@ -54,17 +52,17 @@ def reward(work: Workspace, task: Task) -> dict[str, Any]:
     return {"pairs": len(found), "accuracy": trainer.evaluate()["eval_accuracy"]}
 
 
-def segment_reward(work: Workspace, task: Task, *, entropy_threshold: float) -> dict[str, Any]:
+def segment_reward(work: CapitalsWorkspace, job: Job) -> dict[str, Any]:
     """Train a segment reward model, read at the end of every segment, with the same budget."""
     settings, tokenizer = work.task_settings, work.tokenizer
-    rows, held_out = ([pair.row(tokenizer) for pair in work.pairs(source)] for source in (task.pairs, "held out"))
+    rows, held_out = (work.rows(work.pairs(source)) for source in (job.sources["pairs"], "held out"))
     set_seed(settings.seed)
     options = trainer_options(
         settings, steps=settings.reward_steps, batch_size=settings.reward_batch_size, learning_rate=REWARD_LEARNING_RATE
     )
     trainer = SegmentRewardTrainer(
-        load_reward_model(ModelArguments(model=str(work.model_folder(Task(work.seed, "start")))), tokenizer),
-        SegmentRewardConfig(output_dir=str(work.model_folder(task)), entropy_threshold=entropy_threshold, **options),
+        load_reward_model(ModelArguments(model=str(work.start_folder)), tokenizer),
+        SegmentRewardConfig(output_dir=str(work.job_folder(job)), **job.step.options, **options),
         rows,
         held_out[:HELD_OUT_FOR_REWARD],
         tokenizer,
@@ -82,12 +80,10 @@ def segment_reward(work: Workspace, task: Task, *, entropy_threshold: float) -> 
 # The start model's entropy is at least 0.5 nats where a city begins and near 0 where a separator does.
 CITY_ENTROPY = 0.3
 
-STAGES = [
-    Step("start", start),
-    Step("pairs", pairs, needs={"start": ""}),
-    Step("reward", reward, uses=("pairs",), needs={"pairs": ""}),
-    Step(
-        "segment reward", partial(segment_reward, entropy_threshold=CITY_ENTROPY), uses=("pairs",), needs={"pairs": ""}
-    ),
-    Step("token reward", partial(segment_reward, entropy_threshold=0.0), uses=("pairs",), needs={"pairs": ""}),
-]
+START_MODEL = Step("start", start)
+PAIRS = Step("pairs", pairs, needs=(Need(START_MODEL),))
+REWARD = Step("reward", reward, uses=("pairs",), needs=(Need(PAIRS),))
+SEGMENT_REWARD, TOKEN_REWARD = (
+    Step(name, segment_reward, uses=("pairs",), needs=(Need(PAIRS),), options={"entropy_threshold": threshold})
+    for name, threshold in (("segment reward", CITY_ENTROPY), ("token reward", 0.0))
+)

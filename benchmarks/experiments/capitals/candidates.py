@@ -1,0 +1,106 @@
+"""Questions that the tuning run of the capitals experiment answers, with their candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.experiments.capitals.preferences import ASR_DPO, PREFERENCE_METHODS
+from benchmarks.experiments.capitals.rewarded import FIXED, IMPLICIT, NOISY, TRUE_CREDIT
+from benchmarks.experiments.capitals.rollouts import ASR_PPO, ASR_RFT, ROLLOUT_METHODS
+from benchmarks.experiments.framework.experiment import Candidate, Method, Question
+
+LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+DELTAS = (0.0, 0.25, 0.5, 1.0, 2.0)
+PIVOTS = (0.25, 0.5, 1.0, 2.0)
+TRIGGERS = {"Schmitt trigger": True, "plain threshold": False}
+DEVIATIONS = "in standard deviations of the token rewards"
+# Fixed data and rewards: the sources that a method on pairs is meant for, and those that it is not.
+SWEPT = ("all pairs", "adversarial pairs")
+MAIN = ("all pairs",)
+
+
+def option(method: Method, name: str, values: Iterable[Any], **question: Any) -> Question:
+    """A question about one option of a method."""
+    candidates = [Candidate(label(value), method.with_options(**{name: value})) for value in values]
+    return Question(name.replace("_", " "), method, candidates, **question)
+
+
+def label(value: Any) -> str:
+    """
+    Example:
+        >>> label(0.5), label(True), label("mean")
+        ('0.5', 'yes', 'mean')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def deltas(method: Method, **question: Any) -> Question:
+    """Both triggers at every delta."""
+    candidates = [
+        Candidate(f"{delta:g}", method.with_options(delta=delta, hold=hold), series=name)
+        for name, hold in TRIGGERS.items()
+        for delta in DELTAS
+    ]
+    return Question("delta", method, candidates, unit=DEVIATIONS, **question)
+
+
+LEARNING_RATE = [
+    option(method, "learning_rate", LEARNING_RATES, conditions=MAIN)
+    for method in [*PREFERENCE_METHODS, *ROLLOUT_METHODS]
+    if "learning_rate" in method.options
+]
+
+PAIR_QUESTIONS = [
+    option(ASR_DPO, "token_rewards", ("difference", "prefix"), conditions=SWEPT),
+    deltas(ASR_DPO, conditions=SWEPT),
+    option(ASR_DPO, "baseline", ("0", "mean", "median"), conditions=SWEPT),
+    option(ASR_DPO, "keep_neutral", (False, True), conditions=SWEPT),
+    option(ASR_DPO, "rpo_alpha", (0.0, 0.1, 0.3, 1.0), conditions=SWEPT),
+    option(ASR_DPO, "rejected_weight", (0.0, 0.25, 0.5, 1.0), conditions=SWEPT),
+    Question(
+        "pivots only",
+        ASR_DPO,
+        [Candidate(f"{pivot:g}", ASR_DPO.with_options(delta=None, pivot_threshold=pivot)) for pivot in PIVOTS],
+        unit=DEVIATIONS,
+        conditions=SWEPT,
+    ),
+    Question(
+        "segments",
+        ASR_DPO,
+        [Candidate("Schmitt trigger", ASR_DPO), *(Candidate(name, method) for name, method in FIXED.items())],
+        conditions=SWEPT,
+    ),
+    Question(
+        "source of the token rewards",
+        ASR_DPO,
+        [
+            Candidate("reward model", ASR_DPO),
+            Candidate("DPO's implicit rewards", IMPLICIT),
+            Candidate("true credit", TRUE_CREDIT),
+        ],
+        conditions=SWEPT,
+    ),
+    Question(
+        "noise",
+        ASR_DPO,
+        [Candidate("0", ASR_DPO), *(Candidate(f"{noise:g}", method) for noise, method in NOISY.items())],
+        unit=DEVIATIONS,
+        conditions=SWEPT,
+    ),
+]
+
+ROLLOUT_QUESTIONS = [
+    question
+    for method in (ASR_RFT, ASR_PPO)
+    for question in (
+        option(method, "token_rewards", ("difference", "prefix"), conditions=MAIN),
+        option(method, "baseline", ("0", "mean", "median"), conditions=MAIN),
+        option(method, "hold", (True, False), conditions=MAIN),
+        option(method, "keep_neutral", (False, True), conditions=MAIN),
+    )
+]
+
+QUESTIONS = [*PAIR_QUESTIONS, *ROLLOUT_QUESTIONS, *LEARNING_RATE]

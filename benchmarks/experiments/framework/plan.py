@@ -1,0 +1,62 @@
+"""Plan of a run: which seeds, methods and candidates of an experiment, and their jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.experiments.framework.experiment import Experiment, Method, Question
+from benchmarks.experiments.framework.jobs import Job
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The part of an experiment that one command runs.
+
+    Args:
+        tuning: run the candidates as well, on the tuning seeds.
+        deciding: run only the methods that decide, and only the questions about them.
+    """
+
+    experiment: Experiment
+    tuning: bool = False
+    deciding: bool = False
+
+    @property
+    def name(self) -> str:
+        """Stem of the run's files."""
+        return f"{self.experiment.name}-tuning" if self.tuning else self.experiment.name
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        settings = self.experiment.settings
+        return settings.tuning_seeds if self.tuning else settings.seeds
+
+    @property
+    def methods(self) -> list[Method]:
+        return [method for method in self.experiment.methods if method.decides or not self.deciding]
+
+    @property
+    def questions(self) -> list[Question]:
+        if not self.tuning:
+            return []
+        chosen = [question for question in self.experiment.questions if question.of.decides or not self.deciding]
+        return [thinned(question) for question in chosen] if self.experiment.settings.thin_questions else chosen
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Jobs of all methods and candidates, seed by seed, so that an interrupted run has complete first seeds."""
+        experiment = self.experiment
+        runs = [(method, condition) for method in self.methods for condition in experiment.conditions_of(method)]
+        for question in self.questions:
+            for candidate in question.candidates:
+                conditions = question.conditions or experiment.conditions_of(candidate.method)
+                runs += [(candidate.method, condition) for condition in conditions]
+        jobs = [method.job(seed, experiment.conditions[condition]) for seed in self.seeds for method, condition in runs]
+        return list(dict.fromkeys(jobs))
+
+
+def thinned(question: Question) -> Question:
+    """The question with its first and last candidate only."""
+    candidates: Sequence = question.candidates
+    return replace(question, candidates=[candidates[0], *candidates[1:][-1:]])

@@ -1,0 +1,56 @@
+"""Credit per token: the tokens that a policy was trained on, against the known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from segkernel.training.data.columns import SEQUENCE_SIGNS, SIDES
+
+
+class TrainedResponse(NamedTuple):
+    """A training response: loss mask, true credit per token, and the sign of its verdict (+1 chosen, -1 rejected)."""
+
+    mask: Sequence[bool]
+    credit: Sequence[int]
+    sign: int
+
+
+def responses_of_pairs(
+    rows: Iterable[Mapping[str, Any]], credits: Iterable[Mapping[str, Sequence[int]]]
+) -> list[TrainedResponse]:
+    """Both sides of every pair, with the masks of the trainer's rows; without a mask every token counts.
+
+    Args:
+        rows: rows with `<side>_ids`, and `<side>_mask` if the loss has one.
+        credits: true credit per token of each side.
+    """
+    responses = []
+    for row, credit in zip(rows, credits, strict=True):
+        for side, sign in zip(SIDES, SEQUENCE_SIGNS, strict=True):
+            mask = row.get(f"{side}_mask", [True] * len(row[f"{side}_ids"]))
+            responses.append(TrainedResponse(mask, credit[side], sign))
+    return responses
+
+
+def credit_measures(responses: Iterable[TrainedResponse]) -> dict[str, float]:
+    """Share of tokens trained on, agreement of the mask with the true credit, and the agreement of a full mask.
+
+    A mask agrees where it keeps exactly the tokens whose credit has the sign of their response's verdict.
+
+    Example:
+        >>> credit_measures([TrainedResponse([True, True, False, False], [1, -1, -1, -1], +1)])
+        {'tokens_trained': 0.5, 'mask_agreement': 0.75, 'agreement_of_everything': 0.25}
+    """
+    kept = agree = everything = total = 0
+    for mask, credit, sign in responses:
+        for trained, true in zip(mask, credit, strict=True):
+            kept += trained
+            agree += trained == (true == sign)
+            everything += true == sign
+            total += 1
+    return {
+        "tokens_trained": kept / total,
+        "mask_agreement": agree / total,
+        "agreement_of_everything": everything / total,
+    }

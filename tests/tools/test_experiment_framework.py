@@ -1,0 +1,337 @@
+"""Framework of the experiments on a stub task without models: jobs, resumption, estimates, tables, pages."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("tabulate")
+
+from benchmarks.experiments import __main__ as command
+from benchmarks.experiments.framework import schedule
+from benchmarks.experiments.framework.columns import Column
+from benchmarks.experiments.framework.experiment import Candidate, Experiment, Method, Question
+from benchmarks.experiments.framework.jobs import Job, Need, Step, with_needed
+from benchmarks.experiments.framework.output import markers, page_text, write_page, write_results
+from benchmarks.experiments.framework.plan import Plan
+from benchmarks.experiments.framework.settings import Settings
+from benchmarks.experiments.framework.tables import candidate_table, detailed_table, method_table, stage_table
+from benchmarks.experiments.framework.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class StubSettings(Settings):
+    step: float = 0.25
+
+    def quick(self):
+        return replace(super().quick(), step=0.5)
+
+
+class StubWorkspace(Workspace[StubSettings]):
+    """Counts how often every job ran."""
+
+    def ran(self, job):
+        path = self.folder / "ran"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            print(job.step.name, file=file)
+
+
+def data(work, job):
+    work.ran(job)
+    return {"rows": 10 + work.seed}
+
+
+def start(work, job):
+    work.ran(job)
+    return {"right": 0.25}
+
+
+def method(work, job):
+    """Right by the source, one step more with `masked`, and a little by the seed."""
+    work.ran(job)
+    gain = work.settings.step * job.step.options["masked"]
+    return {"right": (0.5 if job.sources["pairs"] == "all" else 0.0) + gain + work.seed / 64, "kept": 1 - gain}
+
+
+def control(work, job):
+    """Reads the share of tokens that the method under test kept."""
+    work.ran(job)
+    kept = work.finished(job.need("masked"))["kept"]
+    return {"right": 0.25, "kept": kept, "lints": None}
+
+
+DATA = Step("data", data)
+START = Method("start", start, needs=(Need(DATA),), decides=True)
+PLAIN = Method("plain", method, ("pairs",), (Need(DATA),), {"masked": 0}, baseline=START, decides=True)
+MASKED = Method("masked", method, ("pairs",), (Need(DATA),), {"masked": 1}, baseline=PLAIN, decides=True)
+CONTROL = Method("control", control, ("pairs",), (Need(MASKED),), baseline=PLAIN)
+STRENGTH = Question(
+    "strength",
+    MASKED,
+    [Candidate(f"{value:g}", MASKED.with_options(masked=value)) for value in (0.5, 1, 2)],
+    unit="in steps",
+)
+STUB = Experiment(
+    name="stub",
+    title="A stub",
+    settings=StubSettings(seeds=(0, 1), tuning_seeds=(4, 5)),
+    workspace=StubWorkspace,
+    conditions={"all pairs": {"pairs": "all"}, "bad pairs": {"pairs": "bad"}},
+    methods=[START, PLAIN, MASKED, CONTROL],
+    questions=[STRENGTH],
+    columns=[
+        Column("right", "right"),
+        Column("kept", "kept", "number", digits=2, compact=True),
+        Column("lints", "lints", "number"),
+    ],
+    stage_columns=[Column("rows", "rows", "number", digits=0)],
+    legend="Right is right.",
+)
+
+
+def run(plan, folder):
+    with ThreadPoolExecutor(1) as pool:
+        return command.run(plan, folder, pool, processes=1)
+
+
+def ran(folder, seed):
+    return (folder / f"seed-{seed}" / "ran").read_text().split()
+
+
+def entries(results, kind="methods"):
+    return {(e["method"] if kind == "methods" else e["label"], e["condition"]): e for e in results[kind]}
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stub")
+    return folder, run(Plan(STUB, tuning=True), folder)
+
+
+def test_job_name_covers_its_options_and_those_of_its_needs():
+    all_pairs = {"pairs": "all", "rewards": "unused"}
+    job = MASKED.job(1, all_pairs)
+    assert job.label == "masked pairs=all"
+    assert job == MASKED.with_options(masked=1).job(1, all_pairs)
+    assert job.name != MASKED.with_options(masked=2).job(1, all_pairs).name
+    assert job != MASKED.job(2, all_pairs)
+    stronger = replace(CONTROL, needs=(Need(MASKED.with_options(masked=2)),))
+    assert CONTROL.job(1, all_pairs).name != stronger.job(1, all_pairs).name
+    assert CONTROL.job(1, all_pairs).name == CONTROL.job(2, all_pairs).name
+
+
+def test_needed_jobs_come_first_and_once():
+    jobs = with_needed([CONTROL.job(1, {"pairs": "all"}), PLAIN.job(1, {"pairs": "all"})])
+    assert [job.step.name for job in jobs] == ["data", "masked", "control", "plain"]
+
+
+def test_need_renames_sources():
+    reward = Step("reward", data, uses=("pairs",))
+    step = Step("method", data, ("pairs", "rewards"), (Need(reward, {"pairs": "rewards"}), Need(PLAIN)))
+    job = step.job(1, {"pairs": "bad", "rewards": "all"})
+    assert [need.sources for need in job.needs] == [{"pairs": "all"}, {"pairs": "bad"}]
+    assert job.need("reward") == Job(1, reward, {"pairs": "all"})
+
+
+def test_settings_folder_depends_on_all_settings_but_the_seeds(tmp_path):
+    settings = StubSettings()
+    assert settings.folder(tmp_path) == replace(settings, seeds=(9,), tuning_seeds=(7,)).folder(tmp_path)
+    assert settings.folder(tmp_path) != replace(settings, step=0.125).folder(tmp_path)
+    quick = settings.quick()
+    assert (quick.seeds, quick.tuning_seeds, quick.step) == ((0, 1), (100, 101), 0.5)
+    assert settings.folder(tmp_path) != quick.folder(tmp_path)
+
+
+def test_experiment_refuses_two_functions_of_one_name():
+    with pytest.raises(ValueError, match="steps: expected one function for the name 'masked', got two"):
+        replace(STUB, methods=[*STUB.methods, replace(MASKED, run=control)])
+
+
+def test_tuning_run_has_hand_computed_results(tuned):
+    _, results = tuned
+    assert results["seeds"] == [4, 5]
+    methods = entries(results)
+    # The start model uses no source, so it does not run in the second condition.
+    assert list(methods) == [
+        ("start", "all pairs"),
+        *((name, condition) for name in ("plain", "masked", "control") for condition in ("all pairs", "bad pairs")),
+    ]
+    masked = methods["masked", "bad pairs"]
+    assert masked["per_seed"] == {"right": [0.3125, 0.328125], "kept": [0.75, 0.75]}
+    assert masked["mean"]["right"]["mean"] == 0.3203125
+    # Two seeds: the 97.5 % quantile of the t-distribution with one degree of freedom is 12.706.
+    assert masked["mean"]["right"]["half_width"] == pytest.approx(12.7062 * 0.015625 / 2, rel=1e-4)
+    assert masked["against_baseline"]["right"] == {"mean": 0.25, "half_width": 0.0}
+    assert masked["options"] == {"masked": 1}
+    assert methods["start", "all pairs"]["against_baseline"] == {}
+    # The control reads what the masked method kept in the same condition and seed; a measure of `None` is left out.
+    assert methods["control", "bad pairs"]["per_seed"] == {"right": [0.25, 0.25], "kept": [0.75, 0.75]}
+    candidates = entries(results, "candidates")
+    assert candidates["2", "all pairs"]["against_unchanged"]["right"] == {"mean": 0.25, "half_width": 0.0}
+    assert candidates["2", "all pairs"]["against_baseline"]["right"] == {"mean": 0.5, "half_width": 0.0}
+    assert candidates["1", "all pairs"]["against_unchanged"] == {}
+    assert results["stages"] == [{"stage": "data", "per_seed": {"rows": [14, 15]}}]
+
+
+def test_unchanged_candidate_costs_no_run(tuned):
+    folder, _ = tuned
+    # In two conditions: the method itself and its two changed candidates.
+    assert ran(folder, 4).count("masked") == 6
+    assert ran(folder, 4).count("data") == 1
+
+
+def test_confirming_run_has_other_seeds_and_no_candidates(tuned):
+    folder, _ = tuned
+    before = ran(folder, 4)
+    results = run(Plan(STUB), folder)
+    assert (results["seeds"], results["candidates"]) == ([0, 1], [])
+    assert ran(folder, 4) == before
+
+
+def test_killed_run_resumes_with_unfinished_jobs(tmp_path):
+    plan = Plan(STUB)
+    results = run(plan, tmp_path)
+    killed = PLAIN.job(1, {"pairs": "all"})
+    work = StubWorkspace(STUB.settings, tmp_path, 1)
+    (work.folder / "results" / f"{killed.name}.json").unlink()
+    before = ran(tmp_path, 1)
+    leftover = work.job_folder(killed) / "checkpoint"
+    leftover.mkdir(parents=True)
+    assert run(plan, tmp_path)["methods"] == results["methods"]
+    assert ran(tmp_path, 1) == [*before, "plain"]
+    assert not leftover.exists()
+
+
+def test_failed_job_is_named_and_finished_ones_are_kept(tmp_path):
+    def fail(work, job):
+        raise ZeroDivisionError
+
+    broken = Method("broken", fail, ("pairs",), (Need(PLAIN),), baseline=PLAIN)
+    plan = Plan(replace(STUB, methods=[START, PLAIN, broken], questions=[]))
+    with pytest.raises(RuntimeError, match=r"seed 0, broken pairs=all [0-9a-f]{8}: failed"):
+        run(plan, tmp_path)
+    finished = ran(tmp_path, 0)
+    assert "plain" in finished
+    with pytest.raises(RuntimeError, match="broken"):
+        run(plan, tmp_path)
+    assert ran(tmp_path, 0)[: len(finished)] == finished
+    assert finished.count("plain") == ran(tmp_path, 0).count("plain")
+
+
+def test_deciding_part_leaves_out_the_other_methods(tmp_path):
+    results = run(Plan(STUB, deciding=True), tmp_path)
+    assert {e["method"] for e in results["methods"]} == {"start", "plain", "masked"}
+    # A method that an earlier run finished stays in the tables.
+    run(Plan(STUB), tmp_path)
+    assert "control" in {e["method"] for e in run(Plan(STUB, deciding=True), tmp_path)["methods"]}
+
+
+def test_quick_plan_has_first_and_last_candidates():
+    quick = replace(STUB, settings=STUB.settings.quick())
+    (question,) = Plan(quick, tuning=True).questions
+    assert [candidate.label for candidate in question.candidates] == ["0.5", "2"]
+    assert Plan(quick).questions == []
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(2, 4), (3, 2), (16, 1)])
+def test_workers_share_the_cores(monkeypatch, processes, threads):
+    made: dict = {}
+    monkeypatch.setattr(schedule, "worker_pool", lambda count, **options: made.update(count=count, **options))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "environ", {})
+    schedule.pool_of(replace(STUB, preload=("json",)), processes)
+    assert made == {"count": processes, "threads": threads, "preload": ("json",)}
+    assert os.environ["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_method_table_literals(tuned):
+    rows = method_table(tuned[1]).to_dict("records")
+    assert list(rows[0]) == [
+        "method",
+        "baseline",
+        *(f"{name}, {c}" for c in ("all pairs", "bad pairs") for name in ("right", "gain", "kept")),
+    ]
+    shown = [(r["method"], r["right, all pairs"], r["gain, bad pairs"], r["kept, bad pairs"]) for r in rows]
+    assert shown == [
+        ("start", "25.0 ± 0.0", "", ""),
+        ("plain", "57.0 ± 9.9 ↑", "-18.0 ± 9.9 ↓", "1.00 ± 0.00"),
+        ("masked", "82.0 ± 9.9 ↑", "+25.0 ± 0.0 ↑", "0.75 ± 0.00 ↓"),
+        ("control", "25.0 ± 0.0 ↓", "+18.0 ± 9.9 ↑", "0.75 ± 0.00 ↓"),
+    ]
+
+
+def test_candidate_table_compares_with_the_unchanged_method_and_the_baseline(tuned):
+    rows = candidate_table(tuned[1]).to_dict("records")
+    # No question has several lines, so the table has no column for them.
+    assert [(r["question"], r["method"], r["value"]) for r in rows] == [
+        ("strength", "masked", v) for v in "0.5 1 2".split()
+    ]
+    assert [r["right, bad pairs"] for r in rows] == ["19.5 ± 9.9 ↓", "32.0 ± 9.9", "57.0 ± 9.9 ↑"]
+    assert [r["gain, bad pairs"] for r in rows] == ["+12.5 ± 0.0 ↑", "+25.0 ± 0.0 ↑", "+50.0 ± 0.0 ↑"]
+    assert "line" not in rows[0]
+
+
+def test_other_tables_literals(tuned):
+    assert stage_table(tuned[1]).to_dict("records") == [{"stage": "data", "rows": "14 ± 6"}]
+    details = detailed_table(tuned[1])
+    assert "lints" not in details.columns  # measured by no method
+    assert details["method"].tolist()[-1] == "masked, strength: 2"
+
+
+def test_results_are_written_as_files_and_page(tuned, tmp_path):
+    _, results = tuned
+    report = write_results(results, tmp_path / "stub.json", tmp_path / "plots")
+    stored = json.loads((tmp_path / "stub.json").read_text())
+    assert stored == json.loads(json.dumps(results))
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
+        "methods.png",
+        "report.html",
+        "strength.png",
+    ]
+    html = report.read_text()
+    assert html.count('<th scope="row">') == len(results["methods"]) + len(results["candidates"])
+    assert html.count("data:image/png;base64,") == 2
+    page = tmp_path / "page.md"
+    begin, end = markers("stub-tuning")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    write_page(results, "stub-tuning", page)
+    # The stored file has all that the page shows.
+    assert page.read_text() == f"before\n{begin}\n{page_text(stored)}\n{end}\nafter\n"
+    assert "| masked " in page.read_text()
+    assert "Right is right. Mean over seeds 4 to 5 and 95 % t-interval." in page.read_text()
+    page.write_text("no markers\n")
+    with pytest.raises(ValueError, match="expected the markers <!-- stub-tuning:begin -->"):
+        write_page(results, "stub-tuning", page)
+    assert page.read_text() == "no markers\n"
+
+
+def test_single_seed_has_no_intervals(tmp_path):
+    plan = Plan(replace(STUB, settings=StubSettings(seeds=(0,))))
+    text = page_text(run(plan, tmp_path))
+    assert "±" not in text
+    assert "Mean over seed 0" in text
+
+
+def test_command_line_refuses_bad_arguments(capsys):
+    for arguments, message in (
+        (["--processes", "0"], "--processes: expected at least 1, got 0"),
+        (["--task", "riddles"], "invalid choice: 'riddles'"),
+    ):
+        with pytest.raises(SystemExit):
+            command.main(arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_pages_show_the_stored_results():
+    page = command.PAGE.read_text(encoding="utf-8")
+    for path in sorted(command.RESULTS.glob("*.json")):
+        begin, end = markers(path.stem)
+        results = json.loads(path.read_text(encoding="utf-8"))
+        assert f"{begin}\n{page_text(results)}\n{end}\n" in page, path.name

@@ -39,6 +39,15 @@ SK_INLINE uint64_t less(Vec a, Vec b) {
 #endif
 }
 
+// One bit per lane: a > b.
+SK_INLINE uint64_t greater(Vec::Integers a, Vec::Integers b) {
+#if defined(__AVX512F__)
+  return _mm512_cmpgt_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b));
+#else
+  return movemask(a > b);
+#endif
+}
+
 // The bits of 64 tokens: condition(i) returns those of the kLanes tokens from token i on.
 template <class Condition>
 SK_INLINE uint64_t bits_where(const Condition& condition) {

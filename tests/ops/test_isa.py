@@ -1,4 +1,4 @@
-"""Every instruction set gives the same segments bit for bit, and the same log-probabilities to rounding."""
+"""Every instruction set gives the same segments and selections bit for bit, and the same log-probs to rounding."""
 
 import os
 import subprocess
@@ -47,6 +47,12 @@ def results() -> dict[str, tuple[torch.Tensor, ...]]:
                     segkernel.hysteresis(rewards, other_than_1, **trigger),
                 )
                 found[f"hysteresis, odd rewards {dtype} {T} {hold}"] = (segkernel.hysteresis(odd, **trigger),)
+            for name, values in (("", rewards), (", odd values", odd)):
+                mask = None if name else other_than_1
+                found[f"select_tokens{name} {dtype} {T}"] = (
+                    segkernel.select_tokens(values, mask, fraction=0.3),
+                    segkernel.select_tokens(values, mask, count=T, scope="batch", largest=False),
+                )
             for reduce in REDUCTIONS:
                 cases: dict[str, dict[str, Any]] = {
                     "trigger": {"delta": 0.5, "initial": -1, "sequence_sign": -1, "keep_neutral": True},

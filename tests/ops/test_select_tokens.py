@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import segkernel
 from segkernel import reference
-from tests.helpers import BACKEND, DTYPES, LENGTHS, assert_identical, random_batch, random_scores
+from tests.helpers import BACKEND, DTYPES, LENGTHS, assert_identical, opcheck, random_batch, random_scores
 
 NAN, INF = float("nan"), float("inf")
 ENTROPY = torch.tensor([[0.5, 2.0, 1.75, NAN, 2.0], [-0.0, -3.0, 0.0, NAN, -INF]])
@@ -111,6 +111,56 @@ def test_select_tokens_equals_reference(T, dtype):
         assert_identical(segkernel.select_tokens(values, batch.mask, **options), expected)
         packed = segkernel.select_tokens(packed_values, packed_mask, cu_seqlens=batch.cu_seqlens, **options)
         assert_identical(packed, batch.pack(expected))
+
+
+N = 40_000  # several chunks of the CPU's kernel, several tiles and blocks of CUDA's
+LONG_ROWS = {
+    "normal": lambda: torch.randn(N),
+    "sorted": lambda: torch.arange(N) / 7,
+    "two values": lambda: (torch.rand(N) < 0.4).float(),
+    "period of the sample": lambda: torch.arange(N) % (N // 64) / 8,
+    "every exponent": lambda: torch.randn(N) * 2.0 ** torch.randint(-120, 120, (N,)),
+    "one large value": lambda: torch.where(torch.arange(N) == 77, 1e30, 0.0),
+    "adjacent floats": lambda: (0x3F800000 + torch.randint(9, (N,), dtype=torch.int32)).view(torch.float32),
+    "NaN": lambda: torch.full((N,), NAN),
+}
+
+
+@pytest.mark.parametrize("kind", LONG_ROWS)
+def test_select_tokens_of_long_rows_equals_reference(kind):
+    mask = torch.rand(1, N) < 0.9
+    for dtype in (torch.float32, torch.float64):
+        values = LONG_ROWS[kind]().to(dtype)[None]
+        for options in ({"fraction": 0.4}, {"count": 3}, {"fraction": 0.97, "largest": False}):
+            expected = reference.select_tokens(values, mask, **options)
+            assert_identical(segkernel.select_tokens(values, mask, **options), expected)
+            rows, row_mask = values.view(5, -1), mask.view(5, -1)
+            batch = segkernel.select_tokens(rows, row_mask, scope="batch", **options)
+            assert_identical(batch.view(1, -1), expected)
+            expected = reference.select_tokens(rows, row_mask, **options)
+            assert_identical(segkernel.select_tokens(rows, row_mask, **options), expected)
+
+
+def test_select_tokens_of_the_whole_batch_does_not_depend_on_the_thread_count(threads):
+    values, mask = (torch.randn(40, 3000) * 4).round() / 4, torch.rand(40, 3000) < 0.7
+    outs = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        outs.append(segkernel.select_tokens(values, mask, fraction=0.3, scope="batch"))
+    assert_identical(outs[1], outs[0])
+
+
+def test_select_tokens_of_the_whole_batch_passes_opcheck_and_compiles_as_one_graph():
+    values, mask = random_scores(4, 33), torch.rand(4, 33) < 0.7
+    opcheck(lambda: segkernel.select_tokens(values, mask, fraction=0.3, scope="batch", rounding="floor"))
+    opcheck(lambda: segkernel.select_tokens(values, count=torch.tensor(7), scope="batch"))
+
+    def call(values, count):
+        return segkernel.select_tokens(values, count=count, scope="batch", largest=False)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    for count in (5, 9, torch.tensor(11)):
+        assert_identical(compiled(values[:, :count], count), call(values[:, :count], count))
 
 
 @given(

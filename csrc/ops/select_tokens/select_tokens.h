@@ -6,6 +6,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "../../core/inline.h"
 #include "../../core/rows.h"
 
 namespace segkernel {
@@ -46,7 +47,7 @@ using RankKey = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
 // The sign and magnitude of a float as two's complement keep its order, with one zero: -1 < -0.0 == 0.0 < 1. A NaN has
 // the lowest key, whether the largest or the smallest values are selected.
 template <class C>
-SK_HOST_DEVICE inline RankKey<C> rank_key(C value, bool largest) {
+SK_INLINE RankKey<C> rank_key(C value, bool largest) {
   using Key = RankKey<C>;
   Key bits;
   memcpy(&bits, &value, sizeof(bits));

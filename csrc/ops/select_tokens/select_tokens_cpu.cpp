@@ -1,7 +1,7 @@
 #include "../../torch/dispatch.h"
 #include "../../torch/parallel.h"
 #include "../../torch/registration.h"
-#include "select_tokens_row.h"
+#include "select_tokens_host.h"
 #include "select_tokens_tensors.h"
 
 namespace segkernel {
@@ -15,6 +15,13 @@ void check_values(const SelectionSize& size, int64_t rows) {
     check(fraction >= 0 && fraction <= 1, "fraction", "expected 0 <= fraction <= 1, got ", fraction);
   }
 }
+
+struct OnThreads {
+  template <class Body>
+  void operator()(int64_t count, int64_t work, const Body& body) const {
+    for_each_row(count, work, body);
+  }
+};
 
 }  // namespace
 
@@ -35,11 +42,18 @@ Tensor select_tokens_cpu(const Tensor& values, const OptionalTensor& mask, std::
   dispatch_floats("values", values.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const T* in = data<T>("values", values, tokens);
-    for_each_row(rows.count, tokens, [&](int64_t b) {
-      const Row row = rows[b];
+    if (rows.count == 1) {
+      select_long_row(in, valid, tokens, largest, [&](int64_t n) { return size.of(0, n); }, OnThreads(), out);
+      return;
+    }
+    for_each_range(rows.count, tokens, [&](int64_t first, int64_t last) {
       std::vector<RankKey<compute_t<T>>> keys;
-      select_row(in + row.begin, valid ? valid + row.begin : nullptr, row.length, size, b, largest, keys,
-                 out + row.begin);
+      for (int64_t b = first; b < last; ++b) {
+        const Row row = rows[b];
+        select_row(
+            in + row.begin, valid ? valid + row.begin : nullptr, row.length, largest,
+            [&](int64_t n) { return size.of(b, n); }, keys, out + row.begin);
+      }
     });
   });
   return selected;

@@ -106,7 +106,7 @@ struct RadixSearch {
     __syncthreads();  // WAR hazard: the next call writes it
   }
 
-  // Which of the thread's tokens of a tile are selected. `ties_before`: tokens with the key before `sure` in earlier
+  // Selection among the thread's tokens of a tile. `ties_before`: tokens with the key before `sure` in earlier
   // tiles, which this call adds the tile's to.
   __device__ Items<bool> selected(const TileKeys<T>& keys, int64_t& ties_before) const {
     Items<bool> chosen;

@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
-.PHONY: run test test-host test-emulated test-cpp docs pictures peers lint format sanitize sanitize-emulated experiment bench \
+.PHONY: run test test-host test-emulated test-cpp test-slow docs pictures peers lint format sanitize sanitize-emulated experiment bench \
 	gpu-check wheels wheel-check clean
 
 # Train the demonstration models, print the table of results, write a report.
@@ -27,7 +27,7 @@ run: $(READY)
 test: test-host test-emulated
 
 test-host: $(READY)
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
 
 # The operator tests on the CUDA kernels, which are compiled for the host. No GPU is needed.
 test-emulated: $(READY)
@@ -37,6 +37,10 @@ test-emulated: $(READY)
 # qemu-user are installed, for aarch64.
 test-cpp: $(READY)
 	$(PYTEST) tests/build/test_vector_kernels.py tests/build/test_segment_kernels.py
+
+# The tests that `make test` leaves out: those of test-cpp, and the rehearsal of `make gpu-check`.
+test-slow: $(READY)
+	$(PYTEST) -m slow
 
 # Packages that the integration tests compare with, each in a folder of its own and without its dependencies.
 peers: $(READY)

@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -21,6 +22,12 @@ settings.load_profile("segkernel")
 
 def pytest_report_header() -> str:
     return f"segkernel: {segkernel.__file__}, kernels: {BACKEND}"
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the imported modules from garbage collection, which `Trainer.train` runs at the end of every training."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

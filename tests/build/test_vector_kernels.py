@@ -11,8 +11,9 @@ from tests.build.cpp_programs import PROGRAMS, TARGETS, build_and_run
 TABLES = {"baseline": "Baseline", "avx2": "Avx2", "avx512": "Avx512"}
 EXHAUSTIVE, UNDER_EMULATION = "1", "401"
 
+pytestmark = [pytest.mark.compiles, pytest.mark.slow]
 
-@pytest.mark.compiles
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_exp2_error_in_ulp_over_all_floats(target: str, tmp_path: Path) -> None:
     stride = UNDER_EMULATION if target == "aarch64" else EXHAUSTIVE
@@ -21,14 +22,12 @@ def test_exp2_error_in_ulp_over_all_floats(target: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.compiles
 def test_scalar_exp2_error_in_ulp(tmp_path: Path) -> None:
     done = build_and_run(tmp_path, "baseline", [f"{PROGRAMS}/exp2_test.cpp"], "scalar", "31")
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.compiles
 @pytest.mark.parametrize("target", TARGETS)
 def test_row_kernels_match_float64(target: str, tmp_path: Path) -> None:
     isa = "baseline" if target == "aarch64" else target

@@ -60,8 +60,9 @@ __global__ void relay(uint64_t* words, int64_t* out, int to, bool waits) {
   const int64_t other = static_cast<int64_t>(blockIdx.x) + to;
   int64_t sum = 0;
   if (other >= 0 && other < gridDim.x) {
-    if (waits) sum = sums.wait_for(other);
-    if (!waits) sum = static_cast<uint32_t>(words[2 * other]);
+    int64_t found[1] = {static_cast<uint32_t>(words[2 * other])};
+    if (waits) sums.wait_for(found, other, other + 1, int64_t{0});
+    sum = found[0];
   }
   sum += number[(threadIdx.x + 1) % kThreads];
   if (threadIdx.x == 0) sums.publish(blockIdx.x, sum);

@@ -26,6 +26,7 @@ from build_support.cuda import Toolkit
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_rehearsal_runs_every_phase_and_leaves_the_pages_alone(tmp_path: Path) -> None:
     """The whole program, in a copy of the sources, so that everything it writes can be seen."""
     copy = tmp_path / "copy"

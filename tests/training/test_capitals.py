@@ -31,6 +31,8 @@ from examples.capitals.task import (
 )
 from examples.common.estimates import Estimate, difference, estimate
 
+pytestmark = pytest.mark.charts
+
 
 def test_grade_literals():
     countries = ("Peru", "Iran", "Latvia")

@@ -61,6 +61,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return message
 
 
+@pytest.mark.charts
 def test_train_pretrain_reward_and_asr_dpo_in_sequence(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,8 @@ from segkernel.training.report.page import token_columns
 from segkernel.training.report.sample import extremes
 from segkernel.training.report.text import visible_text
 
+pytestmark = pytest.mark.charts
+
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
 

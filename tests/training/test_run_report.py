@@ -20,6 +20,8 @@ from segkernel.training.cli.facts import Command, given_options
 from segkernel.training.methods.registry import METHODS
 from tests.training.trainer_helpers import write_files
 
+pytestmark = pytest.mark.charts
+
 QUICK = ("--use_cpu", "--max_steps=2", "--logging_steps=1", "--per_device_train_batch_size=4", "--seed=7")
 SAMPLED = ("--max_new_tokens=6", "--max_prompt_length=40", "--report_responses=4", "--eval_fraction=0.2")
 

@@ -51,7 +51,7 @@ CUDA_SOURCES = sources("ops/*/*_cuda.cu")
 # The NumPy extension has its own copy of the vectorized kernels, so that importing it does not import torch.
 NUMPY_SOURCES = [
     "csrc/numpy_module.cpp",
-    *(source for op in ("hysteresis", "segment") for source in sources(f"ops/{op}/{op}_avx*.cpp")),
+    *(source for op in ("hysteresis", "segment", "select_tokens") for source in sources(f"ops/{op}/{op}_avx*.cpp")),
 ]
 
 

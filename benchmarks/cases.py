@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Per token, `segment` reads a float32 reward and writes id, length, segment reward, sign and mask.
 SEGMENT_BYTES = 4 + 4 + 4 + 4 + 1 + 1
 GAE_BYTES = 4 * 4
+SELECT_BYTES = 4 + 1 + 1  # per token, a float32 value and the mask are read, the selection is written
 
 Function = Callable[..., Any]
 
@@ -211,6 +213,44 @@ def segment(machine: Machine) -> Iterator[Case]:
         )
 
 
+def select_tokens(machine: Machine) -> Iterator[Case]:
+    """A fifth of the response's tokens, those with the largest values. The response is the last 3/4 of each row."""
+    fraction = 0.2
+    for sizes in machine.shapes.segment:
+        numel = sizes[0] * sizes[1]
+        count = min(machine.rotations(5 * numel), 128)
+        positions = torch.arange(sizes[1], device=machine.device)
+        mask = (positions >= sizes[1] // 4).expand(sizes).contiguous()
+        inputs = [(torch.randn(sizes, device=machine.device), mask) for _ in range(count)]
+        k = math.ceil(fraction * (sizes[1] - sizes[1] // 4))
+
+        def ours(values: Tensor, mask: Tensor) -> Tensor:
+            return segkernel.select_tokens(values, mask, fraction=fraction)
+
+        def of_batch(values: Tensor, mask: Tensor) -> Tensor:
+            return segkernel.select_tokens(values, mask, fraction=fraction, scope="batch")
+
+        def topk(values: Tensor, mask: Tensor, k: int = k) -> Tensor:
+            return peers.topk_selection(values, mask, k)
+
+        def quantile(values: Tensor, mask: Tensor) -> Tensor:
+            return peers.quantile_selection(values, mask, fraction)
+
+        yield Case(
+            f"select_tokens {shape(sizes)}",
+            {
+                OURS: ours,
+                f"{OURS}, whole batch": of_batch,
+                "topk and scatter": topk,
+                "quantile and compare": quantile,
+            },
+            inputs,
+            {"": SELECT_BYTES * numel},
+            lambda inputs=inputs, ours=ours: truth.selection(ours, *inputs[0]),
+            captured=True,
+        )
+
+
 def gae(machine: Machine) -> Iterator[Case]:
     """Generalized advantage estimation."""
     sizes = machine.shapes.gae
@@ -286,6 +326,14 @@ def import_time(machine: Machine) -> Iterator[Case]:
 
 GROUPS: dict[str, Callable[[Machine], Iterator[Case]]] = {
     function.__name__: function
-    for function in (bandwidth, token_logprobs, token_logprobs_backward, segment, gae, linear_token_logprobs)
+    for function in (
+        bandwidth,
+        token_logprobs,
+        token_logprobs_backward,
+        segment,
+        select_tokens,
+        gae,
+        linear_token_logprobs,
+    )
 }
 CPU_GROUPS = {**GROUPS, import_time.__name__: import_time}

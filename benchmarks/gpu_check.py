@@ -37,6 +37,7 @@ GROUPS = {
     "token_logprobs": 45,
     "token_logprobs_backward": 45,
     "segment": 25,
+    "select_tokens": 20,
     "gae": 20,
     "linear_token_logprobs": 45,
 }

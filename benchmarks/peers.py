@@ -136,6 +136,18 @@ def looped_segment(rewards: Tensor, threshold: float, low: float, high: float, s
     return ids, counts, lengths, segment_rewards, signs, mask
 
 
+def topk_selection(values: Tensor, mask: Tensor, k: int) -> Tensor:
+    """The `k` largest valid values of each row by `torch.topk`, with `k` known on the host."""
+    indices = values.masked_fill(~mask, -torch.inf).topk(k, dim=1).indices
+    return torch.zeros_like(mask).scatter_(1, indices, True)
+
+
+def quantile_selection(values: Tensor, mask: Tensor, fraction: float) -> Tensor:
+    """The valid values above a quantile of their row."""
+    threshold = values.masked_fill(~mask, torch.nan).nanquantile(1 - fraction, dim=1, keepdim=True)
+    return mask & (values >= threshold)
+
+
 def looped_gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """GAE as a loop over steps, vectorized over rows, as PPO trainers have it."""
     length = rewards.shape[1]

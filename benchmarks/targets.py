@@ -90,6 +90,8 @@ TARGETS = (
     faster("segment [64, 4096]", "segment [64, 4096]", "vectorized torch", 10),
     share("segment [1, 1048576]", "segment [1, 1048576]", 0.60),
     share("segment [4096, 1024]", "segment [4096, 1024]", 0.60),
+    faster("select_tokens [64, 4096]", "select_tokens [64, 4096]", "topk and scatter", 5),
+    faster("select_tokens [4096, 1024]", "select_tokens [4096, 1024]", "topk and scatter", 5),
     # The loop is bound by its launches, so ours counts with the overhead of its call.
     Target(
         "gae [64, 4096]",

@@ -52,6 +52,12 @@ def scan(function: Callable[..., Any], *tokens: Tensor) -> None:
         assert_close(actual.cpu(), wanted, rtol=tolerance, atol=tolerance)
 
 
+def selection(function: Callable[..., Tensor], values: Tensor, mask: Tensor) -> None:
+    """Compare with the reference on the CPU."""
+    expected = reference.select_tokens(values.cpu(), mask.cpu(), fraction=0.2)
+    assert_close(function(values, mask).cpu(), expected, rtol=0, atol=0)
+
+
 def head(function: Callable[..., Tensor], hidden: Tensor, weight: Tensor, labels: Tensor) -> None:
     """Check log-probs and both gradients against float32: relative error of each whole tensor below 1 %."""
     wide_hidden, wide_weight = (value.detach().float().requires_grad_() for value in (hidden, weight))

@@ -13,6 +13,7 @@
 #include "ops/redistribute/redistribute_row.h"
 #include "ops/segment/segment_host.h"
 #include "ops/segment_by_entropy/segment_by_entropy_row.h"
+#include "ops/select_tokens/select_tokens_host.h"
 
 namespace py = pybind11;
 
@@ -156,6 +157,30 @@ void segment_by_entropy(const std::string& dtype, const Array& entropy, const py
   });
 }
 
+void select_tokens(const std::string& dtype, const Array& values, const py::object& mask, bool by_fraction,
+                   double fraction, const py::object& row_fraction, int64_t count, const py::object& row_count,
+                   bool largest, bool whole_batch, bool round_up, const py::object& offsets,
+                   const py::object& selected) {
+  Rows rows = rows_of(values, offsets);
+  const SelectionSize size{.by_fraction = by_fraction,
+                           .fractions = per_row<double>(fraction, row_fraction),
+                           .counts = {count, in<int64_t>(row_count)},
+                           .round_up = round_up};
+  if (whole_batch) rows = {rows.count == 0 ? 0 : 1, values.size(), {}};
+  check_share("fraction", size.fractions, rows.count);
+  check_not_negative("count", size.counts, rows.count);
+  auto* result = out<bool>(selected);
+  dispatch(dtype, [&](auto type) {
+    using T = decltype(type);
+    const auto* data = in<T>(values);
+    std::vector<RankKey<compute_t<T>>> keys;
+    for_each_row(rows, in<bool>(mask), [&](int64_t b, Row row, const bool* valid) {
+      const auto k_of = [&](int64_t n) { return size.of(b, n); };
+      select_row(data + row.begin, valid, row.length, largest, k_of, keys, result + row.begin);
+    });
+  });
+}
+
 void redistribute(const std::string& dtype, const Array& prefix_scores, const py::object& mask, double initial,
                   const py::object& row_initial, const py::object& sequence_rewards, double mix,
                   const py::object& row_mix, const py::object& offsets, const py::object& rewards) {
@@ -203,6 +228,7 @@ PYBIND11_MODULE(_numpy, module) {
   module.def("hysteresis", &segkernel::hysteresis);
   module.def("segment", &segkernel::segment);
   module.def("segment_by_entropy", &segkernel::segment_by_entropy);
+  module.def("select_tokens", &segkernel::select_tokens);
   module.def("redistribute", &segkernel::redistribute);
   module.def("gae", &segkernel::gae);
 }

@@ -74,6 +74,22 @@ def segment_by_entropy(
     counts: _Array,
     /,
 ) -> None: ...
+def select_tokens(
+    dtype: str,
+    values: _Array,
+    mask: _Optional,
+    by_fraction: bool,
+    fraction: float,
+    row_fraction: _Optional,
+    count: int,
+    row_count: _Optional,
+    largest: bool,
+    whole_batch: bool,
+    round_up: bool,
+    offsets: _Optional,
+    selected: _Array,
+    /,
+) -> None: ...
 def redistribute(
     dtype: str,
     prefix_scores: _Array,

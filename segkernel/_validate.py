@@ -124,3 +124,12 @@ def segment_options(
                 f"got {max_segments!r}"
             )
         integer("max_segments", max_segments, at_least=0)
+
+
+def selection_options(fraction: object, count: object, *, largest: object, scope: object, rounding: object) -> None:
+    """Validates the options of `select_tokens` that are the same for all rows."""
+    if (fraction is None) == (count is None):
+        raise ValueError(f"select_tokens: expected fraction or count, got {'neither' if count is None else 'both'}")
+    boolean("largest", largest)
+    one_of("scope", scope, ("row", "batch"))
+    one_of("rounding", rounding, ("ceil", "floor"))

@@ -23,7 +23,16 @@ from segkernel import _numpy, _validate
 from segkernel._enums import REDUCE
 from segkernel._validate import describe
 
-__all__ = ["Segments", "detect_pivots", "gae", "hysteresis", "redistribute", "segment", "segment_by_entropy"]
+__all__ = [
+    "Segments",
+    "detect_pivots",
+    "gae",
+    "hysteresis",
+    "redistribute",
+    "segment",
+    "segment_by_entropy",
+    "select_tokens",
+]
 
 Array = NDArray[Any]
 PerRow = float | Array
@@ -180,6 +189,53 @@ def segment_by_entropy(
     ids, counts = tokens.empty(np.int32), np.empty(tokens.rows, np.int32)
     _numpy.segment_by_entropy(*tokens.arguments, scalar, rows, min_length, tokens.offsets, ids, counts)
     return ids, counts
+
+
+def select_tokens(
+    values: Array,
+    mask: Array | None = None,
+    *,
+    fraction: PerRow | None = None,
+    count: int | Array | None = None,
+    largest: bool = True,
+    scope: str = "row",
+    rounding: str = "ceil",
+    offsets: Array | None = None,
+) -> Array:
+    """Selects the tokens with the largest or smallest values.
+
+    See `segkernel.select_tokens`. Returns bool, the shape of `values`.
+    """
+    tokens = _Tokens("values", values, mask, offsets)
+    _validate.selection_options(fraction, count, largest=largest, scope=scope, rounding=rounding)
+    for name, value in (("fraction", fraction), ("count", count)):
+        if scope == "batch" and isinstance(value, np.ndarray) and value.ndim > 0:
+            raise ValueError(f"{name}: expected a number with scope='batch', got {describe(value)}")
+    fraction_scalar, fraction_rows, count_scalar, count_rows = 0.0, None, 0, None
+    if fraction is not None:
+        fraction_scalar, fraction_rows = tokens.per_row("fraction", fraction, np.float64)
+        _validate.share("fraction", fraction_scalar)
+    elif isinstance(count, np.ndarray):
+        _array("count", count, _INTEGERS, "integer")
+        _, count_rows = tokens.per_row("count", count, np.int64)
+    else:
+        _validate.integer("count", count, at_least=0)
+        count_scalar = min(int(count or 0), values.size)
+    selected = tokens.empty(np.bool_)
+    _numpy.select_tokens(
+        *tokens.arguments,
+        fraction is not None,
+        fraction_scalar,
+        fraction_rows,
+        count_scalar,
+        count_rows,
+        largest,
+        scope == "batch",
+        rounding == "ceil",
+        tokens.offsets,
+        selected,
+    )
+    return selected
 
 
 def redistribute(

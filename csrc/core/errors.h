@@ -41,6 +41,13 @@ void check_not_negative(const char* argument, PerRow<T> parameter, int64_t rows)
   }
 }
 
+inline void check_share(const char* argument, PerRow<double> shares, int64_t rows) {
+  for (int64_t row = 0; row < (shares.rows == nullptr ? 1 : rows); ++row) {
+    const double share = shares[row];
+    check(share >= 0 && share <= 1, argument, "expected 0 <= ", argument, " <= 1, got ", share);
+  }
+}
+
 template <class T>
 void check_ordered(PerRow<T> low, PerRow<T> high, int64_t rows) {
   for (int64_t row = 0; row < (low.rows == nullptr && high.rows == nullptr ? 1 : rows); ++row) {

@@ -63,11 +63,7 @@ def select_tokens(
         tensor([[ True, False,  True, False, False]])
     """
     values, mask, cu_seqlens = _tensors.tokens("values", values, mask, cu_seqlens)
-    if (fraction is None) == (count is None):
-        raise ValueError(f"select_tokens: expected fraction or count, got {'neither' if count is None else 'both'}")
-    _validate.boolean("largest", largest)
-    _validate.one_of("scope", scope, ("row", "batch"))
-    _validate.one_of("rounding", rounding, ("ceil", "floor"))
+    _validate.selection_options(fraction, count, largest=largest, scope=scope, rounding=rounding)
     whole_batch = scope == "batch"
     row_fraction = row_count = None
     if fraction is not None:

@@ -54,6 +54,13 @@ def test_numpy_functions_literals():
         np.array([0.0, 2.0, 2.0, 2.0]), threshold=1.0, min_length=2, offsets=np.array([0, 4])
     )
     assert (ids.tolist(), counts.tolist()) == ([0, 0, 1, 1], [2])
+    assert sk.select_tokens(REWARDS, MASK, count=2).tolist() == [
+        [True, True, False, False, False],
+        [False, False, False, True, True],
+    ]
+    assert sk.select_tokens(REWARDS[0], fraction=0.2, largest=False, offsets=np.array([0, 3, 5])).tolist() == [
+        False, False, True, False, True
+    ]  # fmt: skip
     advantages, returns = sk.gae(
         np.array([[1.0, 9.0, 2.0]]), np.array([[0.5, 9.0, 1.0]]), np.array([[1, 0, 1]]), lam=0.5
     )
@@ -79,6 +86,7 @@ def test_numpy_functions_return_the_bits_of_torch(T: int, dtype: type, packed: b
         "hysteresis": {"low": -0.5, "high": one_per_row, "initial": torch.arange(rows) % 3 - 1},
         "segment": {"pivot_threshold": 1.0, "delta": one_per_row, "baseline": 0.1, "sequence_sign": -1},
         "segment_by_entropy": {"threshold": one_per_row, "min_length": 3},
+        "select_tokens": {"fraction": one_per_row, "rounding": "floor"},
         "redistribute": {"initial": one_per_row, "sequence_rewards": one_per_row, "mix": 0.25},
         "gae": {"gamma": one_per_row, "lam": 0.9},
     }
@@ -94,6 +102,19 @@ def test_numpy_segment_with_max_segments_equals_torch():
     scores = random_scores(4, 40)
     options = {"delta": 0.5, "max_segments": 3, "sequence_sign": 1.0, "reduce": "max"}
     assert_same_bits(sk.segment(scores.numpy(), **options), segkernel.segment(scores, **options))
+
+
+def test_numpy_select_tokens_of_the_whole_batch_equals_torch():
+    scores = random_scores(4, 40)
+    for options in ({"count": 7}, {"fraction": 0.3, "largest": False}, {"count": torch.tensor(3)}):
+        as_numpy = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in options.items()}
+        assert_same_bits(
+            sk.select_tokens(scores.numpy(), scope="batch", **as_numpy),
+            segkernel.select_tokens(scores, scope="batch", **options),
+        )
+    counts = torch.tensor([0, 50, 3, 1], dtype=torch.int16)
+    expected = segkernel.select_tokens(scores, count=counts)
+    assert_same_bits(sk.select_tokens(scores.numpy(), count=counts.numpy()), expected)
 
 
 def test_numpy_hysteresis_of_strided_input_equals_torch():

@@ -27,6 +27,7 @@ VALID: dict[str, dict[str, Any]] = {
     "hysteresis": {"rewards": REWARDS, "low": -0.5, "high": 0.5},
     "segment": {"rewards": REWARDS, "delta": 0.5},
     "segment_by_entropy": {"entropy": REWARDS, "threshold": 1.0},
+    "select_tokens": {"values": REWARDS, "fraction": 0.5},
     "redistribute": {"prefix_scores": REWARDS},
     "gae": {"rewards": REWARDS, "values": REWARDS},
 }
@@ -65,6 +66,7 @@ PARAMETERS = {
     "hysteresis": ["low", "high"],
     "segment": ["pivot_threshold", "baseline", "delta", "sequence_sign"],
     "segment_by_entropy": ["threshold"],
+    "select_tokens": ["fraction"],
     "redistribute": ["initial", "mix"],
     "gae": ["gamma", "lam"],
 }
@@ -108,6 +110,20 @@ SPECIFIC: dict[str, list[dict[str, Any]]] = {
     "segment_by_entropy": [
         {"threshold": None},
         *({"min_length": value} for value in (0, -1, 1.5, None, True)),
+    ],
+    "select_tokens": [
+        {"fraction": None},
+        {"count": 1},
+        *({"fraction": value} for value in (1.5, -0.5, float("nan"), np.array([0.5, 1.5]))),
+        *(
+            {"fraction": None, "count": value}
+            for value in (-1, 1.5, True, "all", PER_ROW, np.array([1, -1]), np.array([1]), np.array([[1, 2]]))
+        ),
+        *({"largest": value} for value in SWITCHES),
+        *({"scope": value} for value in ("rows", None)),
+        *({"rounding": value} for value in ("up", None)),
+        {"scope": "batch", "fraction": PER_ROW},
+        {"scope": "batch", "fraction": None, "count": np.array([1, 2])},
     ],
     "redistribute": [
         {"initial": None},

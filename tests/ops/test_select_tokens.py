@@ -21,7 +21,7 @@ def selected(values: torch.Tensor, mask: torch.Tensor | None = None, **options) 
 
 def test_select_tokens_literals():
     assert segkernel.select_tokens(ENTROPY, MASK, count=1).dtype == torch.bool
-    # Of equal values, and of 0.0 and -0.0, the earlier token is selected.
+    # Ties go to the earlier token; 0.0 and -0.0 are equal.
     assert selected(ENTROPY, MASK, count=1) == [[0, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
     assert selected(ENTROPY, MASK, count=2) == [[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]
     assert selected(ENTROPY, MASK, count=3) == [[0, 1, 1, 0, 1], [1, 1, 1, 0, 0]]
@@ -65,23 +65,25 @@ def test_select_tokens_of_the_whole_batch_literals():
     assert selected(packed, count=1, cu_seqlens=cu_seqlens) == [1, 0, 1, 0]
 
 
-def selected_number(fraction, n: int, **options) -> int:
-    return int(segkernel.select_tokens(torch.zeros(1, n), fraction=fraction, **options).sum())
+def selected_numbers(fraction, rows: int, n: int, **options) -> list:
+    return segkernel.select_tokens(torch.zeros(rows, n), fraction=fraction, **options).sum(1).tolist()
 
 
-def test_fraction_times_n_is_not_rounded_past_an_integer():
-    for hundredths in range(101):
-        for n in (10, 30, 100, 700):
-            exact = Fraction(hundredths, 100) * n
-            for fraction in (hundredths / 100, torch.tensor([hundredths / 100])):
-                assert selected_number(fraction, n) == -(-exact // 1), (fraction, n)
-                assert selected_number(fraction, n, rounding="floor") == exact // 1, (fraction, n)
+@pytest.mark.parametrize("n", [10, 30, 100, 700])
+def test_fraction_times_n_is_not_rounded_past_an_integer(n):
+    exact = [Fraction(hundredths, 100) * n for hundredths in range(101)]
+    for dtype in (torch.float64, torch.float32):
+        fractions = torch.arange(101, dtype=torch.float64).div(100).to(dtype)
+        assert selected_numbers(fractions, 101, n) == [-(-share // 1) for share in exact]
+        assert selected_numbers(fractions, 101, n, rounding="floor") == [share // 1 for share in exact]
+    assert selected_numbers(0.07, 1, 100) == [7]  # 0.07 * 100 is 7.000000000000001
+    assert selected_numbers(0.29, 1, 100, rounding="floor") == [29]  # 28.999999999999996
 
 
 def test_fraction_of_few_tokens_selects_at_least_one():
     for fraction in (1e-3, 1e-9, 5e-324):
-        assert selected_number(fraction, 3) == 1
-        assert selected_number(fraction, 3, rounding="floor") == 0
+        assert selected_numbers(fraction, 2, 3) == [1, 1]
+        assert selected_numbers(fraction, 2, 3, rounding="floor") == [0, 0]
 
 
 def special_scores(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -128,21 +130,29 @@ LONG_ROWS = {
 
 @pytest.mark.parametrize("kind", LONG_ROWS)
 def test_select_tokens_of_long_rows_equals_reference(kind):
-    mask = torch.rand(1, N) < 0.9
-    for dtype in (torch.float32, torch.float64):
-        values = LONG_ROWS[kind]().to(dtype)[None]
-        for options in ({"fraction": 0.4}, {"count": 3}, {"fraction": 0.97, "largest": False}):
-            expected = reference.select_tokens(values, mask, **options)
-            assert_identical(segkernel.select_tokens(values, mask, **options), expected)
-            rows, row_mask = values.view(5, -1), mask.view(5, -1)
-            batch = segkernel.select_tokens(rows, row_mask, scope="batch", **options)
-            assert_identical(batch.view(1, -1), expected)
-            expected = reference.select_tokens(rows, row_mask, **options)
-            assert_identical(segkernel.select_tokens(rows, row_mask, **options), expected)
+    mask = torch.rand(5, N // 5) < 0.9
+    for dtype, options in (
+        (torch.float32, {"fraction": 0.4}),
+        (torch.float32, {"fraction": 0.97, "largest": False}),
+        (torch.float64, {"count": N // 8}),
+    ):
+        values = LONG_ROWS[kind]().to(dtype).view(5, -1)
+        expected = reference.select_tokens(values, mask, scope="batch", **options)
+        assert_identical(segkernel.select_tokens(values, mask, scope="batch", **options), expected)
+        expected = reference.select_tokens(values, mask, **options)
+        assert_identical(segkernel.select_tokens(values, mask, **options), expected)
+
+
+def test_select_tokens_of_long_packed_rows_equals_reference():
+    values = (torch.randn(2 * N) * 8).round() / 8
+    options = {"cu_seqlens": torch.tensor([0, N // 2, 2 * N]), "count": torch.tensor([3, N])}
+    mask = torch.rand(2 * N) < 0.9
+    expected = reference.select_tokens(values, mask, **options)
+    assert_identical(segkernel.select_tokens(values, mask, **options), expected)
 
 
 def test_select_tokens_of_the_whole_batch_does_not_depend_on_the_thread_count(threads):
-    values, mask = (torch.randn(40, 3000) * 4).round() / 4, torch.rand(40, 3000) < 0.7
+    values, mask = (torch.randn(30, 2000) * 4).round() / 4, torch.rand(30, 2000) < 0.7
     outs = []
     for number in (1, 2):
         torch.set_num_threads(number)

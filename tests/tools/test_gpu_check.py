@@ -51,7 +51,8 @@ def test_rehearsal_runs_every_phase_and_leaves_the_pages_alone(tmp_path: Path) -
     assert [name.partition(" [")[0].partition(" N=")[0] for name in ours] == [
         "token_logprobs + entropy, forward, bf16",
         "token_logprobs, forward + backward, bf16",
-        *("segment", "segment", "segment", "gae", "linear_token_logprobs, forward + backward, bf16"),
+        *("segment", "segment", "segment", "select_tokens", "select_tokens", "select_tokens"),
+        *("gae", "linear_token_logprobs, forward + backward, bf16"),
     ]
     assert all("seconds" in row for row in results["rows"] if row["implementation"].startswith((OURS, "eager", "loop")))
     assert "| segkernel, 25 % kept " in (written / "report.md").read_text()
@@ -255,6 +256,7 @@ def spoilt(operator: Callable[..., Any]) -> Callable[..., Any]:
         ("token_logprobs", "token_logprobs"),
         ("token_logprobs_backward", "token_logprobs"),
         ("segment", "segment"),
+        ("select_tokens", "select_tokens"),
         ("gae", "gae"),
         ("linear_token_logprobs", "linear_token_logprobs"),
     ],
@@ -327,7 +329,7 @@ ROWS = [
 
 def test_targets_literals() -> None:
     judged = {(figure["work"], figure["unit"]): figure for figure in targets.judge(ROWS)}
-    assert len(judged) == len(targets.TARGETS) == 15
+    assert len(judged) == len(targets.TARGETS) == 17
 
     def measured(work: str, unit: str) -> tuple[float, bool]:
         figure = judged[work, unit]

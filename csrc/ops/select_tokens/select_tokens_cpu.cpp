@@ -8,14 +8,6 @@ namespace segkernel {
 
 namespace {
 
-void check_values(const SelectionSize& size, int64_t rows) {
-  check_not_negative("count", size.counts, rows);
-  for (int64_t row = 0; row < (size.fractions.rows == nullptr ? 0 : rows); ++row) {
-    const double fraction = size.fractions[row];
-    check(fraction >= 0 && fraction <= 1, "fraction", "expected 0 <= fraction <= 1, got ", fraction);
-  }
-}
-
 struct OnThreads {
   template <class Body>
   void operator()(int64_t count, int64_t work, const Body& body) const {
@@ -35,7 +27,8 @@ Tensor select_tokens_cpu(const Tensor& values, const OptionalTensor& mask, std::
   const Rows rows = selection_rows(layout, tokens, whole_batch);
   const SelectionSize size =
       selection_size(fraction, row_fraction, count, row_count, round_up, whole_batch ? 1 : rows.count);
-  check_values(size, rows.count);
+  check_share("fraction", size.fractions, rows.count);
+  check_not_negative("count", size.counts, rows.count);
   Tensor selected = layout.empty_tokens<bool>();
   bool* out = mutable_data<bool>(selected);
 

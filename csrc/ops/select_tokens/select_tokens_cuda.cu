@@ -1,8 +1,10 @@
-// Selection of tokens with one thread block per row.
+// Selection of tokens: one thread block per row, or several per long row.
+#include <algorithm>
+
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
 #include "../../torch/registration.h"
-#include "select_tokens_radix.cuh"
+#include "select_tokens_long_rows.cuh"
 #include "select_tokens_tensors.h"
 
 namespace segkernel {
@@ -40,6 +42,27 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// The mean length of the rows, by which the kernel is chosen. All choices give the same result.
+int64_t mean_length(const Rows& rows, int64_t tokens) { return rows.count == 0 ? 0 : tokens / rows.count; }
+
+template <class T>
+void select_from_long_rows(const DeviceScope& device, const SelectInput<T>& input, const Rows& rows,
+                           const SelectionSize& size, int64_t parts, bool* selected) {
+  constexpr int kDigits = LongRows<T>::kDigits;
+  const int64_t blocks = rows.count * parts;
+  const Tensor histograms = empty<int64_t>({rows.count, kDigits, kBins}, device);
+  const Tensor part_ties = empty<int64_t>({blocks}, device);
+  auto* counts = reinterpret_cast<GlobalCount*>(mutable_data<int64_t>(histograms));
+  const size_t bytes = histograms.numel() * sizeof(GlobalCount);
+  check_cuda("select_tokens", "cudaMemsetAsync", cudaMemsetAsync(counts, 0, bytes, device.stream()));
+  const LongRows<T> all{input, rows, size, parts, counts, mutable_data<int64_t>(part_ties), selected};
+  for (int digit = 0; digit < kDigits; ++digit) {
+    launch("select_tokens", count_digit_kernel<T>, blocks, kThreads, device.stream(), all, digit);
+  }
+  launch("select_tokens", count_ties_kernel<T>, blocks, kThreads, device.stream(), all);
+  launch("select_tokens", write_selected_kernel<T>, blocks, kThreads, device.stream(), all);
+}
+
 }  // namespace
 
 Tensor select_tokens_cuda(const Tensor& values, const OptionalTensor& mask, std::optional<double> fraction,
@@ -58,8 +81,14 @@ Tensor select_tokens_cuda(const Tensor& values, const OptionalTensor& mask, std:
   dispatch_floats("values", values.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const SelectInput<T> input{data<T>("values", values, tokens, device), valid, largest};
-    launch("select_tokens", select_tokens_kernel<T>, rows.count, kThreads, device.stream(), input, rows, size,
-           mutable_data<bool>(selected));
+    bool* out = mutable_data<bool>(selected);
+    const int64_t length = mean_length(rows, tokens);
+    if (length < kLongRow) {
+      launch("select_tokens", select_tokens_kernel<T>, rows.count, kThreads, device.stream(), input, rows, size, out);
+    } else {
+      const int64_t parts = std::min(length / (kTilesPerPart * kTile), kMaxParts);
+      select_from_long_rows(device, input, rows, size, parts, out);
+    }
   });
   return selected;
 }

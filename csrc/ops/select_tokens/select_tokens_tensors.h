@@ -18,10 +18,8 @@ inline SelectionSize selection_size(std::optional<double> fraction, const Option
   const bool by_fraction = fraction.has_value() || row_fraction.has_value();
   const bool by_count = count.has_value() || row_count.has_value();
   check(by_fraction != by_count, "select_tokens", "expected fraction or count, got ", by_count ? "both" : "neither");
-  if (fraction.has_value()) {
-    check(*fraction >= 0 && *fraction <= 1, "fraction", "expected 0 <= fraction <= 1, got ", *fraction);
-  }
-  if (count.has_value()) check(*count >= 0, "count", "expected >= 0, got ", *count);
+  check_share("fraction", {fraction.value_or(0), nullptr}, 1);
+  check_not_negative("count", PerRow<int64_t>{count.value_or(0), nullptr}, 1);
   return {.by_fraction = by_fraction,
           .fractions = {fraction.value_or(0), data<double>("fraction", row_fraction, rows, device)},
           .counts = {count.value_or(0), data<int64_t>("count", row_count, rows, device)},

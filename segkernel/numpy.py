@@ -1,8 +1,8 @@
-"""The scan operators on NumPy arrays, without torch. C-contiguous arrays are not copied; the GIL is released.
+"""The scan operators and `select_tokens` on NumPy arrays, without torch.
 
-Arguments, results and errors are those of the functions of the same name in `segkernel`, with `offsets` (Arrow's list
-offsets, int32 or int64 `[B + 1]`) in place of `cu_seqlens`. Scores may be float64, float32, float16 or bfloat16
-(`ml_dtypes.bfloat16`). Everything runs on the calling thread.
+C-contiguous arrays are not copied; the GIL is released. Arguments, results and errors are those of the functions of the
+same name in `segkernel`, with `offsets` (Arrow's list offsets, int32 or int64 `[B + 1]`) in place of `cu_seqlens`.
+Scores may be float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`). Everything runs on the calling thread.
 
 Example:
     >>> import numpy as np

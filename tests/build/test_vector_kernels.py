@@ -1,4 +1,4 @@
-"""exp2, tanh and the row kernels of token_logprobs, tested in C++ for every instruction set, aarch64 under qemu."""
+"""exp2, tanh, the row kernels of token_logprobs and select_tokens, tested in C++, for aarch64 under qemu."""
 
 from __future__ import annotations
 
@@ -34,4 +34,11 @@ def test_row_kernels_match_float64(target: str, tmp_path: Path) -> None:
     sources = [f"{PROGRAMS}/token_logprobs_test.cpp", f"csrc/ops/token_logprobs/token_logprobs_{isa}.cpp"]
     done = build_and_run(tmp_path, target, sources, defines=(f"KERNELS=kLogprobKernels{TABLES[isa]}",))
     print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.compiles
+def test_select_tokens_equals_a_stable_sort_on_aarch64(tmp_path: Path) -> None:
+    """The instruction sets of x86 are covered by `tests/ops/test_isa.py`."""
+    done = build_and_run(tmp_path, "aarch64", [f"{PROGRAMS}/select_tokens_test.cpp"])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -184,7 +184,9 @@ def smallest():
         quick, tuning_seeds=(1,), task=task, policy_pairs=40, policy_batch_size=8, ppo_steps=2, questions=20
     )
     questions = [q for q in EXPERIMENT.questions if q.of is ASR_DPO and q.name in ("noise", "rpo alpha")]
-    return Plan(replace(EXPERIMENT, settings=settings, questions=questions), tuning=True)
+    conditions = {name: EXPERIMENT.conditions[name] for name in (ALL_PAIRS, "adversarial pairs")}
+    smaller = replace(EXPERIMENT, settings=settings, conditions=conditions, questions=questions)
+    return Plan(smaller, tuning=True)
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +205,13 @@ def test_results_have_every_measure(finished):
         for name, values in entry["per_seed"].items():
             assert len(values) == 1
             assert entry["mean"][name]["mean"] == pytest.approx(values[0])
-            assert 0 <= values[0] <= (1 if name in shares else 600), name
+            assert 0 <= values[0] <= (1 if name in shares or name.startswith("kept") else 600), name
     of = {(entry["method"], entry["condition"]): entry["per_seed"] for entry in results["methods"]}
     everything = {column.measure for column in EXPERIMENT.columns}
-    assert of["asr-dpo", ALL_PAIRS].keys() == everything
-    assert of["ppo", ALL_PAIRS].keys() == everything - {"masked_preference_accuracy"}
+    # What the controls read, besides the columns.
+    read = {"kept_chosen", "kept_rejected", "segment_length"}
+    assert of["asr-dpo", ALL_PAIRS].keys() == everything | read
+    assert of["ppo", ALL_PAIRS].keys() == everything - {"masked_preference_accuracy", "segments"}
     assert of["no training", ALL_PAIRS].keys() == {"parts_right", "all_right", "starred_right", "malformed"}
     assert of["dpo", ALL_PAIRS]["tokens_trained"] == [1.0]
     assert of["dpo", ALL_PAIRS]["mask_agreement"] == of["dpo", ALL_PAIRS]["agreement_of_everything"]
@@ -215,6 +219,20 @@ def test_results_have_every_measure(finished):
     assert of["dpo", "adversarial pairs"]["mask_agreement"][0] < 0.5 < of["dpo", ALL_PAIRS]["mask_agreement"][0]
     assert 0 < of["asr-dpo", ALL_PAIRS]["tokens_trained"][0] < 1
     assert 0 < of["asr-dpo", ALL_PAIRS]["segmenting"][0] < 1
+    # Controls have the share of the method in the same condition.
+    for control, method, condition in (
+        ("random-dpo", "asr-dpo", ALL_PAIRS),
+        ("random-dpo in pieces", "asr-dpo", ALL_PAIRS),
+        ("random-dpo", "asr-dpo", "adversarial pairs"),
+        ("random-rft", "asr-rft", ALL_PAIRS),
+        ("random-ppo", "asr-ppo", ALL_PAIRS),
+    ):
+        share = of[method, condition]["tokens_trained"][0]
+        assert of[control, condition]["tokens_trained"][0] == pytest.approx(share, abs=0.12), control
+    assert of["entropy-ppo", ALL_PAIRS]["tokens_trained"][0] == pytest.approx(0.2, abs=0.1)
+    assert of["slm-rft", ALL_PAIRS]["tokens_trained"][0] == pytest.approx(0.6, abs=0.1)
+    assert 0 < of["sepo", ALL_PAIRS]["tokens_trained"][0] <= 0.3
+    assert 0 < of["confpo", ALL_PAIRS]["tokens_trained"][0] < 1
     assert 0 < of["dpo", ALL_PAIRS]["kl"][0] < 5
     assert 0 < of["dpo", ALL_PAIRS]["length"][0] <= 9
     shown = [(point["question"], point["label"]) for point in results["candidates"] if point["condition"] == ALL_PAIRS]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.experiments.capitals.preferences import ASR_DPO, PREFERENCE_METHODS
+from benchmarks.experiments.capitals.methods import METHODS
+from benchmarks.experiments.capitals.preferences import ASR_DPO
 from benchmarks.experiments.capitals.rewarded import FIXED, IMPLICIT, NOISY, TRUE_CREDIT
-from benchmarks.experiments.capitals.rollouts import ASR_PPO, ASR_RFT, ROLLOUT_METHODS
+from benchmarks.experiments.capitals.rollouts import ASR_PPO, ASR_RFT
 from benchmarks.experiments.framework.experiment import Candidate, Method, Question
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
@@ -15,7 +16,7 @@ DELTAS = (0.0, 0.25, 0.5, 1.0, 2.0)
 PIVOTS = (0.25, 0.5, 1.0, 2.0)
 TRIGGERS = {"Schmitt trigger": True, "plain threshold": False}
 DEVIATIONS = "in standard deviations of the token rewards"
-# Fixed data and rewards: the sources that a method on pairs is meant for, and those that it is not.
+# The pairs that a method on segments is meant for, and those that it is not.
 SWEPT = ("all pairs", "adversarial pairs")
 MAIN = ("all pairs",)
 
@@ -49,14 +50,18 @@ def deltas(method: Method, **question: Any) -> Question:
 
 LEARNING_RATE = [
     option(method, "learning_rate", LEARNING_RATES, conditions=MAIN)
-    for method in [*PREFERENCE_METHODS, *ROLLOUT_METHODS]
+    for method in METHODS
     if "learning_rate" in method.options
 ]
 
 PAIR_QUESTIONS = [
     option(ASR_DPO, "token_rewards", ("difference", "prefix"), conditions=SWEPT),
     deltas(ASR_DPO, conditions=SWEPT),
-    option(ASR_DPO, "baseline", ("0", "mean", "median"), conditions=SWEPT),
+    option(ASR_DPO, "smoothing", (1, 2, 3, 5), conditions=SWEPT),
+    option(ASR_DPO, "min_segment_length", (1, 2, 3, 5), conditions=SWEPT),
+    option(ASR_DPO, "baseline", ("0", "mean", "median", "sequence", "prompt"), conditions=SWEPT),
+    option(ASR_DPO, "baseline_shift", (-1.0, -0.5, 0.0, 0.5, 1.0), unit=DEVIATIONS, conditions=SWEPT),
+    option(ASR_DPO, "threshold_unit", ("std", "noise"), conditions=SWEPT),
     option(ASR_DPO, "keep_neutral", (False, True), conditions=SWEPT),
     option(ASR_DPO, "rpo_alpha", (0.0, 0.1, 0.3, 1.0), conditions=SWEPT),
     option(ASR_DPO, "rejected_weight", (0.0, 0.25, 0.5, 1.0), conditions=SWEPT),
@@ -97,7 +102,8 @@ ROLLOUT_QUESTIONS = [
     for method in (ASR_RFT, ASR_PPO)
     for question in (
         option(method, "token_rewards", ("difference", "prefix"), conditions=MAIN),
-        option(method, "baseline", ("0", "mean", "median"), conditions=MAIN),
+        option(method, "baseline", ("0", "mean", "median", "prompt"), conditions=MAIN),
+        option(method, "baseline_shift", (-0.5, 0.0, 0.5), unit=DEVIATIONS, conditions=MAIN),
         option(method, "hold", (True, False), conditions=MAIN),
         option(method, "keep_neutral", (False, True), conditions=MAIN),
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.experiments.capitals.candidates import QUESTIONS
-from benchmarks.experiments.capitals.preferences import PREFERENCE_METHODS
-from benchmarks.experiments.capitals.rollouts import ROLLOUT_METHODS
+from benchmarks.experiments.capitals.methods import METHODS
 from benchmarks.experiments.capitals.settings import CapitalsSettings
 from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.columns import Column
@@ -29,7 +28,7 @@ EXPERIMENT = Experiment(
         "adversarial pairs": {"pairs": "adversarial", "rewards": "all"},
         "adversarial pairs and rewards": {"pairs": "adversarial", "rewards": "adversarial"},
     },
-    methods=[*PREFERENCE_METHODS, *ROLLOUT_METHODS],
+    methods=METHODS,
     questions=QUESTIONS,
     columns=[
         Column("parts right", "parts_right"),
@@ -41,6 +40,7 @@ EXPERIMENT = Experiment(
         Column("tokens trained on", "tokens_trained"),
         Column("mask agrees with true credit", "mask_agreement"),
         Column("agreement of a full mask", "agreement_of_everything"),
+        Column("segments", "segments", "number"),
         Column("pairs ranked right", "preference_accuracy"),
         Column("pairs ranked right under the mask", "masked_preference_accuracy"),
         Column("adversarial parts moved right", "moved_right"),

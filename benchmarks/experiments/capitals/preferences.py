@@ -5,11 +5,9 @@ The learning rates are each method's best of the question "learning rate" on the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
-
-from transformers import PreTrainedModel
 
 from benchmarks.experiments.capitals.measures import (
     held_out_accuracy,
@@ -21,6 +19,7 @@ from benchmarks.experiments.capitals.stages import PAIRS, REWARD
 from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.experiment import Method
 from benchmarks.experiments.framework.jobs import Job, Need
+from benchmarks.experiments.policies.credit import kept_share
 from benchmarks.experiments.policies.timing import timing
 from benchmarks.experiments.policies.training import TrainedPolicy, segment_options, train_and_measure
 from examples.capitals.training import train_and_save
@@ -35,6 +34,7 @@ from segkernel.training import (
 from segkernel.training.methods import asr_dpo as asr_dpo_module
 from segkernel.training.models import load_scoring_model
 
+NO_OPTIONS: Mapping[str, Any] = {}
 ASR_OPTIONS = segment_options(baseline="0", delta=0.5)
 
 
@@ -47,57 +47,64 @@ def start(work: CapitalsWorkspace, job: Job) -> dict[str, Any]:
     return measure_answers(work, work.policy())
 
 
+def pair_trainer(
+    work: CapitalsWorkspace,
+    job: Job,
+    trainer_type: Callable[..., Any],
+    config_type: Callable[..., Any],
+    *,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    **inputs: Any,
+) -> Any:
+    """A trainer on the job's pairs, with held-out pairs. `options` come on top of the job's."""
+    config = config_type(**{**work.policy_options(job), **options})
+    rows, held_out = work.rows(work.policy_pairs(job.sources["pairs"])), work.rows(work.measured_pairs())
+    return trainer_type(work.policy(), config, rows, held_out, processing_class=work.tokenizer, **inputs)
+
+
+def trained_on_rows(work: CapitalsWorkspace, job: Job, trainer: Any, segmenting: float = 0.0) -> TrainedPolicy:
+    """Train; the masks of the trainer's rows are the tokens trained on."""
+    train_and_save(trainer)
+    rows, pairs = trainer.train_dataset, work.policy_pairs(job.sources["pairs"])
+    responses = trained_responses(work.tokenizer, rows, pairs)
+    measures = {"kept_chosen": kept_share(responses[::2]), "kept_rejected": kept_share(responses[1::2])}
+    if "segments" in rows.column_names:
+        segments = sum(map(sum, rows["segments"]))
+        tokens = sum(len(response.mask) for response in responses)
+        measures |= {"segments": segments / len(responses), "segment_length": tokens / segments}
+    if "chosen_mask" in rows.column_names:
+        masks = [(row["chosen_mask"], row["rejected_mask"]) for row in trainer.eval_dataset]
+        measures["masked_preference_accuracy"] = held_out_accuracy(work, trainer.model, masks)
+    return TrainedPolicy(trainer.model, responses, segmenting, measures)
+
+
 def dpo(work: CapitalsWorkspace, job: Job) -> TrainedPolicy:
-    pairs = work.policy_pairs(job.sources["pairs"])
-    config = DPOConfig(beta=work.settings.task.beta, **work.policy_options(job))
-    rows, model = work.rows(pairs), work.policy()
-    train_and_save(DPOTrainer(model, config, rows, processing_class=work.tokenizer))
-    return TrainedPolicy(model, trained_responses(work.tokenizer, rows, pairs))
+    trainer = pair_trainer(work, job, DPOTrainer, DPOConfig, options={"beta": work.settings.task.beta})
+    return trained_on_rows(work, job, trainer)
 
 
 def asr_dpo(work: CapitalsWorkspace, job: Job) -> TrainedPolicy:
-    pairs = work.policy_pairs(job.sources["pairs"])
-    model = work.policy()
     scorer = load_scoring_model(str(work.job_folder(job.need("reward"))), work.tokenizer)
+    beta = {"beta": work.settings.task.beta}
     with timing((asr_dpo_module, "with_token_rewards"), (asr_dpo_module, "with_masks")) as segmenting:
-        trainer = ASRDPOTrainer(
-            model,
-            ASRDPOConfig(beta=work.settings.task.beta, **work.policy_options(job)),
-            work.rows(pairs),
-            work.rows(work.measured_pairs()),
-            processing_class=work.tokenizer,
-            reward_model=scorer,
-        )
-    train_and_save(trainer)
-    return TrainedPolicy(
-        model,
-        trained_responses(work.tokenizer, trainer.train_dataset, pairs),
-        segmenting.seconds,
-        masked_accuracy(work, model, trainer),
-    )
-
-
-def masked_accuracy(work: CapitalsWorkspace, model: PreTrainedModel, trainer: DPOTrainer) -> dict[str, float]:
-    """Share of held-out pairs ranked right under the masks of the trainer's held-out rows."""
-    rows: Any = trainer.eval_dataset
-    masks = [(row["chosen_mask"], row["rejected_mask"]) for row in rows]
-    return {"masked_preference_accuracy": held_out_accuracy(work, model, masks)}
+        trainer = pair_trainer(work, job, ASRDPOTrainer, ASRDPOConfig, options=beta, reward_model=scorer)
+    return trained_on_rows(work, job, trainer, segmenting.seconds)
 
 
 def aligndistil(work: CapitalsWorkspace, job: Job) -> TrainedPolicy:
-    pairs = work.policy_pairs(job.sources["pairs"])
-    rows, model = work.rows(pairs), work.policy()
-    trainer = AlignDistilTrainer(
-        model,
-        AlignDistilConfig(beta=work.settings.task.beta, **work.policy_options(job)),
-        rows,
-        processing_class=work.tokenizer,
+    trainer = pair_trainer(
+        work,
+        job,
+        AlignDistilTrainer,
+        AlignDistilConfig,
+        options={"beta": work.settings.task.beta},
         dpo_model=work.policy(job.need("dpo")),
         reverse_dpo_model=work.policy(job.need("reverse dpo")),
     )
     train_and_save(trainer)
     # The loss reads only the chosen responses, without a mask.
-    return TrainedPolicy(model, trained_responses(work.tokenizer, rows, pairs)[::2])
+    pairs = work.policy_pairs(job.sources["pairs"])
+    return TrainedPolicy(trainer.model, trained_responses(work.tokenizer, work.rows(pairs), pairs)[::2])
 
 
 START = Method("no training", start, needs=(Need(PAIRS),), decides=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from benchmarks.experiments.capitals.preferences import ASR_OPTIONS, START, training
+from benchmarks.experiments.capitals.grading import graded, graded_samples, well_formed
+from benchmarks.experiments.capitals.preferences import ASR_OPTIONS, NO_OPTIONS, START, training
 from benchmarks.experiments.capitals.stages import PAIRS, REWARD, SEGMENT_REWARD, TOKEN_REWARD
 from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.experiment import Method
@@ -21,8 +22,7 @@ from benchmarks.experiments.policies.credit import TrainedResponse
 from benchmarks.experiments.policies.rollouts import observe_rollouts
 from benchmarks.experiments.policies.timing import timing
 from benchmarks.experiments.policies.training import TrainedPolicy
-from examples.capitals.pairs import is_well_formed
-from examples.capitals.task import QUESTION, SEPARATOR, draw_countries, grade, prompt_text, token_credit
+from examples.capitals.task import draw_countries, prompt_text
 from examples.capitals.training import train_and_save
 from segkernel.training import (
     ASRPPOConfig,
@@ -57,26 +57,53 @@ def sampling_options(work: CapitalsWorkspace) -> dict[str, Any]:
     return {"max_new_tokens": 2 * parts, "max_prompt_length": 2 * parts + 1}
 
 
+def rejection_trainer(
+    work: CapitalsWorkspace,
+    job: Job,
+    trainer_type: Callable[..., Any],
+    config_type: Callable[..., Any],
+    *,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    **inputs: Any,
+) -> Any:
+    """A trainer that has sampled and scored the responses to the seed's prompts."""
+    config = config_type(samples=4, **sampling_options(work), **work.policy_options(job), **options)
+    scorer = scoring_model(work, job)
+    return trainer_type(work.policy(), config, prompts(work), None, work.tokenizer, reward_model=scorer, **inputs)
+
+
+def trained_on_samples(work: CapitalsWorkspace, trainer: Any, segmenting: float = 0.0) -> TrainedPolicy:
+    """Train; the masks of the trainer's rows are the tokens trained on."""
+    train_and_save(trainer)
+    rows, tokenizer = trainer.train_dataset, work.tokenizer
+    responses = [
+        graded(tokenizer, row["prompt_ids"], row["response_ids"], mask_of(row), 1)
+        for row in rows
+        if well_formed(tokenizer, row["prompt_ids"], row["response_ids"])
+    ]
+    measures = {}
+    if "segments" in rows.column_names:
+        segments, tokens = sum(rows["segments"]), sum(map(len, rows["response_ids"]))
+        measures = {"segments": segments / len(rows), "segment_length": tokens / segments}
+    return TrainedPolicy(trainer.model, responses, segmenting, measures)
+
+
+def mask_of(row: Mapping[str, Any]) -> Sequence[bool]:
+    return row.get("mask") or [True] * len(row["response_ids"])
+
+
 def rejection_sampling(
     work: CapitalsWorkspace, job: Job, *, trainer_type: type[RFTTrainer], config_type: type[RFTConfig]
 ) -> TrainedPolicy:
-    model = work.policy()
-    config = config_type(samples=4, **sampling_options(work), **work.policy_options(job))
-    scorer = scoring_model(work, job)
     with timing((trainer_type, "accept")) as accepting:
-        trainer = trainer_type(model, config, prompts(work), None, work.tokenizer, reward_model=scorer)
-    train_and_save(trainer)
-    responses = [
-        graded_response(work.tokenizer, row["prompt_ids"], row["response_ids"], row.get("mask"), 1)
-        for row in trainer.train_dataset
-    ]
-    return TrainedPolicy(model, [found for found in responses if found], accepting.seconds)
+        trainer = rejection_trainer(work, job, trainer_type, config_type)
+    return trained_on_samples(work, trainer, accepting.seconds)
 
 
 def proximal(
-    work: CapitalsWorkspace, job: Job, *, trainer_type: type[PPOTrainer], config_type: type[PPOConfig]
+    work: CapitalsWorkspace, job: Job, *, trainer_type: type[PPOTrainer], config_type: type[PPOConfig], **options: Any
 ) -> TrainedPolicy:
-    trainer, model = ppo_trainer(work, job, trainer_type, config_type(**ppo_options(work, job)))
+    trainer, model = ppo_trainer(work, job, trainer_type, config_type(**ppo_options(work, job), **options))
     return train_ppo(work, trainer, model, (trainer, "token_rewards"), (trainer, "policy_mask"))
 
 
@@ -137,34 +164,14 @@ def train_ppo(
 
 
 def graded_rollout(tokenizer: PreTrainedTokenizerBase, rollout: dict[str, Tensor]) -> list[TrainedResponse]:
-    """Well-formed responses of a rollout; the verdict is the sign of the reward minus the rollout's mean."""
+    """Well-formed responses of a rollout with the tokens of its policy loss."""
+    return graded_samples(tokenizer, rollout, "policy_mask", signs(rollout).__getitem__)
+
+
+def signs(rollout: Mapping[str, Tensor]) -> list[int]:
+    """Sign of every response's verdict: that of its reward minus the rollout's mean."""
     rewards = rollout["sequence_rewards"]
-    signs = (rewards - rewards.mean()).sign().int().tolist()
-    response = rollout["response_mask"].bool()
-    prompt = rollout["attention_mask"].bool() & ~response
-    found = [
-        graded_response(tokenizer, ids[p].tolist(), ids[r].tolist(), mask[r].tolist(), sign)
-        for ids, p, r, mask, sign in zip(
-            rollout["input_ids"], prompt, response, rollout["policy_mask"], signs, strict=True
-        )
-    ]
-    return [one for one in found if one]
-
-
-def graded_response(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt_ids: list[int],
-    response_ids: list[int],
-    mask: list[bool] | None,
-    sign: int,
-) -> TrainedResponse | None:
-    """A sampled response with its mask (`None`: all tokens); `None` for a malformed response."""
-    countries = str(tokenizer.decode(prompt_ids)).removesuffix(QUESTION).split(SEPARATOR)
-    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(response_ids)]
-    if not is_well_formed(tokens, len(countries)):
-        return None
-    credit = token_credit(tokens, grade(countries, "".join(tokens)))
-    return TrainedResponse([True] * len(tokens) if mask is None else mask, credit, sign)
+    return (rewards - rewards.mean()).sign().int().tolist()
 
 
 def online(
@@ -174,6 +181,7 @@ def online(
     options: Mapping[str, Any],
     *,
     reward: Step = REWARD,
+    needs: tuple[Need, ...] = (),
     decides: bool = False,
 ) -> Method:
     """A method on fresh prompts: only its rewards depend on the preference pairs."""
@@ -181,7 +189,7 @@ def online(
         name,
         training(train),
         uses=("rewards",),
-        needs=(Need(PAIRS), Need(reward, {"pairs": "rewards"})),
+        needs=(Need(PAIRS), Need(reward, {"pairs": "rewards"}), *needs),
         options=options,
         baseline=baseline,
         decides=decides,
@@ -205,4 +213,5 @@ R3HF_PPO = online("r3hf-ppo", r3hf_ppo, PPO, SLOW)
 SEGMENT_PPO = online("segment-ppo", segments, PPO, SLOW, reward=SEGMENT_REWARD)
 TOKEN_PPO = online("token-ppo", tokens, PPO, SLOW, reward=TOKEN_REWARD)
 
-ROLLOUT_METHODS = [RFT, ASR_RFT, PPO, ASR_PPO, R3HF_PPO, SEGMENT_PPO, TOKEN_PPO]
+RFT_METHODS = [RFT, ASR_RFT]
+PPO_METHODS = [PPO, ASR_PPO, R3HF_PPO, SEGMENT_PPO, TOKEN_PPO]

@@ -1,4 +1,4 @@
-"""Stages that methods share: start model, pairs, reward models."""
+"""Stages that methods share: start model, pairs, reward models, a model of preferred answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from transformers import set_seed
 
 from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.jobs import Job, Need, Step
-from examples.capitals.pairs import sample_pairs
+from examples.capitals.pairs import is_well_formed, sample_pairs
+from examples.capitals.task import prompt_text
 from examples.capitals.training import (
     REWARD_LEARNING_RATE,
     train_and_save,
@@ -16,7 +17,7 @@ from examples.capitals.training import (
     train_start,
     trainer_options,
 )
-from segkernel.training import SegmentRewardConfig, SegmentRewardTrainer
+from segkernel.training import PretrainConfig, PretrainTrainer, SegmentRewardConfig, SegmentRewardTrainer
 from segkernel.training.models import ModelArguments, load_reward_model
 
 HELD_OUT_FOR_REWARD = 1000
@@ -77,11 +78,30 @@ def segment_reward(work: CapitalsWorkspace, job: Job) -> dict[str, Any]:
     }
 
 
+def preferred_answers(work: CapitalsWorkspace, job: Job) -> dict[str, Any]:
+    """Train the start model on the preferred answers that are complete: a language model of clean answers."""
+    settings, tokenizer = work.task_settings, work.tokenizer
+    rows = [
+        {"prompt": prompt_text(pair.countries), "completion": pair.chosen}
+        for pair in work.pairs(job.sources["pairs"])
+        if is_well_formed(tokenizer.tokenize(pair.chosen), settings.parts)
+    ]
+    set_seed(settings.seed)
+    options = trainer_options(
+        settings, steps=settings.policy_steps, batch_size=work.settings.policy_batch_size, **job.step.options
+    )
+    # Prompt with star, answer and EOS have the same number of tokens in every row: one answer per block.
+    config = PretrainConfig(output_dir=str(work.job_folder(job)), max_length=4 * settings.parts + 2, **options)
+    train_and_save(PretrainTrainer(work.policy(), config, rows, processing_class=tokenizer))
+    return {"answers": len(rows)}
+
+
 # The start model's entropy is at least 0.5 nats where a city begins and near 0 where a separator does.
 CITY_ENTROPY = 0.3
 
 START_MODEL = Step("start", start)
 PAIRS = Step("pairs", pairs, needs=(Need(START_MODEL),))
+PREFERRED = Step("preferred answers", preferred_answers, ("pairs",), (Need(PAIRS),), options={"learning_rate": 1e-3})
 REWARD = Step("reward", reward, uses=("pairs",), needs=(Need(PAIRS),))
 SEGMENT_REWARD, TOKEN_REWARD = (
     Step(name, segment_reward, uses=("pairs",), needs=(Need(PAIRS),), options={"entropy_threshold": threshold})

@@ -33,7 +33,7 @@ def responses_of_pairs(
     return responses
 
 
-def credit_measures(responses: Iterable[TrainedResponse]) -> dict[str, float]:
+def credit_measures(responses: Sequence[TrainedResponse]) -> dict[str, float]:
     """Share of tokens trained on, agreement of the mask with the true credit, and the agreement of a full mask.
 
     A mask agrees where it keeps exactly the tokens whose credit has the sign of their response's verdict.
@@ -42,15 +42,25 @@ def credit_measures(responses: Iterable[TrainedResponse]) -> dict[str, float]:
         >>> credit_measures([TrainedResponse([True, True, False, False], [1, -1, -1, -1], +1)])
         {'tokens_trained': 0.5, 'mask_agreement': 0.75, 'agreement_of_everything': 0.25}
     """
-    kept = agree = everything = total = 0
+    agree = everything = total = 0
     for mask, credit, sign in responses:
         for trained, true in zip(mask, credit, strict=True):
-            kept += trained
             agree += trained == (true == sign)
             everything += true == sign
             total += 1
     return {
-        "tokens_trained": kept / total,
+        "tokens_trained": kept_share(responses),
         "mask_agreement": agree / total,
         "agreement_of_everything": everything / total,
     }
+
+
+def kept_share(responses: Iterable[TrainedResponse]) -> float:
+    """Share of tokens trained on.
+
+    Example:
+        >>> kept_share([TrainedResponse([True, False], [1, 1], +1), TrainedResponse([False, False], [1, 1], -1)])
+        0.25
+    """
+    masks = [response.mask for response in responses]
+    return sum(map(sum, masks)) / sum(map(len, masks))

@@ -100,24 +100,13 @@ class DPOTrainer(PreferenceTrainer):
             beta=self.args.beta,
             rejected_weight=self.args.rejected_weight,
         )
-        lengths = batch["response_mask"].sum(-1)  # [B, 2]
-        nll = -whole[:, first] / lengths[:, first]
-        whole = whole.detach()
-        rewards = self.args.beta * (whole - batch["ref_response_logprobs"])
-        metrics = reward_metrics("rewards", rewards[:, 0], rewards[:, 1])
+        nll = -whole[:, first] / batch["response_mask"][:, first].sum(-1)
+        tokens = batch["loss_mask"].sum(-1)  # [B, 2]
+        metrics = response_metrics(batch, whole.detach(), tokens, self.args.beta)
         if self.masked:
             metrics |= reward_metrics("masked_rewards", masked_rewards[first], masked_rewards[second])
-        tokens = batch["loss_mask"].sum(-1)  # [B, 2]
-        share = tokens / lengths
         # A pair with an empty loss mask has two log-ratios of 0 and no gradient; its DPO loss does not count either.
         empty = tokens.sum(1) == 0
-        metrics |= {
-            "logps/chosen": whole[:, 0],
-            "logps/rejected": whole[:, 1],
-            "kept_chosen": share[:, 0],
-            "kept_rejected": share[:, 1],
-            "empty_pairs": empty.float(),
-        }
         losses = losses.masked_fill(empty, 0.0)
         if anchored:
             losses = losses + self.args.rpo_alpha * nll
@@ -126,6 +115,27 @@ class DPOTrainer(PreferenceTrainer):
 
     def read_tokens(self, batch: Batch, metrics: Mapping[str, Tensor]) -> Tensor:
         return batch["response_mask"].sum() if self.args.rpo_alpha > 0 else super().read_tokens(batch, metrics)
+
+
+def response_metrics(batch: Batch, logprobs: Tensor, tokens: Tensor, beta: float) -> dict[str, Tensor]:
+    """Metrics of pairs that do not depend on the loss: implicit rewards of whole responses, and shares of tokens.
+
+    Args:
+        batch: pairs with `ref_response_logprobs`.
+        logprobs: `[B, 2]`, log-probabilities of whole responses under the policy.
+        tokens: `[B, 2]`, numbers of tokens that the loss reads.
+        beta: scale of the rewards.
+    """
+    rewards = beta * (logprobs - batch["ref_response_logprobs"])
+    share = tokens / batch["response_mask"].sum(-1)
+    return {
+        **reward_metrics("rewards", rewards[:, 0], rewards[:, 1]),
+        "logps/chosen": logprobs[:, 0],
+        "logps/rejected": logprobs[:, 1],
+        "kept_chosen": share[:, 0],
+        "kept_rejected": share[:, 1],
+        "empty_pairs": (tokens.sum(1) == 0).float(),
+    }
 
 
 def reward_metrics(name: str, chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:

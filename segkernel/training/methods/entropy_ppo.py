@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-import segkernel
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
+from segkernel.training.selection.batch_share import largest_share, share_count
 from segkernel.training.selection.options import check_share
 from segkernel.training.trainer.base import Items
 from segkernel.training.trainer.batches import Batch
@@ -38,14 +38,7 @@ class EntropyPPOTrainer(PPOTrainer):
     def trained_tokens(self, logits: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
             _, entropy = self.logprobs(logits, batch, "policy_mask", entropy=True)
-        return self.largest(entropy, batch)
+        return largest_share(entropy, batch["policy_mask"], self.args.fraction)
 
     def items(self, batch: Batch) -> Items:
-        # The number of selected tokens is the same for all values.
-        selected = self.largest(torch.zeros(batch["policy_mask"].shape), batch)
-        return {**super().items(batch), "policy": selected.sum()}
-
-    def largest(self, values: Tensor, batch: Batch) -> Tensor:
-        """Boolean `[B, T]`: the share `fraction` of a micro-batch's tokens with the largest values."""
-        mask = batch["policy_mask"]
-        return segkernel.select_tokens(values.to(mask.device), mask, fraction=self.args.fraction, scope="batch")
+        return {**super().items(batch), "policy": share_count(batch["policy_mask"], self.args.fraction)}

@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from segkernel.losses import simpo_loss
-from segkernel.training.methods.dpo import reward_metrics
+from segkernel.training.methods.dpo import response_metrics, reward_metrics
 from segkernel.training.selection.pairs import drop_half_empty
 from segkernel.training.trainer.base import Split
 from segkernel.training.trainer.batches import Batch, model_logits
@@ -63,10 +63,9 @@ class SimPOTrainer(PreferenceTrainer):
         return with_reference(super().prepare(dataset, split), self.reference(), self.data_collator, self.args)
 
     def reference(self) -> nn.Module:
-        """Reference model, on the device of the run, while the data sets are prepared."""
-        model: Any = self.model if self.ref_model is None else self.ref_model
-        placed: nn.Module = model.to(self.args.device)
-        return placed
+        """Reference model, while the data sets are prepared."""
+        model: Any = self.model
+        return model if self.ref_model is None else self.ref_model.to(self.args.device)
 
     def selected(self, logits: Tensor, batch: Batch) -> Tensor:
         """Boolean `[B, 2, T]`: tokens of the means; in SimPO those of the loss mask.
@@ -82,20 +81,10 @@ class SimPOTrainer(PreferenceTrainer):
         tokens = mask.sum(-1)
         means = kept / tokens.clamp(min=1)
         losses = simpo_loss(means[:, 0], means[:, 1], beta=self.args.beta, gamma=self.args.gamma)
-        rewards = self.args.beta * (whole - batch["ref_response_logprobs"])
-        rewards_in_loss = self.args.beta * means.detach()
-        share = tokens / batch["response_mask"].sum(-1)
-        empty = tokens.sum(1) == 0
-        metrics = {
-            **reward_metrics("rewards", rewards[:, 0], rewards[:, 1]),
-            **reward_metrics("masked_rewards", rewards_in_loss[:, 0], rewards_in_loss[:, 1]),
-            "logps/chosen": whole[:, 0],
-            "logps/rejected": whole[:, 1],
-            "kept_chosen": share[:, 0],
-            "kept_rejected": share[:, 1],
-            "empty_pairs": empty.float(),
-        }
-        return losses.masked_fill(empty, 0.0), metrics
+        rewards = self.args.beta * means.detach()
+        metrics = response_metrics(batch, whole, tokens, self.args.beta)
+        metrics |= reward_metrics("masked_rewards", rewards[:, 0], rewards[:, 1])
+        return losses.masked_fill(tokens.sum(1) == 0, 0.0), metrics
 
     def read_tokens(self, batch: Batch, metrics: Mapping[str, Tensor]) -> Tensor:
         # A side without a token leaves the loss of its pair without a gradient.

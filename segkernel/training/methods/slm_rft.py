@@ -12,9 +12,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import segkernel
 from segkernel.training.methods.rft import RFTConfig, RFTTrainer
 from segkernel.training.models import check_teacher
+from segkernel.training.selection.batch_share import largest_share, share_count
 from segkernel.training.selection.options import check_share
 from segkernel.training.selection.scores import evaluating, finite_logprobs
 from segkernel.training.trainer.base import Items
@@ -74,13 +74,7 @@ class SLMRFTTrainer(RFTTrainer):
     def trained_tokens(self, logits: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
             logprobs = logprobs_under(logits, batch, batch["loss_mask"])
-        return self.largest(batch["ref_token_logprobs"] - logprobs, batch)
+        return largest_share(batch["ref_token_logprobs"] - logprobs, batch["loss_mask"], self.args.fraction)
 
     def items(self, batch: Batch) -> Items:
-        # The number of selected tokens is the same for all values.
-        return {"tokens": self.largest(torch.zeros(batch["loss_mask"].shape), batch).sum()}
-
-    def largest(self, values: Tensor, batch: Batch) -> Tensor:
-        """Boolean `[B, T]`: the share `fraction` of a micro-batch's tokens with the largest values."""
-        mask = batch["loss_mask"]
-        return segkernel.select_tokens(values.to(mask.device), mask, fraction=self.args.fraction, scope="batch")
+        return {"tokens": share_count(batch["loss_mask"], self.args.fraction)}

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from segkernel.training.cli.arguments import DataArguments, RewardArguments
 from segkernel.training.models import ModelArguments, load_causal_lm, load_frozen_lm, load_scoring_model
 from segkernel.training.models.adapter_options import AdapterArguments
+from segkernel.training.models.paths import locate
 from segkernel.training.rewards.calculations import CalculationScorer
 from segkernel.training.rewards.implicit import ImplicitRewardScorer
 from segkernel.training.rewards.prefix_scores import PrefixScorer
@@ -91,7 +92,10 @@ def frozen_lm(name: str, *, required: bool = True) -> Input:
         path = getattr(options.config, name)
         if path is None and required:
             raise ValueError(f"{name}: expected a directory, got none (--{name} DIR)")
-        return {} if path is None else {name: path}
+        if path is None:
+            return {}
+        locate(path, name)
+        return {name: path}
 
     def load(options: Options, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | None:
         path = getattr(options.config, name)

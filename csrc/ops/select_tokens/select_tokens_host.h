@@ -124,7 +124,7 @@ Threshold<Key> find_threshold(Keys& keys, int64_t k) {
     Key low = std::midpoint(lowest, highest) + 1, high = highest;
     if (slow_steps % 3 < 2) {
       const int64_t place = (k - 1) * kKeySample / size;
-      const int64_t margin = slow_steps % 3 == 0 ? kKeySample / 8 : 0;
+      const int64_t margin = slow_steps % 3 == 0 ? kKeySample * 3 / 16 : 0;
       high = place < margin ? highest : sample[place - margin];
       low = place + margin >= kKeySample ? lowest : sample[place + margin];
     }

@@ -9,7 +9,7 @@
 namespace segkernel {
 
 constexpr int kKeySlack = 64;  // entries past the keys of a buffer, which vector stores may write
-constexpr int kKeySample = 64;
+constexpr int kKeySample = 32;
 
 // Tokens with a larger key are selected, and of those with this key the first `ties`.
 template <class Key>

@@ -111,7 +111,7 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
         rows = with_token_rewards(rows, model, options.token_rewards, PreferenceCollator.of(tokenizer), config)
     rows = with_smoothed_rewards(rows, options.smoothing)
     thresholds = fit_to_pairs(head(rows, arguments.fit_rows), options)
-    rows, _ = with_masks(rows, thresholds)
+    rows = with_masks(rows, thresholds, warn=True)
     examples = report_examples(head(rows, arguments.rows), thresholds, tokenizer)
     output = Path(arguments.output)
     return write_report(

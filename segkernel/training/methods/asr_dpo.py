@@ -89,7 +89,7 @@ class ASRDPOTrainer(DPOTrainer):
         dataset = with_smoothed_rewards(dataset, self.args.smoothing)
         if split == "train":
             self.thresholds = fit_to_pairs(dataset, self.args)
-        dataset, _ = with_masks(dataset, self.thresholds)
+        dataset = with_masks(dataset, self.thresholds, warn=split == "train")
         if split == "train":
             log_kept(dataset, self.thresholds)
         if self.token_credit is not None:

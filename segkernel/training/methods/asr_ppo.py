@@ -13,6 +13,7 @@ from torch import Tensor
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
 from segkernel.training.rewards.prefix_scores import prompt_scores, token_rewards
 from segkernel.training.segmentation.credit import TokenCredit, agrees_with_credit
+from segkernel.training.segmentation.lengths import warn_of_short_segments
 from segkernel.training.segmentation.options import SegmentOptions, word_or_number
 from segkernel.training.segmentation.rows import TokenRows
 from segkernel.training.segmentation.smoothing import smooth
@@ -57,6 +58,7 @@ class ASRPPOTrainer(PPOTrainer):
     def __init__(self, *args: Any, token_credit: TokenCredit | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.token_credit = token_credit
+        self.warned = False  # of short segments, once in a run
 
     def policy_mask(self, batch: Batch) -> Tensor:
         mask = batch["response_mask"]
@@ -69,6 +71,7 @@ class ASRPPOTrainer(PPOTrainer):
         signs = against.sign() * (against.abs() > self.rounding_error(batch["sequence_rewards"]))
         segments = thresholds.segment(rewards, baselines, signs)
         assert segments.mask is not None  # since signs were given
+        self.warned = self.warned or warn_of_short_segments(segments, rewards.rows)
         kept = torch.zeros_like(mask).masked_scatter(mask, segments.mask)
         self.record({"rollout/segments": segments.counts})
         if self.token_credit is not None:

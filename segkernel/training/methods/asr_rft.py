@@ -20,6 +20,7 @@ from segkernel.training.methods.rft import RFTConfig, RFTTrainer
 from segkernel.training.report_examples import report_example
 from segkernel.training.rewards.prefix_scores import token_rewards
 from segkernel.training.segmentation.credit import TokenCredit, mask_agreement
+from segkernel.training.segmentation.lengths import warn_of_short_segments
 from segkernel.training.segmentation.options import SegmentOptions
 from segkernel.training.segmentation.rows import TokenRows
 from segkernel.training.segmentation.smoothing import smooth
@@ -72,6 +73,7 @@ class ASRRFTTrainer(RFTTrainer):
                 f"delta: no segment of any accepted response is positive, so there is nothing to train on; got "
                 f"{self.thresholds}"
             )
+        warn_of_short_segments(segments, rewards.rows)
         logger.warning(
             "segments: %.0f %% of the accepted responses' tokens are trained on; %d of %d responses keep no token",
             100 * masks.values.mean(),

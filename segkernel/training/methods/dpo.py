@@ -11,6 +11,7 @@ methods with different masks; `masked_rewards/...`, logged if there are masks, a
 reads.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import EvalPrediction
 
 from segkernel import _validate
 from segkernel.losses import dpo_loss
@@ -26,6 +28,8 @@ from segkernel.training.trainer.base import Split
 from segkernel.training.trainer.batches import Batch, model_logits
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 from segkernel.training.trainer.reference import kept_and_whole_logprobs, with_reference
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -78,6 +82,7 @@ class DPOTrainer(PreferenceTrainer):
     def __init__(self, *args: Any, ref_model: nn.Module | None = None, **kwargs: Any) -> None:
         self.ref_model = ref_model
         self.masked = False  # whether the data has loss masks
+        self.warned = False  # of an accuracy that the masks alone make, once in a run
         super().__init__(*args, **kwargs)
         self.ref_model = None  # its log-probabilities are columns by now
 
@@ -112,6 +117,19 @@ class DPOTrainer(PreferenceTrainer):
             losses = losses + self.args.rpo_alpha * nll
             metrics["nll_loss"] = nll.detach()
         return losses, metrics
+
+    def mean_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        means = super().mean_metrics(prediction)
+        masked, whole = means.get("masked_rewards/accuracies", 0.0), means["rewards/accuracies"]
+        if masked > 0.9 and whole < 0.6 and not self.warned:
+            self.warned = True
+            logger.warning(
+                "evaluation: %.0f %% of the held-out pairs are ranked right under the loss mask, but %.0f %% as whole "
+                "responses: the margin under the mask measures the mask, not the policy",
+                100 * masked,
+                100 * whole,
+            )
+        return means
 
     def read_tokens(self, batch: Batch, metrics: Mapping[str, Tensor]) -> Tensor:
         return batch["response_mask"].sum() if self.args.rpo_alpha > 0 else super().read_tokens(batch, metrics)

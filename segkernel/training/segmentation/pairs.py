@@ -16,13 +16,14 @@ from segkernel.training.data.tables import FlatLists, columns_of_sides, flat_lis
 from segkernel.training.rewards.prefix_scores import token_rewards
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.segmentation.credit import TokenCredit, mask_agreement
+from segkernel.training.segmentation.lengths import warn_of_short_segments
 from segkernel.training.segmentation.options import SegmentOptions
 from segkernel.training.segmentation.rows import TokenRows
+from segkernel.training.segmentation.separation import warn_of_separation
 from segkernel.training.segmentation.smoothing import smooth
 from segkernel.training.segmentation.thresholds import Thresholds
 from segkernel.training.trainer.base import SegkernelConfig
 from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches
-from segkernel.types import Segments
 
 logger = logging.getLogger(__name__)
 
@@ -73,20 +74,27 @@ def prompt_numbers(pairs: Dataset) -> Tensor:
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
-def with_masks(pairs: Dataset, thresholds: Thresholds) -> tuple[Dataset, Segments]:
+def with_masks(pairs: Dataset, thresholds: Thresholds, *, warn: bool = False) -> Dataset:
     """Add `chosen_mask`, `rejected_mask` (response tokens to train on), `segments` (their numbers) and `baseline`.
 
-    Returns:
-        The pairs, and the packed segments of their responses: chosen, rejected, chosen, ...
+    Args:
+        pairs: pairs with smoothed token rewards.
+        thresholds: thresholds of the trigger.
+        warn: whether to log warnings about segments and masks that a training does not profit from.
     """
     rewards = TokenRows.of_lists(flat_sides(pairs, "token_rewards"))
-    baselines = thresholds.baselines(rewards, prompt_numbers(pairs).repeat_interleave(2))
+    prompts = prompt_numbers(pairs)
+    baselines = thresholds.baselines(rewards, prompts.repeat_interleave(2))
     segments = thresholds.segment(rewards, baselines, torch.tensor(SEQUENCE_SIGNS).repeat(len(pairs)))
     assert segments.mask is not None  # since signs were given
     columns = columns_of_sides("mask", FlatLists(segments.mask.numpy(), rewards.lengths.numpy()))
     for name, values in {"segments": segments.counts, "baseline": baselines}.items():
         columns[name] = FlatLists(values.numpy(), np.full(len(pairs), 2)).to_arrow()
-    return with_columns(pairs, columns, PAIRS), segments
+    pairs = with_columns(pairs, columns, PAIRS)
+    if warn:
+        warn_of_short_segments(segments, rewards.rows)
+        warn_of_separation(pairs, prompts.numpy())
+    return pairs
 
 
 def with_mask_agreement(

@@ -104,38 +104,33 @@ void segment(const std::string& dtype, const Array& rewards, const py::object& m
              const py::object& offsets, const py::object& ids, const py::object& counts, const py::object& lengths,
              const py::object& segment_rewards, const py::object& signs, const py::object& loss_mask) {
   const Rows rows = rows_of(rewards, offsets);
-  const bool packed = rows.packed();
-  const int64_t room = packed ? 0 : py::reinterpret_borrow<Array>(lengths).shape(1);
   const auto initials = per_row<int8_t>(initial, row_initial);
   check_states("initial", initials, rows.count);
   const SegmentOut all{.ids = out<int32_t>(ids),
-                       .counts = out<int32_t>(counts),
                        .lengths = out<int32_t>(lengths),
                        .rewards = out<float>(segment_rewards),
                        .signs = out<int8_t>(signs),
-                       .mask = out<bool>(loss_mask),
-                       .packed = packed,
-                       .capacity = room};
+                       .mask = out<bool>(loss_mask)};
+  auto* count_out = out<int32_t>(counts);
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const auto* data = in<T>(rewards);
     const SegmentRules<C> rules{
         .pivot_thresholds = per_row<C>(pivot_threshold, row_pivot_threshold),
-        .use_trigger = use_trigger,
         .deltas = per_row<C>(delta, row_delta),
         .baselines = per_row<C>(baseline, row_baseline),
         .initials = initials,
-        .hold = hold,
-        .want_mask = all.mask != nullptr,
         .sequence_signs = per_row<double>(sequence_sign, row_sequence_sign),
+        .use_trigger = use_trigger,
+        .hold = hold,
         .keep_neutral = keep_neutral,
     };
     check_not_negative("pivot_threshold", rules.pivot_thresholds, rows.count);
     check_not_negative("delta", rules.deltas, rows.count);
     for_each_row(rows, in<bool>(mask), [&](int64_t b, Row row, const bool* valid) {
-      all.counts[b] =
-          segment_row_into(static_cast<Reduce>(reduce), data + row.begin, valid, row.length, rules[b], all.row(b, row));
+      count_out[b] = segment_row_into(static_cast<Reduce>(reduce), data + row.begin, valid, row.length, rules[b],
+                                      all.from(row.begin));
     });
   });
 }

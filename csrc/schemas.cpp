@@ -15,7 +15,7 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       "segment(Tensor rewards, Tensor? mask, float? pivot_threshold, Tensor? row_pivot_threshold,"
       " float baseline, Tensor? row_baseline, float? delta, Tensor? row_delta, bool hold, int initial,"
       " Tensor? row_initial, int reduce, float? sequence_sign, Tensor? row_sequence_sign, bool keep_neutral,"
-      " Tensor? cu_seqlens, SymInt? max_segments)"
+      " Tensor? cu_seqlens)"
       " -> (Tensor ids, Tensor counts, Tensor lengths, Tensor rewards, Tensor signs, Tensor mask)");
   library.def(
       "segment_by_entropy(Tensor entropy, Tensor? mask, float threshold, Tensor? row_threshold, int min_length,"

@@ -138,13 +138,12 @@ def segment(
     sign = 0.0 if sequence_sign is None else sequence_sign
     sign_scalar, sign_rows = tokens.per_row("sequence_sign", sign, np.float64)
 
-    per_segment = (tokens.rows, max_segments) if max_segments else tokens.shape
     segments = Segments(
         ids=tokens.empty(np.int32),
         counts=np.empty(tokens.rows, np.int32),
-        lengths=np.empty(per_segment, np.int32),
-        rewards=np.empty(per_segment, np.float32),
-        signs=np.empty(per_segment, np.int8),
+        lengths=tokens.empty(np.int32),
+        rewards=tokens.empty(np.float32),
+        signs=tokens.empty(np.int8),
         mask=None if sequence_sign is None else tokens.empty(np.bool_),
     )
     _numpy.segment(
@@ -171,7 +170,16 @@ def segment(
         segments.signs,
         segments.mask,
     )
+    if max_segments:
+        lengths, reduced, signs = (_with_columns(field, max_segments) for field in segments[2:5])
+        segments = segments._replace(lengths=lengths, rewards=reduced, signs=signs)
     return segments
+
+
+def _with_columns(field: Array, columns: int) -> Array:
+    """`[B, T]` cut or filled up with zeros to `[B, columns]`."""
+    missing = max(columns - field.shape[1], 0)
+    return np.pad(field[:, :columns], ((0, 0), (0, missing)))
 
 
 def segment_by_entropy(

@@ -10,12 +10,6 @@ inline namespace SK_VEC_NAMESPACE {
 
 constexpr int kSteps = 64 / Vec::kLanes;  // floats per stretch
 
-SK_INLINE float element(const Vec (&block)[kSteps], int i) {
-  float elements[64];
-  memcpy(elements, block, sizeof(elements));
-  return elements[i];
-}
-
 // Lane l becomes lane index(l) of a followed by b.
 template <class Index, size_t... l>
 SK_INLINE Vec shuffle(Vec a, Vec b, Index index, std::index_sequence<l...>) {

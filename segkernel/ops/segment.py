@@ -109,10 +109,18 @@ def segment(
         row_sign,
         keep_neutral,
         cu_seqlens,
-        max_segments or None,
     )
     segments = Segments(*outputs)
+    if max_segments:
+        lengths, reduced, signs = (_with_columns(field, max_segments) for field in segments[2:5])
+        segments = segments._replace(lengths=lengths, rewards=reduced, signs=signs)
     return segments if sequence_sign is not None else segments._replace(mask=None)
+
+
+def _with_columns(field: Tensor, columns: int) -> Tensor:
+    """`[B, T]` cut or filled up with zeros to `[B, columns]`."""
+    missing = columns - field.shape[1]
+    return torch.nn.functional.pad(field, (0, missing)) if missing > 0 else field[:, :columns].contiguous()
 
 
 no_gradient("segment")
@@ -136,18 +144,14 @@ def _(
     row_sequence_sign: Tensor | None,
     keep_neutral: bool,
     cu_seqlens: Tensor | None,
-    max_segments: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = _tensors.row_count(rewards, cu_seqlens)
-    per_segment = rewards.shape
-    if cu_seqlens is None and max_segments is not None:
-        per_segment = torch.Size((rows, max_segments))
     has_mask = sequence_sign is not None or row_sequence_sign is not None
     return (
         torch.empty_like(rewards, dtype=torch.int32),
         rewards.new_empty((rows,), dtype=torch.int32),
-        rewards.new_empty(per_segment, dtype=torch.int32),
-        rewards.new_empty(per_segment, dtype=torch.float32),
-        rewards.new_empty(per_segment, dtype=torch.int8),
+        torch.empty_like(rewards, dtype=torch.int32),
+        torch.empty_like(rewards, dtype=torch.float32),
+        torch.empty_like(rewards, dtype=torch.int8),
         rewards.new_empty(rewards.shape if has_mask else (0,), dtype=torch.bool),
     )

@@ -50,7 +50,6 @@ BAD_VALUES = {
     "how": OUT_OF_RANGE,
     "initial": OUT_OF_RANGE - {"-1"},
     "num_segments": {"-1", str(-(2**63)), "1099511627776", "4611686018427387904"},
-    "max_segments": {"-1", str(-(2**63)), "1099511627776", "4611686018427387904"},
     "temperature": {"nan", "-inf", "-1.0", "0.0"},
     "logit_scale": {"nan", "-inf", "-1.0", "0.0"},
     "softcap": {"nan", "-inf", "-1.0", "0.0"},

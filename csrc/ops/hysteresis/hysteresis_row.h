@@ -29,7 +29,7 @@ inline void hysteresis_row(const double* rewards, const bool* mask, int64_t leng
 template <class T>
 void hysteresis_row(const T* rewards, const bool* mask, int64_t length, float low, float high, int initial, bool hold,
                     int8_t* states) {
-  hysteresis_kernels().of<T>()(rewards, mask, length, low, high, initial, hold, states);
+  std::get<HysteresisKernel<T>>(hysteresis_kernels())(rewards, mask, length, low, high, initial, hold, states);
 }
 
 }  // namespace segkernel

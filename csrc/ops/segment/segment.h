@@ -16,18 +16,11 @@ enum class Reduce : int { sum, mean, last, max, min };
 // Calls `body` with the reduction as its template argument.
 template <class Body>
 auto dispatch_reduce(Reduce reduce, const Body& body) {
-  switch (reduce) {
-    case Reduce::mean:
-      return body.template operator()<Reduce::mean>();
-    case Reduce::last:
-      return body.template operator()<Reduce::last>();
-    case Reduce::max:
-      return body.template operator()<Reduce::max>();
-    case Reduce::min:
-      return body.template operator()<Reduce::min>();
-    default:
-      return body.template operator()<Reduce::sum>();
-  }
+  if (reduce == Reduce::mean) return body.template operator()<Reduce::mean>();
+  if (reduce == Reduce::last) return body.template operator()<Reduce::last>();
+  if (reduce == Reduce::max) return body.template operator()<Reduce::max>();
+  if (reduce == Reduce::min) return body.template operator()<Reduce::min>();
+  return body.template operator()<Reduce::sum>();
 }
 
 // A segment starts at a row's first valid token, at a pivot, and where the trigger's state changes. `segment` run

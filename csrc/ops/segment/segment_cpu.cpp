@@ -14,15 +14,15 @@ struct SegmentOnCpu : Device {
 
   template <class T>
   static void run(Reduce reduce, const T* rewards, const bool* mask, const Rows& rows,
-                  const SegmentRules<compute_t<T>>& rules, const SegmentOut& out) {
+                  const SegmentRules<compute_t<T>>& rules, const SegmentOut& out, int32_t* counts) {
     check_not_negative("pivot_threshold", rules.pivot_thresholds, rows.count);
     check_not_negative("delta", rules.deltas, rows.count);
     check_states("initial", rules.initials, rows.count);
     const int64_t tokens = rows.packed() ? rows.length : rows.count * rows.length;
     for_each_row(rows.count, tokens, [&](int64_t b) {
       const Row row = rows[b];
-      out.counts[b] = segment_row_into(reduce, rewards + row.begin, mask ? mask + row.begin : nullptr, row.length,
-                                       rules[b], out.row(b, row));
+      counts[b] = segment_row_into(reduce, rewards + row.begin, mask ? mask + row.begin : nullptr, row.length, rules[b],
+                                   out.from(row.begin));
     });
   }
 };

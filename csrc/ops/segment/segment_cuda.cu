@@ -21,16 +21,13 @@ struct SegmentInput {
   const bool* mask;
   SegmentRules<compute_t<T>> rules;
   bool mean;
-  int8_t* all_signs;  // one per token, or null: without a trigger, the mask is computed from them in a second pass
-
-  __device__ int8_t* signs_of(const Row& row) const { return all_signs == nullptr ? nullptr : all_signs + row.begin; }
 };
 
 // Writes `count` segments that ended in a tile; the first of them has index `first` in the row, or -1 if there is no
 // open segment before the tile.
 template <class C>
 __device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t first, int64_t row_length, bool mean,
-                            const SegmentRule<C>& rule, const SegmentRowOut& out, int8_t* all_signs) {
+                            const SegmentRule<C>& rule, const SegmentOut& out) {
 #pragma unroll 1
   for (int index = threadIdx.x; index < count; index += blockDim.x) {
     const int64_t id = first + index;
@@ -38,12 +35,9 @@ __device__ void write_ended(const EndedSegments<C>& ended, int count, int32_t fi
     if (id < 0 || id >= row_length) continue;
     const C folded = ended.folded[index];
     const C reduced = mean ? finish<Reduce::mean>(folded, ended.lengths[index]) : folded;
-    const int sign = rule.use_trigger ? ended.states[index] : sign_of(reduced - rule.baseline);
-    if (all_signs != nullptr) all_signs[id] = static_cast<int8_t>(sign);
-    if (id >= out.capacity) continue;
     out.lengths[id] = ended.lengths[index];
     out.rewards[id] = static_cast<float>(reduced);
-    out.signs[id] = static_cast<int8_t>(sign);
+    out.signs[id] = static_cast<int8_t>(rule.use_trigger ? ended.states[index] : sign_of(reduced - rule.baseline));
   }
 }
 
@@ -51,7 +45,7 @@ template <Reduce kReduce, class T, class Prefix = PrefixState<compute_t<T>>,
           class Open = OpenSegment<kReduce, compute_t<T>>>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
     segment_kernel(SegmentInput<T> input, TileSchedule schedule, TileAggregates<Prefix> prefixes,
-                   TileAggregates<Open> opens, SegmentOut all) {
+                   TileAggregates<Open> opens, SegmentOut all, int32_t* counts) {
   const Tile tile(schedule);
   if (!tile.exists()) {  // publishes too, so that no block waits forever when offsets are malformed
     prefixes.publish(tile.block, Prefix::identity());
@@ -77,20 +71,18 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocksPerMultiprocessor)
   const int32_t starts = open.total.segments;
   const bool ends_row = tile.is_last() && threadIdx.x == blockDim.x - 1;
   tokens.write(Open::combine(open_before_tile, open.prefix), started, ends_row, all.ids + position,
-               rule.want_mask && rule.use_trigger ? all.mask + position : nullptr, ended);
-  if (ends_row) all.counts[tile.row_index] = started + starts;
+               all.mask != nullptr && rule.use_trigger ? all.mask + position : nullptr, ended);
+  if (ends_row) counts[tile.row_index] = started + starts;
   __syncthreads();
-  const SegmentRowOut out = all.row(tile.row_index, tile.row);
-  write_ended(ended, starts + tile.is_last(), started - 1, tile.row.length, input.mean, rule, out,
-              input.signs_of(tile.row));
+  const SegmentOut out = all.from(tile.row.begin);
+  write_ended(ended, starts + tile.is_last(), started - 1, tile.row.length, input.mean, rule, out);
   // Clear the entries that can no longer be used. A row of T tokens has T entries; a tile with n tokens and s starts
   // frees the last n - s of those that earlier tiles left.
   const int64_t last = tile.row.length - tile.begin() + started;
   const int64_t first_free = last - tile.length() + starts;
-  const int64_t last_free = tile.index == 0 || last > out.capacity ? out.capacity : last;
-  clear_items(out.lengths, first_free, last_free);
-  clear_items(out.rewards, first_free, last_free);
-  clear_items(out.signs, first_free, last_free);
+  clear_items(out.lengths, first_free, last);
+  clear_items(out.rewards, first_free, last);
+  clear_items(out.signs, first_free, last);
 }
 
 // The mask without a trigger: a segment's sign is known only when it ends, so this is a second pass.
@@ -99,22 +91,22 @@ __global__ void __launch_bounds__(kThreads)
     segment_mask_kernel(SegmentInput<T> input, TileSchedule schedule, SegmentOut all) {
   const Tile tile(schedule);
   if (!tile.exists()) return;
-  const SegmentRowOut out = all.row(tile.row_index, tile.row);
+  const SegmentOut out = all.from(tile.row.begin);
   const auto rule = input.rules[tile.row_index];
-  const int8_t* signs = input.signs_of(tile.row);
   const int64_t first = tile.begin() + threadIdx.x * kItems;
   const auto ids = load_items(out.ids, first, tile.row.length);
   Items<bool> kept{};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     if (first + i >= tile.row.length || ids.of[i] < 0 || ids.of[i] >= tile.row.length) continue;
-    kept.of[i] = keeps(signs[ids.of[i]], rule.sequence_sign, rule.keep_neutral);
+    kept.of[i] = keeps(out.signs[ids.of[i]], rule.sequence_sign, rule.keep_neutral);
   }
   store_items(out.mask, first, tile.row.length, kept);
 }
 
 template <Reduce kReduce, class T>
-void launch_segment(const DeviceScope& device, const SegmentInput<T>& input, const Rows& rows, const SegmentOut& out) {
+void launch_segment(const DeviceScope& device, const SegmentInput<T>& input, const Rows& rows, const SegmentOut& out,
+                    int32_t* counts) {
   using Prefixes = TileAggregates<PrefixState<compute_t<T>>>;
   using Opens = TileAggregates<OpenSegment<kReduce, compute_t<T>>>;
   const TileSchedule schedule{rows};
@@ -129,7 +121,7 @@ void launch_segment(const DeviceScope& device, const SegmentInput<T>& input, con
   const bool short_rows = !rows.packed() && rows.length < kTile;
   const int warps = short_rows ? static_cast<int>((rows.length + kPerWarp - 1) / kPerWarp) : kTile / kPerWarp;
   launch("segment", segment_kernel<kReduce, T>, blocks, kWarp * std::max(warps, 1), device.stream(), input, schedule,
-         Prefixes(aggregates), Opens(words == 0 ? nullptr : aggregates + blocks * Prefixes::kWords), out);
+         Prefixes(aggregates), Opens(words == 0 ? nullptr : aggregates + blocks * Prefixes::kWords), out, counts);
 }
 
 class SegmentOnCuda : public DeviceScope {
@@ -142,16 +134,12 @@ class SegmentOnCuda : public DeviceScope {
 
   template <class T>
   void run(Reduce reduce, const T* rewards, const bool* mask, const Rows& rows, const SegmentRules<compute_t<T>>& rules,
-           const SegmentOut& out) const {
-    const bool mask_from_signs = rules.want_mask && !rules.use_trigger;
-    const int64_t tokens = rows.packed() ? rows.length : rows.count * rows.length;
-    const Tensor all_signs = empty<int8_t>({mask_from_signs ? tokens : 0}, *this);
-    const SegmentInput<T> input{rewards, mask, rules, reduce == Reduce::mean,
-                                mask_from_signs ? mutable_data<int8_t>(all_signs) : nullptr};
+           const SegmentOut& out, int32_t* counts) const {
+    const SegmentInput<T> input{rewards, mask, rules, reduce == Reduce::mean};
     dispatch_reduce(reduce, [&]<Reduce kReduce>() {
-      launch_segment<kReduce == Reduce::mean ? Reduce::sum : kReduce>(*this, input, rows, out);
+      launch_segment<kReduce == Reduce::mean ? Reduce::sum : kReduce>(*this, input, rows, out, counts);
     });
-    if (!mask_from_signs) return;
+    if (out.mask == nullptr || rules.use_trigger) return;
     const TileSchedule schedule{rows};
     launch("segment", segment_mask_kernel<T>, schedule.count(), kThreads, stream(), input, schedule, out);
   }

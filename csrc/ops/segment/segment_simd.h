@@ -15,10 +15,10 @@
 
 namespace segkernel {
 
-// Returns the number of segments. `out` has room for as many segments as positions.
+// Returns the number of segments; entries past it are unspecified.
 template <class T>
 using SegmentKernel = int32_t (*)(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
-                                  const SegmentRule<float>& rule, const SegmentRowOut& out);
+                                  const SegmentRule<float>& rule, const SegmentOut& out);
 
 #if defined(__x86_64__)
 extern const KernelsByDtype<SegmentKernel> kSegmentAvx2, kSegmentAvx512;
@@ -63,7 +63,7 @@ SK_INLINE Vec fold_block(Vec (&rewards)[kSteps], uint64_t starts, Vec open, Vec 
 template <Reduce kFold>
 class SegmentBlocks {
  public:
-  SK_INLINE SegmentBlocks(const SegmentRule<float>& rule, int64_t length, const SegmentRowOut& out)
+  SK_INLINE SegmentBlocks(const SegmentRule<float>& rule, int64_t length, const SegmentOut& out)
       : rule_(rule), length_(length), out_(out), trigger_(rule.initial, rule.hold) {}
 
   SK_INLINE int32_t count() const { return count_; }
@@ -158,7 +158,7 @@ class SegmentBlocks {
 
     Vec folds[kSteps];
     open_ = fold_block<kFold>(block, starts | ~all, open_, folds);
-    if (tokens < kBlock) open_ = Vec::broadcast(element(folds, tokens - 1));
+    if (tokens < kBlock) open_ = Vec::broadcast(folds[(tokens - 1) / Vec::kLanes].v[(tokens - 1) % Vec::kLanes]);
     // A segment ends at each bit of `ends`. The one that ends with the block may go on in the next block, which writes
     // it again.
     write_ends(ends, folds, positive.now, negative.now, count_ - ((starts & 1) == 0));
@@ -176,8 +176,7 @@ class SegmentBlocks {
   SK_INLINE void write_ends(uint64_t ends, const Vec (&folds)[kSteps], uint64_t positive, uint64_t negative,
                             int64_t k) const {
 #if defined(__BMI2__)
-    if (k + kBlock <=
-        out_.capacity) {  // there is room for whole vectors; later segments overwrite what is past the end
+    if (k + kBlock <= length_) {  // there is room for whole vectors; later segments overwrite what is past the end
       store_signs(_pext_u64(positive, ends), _pext_u64(negative, ends), out_.signs + k);
       for (int i = 0; i < kBlock; i += Vec::kLanes) {
         const Vec ends_at = Vec::of_bits(lane_indices() + static_cast<uint32_t>(end_ + i + 1));
@@ -199,7 +198,7 @@ class SegmentBlocks {
 
   const SegmentRule<float>& rule_;
   const int64_t length_;
-  const SegmentRowOut& out_;
+  const SegmentOut& out_;
 
   // The block: its first position, its words' valid bits, its tokens' rewards.
   int64_t position_ = 0;
@@ -217,7 +216,7 @@ class SegmentBlocks {
 
 template <Reduce kFold, class T>
 SK_INLINE int32_t segment_blocks(const T* rewards, const bool* mask, int64_t length, const SegmentRule<float>& rule,
-                                 const SegmentRowOut& out) {
+                                 const SegmentOut& out) {
   SegmentBlocks<kFold> blocks(rule, length, out);
   T last_rewards[kBlock]{};
   for (int64_t t = 0;; t += kBlock) {
@@ -235,7 +234,7 @@ SK_INLINE int32_t segment_blocks(const T* rewards, const bool* mask, int64_t len
 // A SegmentKernel.
 template <class T>
 int32_t segment_simd(Reduce reduce, const T* rewards, const bool* mask, int64_t length, const SegmentRule<float>& rule,
-                     const SegmentRowOut& out) {
+                     const SegmentOut& out) {
   const int32_t count = dispatch_reduce(reduce, [&]<Reduce kReduce>() {
     return segment_blocks<kReduce == Reduce::mean ? Reduce::sum : kReduce>(rewards, mask, length, rule, out);
   });

@@ -23,37 +23,28 @@ SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask
                                const OptionalTensor& row_delta, bool hold, int64_t initial,
                                const OptionalTensor& row_initial, int64_t reduce, std::optional<double> sequence_sign,
                                const OptionalTensor& row_sequence_sign, bool keep_neutral,
-                               const OptionalTensor& cu_seqlens, std::optional<int64_t> max_segments) {
+                               const OptionalTensor& cu_seqlens) {
   const Backend backend("rewards", rewards);
   const RowsOf rows = backend.rows("rewards", rewards, cu_seqlens);
   const int64_t tokens = rewards.numel();
   const bool* valid = data<bool>("mask", mask, tokens, backend);
-  const bool packed = rows->packed();
   const bool want_mask = sequence_sign.has_value() || row_sequence_sign.has_value();
-  const int64_t capacity = packed ? 0 : max_segments.value_or(rows->length);
-  check(capacity >= 0, "max_segments", "expected >= 0, got ", capacity);
   check_not_negative("pivot_threshold", PerRow<double>{pivot_threshold.value_or(0), nullptr}, 1);
   check_not_negative("delta", PerRow<double>{delta.value_or(0), nullptr}, 1);
   check_code("reduce", reduce, static_cast<int64_t>(Reduce::min));
   const auto initials = state_per_row("initial", initial, row_initial, rows->count, backend);
 
-  const auto per_segment = [&]<class E>(E) {
-    return packed ? empty<E>({tokens}, backend) : empty<E>({rows->count, capacity}, backend);
-  };
   const Tensor ids = rows.empty_tokens<int32_t>();
   const Tensor counts = empty<int32_t>({rows->count}, backend);
-  const Tensor lengths = per_segment(int32_t{});
-  const Tensor segment_rewards = per_segment(float{});
-  const Tensor signs = per_segment(int8_t{});
+  const Tensor lengths = rows.empty_tokens<int32_t>();
+  const Tensor segment_rewards = rows.empty_tokens<float>();
+  const Tensor signs = rows.empty_tokens<int8_t>();
   const Tensor loss_mask = want_mask ? rows.empty_tokens<bool>() : empty<bool>({0}, backend);
   const SegmentOut out{.ids = mutable_data<int32_t>(ids),
-                       .counts = mutable_data<int32_t>(counts),
                        .lengths = mutable_data<int32_t>(lengths),
                        .rewards = mutable_data<float>(segment_rewards),
                        .signs = mutable_data<int8_t>(signs),
-                       .mask = want_mask ? mutable_data<bool>(loss_mask) : nullptr,
-                       .packed = packed,
-                       .capacity = capacity};
+                       .mask = want_mask ? mutable_data<bool>(loss_mask) : nullptr};
 
   dispatch_floats("rewards", rewards.scalar_type(), [&](auto type) {
     using T = decltype(type);
@@ -65,16 +56,16 @@ SegmentTensors segment_tensors(const Tensor& rewards, const OptionalTensor& mask
     const Rules rules{
         .pivot_thresholds =
             one_per_row(C{}, "pivot_threshold", pivot_threshold.value_or(Rules::kInfinity), row_pivot_threshold),
-        .use_trigger = delta.has_value() || row_delta.has_value(),
         .deltas = one_per_row(C{}, "delta", delta.value_or(0), row_delta),
         .baselines = one_per_row(C{}, "baseline", baseline, row_baseline),
         .initials = initials,
-        .hold = hold,
-        .want_mask = want_mask,
         .sequence_signs = one_per_row(double{}, "sequence_sign", sequence_sign.value_or(0), row_sequence_sign),
+        .use_trigger = delta.has_value() || row_delta.has_value(),
+        .hold = hold,
         .keep_neutral = keep_neutral,
     };
-    backend.run(static_cast<Reduce>(reduce), data<T>("rewards", rewards, tokens, backend), valid, *rows, rules, out);
+    backend.run(static_cast<Reduce>(reduce), data<T>("rewards", rewards, tokens, backend), valid, *rows, rules, out,
+                mutable_data<int32_t>(counts));
   });
   return {ids, counts, lengths, segment_rewards, signs, loss_mask};
 }

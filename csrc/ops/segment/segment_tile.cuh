@@ -1,10 +1,59 @@
-// One thread's tokens of a tile, as rewards and as bitmasks (bit 0: the first token).
+// `segment` as two scans over a tile. A scan over PrefixState determines where segments start; with that, a scan over
+// OpenSegment counts and reduces them. ThreadTokens are one thread's part of both.
 #pragma once
 
-#include "../hysteresis/schmitt_bitparallel.h"
-#include "segment_scan.cuh"
+#include "../../cuda/lookback.cuh"
+#include "../../cuda/tile_schedule.cuh"
+#include "segment_params.h"
 
 namespace segkernel {
+
+// 8 items per thread: the block-wide scans dominate, so fewer threads are better. Blocks of short rows have only as
+// many warps as the rows need.
+constexpr int kSegmentItems = 8;
+constexpr int kSegmentThreads = kTile / kSegmentItems;
+
+// Scan state of a run of tokens: the last valid reward, and the transition function of the Schmitt trigger.
+template <class C>
+struct PrefixState {
+  C reward;
+  int16_t any;  // whether the run has a valid token
+  int16_t transition;
+
+  static __device__ PrefixState identity() { return {0, false, kUnchanged}; }
+
+  static __device__ PrefixState combine(const PrefixState& earlier, const PrefixState& later) {
+    return {later.any ? later.reward : earlier.reward, static_cast<int16_t>(earlier.any | later.any),
+            static_cast<int16_t>(then_transition(earlier.transition, later.transition))};
+  }
+};
+
+// Scan state of a run of tokens: the number of segment starts, and the tokens since the last one.
+template <Reduce kReduce, class C>
+struct OpenSegment {
+  int32_t segments;
+  int32_t length;  // 0: the run has no valid token
+  C folded;
+
+  static __device__ OpenSegment identity() { return {0, 0, fold_identity<kReduce, C>()}; }
+
+  static __device__ OpenSegment combine(const OpenSegment& earlier, const OpenSegment& later) {
+    if (later.length == 0) return earlier;
+    if (later.segments > 0) return {earlier.segments + later.segments, later.length, later.folded};
+    return {earlier.segments, earlier.length + later.length, fold<kReduce>(earlier.folded, later.folded)};
+  }
+};
+
+// The states of a tile's threads as a scan, and the state of all earlier tiles of the row.
+template <class State>
+__device__ inline ExclusiveScan<State> scan(const State& mine) {
+  return block_scan<kSegmentThreads>(mine, State::identity(), State::combine);
+}
+template <class State>
+__device__ inline State look_back(const TileAggregates<State>& aggregates, const Tile& tile) {
+  if (tile.index == 0) return State::identity();
+  return look_back<kSegmentThreads>(aggregates, tile.first_block(), tile.block, State::identity(), State::combine);
+}
 
 // Segments that end in a tile, in shared memory. Each start ends the previous segment, and the row's end the last one.
 template <class C>
@@ -20,7 +69,7 @@ struct EndedSegments {
   }
 };
 
-// Means are folded as sums; the division is done when a segment is written.
+// Bit i of a mask is the thread's token i. Means are folded as sums; the division is done when a segment is written.
 template <Reduce kReduce, class T, class C = compute_t<T>>
 class ThreadTokens {
  public:
@@ -28,63 +77,43 @@ class ThreadTokens {
   __device__ ThreadTokens(const T* rewards, const bool* mask, int length, const SegmentRule<C>& rule)
       : length_(length), rule_(rule) {
     const auto narrow = load_items<kSegmentItems>(rewards, first(), length);
-    if (mask != nullptr) {
-      const auto valid = load_items<kSegmentItems>(mask, first(), length);
-      valid_ = 0;
-#pragma unroll
-      for (int i = 0; i < kSegmentItems; ++i) valid_ |= bit(valid.of[i], i);
-    } else {
-      const int here = length - first() < 0 ? 0 : length - first() < kSegmentItems ? length - first() : kSegmentItems;
-      valid_ = (1u << here) - 1;
-    }
-    above_ = below_ = 0;
+    Items<bool, kSegmentItems> valid;
+    if (mask != nullptr) valid = load_items<kSegmentItems>(mask, first(), length);
 #pragma unroll
     for (int i = 0; i < kSegmentItems; ++i) {
       rewards_[i] = widen(narrow.of[i]);
-      above_ |= bit(is_above(rewards_[i], rule.high), i);
-      below_ |= bit(is_below(rewards_[i], rule.low), i);
+      valid_ |= bit(mask != nullptr ? valid.of[i] : first() + i < length, i);
     }
-    above_ &= valid_;
-    below_ &= valid_;
-    settled_ = rule.hold ? above_ | below_ : valid_;
   }
 
   static __device__ int first() { return static_cast<int>(threadIdx.x) * kSegmentItems; }
 
   __device__ PrefixState<C> prefix_state() const {
     auto result = PrefixState<C>::identity();
-    result.any = valid_ != 0;
 #pragma unroll
     for (int i = 0; i < kSegmentItems; ++i) {
-      if (is(valid_, i)) result.reward = rewards_[i];
-    }
-    if (settled_ != 0) {
-      const int last = last_bit(settled_);
-      result.transition = static_cast<int16_t>((above_ >> last & 1) - (below_ >> last & 1));
+      if (is(valid_, i)) result = {rewards_[i], true, static_cast<int16_t>(step(result.transition, i))};
     }
     return result;
   }
 
-  // Computes trigger states and segment starts. `before`: of all earlier tokens of the row and the initial state.
+  // Finds the segment starts. `before`: of all earlier tokens of the row and the initial state.
   __device__ OpenSegment<kReduce, C> open_segment(const PrefixState<C>& before) {
-    unsigned pivots = 0;
-    C previous = before.reward;
+    state_ = before.transition;
+    auto last = before;
 #pragma unroll
     for (int i = 0; i < kSegmentItems; ++i) {
       if (!is(valid_, i)) continue;
-      pivots |= bit(is_pivot(rewards_[i], previous, rule_.pivot_threshold), i);
-      previous = rewards_[i];
+      const int next = step(last.transition, i);
+      const bool first = !last.any;
+      starts_ |=
+          bit(starts_segment(first, rewards_[i], last.reward, rule_.pivot_threshold, next, int{last.transition}), i);
+      last = {rewards_[i], true, static_cast<int16_t>(next)};
     }
-    positive_ = propagate_state<unsigned>(above_, ~settled_, before.transition > 0);
-    negative_ = propagate_state<unsigned>(below_, ~settled_, before.transition < 0);
-    const unsigned changed = (positive_.now ^ positive_.before) | (negative_.now ^ negative_.before);
-    const unsigned first = before.any ? 0 : valid_ & -valid_;
-    starts_ = valid_ & (first | pivots | changed);
-
     auto result = OpenSegment<kReduce, C>::identity();
     each_fold(result.folded, [](int) {});
     result.segments = __popc(starts_);
-    result.length = __popc(starts_ == 0 ? valid_ : valid_ >> last_bit(starts_));
+    result.length = __popc(starts_ == 0 ? valid_ : valid_ >> last_lane(starts_));
     return result;
   }
 
@@ -95,32 +124,31 @@ class ThreadTokens {
                         EndedSegments<C>& ended) const {
     Items<int32_t, kSegmentItems> id;
     Items<bool, kSegmentItems> kept;
-    const unsigned keep = ((keeps(1) ? positive_.now : 0) | (keeps(-1) ? negative_.now : 0) |
-                           (keeps(0) ? ~(positive_.now | negative_.now) : 0)) &
-                          valid_;
+    int state = state_;
     each_fold(open.folded, [&](int i) {
       if (is(starts_, i)) {
-        const int state = is(positive_.before, i) - is(negative_.before, i);
         ended.set(open.segments - started, open.folded, open.length, state);
         ++open.segments;
         open.length = 0;
       }
-      open.length += is(valid_, i);
+      if (is(valid_, i)) {
+        ++open.length;
+        state = step(state, i);
+      }
       id.of[i] = is(valid_, i) ? open.segments - 1 : -1;
-      kept.of[i] = is(keep, i);
+      kept.of[i] = is(valid_, i) && keeps(state, rule_.sequence_sign, rule_.keep_neutral);
     });
     store_items(ids, first(), length_, id);
     if (mask != nullptr) store_items(mask, first(), length_, kept);
-    if (!ends_row) return;
-    const int state = is(positive_.now, kSegmentItems - 1) - is(negative_.now, kSegmentItems - 1);
-    ended.set(open.segments - started, open.folded, open.length, state);
+    if (ends_row) ended.set(open.segments - started, open.folded, open.length, state);
   }
 
  private:
   static __device__ unsigned bit(bool set, int i) { return set ? 1u << i : 0; }
   static __device__ bool is(unsigned bits, int i) { return (bits >> i & 1) != 0; }
-  static __device__ int last_bit(unsigned bits) { return last_lane(bits); }
-  __device__ bool keeps(int state) const { return segkernel::keeps(state, rule_.sequence_sign, rule_.keep_neutral); }
+  __device__ int step(int state, int i) const {
+    return schmitt_step(state, rewards_[i], rule_.low, rule_.high, rule_.hold);
+  }
 
   // Folds the tokens into `folded` in order. Calls at(i) before token i.
   template <class At>
@@ -135,10 +163,8 @@ class ThreadTokens {
   const int length_;
   const SegmentRule<C>& rule_;
   C rewards_[kSegmentItems];
-  unsigned valid_, above_, below_;
-  unsigned settled_;  // tokens whose state does not depend on the previous one
-  unsigned starts_;
-  StateBits<unsigned> positive_, negative_;
+  unsigned valid_ = 0, starts_ = 0;
+  int state_;  // of the trigger before the first token
 };
 
 }  // namespace segkernel

@@ -158,10 +158,7 @@ struct Outputs {
       : ids(length, -7), lengths(length, -7), rewards(length, -7), signs(length, -7) {
     if (want_mask) mask.reset(new bool[length + 1]());
   }
-  SegmentRowOut row() {
-    const auto capacity = static_cast<int64_t>(ids.size());
-    return {ids.data(), lengths.data(), rewards.data(), signs.data(), mask.get(), capacity};
-  }
+  SegmentOut row() { return {ids.data(), lengths.data(), rewards.data(), signs.data(), mask.get()}; }
 };
 
 template <class T>
@@ -172,20 +169,20 @@ void check_segment() {
     const size_t length = rewards.size();
     const bool trigger = below(3) != 0;
     const SegmentRule<float> rule{
-        .use_trigger = trigger,
         .pivot_threshold = trigger && below(2) == 0 ? INFINITY : 0.75f,
         .low = trigger ? -0.5f : -INFINITY,
         .high = trigger ? 0.25f : INFINITY,
         .baseline = -0.125f,
         .initial = trigger ? below(3) - 1 : 0,
-        .hold = !trigger || below(2) == 0,
-        .want_mask = below(2) == 0,
         .sequence_sign = below(3) - 1,
+        .use_trigger = trigger,
+        .hold = !trigger || below(2) == 0,
         .keep_neutral = below(2) == 0,
     };
+    const bool want_mask = below(2) == 0;
     for (const Reduce reduce : {Reduce::sum, Reduce::mean, Reduce::last, Reduce::max, Reduce::min}) {
-      Outputs actual(length, rule.want_mask), expected(length, rule.want_mask);
-      const SegmentRowOut actual_row = actual.row(), expected_row = expected.row();
+      Outputs actual(length, want_mask), expected(length, want_mask);
+      const SegmentOut actual_row = actual.row(), expected_row = expected.row();
       const int32_t count =
           segment_simd(reduce, rewards.data(), mask.get(), static_cast<int64_t>(length), rule, actual_row);
       const int32_t expected_count = dispatch_reduce(reduce, [&]<Reduce kReduce>() {
@@ -193,7 +190,7 @@ void check_segment() {
       });
       expect(count == expected_count, "segment: count");
       expect(actual.ids == expected.ids, "segment: ids");
-      for (size_t t = 0; rule.want_mask && t < length; ++t) {
+      for (size_t t = 0; want_mask && t < length; ++t) {
         expect(actual.mask[t] == expected.mask[t], "segment: mask");
       }
       for (int32_t k = 0; k < std::min(count, expected_count); ++k) {

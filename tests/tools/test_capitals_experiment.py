@@ -208,7 +208,7 @@ def test_results_have_every_measure(finished):
             assert 0 <= values[0] <= (1 if name in shares or name.startswith("kept") else 600), name
     of = {(entry["method"], entry["condition"]): entry["per_seed"] for entry in results["methods"]}
     everything = {column.measure for column in EXPERIMENT.columns}
-    # What the controls read, besides the columns.
+    # Columns that only the controls read.
     read = {"kept_chosen", "kept_rejected", "segment_length"}
     assert of["asr-dpo", ALL_PAIRS].keys() == everything | read
     assert of["ppo", ALL_PAIRS].keys() == everything - {"masked_preference_accuracy", "segments"}

@@ -37,7 +37,7 @@ GROUPS = {
     "token_logprobs": 45,
     "token_logprobs_backward": 45,
     "segment": 25,
-    "select_tokens": 20,
+    "select_tokens": 15,
     "gae": 20,
     "linear_token_logprobs": 45,
 }

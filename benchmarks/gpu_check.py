@@ -36,9 +36,9 @@ GROUPS = {
     "bandwidth": 20,
     "token_logprobs": 45,
     "token_logprobs_backward": 45,
-    "segment": 25,
-    "select_tokens": 15,
-    "gae": 20,
+    "segment": 20,
+    "select_tokens": 14,
+    "gae": 15,
     "linear_token_logprobs": 45,
 }
 REHEARSAL_SHARE = 240

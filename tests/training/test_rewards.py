@@ -16,6 +16,7 @@ from segkernel.training import (
 )
 from segkernel.training.data.columns import PAIRS, SIDES
 from segkernel.training.data.tables import to_dataset
+from segkernel.training.models import load_scoring_model
 from segkernel.training.report_examples import report_examples
 from segkernel.training.rewards.implicit import ImplicitRewardScorer
 from segkernel.training.segmentation.pairs import fit_to_pairs
@@ -43,6 +44,42 @@ def test_reward_scores_the_last_response_token(tmp_path: Path, tokenizer: Any, s
             score = [model(torch.tensor([[*row["prompt_ids"], *row[f"{s}_ids"]]])).logits[0, -1, 0] for s in SIDES]
             torch.testing.assert_close(metrics["scores/chosen"][index], score[0], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(losses[index], -F.logsigmoid(score[0] - score[1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_summed_reward_scores_a_response_by_its_own_tokens(tmp_path: Path, tokenizer: Any, side: str) -> None:
+    padded = tiny_tokenizer()
+    padded.padding_side = side
+    model = tiny_reward_model(tokenizer).eval()
+    config = RewardConfig(str(tmp_path / "reward"), score="sum", **QUICK_PAIRS)
+    trainer = RewardTrainer(model, config, pairs(4), None, padded)
+    with torch.no_grad():
+        losses, metrics = trainer.pair_losses(model, trainer.data_collator(trainer.train_dataset))
+    outputs = []  # of the response tokens: [side of row 0, ...]
+    for index, row in enumerate(trainer.train_dataset):
+        for name in SIDES:
+            ids, prompt = [*row["prompt_ids"], *row[f"{name}_ids"]], len(row["prompt_ids"])
+            with torch.no_grad():
+                outputs.append(model(torch.tensor([ids])).logits[0, prompt:, 0])
+            torch.testing.assert_close(metrics[f"scores/{name}"][index], outputs[-1].sum(), rtol=1e-4, atol=1e-5)
+    margins = torch.stack([one.sum() - other.sum() for one, other in zip(outputs[::2], outputs[1::2], strict=True)])
+    torch.testing.assert_close(losses, -F.logsigmoid(margins), rtol=1e-4, atol=1e-5)
+
+    # The saved model says how it is read: the differences of its prefix scores are its outputs.
+    trainer.save_model()
+    padded.save_pretrained(tmp_path / "reward")
+    scorer = load_scoring_model(str(tmp_path / "reward"), padded)
+    rewarded = ASRDPOTrainer(
+        tiny_lm(tokenizer),
+        ASRDPOConfig(str(tmp_path / "asr"), **QUICK_PAIRS),
+        pairs(4),
+        None,
+        padded,
+        reward_model=scorer,
+    )
+    found = [torch.tensor(row[f"{name}_token_rewards"]) for row in rewarded.train_dataset for name in SIDES]
+    for expected, rewards in zip(outputs, found, strict=True):
+        torch.testing.assert_close(rewards.float(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["difference", "prefix"])

@@ -1,16 +1,21 @@
 """Reward model: Bradley-Terry on whole responses, read at every token.
 
-The score of a sequence is the head's output at its last response token. Since the model is causal, its output at
-any earlier token is the score of that prefix, which is what token rewards are made of (arXiv 2411.00809, 2411.08302).
+The score of a response is the head's output at its last token (`last`), or the sum of the outputs at its tokens
+(`sum`). Since the model is causal, every prefix has a score as well, and token rewards are made of these (arXiv
+2411.00809, 2411.08302). Preferences between whole responses say nothing about the output at a token before the last
+one, so prefix scores of the first kind are good only as far as the model generalizes from responses to prefixes. A sum
+gives each token its own share of the score, so every output is trained.
 """
 
 from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from segkernel import _validate
 from segkernel.losses import bradley_terry_loss
 from segkernel.training.rewards.prefix_scores import sequence_scores
-from segkernel.training.rewards.reward_model import prefix_scores
+from segkernel.training.rewards.reward_model import ScoreReduction, prefix_scores, set_score_reduction
 from segkernel.training.trainer.batches import Batch
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 
@@ -20,12 +25,28 @@ class RewardConfig(PreferenceConfig):
     """Settings of `RewardTrainer`."""
 
     learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's peak learning rate."})
+    score: ScoreReduction = field(
+        default="last",
+        metadata={
+            "help": "Score of a response: the model's output at its `last` token, or the `sum` of the outputs at its "
+            "tokens, which makes better token rewards."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _validate.one_of("score", self.score, get_args(ScoreReduction))
 
 
 class RewardTrainer(PreferenceTrainer):
     """Trains a model with one output per token (`num_labels=1`) to score `chosen` above `rejected`."""
 
     accuracy_metric = "accuracy"
+    args: RewardConfig
+
+    def __init__(self, model: Any, args: RewardConfig, *rest: Any, **kwargs: Any) -> None:
+        set_score_reduction(model, args.score)
+        super().__init__(model, args, *rest, **kwargs)
 
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         scores = prefix_scores(model, batch)  # [2 * B, T]

@@ -1,20 +1,42 @@
 """Scores read from a reward model at every token."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from segkernel.training.models.forward import innermost
 from segkernel.training.rewards.functions import function_scorer
 from segkernel.training.rewards.prefix_scores import PrefixScorer
 from segkernel.training.trainer.batches import Batch, model_logits
 
+# Score of a response: the head's output at its last token, or the sum of the outputs at its tokens.
+ScoreReduction = Literal["last", "sum"]
+REDUCTION = "segkernel_score_reduction"  # attribute of the model's config, saved with it
+
 
 def prefix_scores(model: nn.Module, batch: Batch) -> Tensor:
-    """A reward model's score of every prefix, `[rows, T]`; meaningless at padding."""
-    return model_logits(model, batch)[..., 0].float()
+    """A reward model's score of every prefix, `[rows, T]`; meaningless at padding.
+
+    A model that adds up its outputs scores the tokens of the response only: the score of the prompt is 0.
+    """
+    outputs = model_logits(model, batch)[..., 0].float()
+    if score_reduction(model) == "last":
+        return outputs
+    return outputs.masked_fill(~batch["response_mask"].flatten(0, -2), 0.0).cumsum(1)
+
+
+def score_reduction(model: nn.Module) -> ScoreReduction:
+    """How a reward model's outputs make its score; `last` for models that do not say."""
+    return getattr(getattr(innermost(model), "config", None), REDUCTION, "last")
+
+
+def set_score_reduction(model: nn.Module, reduction: ScoreReduction) -> None:
+    """Choose how a reward model's outputs make its score; it is saved with the model."""
+    config: Any = innermost(model).config
+    setattr(config, REDUCTION, reduction)
 
 
 class RewardModelScorer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.experiments.capitals.methods import METHODS
@@ -10,6 +9,7 @@ from benchmarks.experiments.capitals.preferences import ASR_DPO
 from benchmarks.experiments.capitals.rewarded import FIXED, IMPLICIT, NOISY, TRUE_CREDIT
 from benchmarks.experiments.capitals.rollouts import ASR_PPO, ASR_RFT
 from benchmarks.experiments.framework.experiment import Candidate, Method, Question
+from benchmarks.experiments.framework.questions import option
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 DELTAS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -19,23 +19,6 @@ DEVIATIONS = "in standard deviations of the token rewards"
 # The pairs that a method on segments is meant for, and those that it is not.
 SWEPT = ("all pairs", "adversarial pairs")
 MAIN = ("all pairs",)
-
-
-def option(method: Method, name: str, values: Iterable[Any], **question: Any) -> Question:
-    """A question about one option of a method."""
-    candidates = [Candidate(label(value), method.with_options(**{name: value})) for value in values]
-    return Question(name.replace("_", " "), method, candidates, **question)
-
-
-def label(value: Any) -> str:
-    """
-    Example:
-        >>> label(0.5), label(True), label("mean")
-        ('0.5', 'yes', 'mean')
-    """
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def deltas(method: Method, **question: Any) -> Question:

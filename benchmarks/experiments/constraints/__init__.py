@@ -1,0 +1,1 @@
+"""Experiment on a real language model: answers under constraints whose violations have exact token spans."""

@@ -1,0 +1,86 @@
+"""Sampled answers, and checks of their form."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.experiments.constraints.prompts import Prompt
+from benchmarks.experiments.constraints.rules import RULES, violations
+from segkernel.training.models.response_tokens import ResponseTokens
+from segkernel.training.sampling import SamplingOptions, sample_responses
+
+MAX_TOKENS = 72
+FEWEST_WORDS, MOST_REPEATS = 12, 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Token ids of an answer, with the EOS last unless it was cut off, and its text without the EOS."""
+
+    ids: tuple[int, ...]
+    text: str
+    ended: bool
+
+    @property
+    def met(self) -> tuple[bool, ...]:
+        """Whether the answer meets each rule."""
+        return tuple(count == 0 for count in violations(self.text))
+
+    @property
+    def is_well_formed(self) -> bool:
+        """Whether the answer is plain prose that ends by itself: no cut-off, fragment, list, markup or repetition."""
+        words = self.text.lower().split()
+        triples = Counter(zip(words, words[1:], words[2:], strict=False))
+        return (
+            self.ended
+            and len(words) >= FEWEST_WORDS
+            and self.text.isascii()
+            and not any(sign in self.text for sign in "\n*#<>[]|{}_")
+            and self.text.rstrip().endswith((".", "!", "?", '"'))
+            and max(triples.values(), default=0) < MOST_REPEATS
+        )
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    text = tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def sample_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    seed: int,
+    samples: int = 1,
+    temperature: float = 0.8,
+    batch_size: int = 128,
+) -> list[list[Answer]]:
+    """Sample answers to every prompt."""
+    tokens = ResponseTokens.of(model, tokenizer, pad_id=tokenizer.pad_token_id)
+    keys = [(seed, row, number) for row in range(len(prompts)) for number in range(samples)]
+    encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    responses = sample_responses(
+        model,
+        [encoded[row] for _, row, _ in keys],
+        keys,
+        SamplingOptions(max_new_tokens=MAX_TOKENS, temperature=temperature),
+        tokens=tokens,
+        batch_size=batch_size,
+    )
+    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+    ended = tokens.ended(responses).tolist()
+    answers = [Answer(tuple(ids), text, end) for ids, text, end in zip(responses, texts, ended, strict=True)]
+    return [answers[first : first + samples] for first in range(0, len(answers), samples)]
+
+
+def shares_met(answers: Sequence[Answer]) -> dict[str, float]:
+    """Share of answers that meet each rule, and all of them."""
+    rows = [answer.met for answer in answers]
+    shares = {rule.name: sum(row[index] for row in rows) / len(rows) for index, rule in enumerate(RULES)}
+    return {**shares, "all": sum(map(all, rows)) / len(rows)}

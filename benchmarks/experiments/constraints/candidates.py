@@ -1,0 +1,26 @@
+"""Questions that the tuning run answers, with their candidates."""
+
+from __future__ import annotations
+
+from benchmarks.experiments.constraints.preferences import ASR_DPO, DPO
+from benchmarks.experiments.constraints.rejection import ASR_RFT, RFT
+from benchmarks.experiments.framework.questions import option
+
+DEVIATIONS = "in standard deviations of the token rewards"
+
+QUESTIONS = [
+    option(ASR_DPO, "baseline_shift", (0.0, -0.5, -1.0, -1.5), unit=DEVIATIONS),
+    option(ASR_DPO, "delta", (0.0, 0.25, 0.5, 1.0), unit=DEVIATIONS),
+    option(ASR_DPO, "hold", (True, False)),
+    option(ASR_DPO, "token_rewards", ("difference", "prefix")),
+    option(ASR_DPO, "baseline", ("mean", "sequence", "prompt")),
+    option(ASR_DPO, "smoothing", (1, 3)),
+    option(ASR_DPO, "min_segment_length", (1, 3)),
+    option(ASR_DPO, "rejected_weight", (0.5, 1.0)),
+    option(ASR_DPO, "rpo_alpha", (0.0, 0.3)),
+    option(DPO, "learning_rate", (3e-5, 1e-4, 3e-4)),
+    option(ASR_DPO, "learning_rate", (3e-5, 1e-4, 3e-4)),
+    option(DPO, "rejected_weight", (0.1, 1.0)),
+    option(ASR_RFT, "baseline_shift", (0.0, -0.5, -1.0), unit=DEVIATIONS),
+    option(RFT, "learning_rate", (3e-5, 1e-4, 3e-4)),
+]

@@ -1,0 +1,80 @@
+"""Measures of a policy under constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.experiments.constraints.answers import Answer, prompt_ids, sample_answers, shares_met
+from benchmarks.experiments.constraints.pairs import Pair
+from benchmarks.experiments.constraints.rules import token_credit
+from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
+from benchmarks.experiments.policies.credit import TrainedResponse, responses_of_pairs
+from benchmarks.experiments.policies.logprobs import PairMasks, divergence, pair_logprobs, preference_accuracy
+
+BATCH = 32
+
+
+def measure_policy(work: ConstraintsWorkspace, model: PreTrainedModel) -> dict[str, float]:
+    """Constraints that its sampled answers meet, its distance from the start model, how it ranks held-out pairs."""
+    prompts = work.prompts("questions", work.settings.questions, held_out=True)
+    found = sample_answers(model, work.tokenizer, prompts, seed=work.seed, temperature=work.settings.temperature)
+    answers = [one for (one,) in found]
+    ids = [list(one.ids) for one in answers]
+    encoded = [prompt_ids(work.tokenizer, prompt) for prompt in prompts]
+    return {
+        **measure_answers(answers),
+        "kl": divergence(model, work.policy(), encoded, ids, batch_size=BATCH),
+        "preference_accuracy": held_out_accuracy(work, model),
+    }
+
+
+def measure_answers(answers: Sequence[Answer]) -> dict[str, float]:
+    """Shares over answers. A malformed answer meets no constraint, except in the shares by rule.
+
+    Example:
+        >>> text = "Rivers carry water down from hills. They feed towns and fields on every side."
+        >>> good, cut = Answer((1, 2), text, True), Answer((1, 2, 3), text, False)
+        >>> measure_answers([good, cut])["met"]
+        0.5
+    """
+    formed = [one.is_well_formed for one in answers]
+    met = [sum(one.met) / len(one.met) if fine else 0.0 for one, fine in zip(answers, formed, strict=True)]
+    every = [fine and all(one.met) for one, fine in zip(answers, formed, strict=True)]
+    return {
+        "met": sum(met) / len(met),
+        "all_met": sum(every) / len(every),
+        "malformed": 1 - sum(formed) / len(formed),
+        "length": sum(len(one.ids) for one in answers) / len(answers),
+        **{name: share for name, share in shares_met(answers).items() if name != "all"},
+    }
+
+
+def held_out_accuracy(
+    work: ConstraintsWorkspace, model: PreTrainedModel, masks: Sequence[PairMasks] | None = None
+) -> float:
+    """Share of held-out pairs ranked right by the policy's implicit reward, of whole answers or under masks."""
+    rows = work.rows(work.measured_pairs())
+    before, after = (pair_logprobs(policy, rows, batch_size=BATCH) for policy in (work.policy(), model))
+    return preference_accuracy(before, after, masks)
+
+
+def answer_credit(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+    """True credit of each token of an answer. A special token, such as the EOS, violates nothing."""
+    return token_credit([str(tokenizer.decode([token], skip_special_tokens=True)) for token in ids])
+
+
+def trained_pairs(
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]], pairs: Sequence[Pair]
+) -> list[TrainedResponse]:
+    """Both sides of every pair with their masks and true credit."""
+    credits = [
+        {
+            "chosen": answer_credit(tokenizer, pair.chosen.ids),
+            "rejected": answer_credit(tokenizer, pair.rejected.ids),
+        }
+        for pair in pairs
+    ]
+    return responses_of_pairs(rows, credits)

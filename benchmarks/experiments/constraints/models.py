@@ -1,0 +1,54 @@
+"""Policies and reward models on a shared frozen trunk, saved as the weights that were trained."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import LlamaForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.experiments.constraints.trunk import HiddenStates, freeze_trunk
+from segkernel.training.models import ModelArguments, load_causal_lm, load_tokenizer
+
+
+class Models:
+    """Models of one process: the pretrained one is read once, and its frozen layers run once per text."""
+
+    def __init__(self, name: str, trained_layers: int) -> None:
+        logging.getLogger("segkernel").setLevel(logging.ERROR)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(ModelArguments(model=name), ())
+        self.pretrained: PreTrainedModel = load_causal_lm(ModelArguments(model=name), self.tokenizer)
+        self.trained_layers = trained_layers
+        self.cache = HiddenStates()
+
+    def policy(self, folder: Path | None = None) -> PreTrainedModel:
+        """Policy saved in a folder; the pretrained model without one."""
+        return self._on_trunk(copy.deepcopy(self.pretrained), folder)
+
+    def reward_model(self, folder: Path | None = None) -> PreTrainedModel:
+        """Reward model saved in a folder; one with a new head of zeros without one."""
+        config = copy.deepcopy(self.pretrained.config)
+        config.num_labels, config.classifier_dropout = 1, 0.0
+        model = LlamaForTokenClassification(config)
+        model.model.load_state_dict(self.pretrained.base_model.state_dict())
+        for parameter in model.score.parameters():
+            nn.init.zeros_(parameter)
+        return self._on_trunk(model, folder)
+
+    def _on_trunk(self, model: PreTrainedModel, folder: Path | None) -> PreTrainedModel:
+        freeze_trunk(model, self.cache, trained=self.trained_layers)
+        if folder is not None:
+            missing, unexpected = model.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)
+            assert not unexpected
+            assert not any(model.get_parameter(name).requires_grad for name in missing)
+        return model.eval()
+
+
+def save_trained(model: PreTrainedModel, folder: Path) -> None:
+    """Save the weights that are trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    save_file(trained, folder / "trained.safetensors")

@@ -1,0 +1,116 @@
+"""Rejection sampling and its variants, on the answers that the start model gave to the training prompts."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from datasets import Dataset
+
+from benchmarks.experiments.constraints.answers import MAX_TOKENS, prompt_ids
+from benchmarks.experiments.constraints.measures import answer_credit
+from benchmarks.experiments.constraints.preferences import LEARNING_RATE, START, fit, training
+from benchmarks.experiments.constraints.stages import REWARD
+from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
+from benchmarks.experiments.framework.experiment import Method
+from benchmarks.experiments.framework.jobs import Job, Need
+from benchmarks.experiments.policies.credit import TrainedResponse
+from benchmarks.experiments.policies.timing import timing
+from benchmarks.experiments.policies.training import TrainedPolicy, segment_options
+from segkernel.training import (
+    ASRRFTConfig,
+    ASRRFTTrainer,
+    RandomRFTConfig,
+    RandomRFTTrainer,
+    RFTConfig,
+    RFTTrainer,
+)
+from segkernel.training.data.columns import RESPONSES
+from segkernel.training.data.tables import to_dataset
+
+Answered = list[tuple[list[int], list[list[int]]]]  # token ids of prompts, each with those of its answers
+
+
+class WithAnswers:
+    """Mixin of rejection-sampling trainers: samples are answers that exist already, the same for every method."""
+
+    answered: Answered
+
+    def sample_prompts(self, prompts: Dataset) -> Dataset:
+        rows = [
+            {"prompt_index": index, "prompt_ids": prompt, "response_ids": answer}
+            for index, (prompt, answers) in enumerate(self.answered)
+            for answer in answers
+        ]
+        return to_dataset(rows, RESPONSES, "samples")
+
+
+def rejection_sampling(
+    work: ConstraintsWorkspace,
+    job: Job,
+    *,
+    trainer_type: type[RFTTrainer],
+    config_type: type[RFTConfig],
+    **options: Any,
+) -> TrainedPolicy:
+    answered = [
+        (prompt_ids(work.tokenizer, prompt), [list(one.ids) for one in answers])
+        for prompt, answers in work.answers("training")
+    ]
+    bound = type(trainer_type.__name__, (WithAnswers, trainer_type), {"answered": answered})
+    config = config_type(
+        samples=work.settings.samples, max_new_tokens=MAX_TOKENS, **work.policy_options(job), **options
+    )
+    prompts = [{"prompt_ids": prompt} for prompt, _ in answered]
+    reward_model = work.reward_model(reward_job(job))
+    with timing((trainer_type, "accept")) as accepting:
+        trainer = bound(work.policy(), config, prompts, None, work.tokenizer, reward_model=reward_model)
+    fit(trainer)
+    rows: Any = trainer.train_dataset
+    responses = []
+    for row in rows:
+        credit = answer_credit(work.tokenizer, row["response_ids"])
+        responses.append(TrainedResponse(row.get("mask") or [True] * len(credit), credit, 1))
+    return TrainedPolicy(trainer.model, responses, accepting.seconds)
+
+
+def reward_job(job: Job) -> Job:
+    """Job of the reward model that a method needs, itself or through the method that it is a control of."""
+    return next(one if one.step.name == REWARD.name else reward_job(one) for one in job.needs)
+
+
+def random_rft(work: ConstraintsWorkspace, job: Job) -> TrainedPolicy:
+    """Rejection sampling on as many tokens as asr-rft kept."""
+    share = work.finished(job.need("asr-rft"))["tokens_trained"]
+    return rejection_sampling(work, job, trainer_type=RandomRFTTrainer, config_type=RandomRFTConfig, share=share)
+
+
+NEEDS = (Need(REWARD, {"pairs": "rewards"}),)
+RFT = Method(
+    "rft",
+    training(partial(rejection_sampling, trainer_type=RFTTrainer, config_type=RFTConfig)),
+    uses=("rewards",),
+    needs=NEEDS,
+    options=LEARNING_RATE,
+    baseline=START,
+    decides=True,
+)
+ASR_RFT = Method(
+    "asr-rft",
+    training(partial(rejection_sampling, trainer_type=ASRRFTTrainer, config_type=ASRRFTConfig)),
+    uses=("rewards",),
+    needs=NEEDS,
+    options={**LEARNING_RATE, **segment_options(baseline_shift=-1.0, delta=0.5)},
+    baseline=RFT,
+    decides=True,
+)
+RANDOM_RFT = Method(
+    "random-rft",
+    training(random_rft),
+    uses=("rewards",),
+    needs=(Need(ASR_RFT),),
+    options=LEARNING_RATE,
+    baseline=ASR_RFT,
+)
+
+REJECTION_METHODS = [RFT, ASR_RFT, RANDOM_RFT]

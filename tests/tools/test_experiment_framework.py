@@ -21,6 +21,7 @@ from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.framework.settings import Settings
 from benchmarks.experiments.framework.tables import candidate_table, detailed_table, method_table, stage_table
 from benchmarks.experiments.framework.workspace import Workspace
+from benchmarks.experiments.registry import MODULES
 
 ROOT = Path(__file__).parents[2]
 
@@ -209,6 +210,23 @@ def test_killed_run_resumes_with_unfinished_jobs(tmp_path):
     assert not leftover.exists()
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_measure_that_a_seed_lacks_leaves_the_cell_empty(tmp_path, lacking):
+    """Results of an earlier version lack the measures that were added later."""
+    run(Plan(STUB), tmp_path)
+    for method, seeds in ((PLAIN, {1 - lacking}), (MASKED, {0, 1})):
+        for seed in seeds:
+            work, job = StubWorkspace(STUB.settings, tmp_path, seed), method.job(seed, {"pairs": "all"})
+            work.store(job, {**work.finished(job), "lints": 2.0})
+    results = run(Plan(STUB), tmp_path)
+    masked = entries(results)["masked", "all pairs"]
+    assert masked["per_seed"]["lints"] == [2.0, 2.0]
+    assert "lints" not in masked["against_baseline"]
+    rows = detailed_table(results).to_dict("records")
+    shown = {row["method"]: row["lints"] for row in rows if row["trained on"] == "all pairs"}
+    assert shown == {"start": "", "plain": "", "masked": "2.0 ± 0.0", "control": ""}
+
+
 def test_failed_job_is_named_and_finished_ones_are_kept(tmp_path):
     def fail(work, job):
         raise ZeroDivisionError
@@ -331,7 +349,8 @@ def test_command_line_refuses_bad_arguments(capsys):
 
 def test_pages_show_the_stored_results():
     page = command.PAGE.read_text(encoding="utf-8")
-    for path in sorted(command.RESULTS.glob("*.json")):
+    runs = [name for task in MODULES for name in (task, f"{task}-tuning")]
+    for path in filter(Path.is_file, (command.RESULTS / f"{name}.json" for name in runs)):
         begin, end = markers(path.stem)
         results = json.loads(path.read_text(encoding="utf-8"))
         assert f"{begin}\n{page_text(results)}\n{end}\n" in page, path.name

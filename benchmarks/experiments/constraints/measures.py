@@ -8,24 +8,31 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.experiments.constraints.answers import Answer, prompt_ids, sample_answers, shares_met
+from benchmarks.experiments.constraints.grammar import lints_per_100_words
 from benchmarks.experiments.constraints.pairs import Pair
 from benchmarks.experiments.constraints.rules import token_credit
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
+from benchmarks.experiments.framework.jobs import Job
 from benchmarks.experiments.policies.credit import TrainedResponse, responses_of_pairs
 from benchmarks.experiments.policies.logprobs import PairMasks, divergence, pair_logprobs, preference_accuracy
 
 BATCH = 32
 
 
-def measure_policy(work: ConstraintsWorkspace, model: PreTrainedModel) -> dict[str, float]:
-    """Constraints that its sampled answers meet, its distance from the start model, how it ranks held-out pairs."""
+def measure_policy(work: ConstraintsWorkspace, model: PreTrainedModel, *, job: Job) -> dict[str, float | None]:
+    """Constraints that its sampled answers meet, its distance from the start model, how it ranks held-out pairs.
+
+    The answers are kept in the job's folder.
+    """
     prompts = work.prompts("questions", work.settings.questions, held_out=True)
     found = sample_answers(model, work.tokenizer, prompts, seed=work.seed, temperature=work.settings.temperature)
+    work.write_policy_answers(job, list(zip(prompts, found, strict=True)))
     answers = [one for (one,) in found]
     ids = [list(one.ids) for one in answers]
     encoded = [prompt_ids(work.tokenizer, prompt) for prompt in prompts]
     return {
         **measure_answers(answers),
+        "lints": lints_per_100_words([one.text for one in answers]),
         "kl": divergence(model, work.policy(), encoded, ids, batch_size=BATCH),
         "preference_accuracy": held_out_accuracy(work, model),
     }

@@ -12,6 +12,7 @@ from benchmarks.experiments.constraints.measures import (
     measure_policy,
     trained_pairs,
 )
+from benchmarks.experiments.constraints.pairs import Pair
 from benchmarks.experiments.constraints.stages import ANSWERS, REWARD
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.experiment import Method
@@ -35,7 +36,13 @@ from segkernel.training.trainer.progress_log import ProgressLog
 
 def training(train: Callable[[ConstraintsWorkspace, Job], TrainedPolicy]) -> Callable[[Any, Job], dict[str, Any]]:
     """Function of a step that trains a policy and measures it."""
-    return partial(train_and_measure, train=train, measure=measure_policy)
+    return partial(trained_and_measured, train=train)
+
+
+def trained_and_measured(
+    work: ConstraintsWorkspace, job: Job, *, train: Callable[[ConstraintsWorkspace, Job], TrainedPolicy]
+) -> dict[str, Any]:
+    return train_and_measure(work, job, train=train, measure=partial(measure_policy, job=job))
 
 
 def fit(trainer: SegkernelTrainer) -> None:
@@ -45,7 +52,7 @@ def fit(trainer: SegkernelTrainer) -> None:
 
 
 def start(work: ConstraintsWorkspace, job: Job) -> dict[str, Any]:
-    return measure_policy(work, work.policy())
+    return measure_policy(work, work.policy(), job=job)
 
 
 def preference(
@@ -89,14 +96,19 @@ def fitted(work: ConstraintsWorkspace, job: Job, trainer: DPOTrainer, segmenting
 
 def asr_dpo(work: ConstraintsWorkspace, job: Job) -> TrainedPolicy:
     with timing((asr_dpo_module, "with_token_rewards"), (asr_dpo_module, "with_masks")) as segmenting:
-        trainer = ASRDPOTrainer(
-            work.policy(),
-            ASRDPOConfig(**pair_options(work, job)),
-            eval_dataset=work.rows(work.measured_pairs()),
-            reward_model=work.reward_model(job.need("reward")),
-            **pair_rows(work, job),
-        )
+        trainer = asr_dpo_trainer(work, job, work.measured_pairs())
     return fitted(work, job, trainer, segmenting.seconds)
+
+
+def asr_dpo_trainer(work: ConstraintsWorkspace, job: Job, held_out: list[Pair]) -> ASRDPOTrainer:
+    """A trainer that has cut the training pairs and held-out pairs into segments."""
+    return ASRDPOTrainer(
+        work.policy(),
+        ASRDPOConfig(**pair_options(work, job)),
+        eval_dataset=work.rows(held_out),
+        reward_model=work.reward_model(job.need("reward")),
+        **pair_rows(work, job),
+    )
 
 
 def random_dpo(work: ConstraintsWorkspace, job: Job) -> TrainedPolicy:

@@ -38,6 +38,11 @@ def violations(text: str) -> tuple[int, ...]:
     return tuple(len(rule.spans(text)) for rule in RULES)
 
 
+def violation_spans(text: str) -> list[tuple[int, int]]:
+    """Character spans of the violations of all rules."""
+    return [span for rule in RULES for span in rule.spans(text)]
+
+
 def token_credit(pieces: Sequence[str]) -> list[int]:
     """True credit of each token of an answer: -1 for a token that overlaps a violation, else +1.
 
@@ -49,7 +54,7 @@ def token_credit(pieces: Sequence[str]) -> list[int]:
         [-1, 1, -1, -1, -1]
     """
     text = "".join(pieces)
-    bad = [span for rule in RULES for span in rule.spans(text)]
+    bad = violation_spans(text)
     credit, start = [], 0
     for piece in pieces:
         end = start + len(piece)

@@ -20,6 +20,8 @@ from benchmarks.experiments.constraints.settings import ConstraintsSettings
 from benchmarks.experiments.framework.jobs import Job
 from benchmarks.experiments.framework.workspace import Workspace, write_atomically
 
+Answers = list[tuple[Prompt, list[Answer]]]
+
 
 @lru_cache(maxsize=1)  # the hidden states of one seed's texts take about 300 MB
 def models_of(name: str, trained_layers: int, seed: int) -> Models:
@@ -48,17 +50,19 @@ class ConstraintsWorkspace(Workspace[ConstraintsSettings]):
         """Prompts of this seed, drawn for a purpose."""
         return list(islice(draw_prompts(random.Random(f"{purpose} {self.seed}"), held_out=held_out), count))
 
-    def write_answers(self, name: str, answers: list[tuple[Prompt, list[Answer]]]) -> None:
-        rows = [{"prompt": asdict(prompt), "answers": [asdict(one) for one in found]} for prompt, found in answers]
-        write_atomically(self._answers_file(name), json.dumps(rows))
+    def write_answers(self, name: str, answers: Answers) -> None:
+        write_atomically(self._answers_file(name), answers_to_json(answers))
 
-    def answers(self, name: str) -> list[tuple[Prompt, list[Answer]]]:
-        """Sampled answers by prompt: `training` or `held-out`."""
-        rows = json.loads(self._answers_file(name).read_text())
-        return [
-            (Prompt(**row["prompt"]), [Answer(**{**one, "ids": tuple(one["ids"])}) for one in row["answers"]])
-            for row in rows
-        ]
+    def answers(self, name: str) -> Answers:
+        """Answers of the start model by prompt: `training` or `held-out`."""
+        return answers_from_json(self._answers_file(name).read_text())
+
+    def write_policy_answers(self, job: Job, answers: Answers) -> None:
+        write_atomically(self.job_folder(job) / "answers.json", answers_to_json(answers))
+
+    def policy_answers(self, job: Job) -> Answers:
+        """Answers by prompt that were sampled to measure the policy of a job."""
+        return answers_from_json((self.job_folder(job) / "answers.json").read_text())
 
     def pairs(self, source: str) -> list[Pair]:
         """Pairs of a source: `all` or `adversarial` training pairs, or those `held out`."""
@@ -104,3 +108,16 @@ class ConstraintsWorkspace(Workspace[ConstraintsSettings]):
 
     def _answers_file(self, name: str) -> Path:
         return self.folder / f"{name}-answers.json"
+
+
+def answers_to_json(answers: Answers) -> str:
+    return json.dumps(
+        [{"prompt": asdict(prompt), "answers": [asdict(one) for one in found]} for prompt, found in answers]
+    )
+
+
+def answers_from_json(text: str) -> Answers:
+    return [
+        (Prompt(**row["prompt"]), [Answer(**{**one, "ids": tuple(one["ids"])}) for one in row["answers"]])
+        for row in json.loads(text)
+    ]

@@ -20,6 +20,7 @@ class Column:
         unit: a share is shown in percent, any other scalar as it is.
         digits: digits after the point.
         compact: whether the comparison of the methods has it in every condition, next to the headline.
+        package: optional package that takes the measure. Without it the column is empty.
     """
 
     label: str
@@ -27,6 +28,7 @@ class Column:
     unit: Literal["percent", "number"] = "percent"
     digits: int = 1
     compact: bool = False
+    package: str = ""
 
     def text(self, found: Estimate) -> str:
         """Mean and half width of the interval.

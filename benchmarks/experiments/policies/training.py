@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -36,7 +36,7 @@ def train_and_measure(
     job: Job,
     *,
     train: Callable[[Any, Job], TrainedPolicy],
-    measure: Callable[[Any, PreTrainedModel], dict[str, float]],
+    measure: Callable[[Any, PreTrainedModel], Mapping[str, float | None]],
 ) -> dict[str, Any]:
     """Train a policy, with its time, then measure it. `functools.partial` makes it the function of a step."""
     began = time.perf_counter()

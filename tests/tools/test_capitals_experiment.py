@@ -37,6 +37,7 @@ from examples.capitals.task import CAPITALS, answer_text, make_tokenizer, score
 from examples.common.estimates import Estimate
 from examples.common.workers import quiet
 from segkernel.training import ASRDPOConfig, ASRPPOConfig, ASRRFTConfig
+from tests.quiet import restored_after_quiet
 
 ALL_PAIRS = EXPERIMENT.main_condition
 STORED = command.ROOT / "benchmarks" / "results" / "experiment.json"
@@ -187,6 +188,12 @@ def smallest():
     conditions = {name: EXPERIMENT.conditions[name] for name in (ALL_PAIRS, "adversarial pairs")}
     smaller = replace(EXPERIMENT, settings=settings, conditions=conditions, questions=questions)
     return Plan(smaller, tuning=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored_process():
+    with restored_after_quiet():
+        yield
 
 
 @pytest.fixture(scope="module")

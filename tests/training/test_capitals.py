@@ -2,13 +2,11 @@
 
 import io
 import json
-import logging
 import random
 import re
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
-import torch
 
 pytest.importorskip("transformers")
 pytest.importorskip("rich")
@@ -30,6 +28,7 @@ from examples.capitals.task import (
     token_credit,
 )
 from examples.common.estimates import Estimate, difference, estimate
+from tests.quiet import restored_after_quiet
 
 pytestmark = pytest.mark.charts
 
@@ -170,17 +169,11 @@ def quick(tmp_path_factory):
     """The folder of two quick comparisons with the same seed, and the output of the second."""
     output = tmp_path_factory.mktemp("capitals")
     # `main` silences the process that it has to itself.
-    levels = {name: logging.getLogger(name).level for name in ("segkernel", "transformers")}
-    threads = torch.get_num_threads()
-    try:
+    with restored_after_quiet():
         for _ in range(2):
             printed, errors = io.StringIO(), io.StringIO()
             with redirect_stdout(printed), redirect_stderr(errors):
                 assert main(["--quick", "--output", str(output)]) == 0
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        torch.set_num_threads(threads)
     return output, printed.getvalue(), errors.getvalue()
 
 

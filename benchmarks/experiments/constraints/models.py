@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -18,7 +17,6 @@ class Models:
     """Models of one process: the pretrained one is read once, and its frozen layers run once per text."""
 
     def __init__(self, name: str, trained_layers: int) -> None:
-        logging.getLogger("segkernel").setLevel(logging.ERROR)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(ModelArguments(model=name), ())
         self.pretrained: PreTrainedModel = load_causal_lm(ModelArguments(model=name), self.tokenizer)
         self.trained_layers = trained_layers

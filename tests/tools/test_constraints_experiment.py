@@ -19,10 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTo
 from benchmarks.experiments import __main__ as command
 from benchmarks.experiments.constraints import __main__ as segments_command
 from benchmarks.experiments.constraints import grammar
-from benchmarks.experiments.constraints.answers import Answer, sample_answers, shares_met
+from benchmarks.experiments.constraints.answers import Answer, answer_credit, sample_answers, shares_met
 from benchmarks.experiments.constraints.experiment import EXPERIMENT
-from benchmarks.experiments.constraints.measures import answer_credit, measure_answers
-from benchmarks.experiments.constraints.models import Models, save_trained
+from benchmarks.experiments.constraints.measures import measure_answers
 from benchmarks.experiments.constraints.pairs import Pair, judge, make_pairs
 from benchmarks.experiments.constraints.preferences import DPO, START
 from benchmarks.experiments.constraints.prompts import TOPICS, Prompt
@@ -36,9 +35,10 @@ from benchmarks.experiments.constraints.segmented import (
     write_answers,
 )
 from benchmarks.experiments.constraints.settings import ConstraintsSettings
-from benchmarks.experiments.constraints.trunk import CachedTrunk, HiddenStates, freeze_trunk
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.plan import Plan
+from benchmarks.experiments.pretrained.models import Models, save_trained
+from benchmarks.experiments.pretrained.trunk import CachedTrunk, HiddenStates, freeze_trunk
 from examples.common.workers import quiet
 from segkernel.training.data.columns import SIDES
 

@@ -16,9 +16,10 @@ import torch
 from benchmarks.experiments.__main__ import RESULTS, ROOT
 from benchmarks.experiments.constraints.experiment import EXPERIMENT
 from benchmarks.experiments.constraints.pairs import Pair
-from benchmarks.experiments.constraints.preferences import ASR_DPO, asr_dpo_trainer
+from benchmarks.experiments.constraints.preferences import ASR_DPO
 from benchmarks.experiments.constraints.segmented import END, SegmentedAnswer, draw_answers, write_answers
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
+from benchmarks.experiments.pretrained.preferences import asr_dpo_trainer
 from examples.common.workers import quiet
 from segkernel.training.data.columns import SIDES
 from segkernel.training.report import write_report
@@ -58,7 +59,7 @@ def segmented_answers(work: ConstraintsWorkspace, count: int) -> list[SegmentedA
     """Both answers of the first held-out pair of each of the first prompts."""
     job = ASR_DPO.job(work.seed, EXPERIMENT.conditions[EXPERIMENT.main_condition])
     pairs = of_different_prompts(work.pairs("held out"))[:count]
-    trainer = asr_dpo_trainer(work, job, pairs)
+    trainer = asr_dpo_trainer(work, job, work.rows(pairs))
     rows: Any = trainer.eval_dataset
     examples = report_examples(rows, trainer.thresholds, work.tokenizer)
     found = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.experiments.constraints.prompts import Prompt
-from benchmarks.experiments.constraints.rules import RULES, violations
+from benchmarks.experiments.constraints.rules import RULES, token_credit, violations
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import SamplingOptions, sample_responses
 
@@ -84,3 +84,8 @@ def shares_met(answers: Sequence[Answer]) -> dict[str, float]:
     rows = [answer.met for answer in answers]
     shares = {rule.name: sum(row[index] for row in rows) / len(rows) for index, rule in enumerate(RULES)}
     return {**shares, "all": sum(map(all, rows)) / len(rows)}
+
+
+def answer_credit(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+    """True credit of each token of an answer. A special token, such as the EOS, violates nothing."""
+    return token_credit([str(tokenizer.decode([token], skip_special_tokens=True)) for token in ids])

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from benchmarks.experiments.constraints.answers import Answer, prompt_ids, sample_answers, shares_met
 from benchmarks.experiments.constraints.grammar import lints_per_100_words
-from benchmarks.experiments.constraints.pairs import Pair
-from benchmarks.experiments.constraints.rules import token_credit
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.jobs import Job
-from benchmarks.experiments.policies.credit import TrainedResponse, responses_of_pairs
-from benchmarks.experiments.policies.logprobs import PairMasks, divergence, pair_logprobs, preference_accuracy
-
-BATCH = 32
+from benchmarks.experiments.policies.logprobs import divergence
+from benchmarks.experiments.pretrained.preferences import held_out_accuracy
 
 
 def measure_policy(work: ConstraintsWorkspace, model: PreTrainedModel, *, job: Job) -> dict[str, float | None]:
@@ -33,7 +28,7 @@ def measure_policy(work: ConstraintsWorkspace, model: PreTrainedModel, *, job: J
     return {
         **measure_answers(answers),
         "lints": lints_per_100_words([one.text for one in answers]),
-        "kl": divergence(model, work.policy(), encoded, ids, batch_size=BATCH),
+        "kl": divergence(model, work.policy(), encoded, ids, batch_size=work.measured_batch),
         "preference_accuracy": held_out_accuracy(work, model),
     }
 
@@ -57,31 +52,3 @@ def measure_answers(answers: Sequence[Answer]) -> dict[str, float]:
         "length": sum(len(one.ids) for one in answers) / len(answers),
         **{name: share for name, share in shares_met(answers).items() if name != "all"},
     }
-
-
-def held_out_accuracy(
-    work: ConstraintsWorkspace, model: PreTrainedModel, masks: Sequence[PairMasks] | None = None
-) -> float:
-    """Share of held-out pairs ranked right by the policy's implicit reward, of whole answers or under masks."""
-    rows = work.rows(work.measured_pairs())
-    before, after = (pair_logprobs(policy, rows, batch_size=BATCH) for policy in (work.policy(), model))
-    return preference_accuracy(before, after, masks)
-
-
-def answer_credit(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
-    """True credit of each token of an answer. A special token, such as the EOS, violates nothing."""
-    return token_credit([str(tokenizer.decode([token], skip_special_tokens=True)) for token in ids])
-
-
-def trained_pairs(
-    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]], pairs: Sequence[Pair]
-) -> list[TrainedResponse]:
-    """Both sides of every pair with their masks and true credit."""
-    credits = [
-        {
-            "chosen": answer_credit(tokenizer, pair.chosen.ids),
-            "rejected": answer_credit(tokenizer, pair.rejected.ids),
-        }
-        for pair in pairs
-    ]
-    return responses_of_pairs(rows, credits)

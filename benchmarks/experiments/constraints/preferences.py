@@ -6,32 +6,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks.experiments.constraints.measures import (
-    answer_credit,
-    held_out_accuracy,
-    measure_policy,
-    trained_pairs,
-)
-from benchmarks.experiments.constraints.pairs import Pair
+from benchmarks.experiments.constraints.answers import answer_credit
+from benchmarks.experiments.constraints.measures import measure_policy
 from benchmarks.experiments.constraints.stages import ANSWERS, REWARD
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.experiment import Method
 from benchmarks.experiments.framework.jobs import Job, Need
-from benchmarks.experiments.policies.credit import credit_measures
-from benchmarks.experiments.policies.timing import timing
-from benchmarks.experiments.policies.training import TrainedPolicy, segment_options, train_and_measure
-from segkernel.training import (
-    ASRDPOConfig,
-    ASRDPOTrainer,
-    DPOConfig,
-    DPOTrainer,
-    RandomDPOConfig,
-    RandomDPOTrainer,
+from benchmarks.experiments.policies.training import TrainedPolicy, train_and_measure
+from benchmarks.experiments.pretrained.preferences import (
+    ASR_DPO_OPTIONS,
+    DPO_OPTIONS,
+    asr_dpo,
+    fitted,
+    pair_options,
+    pair_rows,
+    preference,
+    random_dpo,
 )
+from segkernel.training import DPOConfig, DPOTrainer
 from segkernel.training.data.columns import SEQUENCE_SIGNS, SIDES
-from segkernel.training.methods import asr_dpo as asr_dpo_module
-from segkernel.training.trainer.base import SegkernelTrainer
-from segkernel.training.trainer.progress_log import ProgressLog
 
 
 def training(train: Callable[[ConstraintsWorkspace, Job], TrainedPolicy]) -> Callable[[Any, Job], dict[str, Any]]:
@@ -45,78 +38,8 @@ def trained_and_measured(
     return train_and_measure(work, job, train=train, measure=partial(measure_policy, job=job))
 
 
-def fit(trainer: SegkernelTrainer) -> None:
-    """Train without console output."""
-    trainer.remove_callback(ProgressLog)
-    trainer.train()
-
-
 def start(work: ConstraintsWorkspace, job: Job) -> dict[str, Any]:
     return measure_policy(work, work.policy(), job=job)
-
-
-def preference(
-    work: ConstraintsWorkspace, job: Job, *, trainer_type: type[DPOTrainer], config_type: type[DPOConfig]
-) -> TrainedPolicy:
-    """Train on pairs by a method that needs nothing else."""
-    return fitted(
-        work, job, trainer_type(work.policy(), config_type(**pair_options(work, job)), **pair_rows(work, job))
-    )
-
-
-def pair_options(work: ConstraintsWorkspace, job: Job) -> dict[str, Any]:
-    return {"beta": work.settings.beta, **work.policy_options(job)}
-
-
-def pair_rows(work: ConstraintsWorkspace, job: Job) -> dict[str, Any]:
-    """Arguments of a trainer: rows and tokenizer."""
-    return {
-        "train_dataset": work.rows(work.policy_pairs(job.sources["pairs"])),
-        "processing_class": work.tokenizer,
-    }
-
-
-def fitted(work: ConstraintsWorkspace, job: Job, trainer: DPOTrainer, segmenting: float = 0.0) -> TrainedPolicy:
-    """Train; the policy with its training responses, under the masks of the trainer's rows."""
-    fit(trainer)
-    rows: Any = trainer.train_dataset
-    responses = trained_pairs(work.tokenizer, rows, work.policy_pairs(job.sources["pairs"]))
-    chosen, rejected = (credit_measures(responses[side::2])["tokens_trained"] for side in range(len(SIDES)))
-    model: Any = trainer.model
-    measures = {"chosen_trained": chosen, "rejected_trained": rejected}
-    if "segments" in rows.column_names:
-        tokens = sum(len(row[f"{side}_ids"]) for row in rows for side in SIDES)
-        measures["segments"] = 60 * sum(sum(row["segments"]) for row in rows) / tokens
-    if trainer.eval_dataset is not None:
-        held_out: Any = trainer.eval_dataset
-        masks = [(row["chosen_mask"], row["rejected_mask"]) for row in held_out]
-        measures["masked_preference_accuracy"] = held_out_accuracy(work, model, masks)
-    return TrainedPolicy(model, responses, segmenting, measures)
-
-
-def asr_dpo(work: ConstraintsWorkspace, job: Job) -> TrainedPolicy:
-    with timing((asr_dpo_module, "with_token_rewards"), (asr_dpo_module, "with_masks")) as segmenting:
-        trainer = asr_dpo_trainer(work, job, work.measured_pairs())
-    return fitted(work, job, trainer, segmenting.seconds)
-
-
-def asr_dpo_trainer(work: ConstraintsWorkspace, job: Job, held_out: list[Pair]) -> ASRDPOTrainer:
-    """A trainer that has cut the training pairs and held-out pairs into segments."""
-    return ASRDPOTrainer(
-        work.policy(),
-        ASRDPOConfig(**pair_options(work, job)),
-        eval_dataset=work.rows(held_out),
-        reward_model=work.reward_model(job.need("reward")),
-        **pair_rows(work, job),
-    )
-
-
-def random_dpo(work: ConstraintsWorkspace, job: Job) -> TrainedPolicy:
-    """DPO on as many tokens of each side as asr-dpo kept on the same pairs."""
-    kept = work.finished(job.need("asr-dpo"))
-    shares = {"share": kept["chosen_trained"], "rejected_share": kept["rejected_trained"]}
-    config = RandomDPOConfig(**pair_options(work, job), **shares)
-    return fitted(work, job, RandomDPOTrainer(work.policy(), config, **pair_rows(work, job)))
 
 
 def true_credit(work: ConstraintsWorkspace, job: Job) -> TrainedPolicy:
@@ -128,7 +51,7 @@ def true_credit(work: ConstraintsWorkspace, job: Job) -> TrainedPolicy:
     return fitted(work, job, DPOTrainer(work.policy(), DPOConfig(**pair_options(work, job)), **inputs))
 
 
-LEARNING_RATE = {"learning_rate": 1e-4}
+LEARNING_RATE = {"learning_rate": DPO_OPTIONS["learning_rate"]}
 PAIR_NEEDS = (Need(ANSWERS),)
 START = Method("no training", start, needs=PAIR_NEEDS, decides=True)
 DPO = Method(
@@ -136,7 +59,7 @@ DPO = Method(
     training(partial(preference, trainer_type=DPOTrainer, config_type=DPOConfig)),
     uses=("pairs",),
     needs=PAIR_NEEDS,
-    options={**LEARNING_RATE, "rpo_alpha": 0.0, "rejected_weight": 1.0},
+    options=DPO_OPTIONS,
     baseline=START,
     decides=True,
 )
@@ -145,7 +68,7 @@ ASR_DPO = Method(
     training(asr_dpo),
     uses=("pairs", "rewards"),
     needs=(Need(REWARD, {"pairs": "rewards"}),),
-    options={**DPO.options, **segment_options(baseline_shift=-1.0, delta=0.5)},
+    options=ASR_DPO_OPTIONS,
     baseline=DPO,
     decides=True,
 )

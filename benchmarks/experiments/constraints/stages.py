@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import set_seed
-
 from benchmarks.experiments.constraints.answers import sample_answers, shares_met
-from benchmarks.experiments.constraints.models import save_trained
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.jobs import Job, Need, Step
-from segkernel.training import RewardConfig, RewardTrainer
-from segkernel.training.trainer.progress_log import ProgressLog
+from benchmarks.experiments.pretrained.rewards import train_reward_model
 
 
 def answers(work: ConstraintsWorkspace, job: Job) -> dict[str, Any]:
@@ -43,23 +39,8 @@ def answers(work: ConstraintsWorkspace, job: Job) -> dict[str, Any]:
 
 
 def reward(work: ConstraintsWorkspace, job: Job) -> dict[str, Any]:
-    """Train a reward model from preferences between whole answers only."""
-    settings, pairs = work.settings, work.pairs(job.sources["pairs"])[: work.settings.reward_pairs]
-    set_seed(work.seed)
-    model = work.models.reward_model()
-    steps = settings.reward_epochs * len(pairs) // settings.batch_size
-    options = work.trainer_options(job, steps=steps, learning_rate=settings.reward_learning_rate)
-    trainer = RewardTrainer(
-        model,
-        RewardConfig(**options, **job.step.options),
-        work.rows(pairs),
-        work.rows(work.pairs("held out")),
-        work.tokenizer,
-    )
-    trainer.remove_callback(ProgressLog)
-    trainer.train()
-    save_trained(model, work.job_folder(job))
-    return {"pairs": len(pairs), "accuracy": trainer.evaluate()["eval_accuracy"]}
+    pairs = work.pairs(job.sources["pairs"])[: work.settings.reward_pairs]
+    return train_reward_model(work, job, work.rows(pairs), work.rows(work.pairs("held out")))
 
 
 ANSWERS = Step("answers", answers)

@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from benchmarks.experiments.constraints.answers import Answer
-from benchmarks.experiments.constraints.models import Models
+from benchmarks.experiments.constraints.answers import Answer, answer_credit
 from benchmarks.experiments.constraints.pairs import Pair, make_pairs
 from benchmarks.experiments.constraints.prompts import Prompt, draw_prompts
 from benchmarks.experiments.constraints.settings import ConstraintsSettings
-from benchmarks.experiments.framework.jobs import Job
-from benchmarks.experiments.framework.workspace import Workspace, write_atomically
+from benchmarks.experiments.framework.workspace import write_atomically
+from benchmarks.experiments.pretrained.workspace import PretrainedWorkspace
 
 Answers = list[tuple[Prompt, list[Answer]]]
 
 
-@lru_cache(maxsize=1)  # the hidden states of one seed's texts take about 300 MB
-def models_of(name: str, trained_layers: int, seed: int) -> Models:
-    return Models(name, trained_layers)
-
-
-class ConstraintsWorkspace(Workspace[ConstraintsSettings]):
+class ConstraintsWorkspace(PretrainedWorkspace[ConstraintsSettings]):
     """Workspace whose sampled answers have a fixed place."""
-
-    @property
-    def models(self) -> Models:
-        return models_of(self.settings.model, self.settings.trained_layers, self.seed)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.models.tokenizer
-
-    def policy(self, job: Job | None = None) -> PreTrainedModel:
-        """The policy that a job trained; without a job, the start model."""
-        return self.models.policy(None if job is None else self.job_folder(job))
-
-    def reward_model(self, job: Job) -> PreTrainedModel:
-        return self.models.reward_model(self.job_folder(job))
 
     def prompts(self, purpose: str, count: int, *, held_out: bool = False) -> list[Prompt]:
         """Prompts of this seed, drawn for a purpose."""
@@ -81,30 +58,14 @@ class ConstraintsWorkspace(Workspace[ConstraintsSettings]):
         """Pairs as rows for the trainers."""
         return [pair.row(self.tokenizer) for pair in pairs]
 
-    def trainer_options(self, job: Job, *, steps: int, learning_rate: float) -> dict[str, Any]:
-        """Trainer options that all stages and methods share."""
-        return {
-            "output_dir": str(self.job_folder(job)),
-            "max_steps": steps,
-            "per_device_train_batch_size": self.settings.batch_size,
-            "per_device_eval_batch_size": 64,
-            "learning_rate": learning_rate,
-            "lr_scheduler_type": "linear",
-            "warmup_steps": steps // 10,
-            "seed": self.seed,
-            "eval_strategy": "no",
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "dataloader_pin_memory": False,
-        }
+    def training_rows(self, source: str) -> list[dict[str, Any]]:
+        return self.rows(self.policy_pairs(source))
 
-    def policy_options(self, job: Job) -> dict[str, Any]:
-        """Trainer options shared by all methods, then the job's own."""
-        options: dict[str, Any] = dict(job.step.options)
-        shared = self.trainer_options(job, steps=self.settings.policy_steps, learning_rate=options.pop("learning_rate"))
-        return {**shared, **options}
+    def held_out_rows(self) -> list[dict[str, Any]]:
+        return self.rows(self.measured_pairs())
+
+    def token_credit(self, ids: Sequence[int]) -> list[int]:
+        return answer_credit(self.tokenizer, ids)
 
     def _answers_file(self, name: str) -> Path:
         return self.folder / f"{name}-answers.json"

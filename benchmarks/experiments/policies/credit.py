@@ -9,21 +9,24 @@ from segkernel.training.data.columns import SEQUENCE_SIGNS, SIDES
 
 
 class TrainedResponse(NamedTuple):
-    """A training response: loss mask, true credit per token, and the sign of its verdict (+1 chosen, -1 rejected)."""
+    """A training response: loss mask, true credit per token, and the sign of its verdict (+1 chosen, -1 rejected).
+
+    The credit is `None` where it is not known.
+    """
 
     mask: Sequence[bool]
-    credit: Sequence[int]
+    credit: Sequence[int] | None
     sign: int
 
 
 def responses_of_pairs(
-    rows: Iterable[Mapping[str, Any]], credits: Iterable[Mapping[str, Sequence[int]]]
+    rows: Iterable[Mapping[str, Any]], credits: Iterable[Mapping[str, Sequence[int] | None]]
 ) -> list[TrainedResponse]:
     """Both sides of every pair, with the masks of the trainer's rows; without a mask every token counts.
 
     Args:
         rows: rows with `<side>_ids`, and `<side>_mask` if the loss has one.
-        credits: true credit per token of each side.
+        credits: true credit per token of each side, or `None`.
     """
     responses = []
     for row, credit in zip(rows, credits, strict=True):
@@ -36,14 +39,19 @@ def responses_of_pairs(
 def credit_measures(responses: Sequence[TrainedResponse]) -> dict[str, float]:
     """Share of tokens trained on, agreement of the mask with the true credit, and the agreement of a full mask.
 
-    A mask agrees where it keeps exactly the tokens whose credit has the sign of their response's verdict.
+    A mask agrees where it keeps exactly the tokens whose credit has the sign of their response's verdict. Without the
+    true credit there is only the share.
 
     Example:
         >>> credit_measures([TrainedResponse([True, True, False, False], [1, -1, -1, -1], +1)])
         {'tokens_trained': 0.5, 'mask_agreement': 0.75, 'agreement_of_everything': 0.25}
+        >>> credit_measures([TrainedResponse([True, True, False, False], None, +1)])
+        {'tokens_trained': 0.5}
     """
     agree = everything = total = 0
     for mask, credit, sign in responses:
+        if credit is None:
+            return {"tokens_trained": kept_share(responses)}
         for trained, true in zip(mask, credit, strict=True):
             agree += trained == (true == sign)
             everything += true == sign

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.experiments.constraints.trunk import HiddenStates, freeze_trunk
+from benchmarks.experiments.pretrained.trunk import HiddenStates, freeze_trunk
 from segkernel.training.models import ModelArguments, load_causal_lm, load_tokenizer
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.experiments.framework.data import Rows, digest, store_rows
 from benchmarks.experiments.framework.experiment import Experiment
 from benchmarks.experiments.framework.output import environment, write_page, write_results
 from benchmarks.experiments.framework.plan import Plan
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--deciding", action="store_true", help="run only the methods that decide")
     parser.add_argument("--quick", action="store_true", help="a test of minutes; stores no results")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "experiments", help="folder of all jobs")
+    parser.add_argument("--data", type=Path, help="file that the task reads, where it reads one")
     parser.add_argument("--processes", type=int, help="worker processes; they share the cores equally")
     arguments = parser.parse_args(argv)
     if arguments.processes is not None and arguments.processes < 1:
@@ -38,10 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     experiment = load_experiment(arguments.task)
     if arguments.quick:
         experiment = replace(experiment, settings=experiment.settings.quick())
+    try:
+        rows = read_data(experiment, arguments.data)
+    except (OSError, ValueError) as error:
+        print(f"{parser.prog}: error: --data: {error}", file=sys.stderr)
+        return 2
+    if rows:
+        settings: Any = experiment.settings
+        experiment = replace(experiment, settings=replace(settings, data_sha256=digest(rows)))
     plan = Plan(experiment, tuning=arguments.tune, deciding=arguments.deciding)
     folder = experiment.settings.folder(arguments.output / experiment.name)
     processes = arguments.processes or max(1, (os.cpu_count() or 1) // experiment.threads)
     print(*missing_packages(experiment), f"work in progress: {folder}", sep="\n", flush=True)
+    if rows:
+        store_rows(rows, folder)
     try:
         with pool_of(experiment, processes) as pool:
             results = run(plan, folder, pool, processes)
@@ -65,6 +78,21 @@ def missing_packages(experiment: Experiment) -> list[str]:
         for column in experiment.columns
         if column.package and not installed_versions(column.package)
     ]
+
+
+def read_data(experiment: Experiment, path: Path | None) -> Rows:
+    """Rows of the file that an experiment reads; none for an experiment that makes its data.
+
+    Raises:
+        OSError, ValueError: a file that cannot be used, a missing one, or one that is not read.
+    """
+    if experiment.data is None:
+        if path is not None:
+            raise ValueError(f"expected none, since the task {experiment.name} makes its data, got {path}")
+        return []
+    if path is None:
+        raise ValueError(f"expected {experiment.data.description} for the task {experiment.name}, got none")
+    return experiment.data.read(path)
 
 
 def run(plan: Plan, folder: Path, pool: Executor, processes: int) -> dict[str, Any]:

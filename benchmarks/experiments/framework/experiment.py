@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.experiments.framework.columns import Column
+from benchmarks.experiments.framework.data import DataFile
 from benchmarks.experiments.framework.jobs import Step
 from benchmarks.experiments.framework.settings import Settings
 from benchmarks.experiments.framework.workspace import Workspace
@@ -72,6 +73,7 @@ class Experiment:
         packages: packages whose versions are recorded with the results.
         threads: threads that a job gains from, for the default number of processes.
         preload: modules that worker processes import before their first job.
+        data: file that it reads; `None` if it makes its data. `settings` are then `DataSettings`.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Experiment:
     packages: tuple[str, ...] = ()
     threads: int = 1
     preload: tuple[str, ...] = field(default=(), kw_only=True)
+    data: DataFile | None = None
 
     def __post_init__(self) -> None:
         named: dict[str, Step] = {}

@@ -10,6 +10,7 @@ from benchmarks.experiments.framework.experiment import Experiment
 MODULES = {
     "capitals": "benchmarks.experiments.capitals.experiment",
     "smollm2": "benchmarks.experiments.constraints.experiment",
+    "gsm8k": "benchmarks.experiments.gsm8k.experiment",
 }
 
 

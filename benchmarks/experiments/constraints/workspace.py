@@ -14,6 +14,7 @@ from benchmarks.experiments.constraints.answers import Answer, answer_credit
 from benchmarks.experiments.constraints.pairs import Pair, make_pairs
 from benchmarks.experiments.constraints.prompts import Prompt, draw_prompts
 from benchmarks.experiments.constraints.settings import ConstraintsSettings
+from benchmarks.experiments.framework.jobs import Job
 from benchmarks.experiments.framework.workspace import write_atomically
 from benchmarks.experiments.pretrained.workspace import PretrainedWorkspace
 

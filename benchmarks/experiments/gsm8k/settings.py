@@ -21,9 +21,9 @@ class GSM8KSettings(PretrainedSettings, DataSettings):
 
     held_out_problems: float = 0.2
     max_length: int = 384
-    reward_pairs: int = 512
-    policy_pairs: int = 256
-    policy_steps: int = 16
+    reward_pairs: int = 320
+    policy_pairs: int = 192
+    policy_steps: int = 12
     micro_batch: int = 4
     measured_pairs: int = 160
     measured_answers: int = 48

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -40,7 +41,8 @@ def confpo(work: PretrainedWorkspace, job: Job) -> TrainedPolicy:
     batches = observe_selection(trainer, "selected")
     fit(trainer)
     responses = [response for batch in batches for response in selected_responses(work, batch)]
-    return TrainedPolicy(trainer.model, responses, measures=kept_by_side(responses))
+    model: Any = trainer.model
+    return TrainedPolicy(model, responses, measures=kept_by_side(responses))
 
 
 def selected_responses(work: PretrainedWorkspace, batch: Mapping[str, Tensor]) -> list[TrainedResponse]:

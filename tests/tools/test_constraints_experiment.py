@@ -11,6 +11,7 @@ pytest.importorskip("tabulate")
 
 import torch
 from matplotlib.colors import to_rgba
+from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -27,11 +28,14 @@ from benchmarks.experiments.constraints.preferences import DPO, START
 from benchmarks.experiments.constraints.prompts import TOPICS, Prompt
 from benchmarks.experiments.constraints.rules import token_credit, violations
 from benchmarks.experiments.constraints.segmented import (
+    ADVANCE,
     COLORS,
     END,
+    LEADING,
     SegmentedAnswer,
     draw_answers,
     read_answers,
+    save_png,
     write_answers,
 )
 from benchmarks.experiments.constraints.settings import ConstraintsSettings
@@ -223,12 +227,22 @@ def test_picture_of_answers_shows_texts_colors_and_underlines():
         "rejected: Why?",
         *(text.rstrip() for text in (" word" * 20, "word " * 20, "word " * 10)),
     ]
-    rectangles = [patch for patch in axes.patches if isinstance(patch, Rectangle)][3:10]  # after those of the key
+    boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)][3:]  # after those of the key
+    rectangles = boxes[:7]
     assert [round(one.get_x() + one.get_width()) for one in rectangles] == [2, 3, 5, 10, 14, 17, 23]
     assert [one.get_facecolor() for one in rectangles] == [to_rgba(COLORS[sign]) for sign in (0, 1, 1, 1, 1, -1, -1)]
+    # No box for the blank at the end of a line.
+    assert boxes[-3].get_width() + boxes[-3].get_x() == 100
     # The word "to", and the two parts of "shining".
     underlines = [tuple(line.get_xdata()) for line in axes.lines[1:]]
     assert underlines == [(3, 5), (10, 14), (14, 17)]
+
+
+def test_characters_of_a_png_have_the_width_of_their_boxes(tmp_path):
+    save_png([replace(SEGMENTED, tokens=("x" * 90,), segments=((0, 1, 1),))], tmp_path / "answers.png")
+    top, bottom = (int(150 * LEADING * y) for y in (2.7, 3.5))
+    dark = (imread(tmp_path / "answers.png")[top:bottom, :, :3].max(-1) < 0.5).any(0)
+    assert 89.5 < dark.nonzero()[0].max() / (150 * ADVANCE) < 90
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from benchmarks.experiments.__main__ import RESULTS, ROOT
 from benchmarks.experiments.constraints.experiment import EXPERIMENT
 from benchmarks.experiments.constraints.pairs import Pair
 from benchmarks.experiments.constraints.preferences import ASR_DPO
-from benchmarks.experiments.constraints.segmented import END, SegmentedAnswer, draw_answers, write_answers
+from benchmarks.experiments.constraints.segmented import END, SegmentedAnswer, save_png, write_answers
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.pretrained.preferences import asr_dpo_trainer
 from examples.common.workers import quiet
@@ -83,7 +83,7 @@ def write_page(answers: Sequence[SegmentedAnswer], folder: Path) -> Path:
     """Write a report with the picture of the answers."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "answers.png"
-    draw_answers(answers).savefig(picture, dpi=150, metadata={"Software": None})
+    save_png(answers, picture)
     title = "Segments on held-out answers"
     return write_report(folder, title=title, description=LEGEND, images=[(title, picture)])
 

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -89,6 +90,12 @@ def read_answers(path: Path) -> list[SegmentedAnswer]:
     ]
 
 
+def save_png(answers: Sequence[SegmentedAnswer], path: Path) -> None:
+    """Write the picture of answers; hinting would round the widths of the characters to pixels."""
+    with rc_context({"text.hinting": "no_hinting"}):
+        draw_answers(answers).savefig(path, dpi=150, metadata={"Software": None})
+
+
 def draw_answers(answers: Sequence[SegmentedAnswer]) -> Figure:
     """Texts on the colors of their segments' signs, with violations underlined."""
     count = 1 + sum(1.6 + len(lines(answer.text, COLUMNS)) for answer in answers)
@@ -121,7 +128,9 @@ def draw_key(axes: Axes) -> None:
 
 
 def draw_line(axes: Axes, y: float, answer: SegmentedAnswer, start: int, end: int) -> None:
-    """One line of an answer: characters `start` to `end` at height `y`."""
+    """One line of an answer: characters `start` to `end` at height `y`, without the blank at its end."""
+    text = answer.text[start:end].rstrip()
+    end = start + len(text)
     for run in answer.runs():
         left, right = max(run.start, start) - start, min(run.end, end) - start
         if left >= right:
@@ -135,7 +144,7 @@ def draw_line(axes: Axes, y: float, answer: SegmentedAnswer, start: int, end: in
     axes.text(
         0,
         y + 0.5,
-        answer.text[start:end].rstrip().replace("\n", " "),
+        text.replace("\n", " "),
         va="center_baseline",
         fontsize=SIZE,
         family="DejaVu Sans Mono",

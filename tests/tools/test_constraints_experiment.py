@@ -45,11 +45,18 @@ from benchmarks.experiments.pretrained.models import Models, save_trained
 from benchmarks.experiments.pretrained.trunk import CachedTrunk, HiddenStates, freeze_trunk
 from examples.common.workers import quiet
 from segkernel.training.data.columns import SIDES
+from tests.quiet import restored_after_quiet
 
 ADVERSARIAL = "adversarial pairs"
 # Every word ends with a period, so any sequence of words that is long enough is well-formed.
 WORDS = "sea. sun. ship. moon. rain. wolf. bread. train. snow. map. hill,. to. sing. flying. extraordinary.".split()
 GOOD = "Rivers carry water down from hills. They feed towns and fields on every side."
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored_process():
+    with restored_after_quiet():
+        yield
 
 
 def answer(text: str, ended: bool = True) -> Answer:

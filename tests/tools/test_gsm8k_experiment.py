@@ -21,6 +21,7 @@ from benchmarks.experiments.gsm8k.pairs import read_pairs, split_pairs
 from benchmarks.experiments.gsm8k.settings import GSM8KSettings
 from benchmarks.experiments.gsm8k.workspace import GSM8KWorkspace
 from examples.common.workers import quiet
+from tests.quiet import restored_after_quiet
 from tests.training.tokenizers import chatml
 
 # Two pairs per problem.
@@ -29,6 +30,12 @@ ROWS = [
     for n in range(12)
     for wrong in (3, 4)
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored_process():
+    with restored_after_quiet():
+        yield
 
 
 def write(path, rows):

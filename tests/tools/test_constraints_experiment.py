@@ -3,6 +3,7 @@
 import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, LlamaModel, PreTrainedTokenizerFast
 
 from benchmarks.experiments import __main__ as command
 from benchmarks.experiments.constraints import __main__ as segments_command
@@ -39,12 +40,14 @@ from benchmarks.experiments.constraints.segmented import (
     write_answers,
 )
 from benchmarks.experiments.constraints.settings import ConstraintsSettings
+from benchmarks.experiments.constraints.stages import REWARD
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.pretrained.models import Models, save_trained
 from benchmarks.experiments.pretrained.trunk import CachedTrunk, HiddenStates, freeze_trunk
 from examples.common.workers import quiet
 from segkernel.training.data.columns import SIDES
+from segkernel.training.rewards.reward_model import prefix_scores
 from tests.quiet import restored_after_quiet
 
 ADVERSARIAL = "adversarial pairs"
@@ -494,3 +497,19 @@ def test_segments_command_writes_the_first_pairs_of_different_prompts(finished, 
     with pytest.raises(SystemExit):
         segments_command.main(["--seed", "9"])
     assert "--seed: expected a seed with a trained reward model in" in capsys.readouterr().err
+
+
+def test_reward_model_of_a_job_scores_as_it_was_trained_to(tmp_path, monkeypatch):
+    config = LlamaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_labels=1)
+    loaded = SimpleNamespace(reward_model=lambda folder: LlamaForTokenClassification(config))
+    monkeypatch.setattr(ConstraintsWorkspace, "models", loaded)
+    work, job = ConstraintsWorkspace(ConstraintsSettings(), tmp_path, 0), REWARD.job(0, {"pairs": "all"})
+    model = work.reward_model(job).eval()
+    ids, attention = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    batch = {"input_ids": ids, "attention_mask": attention, "position_ids": torch.arange(4).expand(2, 4)}
+    batch["response_mask"] = torch.tensor([[False, True, True, True], [False, True, False, False]])
+    with torch.no_grad():
+        outputs = model(input_ids=ids, attention_mask=attention).logits[..., 0]
+        scores = prefix_scores(model, batch)
+    assert scores[0, 3].item() == pytest.approx(outputs[0, 1:].sum().item(), abs=1e-6)
+    assert scores[1, 1].item() == pytest.approx(outputs[1, 1].item(), abs=1e-6)

@@ -14,6 +14,7 @@ from benchmarks.experiments.framework.workspace import Workspace
 from benchmarks.experiments.policies.logprobs import PairLogprobs, pair_logprobs
 from benchmarks.experiments.pretrained.models import Models
 from benchmarks.experiments.pretrained.settings import PretrainedSettings
+from segkernel.training.rewards.reward_model import set_score_reduction
 
 SettingsType = TypeVar("SettingsType", bound=PretrainedSettings)
 
@@ -44,7 +45,10 @@ class PretrainedWorkspace(Workspace[SettingsType]):
         return self.models.policy(None if job is None else self.job_folder(job))
 
     def reward_model(self, job: Job) -> PreTrainedModel:
-        return self.models.reward_model(self.job_folder(job))
+        """The reward model that a job trained, with the score that it was trained with."""
+        model = self.models.reward_model(self.job_folder(job))
+        set_score_reduction(model, job.step.options["score"])
+        return model
 
     @abstractmethod
     def training_rows(self, source: str) -> list[dict[str, Any]]:

@@ -210,7 +210,7 @@ def test_asr_dpo_masks_follow_smoothing_baseline_and_minimum_length(tmp_path: Pa
     assert first["chosen_token_rewards"] == pytest.approx([3, 4, 2, 2, 0, 0])
     assert first["rejected_token_rewards"] == pytest.approx([0, 3, 4.5])
     assert first["baseline"] == pytest.approx([11 / 6, 2.5])
-    # Held: + + + + - -, - - +, of which the last does not last.
+    # Held states: + + + + - - and - - +. The last + is shorter than the minimum.
     assert first["chosen_mask"] == [True, True, True, True, False, False]
     assert first["rejected_mask"] == [True, True, True]
     assert first["segments"] == [2, 1]

@@ -386,7 +386,7 @@ def test_tis_dpo_loss_matches_its_rule(tmp_path: Path) -> None:
         assert min(w for w in seen if w) == pytest.approx(0.7)
         assert max(seen) == pytest.approx(1.3)
         assert len({round(weight, 4) for weight in seen}) > 5
-        # 11 of 12 tokens, all 5, none of 1: the EOS is left out, of which the last chosen response consists.
+        # 11 of 12 tokens, all 5, none of 1: the EOS is left out, and it is all of the last chosen response.
         assert metrics["kept_chosen"].tolist() == pytest.approx([11 / 12, 1, 0])
         assert metrics["empty_pairs"].tolist() == [0, 0, 0]
         mean = sum(weights(ROWS[0], "rejected")) / 6

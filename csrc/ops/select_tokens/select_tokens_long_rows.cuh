@@ -28,7 +28,7 @@ struct LongRows {
     return histograms + (row * kDigits + digit) * kBins;
   }
 
-  // The search after the first `digits` digits, of which all histograms are complete.
+  // The search after the first `digits` digits, whose histograms must be complete.
   __device__ RadixSearch<T> search(int64_t row, int digits) const {
     auto search = RadixSearch<T>::start();
 #pragma unroll 1

@@ -68,8 +68,8 @@ SK_INLINE Vec::Integers rank_keys(Vec x, bool largest) {
   return (((magnitude ^ flip) - flip) & ~is_nan) | (is_nan & std::numeric_limits<int32_t>::min());
 }
 
-// Calls block(values, valid, i, count) for each word of 64 tokens from i on, of which the first `count` exist. The
-// values of a shorter last word are copied and zeros follow them.
+// Calls block(values, valid, i, count) for each word of 64 tokens. The word starts at token i and has `count` tokens of
+// the row; the last word may have fewer than 64, and its values are then copied and padded with zeros.
 template <class T, class Block>
 SK_INLINE void for_each_word(const T* values, const bool* mask, int64_t length, const Block& block) {
   int64_t i = 0;

@@ -7,7 +7,7 @@ from segkernel.training.segmentation.rows import TokenRows
 
 
 def debounce(states: TokenRows, minimum: int) -> Tensor:
-    """States of which none lasts fewer than `minimum` tokens.
+    """Debounced states: every state lasts at least `minimum` tokens, or the whole response.
 
     A run of equal states lasts if it has at least `minimum` tokens, or is its whole response. As in the debouncing of a
     switch, a state is taken over only once it lasts, and then from its first token on: a run that does not last gets

@@ -2,20 +2,34 @@
 #pragma once
 
 #include <cstdint>
-#include <sstream>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "rows.h"
 
 namespace segkernel {
 
+// A part of a message as text, numbers as "%g" and "%d" print them. Not a std::ostream: in a library that is linked
+// with -static-libstdc++, as some toolchains do, its locale can come from the other libstdc++ of the process, and
+// printing a double crashes.
+template <class Part>
+std::string text(const Part& part) {
+  if constexpr (std::is_floating_point_v<Part>) {
+    char digits[32];
+    std::snprintf(digits, sizeof digits, "%g", static_cast<double>(part));
+    return digits;
+  } else if constexpr (std::is_integral_v<Part>) {
+    return std::to_string(part);
+  } else {
+    return std::string(part);
+  }
+}
+
 template <class... Parts>
 [[noreturn]] void fail(const char* argument, const Parts&... parts) {
-  std::ostringstream message;
-  message << argument << ": ";
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
+  throw std::invalid_argument(((std::string(argument) + ": ") + ... + text(parts)));
 }
 
 template <class... Parts>

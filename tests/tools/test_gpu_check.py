@@ -105,9 +105,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_phases_fit_in_eight_minutes(tmp_path: Path) -> None:
+def test_phases_fit_in_ten_minutes(tmp_path: Path) -> None:
     phases = list(check.phases(tmp_path, ["tests/ops/test_gae.py"], rehearsing=False))
-    assert sum(phase.share for phase in phases) < 8 * 60 - 10
+    assert sum(phase.share for phase in phases) < 10 * 60 - 10
+    of_built = check.phases(tmp_path, ["tests/ops/test_gae.py"], rehearsing=False, built=True)
+    assert [phase.name for phase in of_built] == [phase.name for phase in phases if phase.name != "build"]
     by_name = {phase.name: phase for phase in phases}
     assert by_name["build"].environment["SEGKERNEL_CUDA_ARCHS"] == "9.0"
     assert by_name["tests"].environment["SEGKERNEL_TEST_DEVICE"] == "cuda"

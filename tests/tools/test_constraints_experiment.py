@@ -24,6 +24,7 @@ from benchmarks.experiments.constraints import grammar
 from benchmarks.experiments.constraints.answers import Answer, answer_credit, sample_answers, shares_met
 from benchmarks.experiments.constraints.experiment import EXPERIMENT
 from benchmarks.experiments.constraints.measures import measure_answers
+from benchmarks.experiments.constraints.pair_selectors import TIS_DPO
 from benchmarks.experiments.constraints.pairs import Pair, judge, make_pairs
 from benchmarks.experiments.constraints.preferences import DPO, START
 from benchmarks.experiments.constraints.prompts import TOPICS, Prompt
@@ -43,6 +44,7 @@ from benchmarks.experiments.constraints.settings import ConstraintsSettings
 from benchmarks.experiments.constraints.stages import REWARD
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.plan import Plan
+from benchmarks.experiments.policies.logprobs import gained, pair_logprobs
 from benchmarks.experiments.pretrained.models import Models, save_trained
 from benchmarks.experiments.pretrained.trunk import CachedTrunk, HiddenStates, freeze_trunk
 from examples.common.workers import quiet
@@ -435,13 +437,18 @@ def test_results_have_every_measure(finished):
     assert of["asr-dpo"].keys() == columns
     by_segments = {"segments", "masked_preference_accuracy"}
     assert of["dpo"].keys() == columns - by_segments
+    for name in ("tis-dpo", "simpo", "confpo", "sepo"):
+        assert of[name].keys() == columns - by_segments, name
     assert of["asr-rft"].keys() == columns - by_segments - {"chosen_trained", "rejected_trained"}
     shares = {column.measure for column in EXPERIMENT.columns if column.unit == "percent"}
     for per_seed in of.values():
         assert all(0 <= value <= 1 for name in shares & per_seed.keys() for value in per_seed[name])
     assert of["no training"]["kl"] == [0.0]
     assert of["dpo"]["kl"][0] > 0
-    assert of["dpo"]["tokens_trained"] == [1.0]
+    assert of["dpo"]["tokens_trained"] == of["simpo"]["tokens_trained"] == [1.0]
+    for side in ("chosen_trained", "rejected_trained"):
+        assert 0 < of["sepo"][side][0] <= 0.3
+        assert 0 < of["confpo"][side][0] < 1
     assert of["true credit"]["mask_agreement"] == [1.0]
     for name in ("chosen_trained", "rejected_trained"):
         assert of["random-dpo"][name][0] == pytest.approx(of["asr-dpo"][name][0], abs=0.05)
@@ -453,8 +460,28 @@ def test_results_have_every_measure(finished):
     right = credit["chosen"].count(1) + credit["rejected"].count(-1)
     total = len(credit["chosen"]) + len(credit["rejected"])
     assert of["dpo"]["mask_agreement"] == [pytest.approx(right / total)]
+    # The EOS has weight 0.
+    assert of["tis-dpo"]["tokens_trained"] == [pytest.approx(1 - 2 * len(trained) / total)]
     # Rejected sides violate less.
     assert credit["rejected"].count(-1) < credit["chosen"].count(-1)
+
+
+def test_reference_models_of_tis_dpo_prefer_opposite_sides(finished):
+    work, _ = finished
+    job = TIS_DPO.job(0, EXPERIMENT.conditions[ADVERSARIAL])
+    assert [needed.label for needed in job.needs] == ["dpo pairs=adversarial", "reverse dpo pairs=adversarial"]
+    start, *trained = (
+        pair_logprobs(model, work.training_rows("adversarial"))
+        for model in (work.policy(), *map(work.policy, job.needs))
+    )
+    margins = [
+        sum(
+            gained(*chosen, None) - gained(*rejected, None)
+            for chosen, rejected in (zip(*sides, strict=True) for sides in zip(start, after, strict=True))
+        )
+        for after in trained
+    ]
+    assert margins[0] > 0 > margins[1]
 
 
 def test_pairs_of_a_seed_follow_the_judge(finished):

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.experiments.policies.credit import TrainedResponse
+from benchmarks.experiments.policies.rollouts import Batch, response_rows
 from examples.capitals.pairs import is_well_formed
 from examples.capitals.task import QUESTION, SEPARATOR, grade, token_credit
 from segkernel.training.data.columns import SEQUENCE_SIGNS
-
-Batch = Mapping[str, Tensor]
-
-
-def rows_of(batch: Batch, mask: str) -> Iterator[tuple[list[int], list[int], list[bool]]]:
-    """Prompt ids, response ids, and mask over the response tokens of every row of a batch `[N, T]`."""
-    response = batch["response_mask"].bool()
-    prompt = batch["attention_mask"].bool() & ~response
-    for ids, p, r, kept in zip(batch["input_ids"], prompt, response, batch[mask], strict=True):
-        yield ids[p].tolist(), ids[r].tolist(), kept[r].tolist()
 
 
 def graded_pairs(tokenizer: PreTrainedTokenizerBase, batch: Batch) -> list[TrainedResponse]:
     """Both responses of every pair of a batch, with the tokens `selected`; they may be cut off."""
     return [
         graded(tokenizer, prompt, response, mask, SEQUENCE_SIGNS[index % 2])
-        for index, (prompt, response, mask) in enumerate(rows_of(batch, "selected"))
+        for index, (prompt, response, mask) in enumerate(response_rows(batch, "selected"))
     ]
 
 
@@ -37,7 +27,7 @@ def graded_samples(
     """Well-formed responses of a batch; `sign_of` maps the number of a row to the sign of its verdict."""
     return [
         graded(tokenizer, prompt, response, kept, sign_of(row))
-        for row, (prompt, response, kept) in enumerate(rows_of(batch, mask))
+        for row, (prompt, response, kept) in enumerate(response_rows(batch, mask))
         if well_formed(tokenizer, prompt, response)
     ]
 

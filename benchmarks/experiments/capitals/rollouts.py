@@ -19,7 +19,7 @@ from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.experiment import Method
 from benchmarks.experiments.framework.jobs import Job, Need, Step
 from benchmarks.experiments.policies.credit import TrainedResponse
-from benchmarks.experiments.policies.rollouts import observe_rollouts
+from benchmarks.experiments.policies.rollouts import observe_rollouts, verdict_signs
 from benchmarks.experiments.policies.timing import timing
 from benchmarks.experiments.policies.training import TrainedPolicy
 from examples.capitals.task import draw_countries, prompt_text
@@ -165,13 +165,7 @@ def train_ppo(
 
 def graded_rollout(tokenizer: PreTrainedTokenizerBase, rollout: dict[str, Tensor]) -> list[TrainedResponse]:
     """Well-formed responses of a rollout with the tokens of its policy loss."""
-    return graded_samples(tokenizer, rollout, "policy_mask", signs(rollout).__getitem__)
-
-
-def signs(rollout: Mapping[str, Tensor]) -> list[int]:
-    """Sign of every response's verdict: that of its reward minus the rollout's mean."""
-    rewards = rollout["sequence_rewards"]
-    return (rewards - rewards.mean()).sign().int().tolist()
+    return graded_samples(tokenizer, rollout, "policy_mask", verdict_signs(rollout).__getitem__)
 
 
 def online(

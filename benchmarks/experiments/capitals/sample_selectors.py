@@ -16,13 +16,17 @@ from benchmarks.experiments.capitals.rollouts import (
     ppo_trainer,
     proximal,
     rejection_trainer,
-    signs,
     trained_on_samples,
 )
 from benchmarks.experiments.capitals.stages import PREFERRED
 from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.jobs import Job, Need
-from benchmarks.experiments.policies.rollouts import observe_rollouts, observe_selection
+from benchmarks.experiments.policies.rollouts import (
+    observe_rollouts,
+    observe_selection,
+    row_tokens,
+    signs_by_tokens,
+)
 from benchmarks.experiments.policies.timing import timing
 from benchmarks.experiments.policies.training import TrainedPolicy
 from examples.capitals.training import train_and_save
@@ -70,14 +74,9 @@ def entropy_ppo(work: CapitalsWorkspace, job: Job) -> TrainedPolicy:
     with timing((trainer, "trained_tokens")) as selecting:
         rollouts, batches = observe_rollouts(trainer), observe_selection(trainer, "trained_tokens")
         train_and_save(trainer)
-    sign_of = {
-        tuple(row[mask].tolist()): sign
-        for rollout in rollouts
-        for row, mask, sign in zip(rollout["input_ids"], rollout["attention_mask"].bool(), signs(rollout), strict=True)
-    }
-    found = []
+    sign_of, found = signs_by_tokens(rollouts), []
     for batch in batches:
-        rows = [tuple(r[m].tolist()) for r, m in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)]
+        rows = row_tokens(batch)
         found += graded_samples(work.tokenizer, batch, "selected", lambda row, rows=rows: sign_of[rows[row]])
     return TrainedPolicy(model, found, selecting.seconds)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from benchmarks.experiments.constraints.pair_selectors import PAIR_SELECTORS
 from benchmarks.experiments.constraints.preferences import ASR_DPO, DPO
 from benchmarks.experiments.constraints.rejection import ASR_RFT, RFT
 from benchmarks.experiments.framework.questions import option
 
 DEVIATIONS = "in standard deviations of the token rewards"
+LEARNING_RATES = (3e-5, 1e-4, 3e-4)
 
 QUESTIONS = [
     option(ASR_DPO, "baseline_shift", (0.0, -0.5, -1.0, -1.5), unit=DEVIATIONS),
@@ -18,9 +20,10 @@ QUESTIONS = [
     option(ASR_DPO, "min_segment_length", (1, 3)),
     option(ASR_DPO, "rejected_weight", (0.5, 1.0)),
     option(ASR_DPO, "rpo_alpha", (0.0, 0.3)),
-    option(DPO, "learning_rate", (3e-5, 1e-4, 3e-4)),
-    option(ASR_DPO, "learning_rate", (3e-5, 1e-4, 3e-4)),
+    option(DPO, "learning_rate", LEARNING_RATES),
+    option(ASR_DPO, "learning_rate", LEARNING_RATES),
     option(DPO, "rejected_weight", (0.1, 1.0)),
     option(ASR_RFT, "baseline_shift", (0.0, -0.5, -1.0), unit=DEVIATIONS),
-    option(RFT, "learning_rate", (3e-5, 1e-4, 3e-4)),
+    option(RFT, "learning_rate", LEARNING_RATES),
+    *(option(method, "learning_rate", LEARNING_RATES) for method in PAIR_SELECTORS),
 ]

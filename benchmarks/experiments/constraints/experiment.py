@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.experiments.constraints.candidates import QUESTIONS
 from benchmarks.experiments.constraints.grammar import PACKAGE as GRAMMAR_PACKAGE
+from benchmarks.experiments.constraints.pair_selectors import PAIR_SELECTORS
 from benchmarks.experiments.constraints.preferences import PREFERENCE_METHODS
 from benchmarks.experiments.constraints.rejection import REJECTION_METHODS
 from benchmarks.experiments.constraints.rules import RULES
@@ -33,7 +34,7 @@ EXPERIMENT = Experiment(
         "all pairs": {"pairs": "all", "rewards": "all"},
         "adversarial pairs": {"pairs": "adversarial", "rewards": "all"},
     },
-    methods=[*PREFERENCE_METHODS, *REJECTION_METHODS],
+    methods=[*PREFERENCE_METHODS, *PAIR_SELECTORS, *REJECTION_METHODS],
     questions=QUESTIONS,
     columns=[
         Column("constraints met", "met"),

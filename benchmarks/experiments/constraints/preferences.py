@@ -17,10 +17,10 @@ from benchmarks.experiments.pretrained.preferences import (
     ASR_DPO_OPTIONS,
     DPO_OPTIONS,
     asr_dpo,
+    dpo,
     fitted,
     pair_options,
     pair_rows,
-    preference,
     random_dpo,
 )
 from segkernel.training import DPOConfig, DPOTrainer
@@ -56,7 +56,7 @@ PAIR_NEEDS = (Need(ANSWERS),)
 START = Method("no training", start, needs=PAIR_NEEDS, decides=True)
 DPO = Method(
     "dpo",
-    training(partial(preference, trainer_type=DPOTrainer, config_type=DPOConfig)),
+    training(dpo),
     uses=("pairs",),
     needs=PAIR_NEEDS,
     options=DPO_OPTIONS,

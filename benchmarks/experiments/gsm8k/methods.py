@@ -12,16 +12,14 @@ from benchmarks.experiments.gsm8k.measures import likelihood_accuracy, measure_p
 from benchmarks.experiments.gsm8k.stages import PAIRS, REWARD
 from benchmarks.experiments.gsm8k.workspace import GSM8KWorkspace
 from benchmarks.experiments.policies.training import TrainedPolicy, train_and_measure
-from benchmarks.experiments.pretrained.models import save_trained
 from benchmarks.experiments.pretrained.pair_selectors import confpo, sepo, simpo
 from benchmarks.experiments.pretrained.preferences import (
     ASR_DPO_OPTIONS,
     DPO_OPTIONS,
     asr_dpo,
-    preference,
+    dpo,
     random_dpo,
 )
-from segkernel.training import DPOConfig, DPOTrainer
 
 
 def training(train: Callable[[GSM8KWorkspace, Job], TrainedPolicy]) -> Callable[[Any, Job], dict[str, Any]]:
@@ -32,13 +30,6 @@ def training(train: Callable[[GSM8KWorkspace, Job], TrainedPolicy]) -> Callable[
 def start(work: GSM8KWorkspace, job: Job) -> dict[str, Any]:
     """The start model is its own reference: every implicit reward is 0, so that it ranks pairs by chance."""
     return {"preference_accuracy": 0.5, "likelihood_accuracy": likelihood_accuracy(work.start_logprobs())}
-
-
-def dpo(work: GSM8KWorkspace, job: Job) -> TrainedPolicy:
-    """DPO; its policy is saved for SePO."""
-    trained = preference(work, job, trainer_type=DPOTrainer, config_type=DPOConfig)
-    save_trained(trained.model, work.job_folder(job))
-    return trained
 
 
 FAST = {"learning_rate": 1e-4}

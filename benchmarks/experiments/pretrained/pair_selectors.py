@@ -1,17 +1,13 @@
-"""Training on preference pairs without a reference model: SimPO, and ConfPO and SePO, which select its tokens."""
+"""Selection of tokens in preference pairs: TIS-DPO, which weighs those of DPO, and SimPO with ConfPO and SePO."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from benchmarks.experiments.framework.jobs import Job
-from benchmarks.experiments.policies.credit import TrainedResponse
-from benchmarks.experiments.policies.rollouts import observe_selection
+from benchmarks.experiments.policies.rollouts import Batch, observe_selection, trained_responses
 from benchmarks.experiments.policies.training import TrainedPolicy
-from benchmarks.experiments.pretrained.preferences import fit, fitted, kept_by_side, pair_rows
+from benchmarks.experiments.pretrained.preferences import fit, fitted, kept_by_side, pair_options, pair_rows
 from benchmarks.experiments.pretrained.workspace import PretrainedWorkspace
 from segkernel.training import (
     ConfPOConfig,
@@ -20,8 +16,22 @@ from segkernel.training import (
     SePOTrainer,
     SimPOConfig,
     SimPOTrainer,
+    TISDPOConfig,
+    TISDPOTrainer,
 )
 from segkernel.training.data.columns import SEQUENCE_SIGNS
+
+
+def tis_dpo(work: PretrainedWorkspace, job: Job, *, dpo_model: str, reverse_dpo_model: str) -> TrainedPolicy:
+    """TIS-DPO, with the policies of two needed steps: by DPO on the same pairs, and with their sides exchanged."""
+    trainer = TISDPOTrainer(
+        work.policy(),
+        TISDPOConfig(**pair_options(work, job)),
+        dpo_model=work.policy(job.need(dpo_model)),
+        reverse_dpo_model=work.policy(job.need(reverse_dpo_model)),
+        **pair_rows(work, job),
+    )
+    return fitted(work, job, trainer)
 
 
 def simpo(work: PretrainedWorkspace, job: Job) -> TrainedPolicy:
@@ -40,16 +50,15 @@ def confpo(work: PretrainedWorkspace, job: Job) -> TrainedPolicy:
     trainer = ConfPOTrainer(work.policy(), ConfPOConfig(**work.policy_options(job)), **pair_rows(work, job))
     batches = observe_selection(trainer, "selected")
     fit(trainer)
-    responses = [response for batch in batches for response in selected_responses(work, batch)]
+    responses = [
+        response
+        for batch in batches
+        for response in trained_responses(batch, "selected", pair_signs(batch), work.token_credit)
+    ]
     model: Any = trainer.model
     return TrainedPolicy(model, responses, measures=kept_by_side(responses))
 
 
-def selected_responses(work: PretrainedWorkspace, batch: Mapping[str, Tensor]) -> list[TrainedResponse]:
-    """Responses of a batch of pairs, under the mask of the tokens that a step selected."""
-    responses = []
-    rows = zip(batch["input_ids"], batch["response_mask"], batch["selected"], strict=True)
-    for index, (ids, response, selected) in enumerate(rows):
-        credit = work.token_credit(ids[response].tolist())
-        responses.append(TrainedResponse(selected[response].tolist(), credit, SEQUENCE_SIGNS[index % 2]))
-    return responses
+def pair_signs(batch: Batch) -> tuple[int, ...]:
+    """Signs of the verdicts of a batch's rows, which are chosen, rejected, chosen, ..."""
+    return SEQUENCE_SIGNS * (len(batch["input_ids"]) // 2)

@@ -12,6 +12,7 @@ from benchmarks.experiments.policies.credit import TrainedResponse, kept_share, 
 from benchmarks.experiments.policies.logprobs import PairMasks, pair_logprobs, preference_accuracy
 from benchmarks.experiments.policies.timing import timing
 from benchmarks.experiments.policies.training import TrainedPolicy, segment_options
+from benchmarks.experiments.pretrained.models import save_trained
 from benchmarks.experiments.pretrained.workspace import PretrainedWorkspace
 from segkernel.training import (
     ASRDPOConfig,
@@ -83,13 +84,18 @@ def kept_by_side(responses: Sequence[TrainedResponse]) -> dict[str, float]:
     return {f"{side}_trained": kept_share(responses[index::2]) for index, side in enumerate(SIDES)}
 
 
-def preference(
-    work: PretrainedWorkspace, job: Job, *, trainer_type: type[DPOTrainer], config_type: type[DPOConfig]
-) -> TrainedPolicy:
-    """Train on pairs by a method of the DPO family that needs nothing else."""
-    return fitted(
-        work, job, trainer_type(work.policy(), config_type(**pair_options(work, job)), **pair_rows(work, job))
-    )
+def dpo(work: PretrainedWorkspace, job: Job) -> TrainedPolicy:
+    """DPO; its policy is saved for the methods that read it."""
+    config = DPOConfig(**pair_options(work, job))
+    trained = fitted(work, job, DPOTrainer(work.policy(), config, **pair_rows(work, job)))
+    save_trained(trained.model, work.job_folder(job))
+    return trained
+
+
+def reverse_dpo(work: PretrainedWorkspace, job: Job) -> dict[str, Any]:
+    """Stage: train and save a policy by DPO with its sides exchanged, by the option `reverse`."""
+    dpo(work, job)
+    return {}
 
 
 def asr_dpo(work: PretrainedWorkspace, job: Job) -> TrainedPolicy:

@@ -29,6 +29,7 @@ from benchmarks.experiments.constraints.pairs import Pair, judge, make_pairs
 from benchmarks.experiments.constraints.preferences import DPO, START
 from benchmarks.experiments.constraints.prompts import TOPICS, Prompt
 from benchmarks.experiments.constraints.rules import token_credit, violations
+from benchmarks.experiments.constraints.sample_selectors import SLM_RFT
 from benchmarks.experiments.constraints.segmented import (
     ADVANCE,
     COLORS,
@@ -452,6 +453,9 @@ def test_results_have_every_measure(finished):
     assert of["true credit"]["mask_agreement"] == [1.0]
     for name in ("chosen_trained", "rejected_trained"):
         assert of["random-dpo"][name][0] == pytest.approx(of["asr-dpo"][name][0], abs=0.05)
+    # ceil(0.6 n) of the n tokens of every micro-batch.
+    assert of["slm-rft"]["tokens_trained"] == [pytest.approx(0.6, abs=0.02)]
+    assert of["slm-rft"].keys() == of["random-rft"].keys()
     trained = work.policy_pairs("adversarial")
     credit = {
         side: [sign for pair in trained for sign in answer_credit(work.tokenizer, getattr(pair, side).ids)]
@@ -466,22 +470,32 @@ def test_results_have_every_measure(finished):
     assert credit["rejected"].count(-1) < credit["chosen"].count(-1)
 
 
+def gains(work, rows, *jobs):
+    """Log-probability that the policies of jobs gained over the start model: chosen and rejected sides of all rows."""
+    start, *trained = (pair_logprobs(model, rows) for model in (work.policy(), *map(work.policy, jobs)))
+    return [
+        tuple(sum(gained(old[s], new[s], None) for old, new in zip(start, after, strict=True)) for s in (0, 1))
+        for after in trained
+    ]
+
+
 def test_reference_models_of_tis_dpo_prefer_opposite_sides(finished):
     work, _ = finished
     job = TIS_DPO.job(0, EXPERIMENT.conditions[ADVERSARIAL])
     assert [needed.label for needed in job.needs] == ["dpo pairs=adversarial", "reverse dpo pairs=adversarial"]
-    start, *trained = (
-        pair_logprobs(model, work.training_rows("adversarial"))
-        for model in (work.policy(), *map(work.policy, job.needs))
-    )
-    margins = [
-        sum(
-            gained(*chosen, None) - gained(*rejected, None)
-            for chosen, rejected in (zip(*sides, strict=True) for sides in zip(start, after, strict=True))
-        )
-        for after in trained
-    ]
-    assert margins[0] > 0 > margins[1]
+    dpo, reverse = gains(work, work.training_rows("adversarial"), *job.needs)
+    assert dpo[0] > dpo[1]
+    assert reverse[0] < reverse[1]
+
+
+def test_reference_model_of_slm_rft_learned_the_preferred_answers(finished):
+    work, _ = finished
+    job = SLM_RFT.job(0, EXPERIMENT.conditions[ADVERSARIAL])
+    assert [needed.label for needed in job.needs] == ["reward pairs=all", "preferred answers pairs=all"]
+    ((chosen, _),) = gains(work, work.training_rows("all"), job.need("preferred answers"))
+    assert chosen > 0
+    unique = {(pair.prompt, pair.chosen.ids) for pair in work.policy_pairs("all")}
+    assert work.finished(job.need("preferred answers")) == {"answers": len(unique)}
 
 
 def test_pairs_of_a_seed_follow_the_judge(finished):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.experiments.constraints.pair_selectors import PAIR_SELECTORS
 from benchmarks.experiments.constraints.preferences import ASR_DPO, DPO
 from benchmarks.experiments.constraints.rejection import ASR_RFT, RFT
+from benchmarks.experiments.constraints.sample_selectors import SLM_RFT
 from benchmarks.experiments.framework.questions import option
 
 DEVIATIONS = "in standard deviations of the token rewards"
@@ -25,5 +26,5 @@ QUESTIONS = [
     option(DPO, "rejected_weight", (0.1, 1.0)),
     option(ASR_RFT, "baseline_shift", (0.0, -0.5, -1.0), unit=DEVIATIONS),
     option(RFT, "learning_rate", LEARNING_RATES),
-    *(option(method, "learning_rate", LEARNING_RATES) for method in PAIR_SELECTORS),
+    *(option(method, "learning_rate", LEARNING_RATES) for method in (*PAIR_SELECTORS, SLM_RFT)),
 ]

@@ -8,6 +8,7 @@ from benchmarks.experiments.constraints.pair_selectors import PAIR_SELECTORS
 from benchmarks.experiments.constraints.preferences import PREFERENCE_METHODS
 from benchmarks.experiments.constraints.rejection import REJECTION_METHODS
 from benchmarks.experiments.constraints.rules import RULES
+from benchmarks.experiments.constraints.sample_selectors import SAMPLE_SELECTORS
 from benchmarks.experiments.constraints.settings import ConstraintsSettings
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.columns import Column
@@ -34,7 +35,7 @@ EXPERIMENT = Experiment(
         "all pairs": {"pairs": "all", "rewards": "all"},
         "adversarial pairs": {"pairs": "adversarial", "rewards": "all"},
     },
-    methods=[*PREFERENCE_METHODS, *PAIR_SELECTORS, *REJECTION_METHODS],
+    methods=[*PREFERENCE_METHODS, *PAIR_SELECTORS, *REJECTION_METHODS, *SAMPLE_SELECTORS],
     questions=QUESTIONS,
     columns=[
         Column("constraints met", "met"),

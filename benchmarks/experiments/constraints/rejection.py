@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from segkernel.training import (
 from segkernel.training.data.columns import RESPONSES
 from segkernel.training.data.tables import to_dataset
 
+NO_OPTIONS: Mapping[str, Any] = {}
 Answered = list[tuple[list[int], list[list[int]]]]  # token ids of prompts, each with those of its answers
 
 
@@ -45,6 +47,33 @@ class WithAnswers:
         return to_dataset(rows, RESPONSES, "samples")
 
 
+def with_answers(trainer_type: type[RFTTrainer], answered: Answered) -> Any:
+    """The trainer class bound to answers."""
+    return type(trainer_type.__name__, (WithAnswers, trainer_type), {"answered": answered})
+
+
+def rejection_trainer(
+    work: ConstraintsWorkspace,
+    job: Job,
+    trainer_type: type[RFTTrainer],
+    config_type: type[RFTConfig],
+    *,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    **models: Any,
+) -> Any:
+    """A trainer that has scored the start model's answers; `options` come on top of the job's."""
+    answered = [
+        (prompt_ids(work.tokenizer, prompt), [list(one.ids) for one in answers])
+        for prompt, answers in work.answers("training")
+    ]
+    config = config_type(
+        samples=work.settings.samples, max_new_tokens=MAX_TOKENS, **work.policy_options(job), **options
+    )
+    prompts = [{"prompt_ids": prompt} for prompt, _ in answered]
+    models = {"reward_model": work.reward_model(reward_job(job)), **models}
+    return with_answers(trainer_type, answered)(work.policy(), config, prompts, None, work.tokenizer, **models)
+
+
 def rejection_sampling(
     work: ConstraintsWorkspace,
     job: Job,
@@ -53,22 +82,11 @@ def rejection_sampling(
     config_type: type[RFTConfig],
     **options: Any,
 ) -> TrainedPolicy:
-    answered = [
-        (prompt_ids(work.tokenizer, prompt), [list(one.ids) for one in answers])
-        for prompt, answers in work.answers("training")
-    ]
-    bound = type(trainer_type.__name__, (WithAnswers, trainer_type), {"answered": answered})
-    config = config_type(
-        samples=work.settings.samples, max_new_tokens=MAX_TOKENS, **work.policy_options(job), **options
-    )
-    prompts = [{"prompt_ids": prompt} for prompt, _ in answered]
-    reward_model = work.reward_model(reward_job(job))
     with timing((trainer_type, "accept")) as accepting:
-        trainer = bound(work.policy(), config, prompts, None, work.tokenizer, reward_model=reward_model)
+        trainer = rejection_trainer(work, job, trainer_type, config_type, options=options)
     fit(trainer)
-    rows: Any = trainer.train_dataset
     responses = []
-    for row in rows:
+    for row in trainer.train_dataset:
         credit = answer_credit(work.tokenizer, row["response_ids"])
         responses.append(TrainedResponse(row.get("mask") or [True] * len(credit), credit, 1))
     return TrainedPolicy(trainer.model, responses, accepting.seconds)

@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, Qwen2Con
 from segkernel import _cli as cli
 from segkernel.training import ASRPPOConfig, ASRPPOTrainer, PPOConfig, PPOTrainer, R3HFPPOConfig, R3HFPPOTrainer
 from segkernel.training.models import train_tokenizer
+from segkernel.training.trainer.actor_critic import actor_critic
 from tests.ops.plain_floats import (
     assert_rows,
     debounced,
@@ -333,6 +334,18 @@ def test_value_model_of_other_architectures_starts_at_zero(tmp_path: Path, token
     trainer.train()
     moved = {name.split(".")[0] for name, tensor in weights(trainer).items() if not torch.equal(tensor, before[name])}
     assert moved == {"policy", "value"}
+
+
+@pytest.mark.parametrize("frozen", ["one layer", "everything"])
+def test_value_model_keeps_its_frozen_layers_unless_all_are(tokenizer: Any, frozen: str) -> None:
+    value = tiny_reward_model(tokenizer)
+    layer = value.model.layers[0]
+    (layer if frozen == "one layer" else value).requires_grad_(False)
+    trained = {
+        name for name, p in actor_critic(tiny_lm(tokenizer), value, None).value.named_parameters() if p.requires_grad
+    }
+    left_out = {f"model.layers.0.{name}" for name, _ in layer.named_parameters()} if frozen == "one layer" else set()
+    assert trained == {name for name, _ in value.named_parameters()} - left_out
 
 
 def test_ppo_loads_the_best_model_at_the_end(tmp_path: Path, tokenizer: Any) -> None:

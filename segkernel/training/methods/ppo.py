@@ -89,7 +89,7 @@ class PPOTrainer(RolloutTrainer):
         ref_model: reference of the KL penalty; default: `model` as it is when the trainer is made.
         value_model: model with one output per token; default: a copy of the reward model or, if that is a function,
             the policy's body with a new head. With an adapter on the policy, the default has one of its own, and shares
-            the frozen weights of the model it is a copy of.
+            the frozen weights of the model it is a copy of. Frozen layers stay frozen, unless all are.
         peft_config: config of a new adapter on the policy, and of one on the value model.
     """
 

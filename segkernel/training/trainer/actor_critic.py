@@ -105,7 +105,8 @@ def actor_critic(
 
     Args:
         policy: causal language model.
-        value: model with one output per token; default: see `default_value_model`.
+        value: model with one output per token; default: see `default_value_model`. Frozen layers of a model that is
+            trained in part stay frozen.
         reward_model: model with one output per token, or a function.
         peft_config: config of new adapters; a `value` with an adapter keeps it.
     """
@@ -115,7 +116,14 @@ def actor_critic(
         value = default_value_model(policy, reward_model)
     elif peft_config is not None and not has_adapter(value):
         value = with_adapter(value, peft_config)
-    return ActorCritic(policy, train_adapter(value))
+    return ActorCritic(policy, trainable_value_model(value))
+
+
+def trainable_value_model(value: Any) -> Any:
+    """A value model ready to train: its adapter or, without one, the weights that it trains; all if it trains none."""
+    if not has_adapter(value) and any(parameter.requires_grad for parameter in value.parameters()):
+        return value
+    return train_adapter(value)
 
 
 def default_value_model(policy: Any, reward_model: Any) -> Any:

@@ -13,9 +13,9 @@ from typing import Any
 
 from benchmarks.experiments.framework.data import Rows, digest, store_rows
 from benchmarks.experiments.framework.experiment import Experiment
-from benchmarks.experiments.framework.output import environment, write_page, write_results
+from benchmarks.experiments.framework.output import write_page, write_results
 from benchmarks.experiments.framework.plan import Plan
-from benchmarks.experiments.framework.schedule import pool_of, run_plan, wall_seconds
+from benchmarks.experiments.framework.schedule import pool_of, run_plan, runs
 from benchmarks.experiments.framework.summary import summarize
 from benchmarks.experiments.framework.tables import candidate_table, markdown, method_table
 from benchmarks.experiments.registry import MODULES, load_experiment
@@ -31,6 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", choices=list(MODULES), default="capitals", help="the task (default: %(default)s)")
     parser.add_argument("--tune", action="store_true", help="compare candidates, on seeds that the comparison has not")
     parser.add_argument("--deciding", action="store_true", help="run only the methods that decide")
+    parser.add_argument(
+        "--question",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --tune: only this question and the methods that it is about; may be given several times",
+    )
     parser.add_argument("--quick", action="store_true", help="a test of minutes; stores no results")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "experiments", help="folder of all jobs")
     parser.add_argument("--data", type=Path, help="file that the task reads, where it reads one")
@@ -39,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.processes is not None and arguments.processes < 1:
         parser.error(f"--processes: expected at least 1, got {arguments.processes}")
     experiment = load_experiment(arguments.task)
+    if arguments.question and not arguments.tune:
+        parser.error("--question: expected --tune with it, got none")
+    names = list(dict.fromkeys(question.name for question in experiment.questions))
+    if unknown := [name for name in arguments.question if name not in names]:
+        parser.error(f"--question: expected one of {', '.join(map(repr, names))}, got {unknown[0]!r}")
     if arguments.quick:
         experiment = replace(experiment, settings=experiment.settings.quick())
     try:
@@ -49,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows:
         settings: Any = experiment.settings
         experiment = replace(experiment, settings=replace(settings, data_sha256=digest(rows)))
-    plan = Plan(experiment, tuning=arguments.tune, deciding=arguments.deciding)
+    plan = Plan(experiment, tuning=arguments.tune, deciding=arguments.deciding, asked=tuple(arguments.question))
     folder = experiment.settings.folder(arguments.output / experiment.name)
     processes = arguments.processes or max(1, (os.cpu_count() or 1) // experiment.threads)
     print(*missing_packages(experiment), f"work in progress: {folder}", sep="\n", flush=True)
@@ -98,8 +110,7 @@ def read_data(experiment: Experiment, path: Path | None) -> Rows:
 def run(plan: Plan, folder: Path, pool: Executor, processes: int) -> dict[str, Any]:
     """Results of a plan; finished jobs of an earlier run in this folder are reused."""
     run_plan(plan, folder, pool, processes)
-    packages = plan.experiment.packages
-    return {**environment(packages, wall_seconds(plan, folder), processes), **summarize(plan, folder)}
+    return {"runs": runs(plan, folder), **summarize(plan, folder)}
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ from benchmarks.experiments.constraints.stages import REWARD
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.policies.logprobs import gained, pair_logprobs
-from benchmarks.experiments.pretrained.models import Models, save_trained
+from benchmarks.experiments.pretrained import models as model_files
+from benchmarks.experiments.pretrained.models import Models, converted, save_trained
 from benchmarks.experiments.pretrained.trunk import CachedTrunk, HiddenStates, freeze_trunk
 from examples.common.workers import quiet
 from segkernel.training.data.columns import SIDES
@@ -361,6 +362,34 @@ def test_gradients_reach_only_the_trained_layers(loaded):
         assert reached == trained | {*head}
         assert {name for name, value in model.named_parameters() if value.requires_grad} == reached
         assert {value.dtype for name, value in model.named_parameters() if name in reached} == {torch.float32}
+
+
+def test_models_and_trainers_follow_the_device(folder, monkeypatch, tmp_path):
+    def on(device: str) -> ConstraintsWorkspace:
+        monkeypatch.setattr(Models, "device", torch.device(device))
+        settings = replace(ConstraintsSettings(), model=str(folder), trained_layers=2)
+        return ConstraintsWorkspace(settings, tmp_path / device, 0)
+
+    for device, use_cpu in (("meta", False), ("cpu", True)):
+        work = on(device)
+        options = work.trainer_options(REWARD.job(0, {"pairs": "all"}), steps=1, learning_rate=1.0)
+        assert options["use_cpu"] is use_cpu
+        for model in (work.policy(), work.models.reward_model()):
+            assert {value.device.type for value in (*model.parameters(), *model.buffers())} == {device}
+
+
+def test_converted_model_is_written_once_and_equal(folder, loaded, monkeypatch, tmp_path):
+    made = converted(str(folder), tmp_path / "model")
+    again = Models(str(made), trained_layers=2)
+    ids = torch.tensor([ROWS[1]])
+    with torch.no_grad():
+        assert torch.equal(again.policy()(input_ids=ids).logits, loaded.policy()(input_ids=ids).logits)
+    text = "sea. hill,. [EOS]"
+    assert again.tokenizer(text)["input_ids"] == loaded.tokenizer(text)["input_ids"]
+    assert again.tokenizer.chat_template == loaded.tokenizer.chat_template
+    assert again.pretrained.generation_config.eos_token_id == loaded.pretrained.generation_config.eos_token_id == 2
+    monkeypatch.setattr(model_files, "read_pretrained", None)
+    assert converted(str(folder), tmp_path / "model") == made
 
 
 def test_deep_copies_share_the_hidden_states(loaded):

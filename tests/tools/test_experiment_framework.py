@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +12,15 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("tabulate")
 
+import torch
+
 from benchmarks.experiments import __main__ as command
 from benchmarks.experiments.framework import schedule
 from benchmarks.experiments.framework.columns import Column
 from benchmarks.experiments.framework.experiment import Candidate, Experiment, Method, Question
+from benchmarks.experiments.framework.hardware import environment
 from benchmarks.experiments.framework.jobs import Job, Need, Step, with_needed
-from benchmarks.experiments.framework.output import markers, page_text, write_page, write_results
+from benchmarks.experiments.framework.output import markers, page_text, ran_on, write_page, write_results
 from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.framework.settings import Settings
 from benchmarks.experiments.framework.tables import candidate_table, detailed_table, method_table, stage_table
@@ -235,6 +239,8 @@ def test_failed_job_is_named_and_finished_ones_are_kept(tmp_path):
     plan = Plan(replace(STUB, methods=[START, PLAIN, broken], questions=[]))
     with pytest.raises(RuntimeError, match=r"seed 0, broken pairs=all [0-9a-f]{8}: failed"):
         run(plan, tmp_path)
+    (record,) = schedule.runs(plan, tmp_path)
+    assert record["wall_seconds"] > 0
     finished = ran(tmp_path, 0)
     assert "plain" in finished
     with pytest.raises(RuntimeError, match="broken"):
@@ -249,6 +255,55 @@ def test_deciding_part_leaves_out_the_other_methods(tmp_path):
     # A method that an earlier run finished stays in the tables.
     run(Plan(STUB), tmp_path)
     assert "control" in {e["method"] for e in run(Plan(STUB, deciding=True), tmp_path)["methods"]}
+
+
+def test_asked_questions_run_with_their_methods_only_and_add_up(tmp_path):
+    pace = Question("pace", PLAIN, [Candidate("3", PLAIN.with_options(masked=3))])
+    experiment = replace(STUB, questions=[STRENGTH, pace])
+    results = run(Plan(experiment, tuning=True, asked=("pace",)), tmp_path)
+    assert set(ran(tmp_path, 4)) == {"data", "start", "plain"}
+    assert {entry["method"] for entry in results["methods"]} == {"start", "plain"}
+    assert [e["against_unchanged"]["right"]["mean"] for e in results["candidates"]] == [0.75, 0.75]
+    # The second piece: the tables have the first one as well, in the order of the experiment.
+    results = run(Plan(experiment, tuning=True, asked=("strength",)), tmp_path)
+    assert ran(tmp_path, 4).count("control") == 0
+    assert list(dict.fromkeys(entry["question"] for entry in results["candidates"])) == ["strength", "pace"]
+    before = ran(tmp_path, 4)
+    complete = run(Plan(experiment, tuning=True), tmp_path)
+    assert ran(tmp_path, 4) == [*before, "control", "control"]
+    assert complete["candidates"] == results["candidates"]
+
+
+def test_results_name_every_machine_that_made_them(tmp_path, monkeypatch):
+    def on(cpu: str) -> None:
+        machine = {"cpu": cpu, "cores": "2", "python": "3.12", "torch": "2.11"}
+        monkeypatch.setattr(schedule, "environment", lambda experiment: {"machine": machine, "packages": []})
+
+    def forget(folder: Path, seed: int) -> None:
+        next((folder / f"seed-{seed}" / "results").glob("control*")).unlink()
+
+    there, here, plan = tmp_path / "there", tmp_path / "here", Plan(STUB)
+    on("first")
+    first = run(plan, there)
+    forget(there, 0)
+    run(plan, there)
+    shutil.copytree(there, here)
+    on("second")
+    # Nothing runs on the second machine, so the results are those of the first one only.
+    again = run(plan, here)
+    assert (ran(here, 0), again["methods"]) == (ran(there, 0), first["methods"])
+    assert [entry["machine"]["cpu"] for entry in again["runs"]] == ["first"]
+    assert again["runs"][0]["wall_seconds"] > first["runs"][0]["wall_seconds"]
+    forget(here, 1)
+    text = ran_on(run(plan, here))
+    assert text.startswith("first, 2 cores; Python 3.12, torch 2.11; 0 minutes in 1 process. second, 2 cores; ")
+
+
+def test_gpu_is_recorded_where_an_experiment_uses_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    assert environment(replace(STUB, uses_gpu=True))["machine"]["gpu"] == "H200"
+    assert "gpu" not in environment(STUB)["machine"]
 
 
 def test_quick_plan_has_first_and_last_candidates():
@@ -267,6 +322,7 @@ def test_workers_share_the_cores(monkeypatch, processes, threads):
     schedule.pool_of(replace(STUB, preload=("json",)), processes)
     assert made == {"count": processes, "threads": threads, "preload": ("json",)}
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
 
 
 def test_method_table_literals(tuned):
@@ -341,6 +397,8 @@ def test_command_line_refuses_bad_arguments(capsys):
     for arguments, message in (
         (["--processes", "0"], "--processes: expected at least 1, got 0"),
         (["--task", "riddles"], "invalid choice: 'riddles'"),
+        (["--question", "delta"], "--question: expected --tune with it, got none"),
+        (["--tune", "--question", "wit"], "--question: expected one of 'token rewards', "),
     ):
         with pytest.raises(SystemExit):
             command.main(arguments)

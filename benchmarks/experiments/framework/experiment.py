@@ -72,6 +72,7 @@ class Experiment:
         legend: explanation of the columns and conditions.
         packages: packages whose versions are recorded with the results.
         threads: threads that a job gains from, for the default number of processes.
+        uses_gpu: whether its jobs run on a GPU if there is one.
         preload: modules that worker processes import before their first job.
         data: file that it reads; `None` if it makes its data. `settings` are then `DataSettings`.
     """
@@ -88,6 +89,7 @@ class Experiment:
     legend: str = ""
     packages: tuple[str, ...] = ()
     threads: int = 1
+    uses_gpu: bool = False
     preload: tuple[str, ...] = field(default=(), kw_only=True)
     data: DataFile | None = None
 

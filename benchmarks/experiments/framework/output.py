@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from benchmarks.experiments.framework.tables import (
     stage_table,
 )
 from benchmarks.experiments.framework.workspace import write_atomically
-from benchmarks.machine import installed_versions, machine
 from benchmarks.pages import replace_between
 from segkernel.training.report import write_report
 
@@ -30,17 +28,6 @@ STATISTICS = (
 CANDIDATE_STATISTICS = "In the table of candidates the arrows compare with the method without the change."
 
 
-def environment(packages: Sequence[str], wall_seconds: float, processes: int) -> dict[str, Any]:
-    """Machine, versions, wall time and number of processes, for the results."""
-    versions = installed_versions("transformers", "accelerate", *packages)
-    return {
-        "machine": {**machine(), **versions, "cores": str(os.cpu_count())},
-        "packages": list(packages),
-        "wall_seconds": wall_seconds,
-        "processes": processes,
-    }
-
-
 def write_results(results: Results, json_file: Path, folder: Path) -> Path:
     """Write the JSON file, and into `folder` the plots and the report; returns the report."""
     write_atomically(json_file, one_entry_per_line(results))
@@ -48,7 +35,7 @@ def write_results(results: Results, json_file: Path, folder: Path) -> Path:
         folder,
         title=results["title"],
         summary=detailed_table(results).to_dict("records"),
-        description="\n\n".join([legend(results), ran_on(results)]),
+        description="\n\n".join(filter(None, [legend(results), ran_on(results)])),
         images=write_plots(results, folder),
     )
 
@@ -92,7 +79,7 @@ def page_text(results: Results) -> str:
     if results["candidates"]:
         tables.insert(1, candidate_table(results))
     parts = [ran_on(results), *(markdown(table) for table in tables if len(table)), legend(results)]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def legend(results: Results) -> str:
@@ -104,12 +91,23 @@ def legend(results: Results) -> str:
 
 
 def ran_on(results: Results) -> str:
-    """Machine, versions and wall time in one sentence."""
-    here = results["machine"]
-    names = ("torch", "transformers", "segkernel", *results["packages"])
+    """One sentence per run: machine, versions and wall time."""
+    return " ".join(map(described, results["runs"]))
+
+
+def described(run: Mapping[str, Any]) -> str:
+    """Machine, versions and wall time of a run in one sentence.
+
+    Example:
+        >>> machine = {"gpu": "NVIDIA H200", "cpu": "Xeon", "cores": "16", "python": "3.12", "torch": "2.11"}
+        >>> described({"machine": machine, "packages": [], "wall_seconds": 300.0, "processes": 8})
+        'NVIDIA H200; Xeon, 16 cores; Python 3.12, torch 2.11; 5 minutes in 8 processes.'
+    """
+    here, count = run["machine"], run["processes"]
+    names = ("torch", "transformers", "segkernel", *run["packages"])
     versions = ", ".join(f"{name} {here[name]}" for name in names if name in here)
-    count = results["processes"]
     return (
-        f"{here['cpu']}, {here['cores']} cores; Python {here['python']}, {versions}; "
-        f"{results['wall_seconds'] / 60:.0f} minutes in {count} process{'es' if count > 1 else ''}."
+        f"{here['gpu'] + '; ' if 'gpu' in here else ''}{here['cpu']}, {here['cores']} cores; "
+        f"Python {here['python']}, {versions}; "
+        f"{run['wall_seconds'] / 60:.0f} minutes in {count} process{'es' if count > 1 else ''}."
     )

@@ -16,11 +16,14 @@ class Plan:
     Args:
         tuning: run the candidates as well, on the tuning seeds.
         deciding: run only the methods that decide, and only the questions about them.
+        asked: names of the questions to run, with the methods that they are about and the baselines of these; without
+            any, all questions and methods.
     """
 
     experiment: Experiment
     tuning: bool = False
     deciding: bool = False
+    asked: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -34,14 +37,32 @@ class Plan:
 
     @property
     def methods(self) -> list[Method]:
-        return [method for method in self.experiment.methods if method.decides or not self.deciding]
+        compared = {
+            method.name for question in self.questions for method in (question.of, question.of.baseline) if method
+        }
+        return [
+            method
+            for method in self.experiment.methods
+            if (method.decides or not self.deciding) and (method.name in compared or not self.asked)
+        ]
 
     @property
     def questions(self) -> list[Question]:
+        return [
+            question
+            for question in self.all_questions
+            if (question.of.decides or not self.deciding) and (question.name in self.asked or not self.asked)
+        ]
+
+    @property
+    def all_questions(self) -> list[Question]:
+        """Questions of a complete run."""
         if not self.tuning:
             return []
-        chosen = [question for question in self.experiment.questions if question.of.decides or not self.deciding]
-        return [thinned(question) for question in chosen] if self.experiment.settings.thin_questions else chosen
+        questions = self.experiment.questions
+        return (
+            [thinned(question) for question in questions] if self.experiment.settings.thin_questions else [*questions]
+        )
 
     @property
     def jobs(self) -> list[Job]:

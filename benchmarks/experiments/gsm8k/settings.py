@@ -15,7 +15,7 @@ class GSM8KSettings(PretrainedSettings, DataSettings):
     Args:
         held_out_problems: share of the problems whose pairs are held out.
         max_length: most tokens of a problem with one of its solutions; longer pairs are dropped, and counted.
-        micro_batch: pairs in a forward and backward pass.
+        micro_batch: pairs in a forward and backward pass on a CPU.
         measured_answers: right held-out solutions on which the divergence from the start model is measured.
     """
 

@@ -17,7 +17,15 @@ from benchmarks.experiments.pretrained.workspace import PretrainedWorkspace
 class GSM8KWorkspace(PretrainedWorkspace[GSM8KSettings]):
     """Workspace whose pairs are split and encoded once."""
 
-    measured_batch = 8
+    @property
+    def micro_batch(self) -> int:
+        """Number of pairs in a forward and backward pass: a whole batch on a GPU, whose memory is large enough."""
+        settings = self.settings
+        return settings.micro_batch if self.models.device.type == "cpu" else settings.batch_size
+
+    @property
+    def measured_batch(self) -> int:
+        return 2 * self.micro_batch
 
     def split(self) -> float:
         """Split and encode the pairs; returns the share of pairs that are too long.
@@ -57,7 +65,7 @@ class GSM8KWorkspace(PretrainedWorkspace[GSM8KSettings]):
         return [(chosen, rejected) for chosen, rejected in self._read("start-logprobs")]
 
     def trainer_options(self, job: Job, *, steps: int, learning_rate: float) -> dict[str, Any]:
-        size = self.settings.micro_batch
+        size = self.micro_batch
         return {
             **super().trainer_options(job, steps=steps, learning_rate=learning_rate),
             "per_device_train_batch_size": size,

@@ -28,9 +28,12 @@ class Batch(NamedTuple):
     attention: Tensor
     response: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(values.to(device) for values in self))
+
 
 def batches(prompts: Sequence[Ids], responses: Sequence[Ids], size: int) -> Iterator[Batch]:
-    """Batches of at most `size` rows, in order."""
+    """Batches of at most `size` rows, in order, on the CPU."""
     for first in range(0, len(prompts), size):
         rows = list(zip(prompts[first : first + size], responses[first : first + size], strict=True))
         ids = [torch.tensor([*prompt, *response]) for prompt, response in rows]
@@ -50,8 +53,9 @@ def response_logprobs(
     model.eval()
     found = []
     for batch in batches(prompts, responses, batch_size):
-        logits = model(input_ids=batch.ids, attention_mask=batch.attention).logits[:, :-1]
-        logprobs = segkernel.token_logprobs(logits, batch.ids[:, 1:], batch.response)
+        read = batch.to(model.device)
+        logits = model(input_ids=read.ids, attention_mask=read.attention).logits[:, :-1]
+        logprobs = segkernel.token_logprobs(logits, read.ids[:, 1:], read.response).cpu()
         found += [row[mask].tolist() for row, mask in zip(logprobs, batch.response, strict=True)]
     return found
 
@@ -74,6 +78,7 @@ def divergence(
     start.eval()
     total = 0.0
     for batch in batches(prompts, responses, batch_size):
+        batch = batch.to(policy.device)
         new, old = (
             model(input_ids=batch.ids, attention_mask=batch.attention).logits[:, :-1][batch.response].float()
             for model in (policy, start)

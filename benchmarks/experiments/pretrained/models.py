@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from pathlib import Path
 
+import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,10 +20,14 @@ class Models:
     """Models of one process: the pretrained one is read once, and its frozen layers run once per text."""
 
     def __init__(self, name: str, trained_layers: int) -> None:
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(ModelArguments(model=name), ())
-        self.pretrained: PreTrainedModel = load_causal_lm(ModelArguments(model=name), self.tokenizer)
+        self.tokenizer, self.pretrained = read_pretrained(name, self.device)
         self.trained_layers = trained_layers
         self.cache = HiddenStates()
+
+    @property
+    def device(self) -> torch.device:
+        """Device of all models: a GPU if there is one. Reading it initializes CUDA, so only worker processes do."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def policy(self, folder: Path | None = None) -> PreTrainedModel:
         """Policy saved in a folder; the pretrained model without one."""
@@ -30,8 +37,10 @@ class Models:
         """Reward model saved in a folder; one with a new head of zeros without one."""
         config = copy.deepcopy(self.pretrained.config)
         config.num_labels, config.classifier_dropout = 1, 0.0
-        model = LlamaForTokenClassification(config)
-        model.model.load_state_dict(self.pretrained.base_model.state_dict())
+        with torch.device("meta"):  # every weight is replaced
+            model = LlamaForTokenClassification(config)
+        model.model = copy.deepcopy(self.pretrained.base_model)
+        model.score.to_empty(device=self.device)
         for parameter in model.score.parameters():
             nn.init.zeros_(parameter)
         return self._on_trunk(model, folder)
@@ -43,6 +52,31 @@ class Models:
             assert not unexpected
             assert not any(model.get_parameter(name).requires_grad for name in missing)
         return model.eval()
+
+
+@lru_cache(maxsize=1)
+def read_pretrained(name: str, device: torch.device) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer, and model on a device."""
+    tokenizer = load_tokenizer(ModelArguments(model=name), ())
+    model: nn.Module = load_causal_lm(ModelArguments(model=name), tokenizer)
+    return tokenizer, model.to(device)
+
+
+def converted(name: str, folder: Path) -> Path:
+    """Folder with the weights and tokenizer of a model as transformers saves them, written by the first process.
+
+    Every process would take ten times as long to read a GGUF file.
+    """
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.exists():
+            for part in read_pretrained(name, torch.device("cpu")):
+                part.save_pretrained(partial)
+            partial.rename(folder)
+    return folder
 
 
 def save_trained(model: PreTrainedModel, folder: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any
 
 import torch
@@ -56,20 +57,20 @@ class CachedTrunk(LlamaModel):
     def trunk(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Hidden states after the frozen layers, `[B, T, H]`; 0 at padding."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        texts = [tuple(row[kept].tolist()) for row, kept in zip(input_ids, mask.bool(), strict=True)]
+        rows = zip(input_ids.tolist(), mask.tolist(), strict=True)
+        texts = [tuple(compress(ids, kept)) for ids, kept in rows]
         missing = list(dict.fromkeys(text for text in texts if text not in self.cache.found))
         if missing:
             self.compute(missing)
-        hidden = torch.zeros(*input_ids.shape, self.config.hidden_size, dtype=torch.bfloat16)
-        for row, kept, text in zip(hidden, mask.bool(), texts, strict=True):
-            row[kept] = self.cache.found[text]
+        hidden = input_ids.new_zeros(*input_ids.shape, self.config.hidden_size, dtype=torch.bfloat16)
+        hidden[mask.bool()] = torch.cat([self.cache.found[text] for text in texts])
         return hidden
 
     @torch.no_grad()
     def compute(self, texts: Sequence[tuple[int, ...]]) -> None:
         """Run the frozen layers on texts and store what they give."""
         longest = max(map(len, texts))
-        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
+        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=self.device)
         with self.only(slice(0, self.frozen), norm=False):
             hidden = super().forward(input_ids=ids, use_cache=False).last_hidden_state
         for text, row in zip(texts, hidden, strict=True):

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.experiments.framework.jobs import Job
 from benchmarks.experiments.framework.workspace import Workspace
 from benchmarks.experiments.policies.logprobs import PairLogprobs, pair_logprobs
-from benchmarks.experiments.pretrained.models import Models
+from benchmarks.experiments.pretrained.models import Models, converted
 from benchmarks.experiments.pretrained.settings import PretrainedSettings
 from segkernel.training.rewards.reward_model import set_score_reduction
 
@@ -25,16 +25,17 @@ def models_of(name: str, trained_layers: int, seed: int) -> Models:
 
 
 class PretrainedWorkspace(Workspace[SettingsType]):
-    """Workspace whose models share one frozen trunk. A subclass says where the pairs are.
+    """Workspace whose models share one frozen trunk. A subclass says where the pairs are."""
 
-    `measured_batch` is the number of responses in a forward pass when a policy is measured.
-    """
-
-    measured_batch = 32
+    @property
+    def measured_batch(self) -> int:
+        """Number of responses in a forward pass when a policy is measured."""
+        return 32
 
     @property
     def models(self) -> Models:
-        return models_of(self.settings.model, self.settings.trained_layers, self.seed)
+        folder = converted(self.settings.model, self.folder.parent / "start-model")
+        return models_of(str(folder), self.settings.trained_layers, self.seed)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -81,7 +82,7 @@ class PretrainedWorkspace(Workspace[SettingsType]):
             "save_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
-            "use_cpu": True,
+            "use_cpu": self.models.device.type == "cpu",
             "dataloader_pin_memory": False,
         }
 

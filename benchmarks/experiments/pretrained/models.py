@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -58,7 +59,7 @@ class Models:
 def read_pretrained(name: str, device: torch.device) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Tokenizer, and model on a device."""
     tokenizer = load_tokenizer(ModelArguments(model=name), ())
-    model: nn.Module = load_causal_lm(ModelArguments(model=name), tokenizer)
+    model: Any = load_causal_lm(ModelArguments(model=name), tokenizer)
     return tokenizer, model.to(device)
 
 

@@ -485,6 +485,13 @@ def test_results_have_every_measure(finished):
     # ceil(0.6 n) of the n tokens of every micro-batch.
     assert of["slm-rft"]["tokens_trained"] == [pytest.approx(0.6, abs=0.02)]
     assert of["slm-rft"].keys() == of["random-rft"].keys()
+    for name in ("ppo", "asr-ppo", "random-ppo", "entropy-ppo"):
+        assert of[name].keys() == of["rft"].keys(), name
+        assert of[name]["kl"][0] > 0, name
+    assert of["ppo"]["tokens_trained"] == [1.0]
+    assert of["random-ppo"]["tokens_trained"][0] == pytest.approx(of["asr-ppo"]["tokens_trained"][0], abs=0.05)
+    # ceil(0.2 n) of the n tokens of every micro-batch.
+    assert of["entropy-ppo"]["tokens_trained"] == [pytest.approx(0.2, abs=0.02)]
     trained = work.policy_pairs("adversarial")
     credit = {
         side: [sign for pair in trained for sign in answer_credit(work.tokenizer, getattr(pair, side).ids)]

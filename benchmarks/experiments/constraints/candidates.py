@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.experiments.constraints.pair_selectors import PAIR_SELECTORS
 from benchmarks.experiments.constraints.preferences import ASR_DPO, DPO
+from benchmarks.experiments.constraints.proximal import ADVANTAGES, ASR_PPO, ENTROPY_PPO, PPO
 from benchmarks.experiments.constraints.rejection import ASR_RFT, RFT
 from benchmarks.experiments.constraints.sample_selectors import SLM_RFT
 from benchmarks.experiments.framework.questions import option
@@ -27,4 +28,10 @@ QUESTIONS = [
     option(ASR_RFT, "baseline_shift", (0.0, -0.5, -1.0), unit=DEVIATIONS),
     option(RFT, "learning_rate", LEARNING_RATES),
     *(option(method, "learning_rate", LEARNING_RATES) for method in (*PAIR_SELECTORS, SLM_RFT)),
+    *(option(method, "learning_rate", LEARNING_RATES) for method in (PPO, ASR_PPO, ENTROPY_PPO)),
+    # The mask of PPO keeps every token.
+    option(PPO, "advantages", [name for name in ADVANTAGES if "kept" not in name]),
+    option(ASR_PPO, "advantages", ADVANTAGES),
+    option(ASR_PPO, "sequence_baseline", ("mean", "prompt")),
+    option(ASR_PPO, "baseline_shift", (0.0, -0.5, -1.0), unit=DEVIATIONS),
 ]

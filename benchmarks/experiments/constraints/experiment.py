@@ -6,6 +6,7 @@ from benchmarks.experiments.constraints.candidates import QUESTIONS
 from benchmarks.experiments.constraints.grammar import PACKAGE as GRAMMAR_PACKAGE
 from benchmarks.experiments.constraints.pair_selectors import PAIR_SELECTORS
 from benchmarks.experiments.constraints.preferences import PREFERENCE_METHODS
+from benchmarks.experiments.constraints.proximal import PPO_METHODS
 from benchmarks.experiments.constraints.rejection import REJECTION_METHODS
 from benchmarks.experiments.constraints.rules import RULES
 from benchmarks.experiments.constraints.sample_selectors import SAMPLE_SELECTORS
@@ -35,7 +36,7 @@ EXPERIMENT = Experiment(
         "all pairs": {"pairs": "all", "rewards": "all"},
         "adversarial pairs": {"pairs": "adversarial", "rewards": "all"},
     },
-    methods=[*PREFERENCE_METHODS, *PAIR_SELECTORS, *REJECTION_METHODS, *SAMPLE_SELECTORS],
+    methods=[*PREFERENCE_METHODS, *PAIR_SELECTORS, *REJECTION_METHODS, *SAMPLE_SELECTORS, *PPO_METHODS],
     questions=QUESTIONS,
     columns=[
         Column("constraints met", "met"),

@@ -346,6 +346,22 @@ def test_cached_trunk_is_independent_of_padding_and_other_rows(loaded, left):
     assert torch.equal(same, loaded.policy()(input_ids=torch.tensor([[5, 3]])).logits)
 
 
+@torch.no_grad()
+def test_hidden_states_keep_the_texts_used_last_within_their_limit(loaded):
+    policy, cache = loaded.policy(), loaded.cache
+    cache.limit = sum(map(len, ROWS))
+    ids, mask = padded(ROWS, left=True, pad=1)
+    expected = policy(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+    policy(input_ids=torch.tensor([ROWS[0]]))
+    policy(input_ids=torch.tensor([[11]]))
+    assert list(cache.found) == [tuple(ROWS[2]), tuple(ROWS[0]), (11,)]
+    assert cache.tokens == 3 + 5 + 1
+    cache.limit = 1  # nothing is kept of a batch that is longer
+    found = policy(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)  # computed in another batch, in bfloat16
+    assert (cache.found, cache.tokens) == ({}, 0)
+
+
 def test_gradients_reach_only_the_trained_layers(loaded):
     ids, mask = padded(ROWS, left=False, pad=1)
     for model, head in (

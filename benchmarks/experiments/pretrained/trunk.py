@@ -16,10 +16,33 @@ from transformers import LlamaModel, PreTrainedModel
 
 
 class HiddenStates:
-    """Cache of the lower layers' outputs: from the token ids of a text to its hidden states `[tokens, H]`."""
+    """LRU cache of the lower layers' outputs: from the token ids of a text to its hidden states `[tokens, H]`.
 
-    def __init__(self) -> None:
-        self.found: dict[tuple[int, ...], Tensor] = {}
+    Args:
+        limit: most tokens of all texts together.
+    """
+
+    def __init__(self, limit: int = 500_000) -> None:
+        self.found: dict[tuple[int, ...], Tensor] = {}  # the least recently used first
+        self.limit, self.tokens = limit, 0
+
+    def __contains__(self, text: tuple[int, ...]) -> bool:
+        return text in self.found
+
+    def __getitem__(self, text: tuple[int, ...]) -> Tensor:
+        hidden = self.found[text] = self.found.pop(text)
+        return hidden
+
+    def __setitem__(self, text: tuple[int, ...], hidden: Tensor) -> None:
+        self.found[text] = hidden
+        self.tokens += len(text)
+
+    def shrink(self) -> None:
+        """Drop the least recently used texts until the rest is within the limit."""
+        while self.tokens > self.limit:
+            text = next(iter(self.found))
+            del self.found[text]
+            self.tokens -= len(text)
 
     def __deepcopy__(self, memo: Any) -> HiddenStates:
         return self  # copies of a model share the frozen layers' outputs
@@ -59,11 +82,12 @@ class CachedTrunk(LlamaModel):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows = zip(input_ids.tolist(), mask.tolist(), strict=True)
         texts = [tuple(compress(ids, kept)) for ids, kept in rows]
-        missing = list(dict.fromkeys(text for text in texts if text not in self.cache.found))
+        missing = list(dict.fromkeys(text for text in texts if text not in self.cache))
         if missing:
             self.compute(missing)
         hidden = input_ids.new_zeros(*input_ids.shape, self.config.hidden_size, dtype=torch.bfloat16)
-        hidden[mask.bool()] = torch.cat([self.cache.found[text] for text in texts])
+        hidden[mask.bool()] = torch.cat([self.cache[text] for text in texts])
+        self.cache.shrink()
         return hidden
 
     @torch.no_grad()
@@ -74,7 +98,7 @@ class CachedTrunk(LlamaModel):
         with self.only(slice(0, self.frozen), norm=False):
             hidden = super().forward(input_ids=ids, use_cache=False).last_hidden_state
         for text, row in zip(texts, hidden, strict=True):
-            self.cache.found[text] = row[: len(text)].bfloat16().clone()
+            self.cache[text] = row[: len(text)].bfloat16().clone()
 
     @contextmanager
     def only(self, layers: slice, *, norm: bool = True) -> Iterator[None]:

@@ -597,6 +597,7 @@ def test_reward_model_of_a_job_scores_as_it_was_trained_to(tmp_path, monkeypatch
     loaded = SimpleNamespace(reward_model=lambda folder: LlamaForTokenClassification(config))
     monkeypatch.setattr(ConstraintsWorkspace, "models", loaded)
     work, job = ConstraintsWorkspace(ConstraintsSettings(), tmp_path, 0), REWARD.job(0, {"pairs": "all"})
+    work.store(job, {"score_scale": 0.25})
     model = work.reward_model(job).eval()
     ids, attention = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     batch = {"input_ids": ids, "attention_mask": attention, "position_ids": torch.arange(4).expand(2, 4)}
@@ -604,5 +605,5 @@ def test_reward_model_of_a_job_scores_as_it_was_trained_to(tmp_path, monkeypatch
     with torch.no_grad():
         outputs = model(input_ids=ids, attention_mask=attention).logits[..., 0]
         scores = prefix_scores(model, batch)
-    assert scores[0, 3].item() == pytest.approx(outputs[0, 1:].sum().item(), abs=1e-6)
-    assert scores[1, 1].item() == pytest.approx(outputs[1, 1].item(), abs=1e-6)
+    assert scores[0, 3].item() == pytest.approx(0.25 * outputs[0, 1:].sum().item(), abs=1e-6)
+    assert scores[1, 1].item() == pytest.approx(0.25 * outputs[1, 1].item(), abs=1e-6)

@@ -46,26 +46,30 @@ def test_reward_scores_the_last_response_token(tmp_path: Path, tokenizer: Any, s
             torch.testing.assert_close(losses[index], -F.logsigmoid(score[0] - score[1]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_summed_reward_scores_a_response_by_its_own_tokens(tmp_path: Path, tokenizer: Any, side: str) -> None:
+@pytest.mark.parametrize(("side", "score"), [("right", "sum"), ("left", "mean")])
+def test_summed_reward_scores_a_response_by_its_own_tokens(
+    tmp_path: Path, tokenizer: Any, side: str, score: Any
+) -> None:
     padded = tiny_tokenizer()
     padded.padding_side = side
     model = tiny_reward_model(tokenizer).eval()
-    config = RewardConfig(str(tmp_path / "reward"), score="sum", **QUICK_PAIRS)
+    config = RewardConfig(str(tmp_path / "reward"), score=score, **QUICK_PAIRS)
     trainer = RewardTrainer(model, config, pairs(4), None, padded)
     with torch.no_grad():
         losses, metrics = trainer.pair_losses(model, trainer.data_collator(trainer.train_dataset))
-    outputs = []  # of the response tokens: [side of row 0, ...]
+    outputs = []  # of the response tokens: [side of row 0, ...], with `mean` divided by the mean length
+    length = sum(len(row[f"{name}_ids"]) for row in trainer.train_dataset for name in SIDES) / 8
+    length = length if score == "mean" else 1
     for index, row in enumerate(trainer.train_dataset):
         for name in SIDES:
             ids, prompt = [*row["prompt_ids"], *row[f"{name}_ids"]], len(row["prompt_ids"])
             with torch.no_grad():
-                outputs.append(model(torch.tensor([ids])).logits[0, prompt:, 0])
+                outputs.append(model(torch.tensor([ids])).logits[0, prompt:, 0] / length)
             torch.testing.assert_close(metrics[f"scores/{name}"][index], outputs[-1].sum(), rtol=1e-4, atol=1e-5)
     margins = torch.stack([one.sum() - other.sum() for one, other in zip(outputs[::2], outputs[1::2], strict=True)])
     torch.testing.assert_close(losses, -F.logsigmoid(margins), rtol=1e-4, atol=1e-5)
 
-    # The saved model says how it is read: the differences of its prefix scores are its outputs.
+    # The saved model says how it is read: the differences of its prefix scores are its scaled outputs.
     trainer.save_model()
     padded.save_pretrained(tmp_path / "reward")
     scorer = load_scoring_model(str(tmp_path / "reward"), padded)
@@ -142,13 +146,13 @@ def test_accuracy_interval_literals() -> None:
 def test_thresholds_scale_with_the_rewards() -> None:
     rows = to_dataset([{"chosen_token_rewards": [1.0, 2.0, 6.0], "rejected_token_rewards": [3.0, 3.0]}], PAIRS)
     std = math.sqrt((4 + 1 + 9 + 0 + 0) / 4)
-    options = ASRDPOConfig(delta=0.5, pivot_threshold=2.0, use_cpu=True)
+    options = ASRDPOConfig(delta=0.5, pivot_threshold=2.0, threshold_unit="std", use_cpu=True)
     fitted = fit_to_pairs(rows, options)
     assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == pytest.approx((3.0, 0.5 * std, 2 * std))
     options = ASRDPOConfig(baseline="median", pivot_threshold=2.0, threshold_unit="reward", use_cpu=True)
     fitted = fit_to_pairs(rows, options)
     assert (fitted.baseline, fitted.delta, fitted.pivot_threshold) == (3.0, None, 2.0)
-    assert fit_to_pairs(rows, ASRDPOConfig(baseline=-1.5, use_cpu=True)).baseline == -1.5
+    assert fit_to_pairs(rows, ASRDPOConfig(baseline=-1.5, threshold_unit="std", use_cpu=True)).baseline == -1.5
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,13 @@ def test_thresholds_scale_with_the_rewards() -> None:
         ({"delta": -1.0}, r"delta: expected a number of at least 0, got -1\.0"),
         ({"pivot_threshold": math.nan}, r"pivot_threshold: expected a number, got nan"),
         ({"token_rewards": "scores"}, "token_rewards: expected one of 'difference', 'prefix', 'column', got 'scores'"),
-        ({"threshold_unit": "deviation"}, "threshold_unit: expected one of 'std', 'noise', 'reward', got 'deviation'"),
+        (
+            {"threshold_unit": "deviation"},
+            "threshold_unit: expected one of 'quantile', 'std', 'noise', 'reward', got 'deviation'",
+        ),
+        ({"baseline": "mean"}, "baseline: expected a number from 0 to 1 with threshold_unit `quantile`.*, got 'mean'"),
+        ({"baseline": 0.5, "delta": 0.6}, r"delta: expected .* from 0 to 1 .*, got -0\.1 and 1\.1"),
+        ({"pivot_threshold": 2.0}, "pivot_threshold: expected at most 1 with threshold_unit `quantile`.*, got 2"),
         ({"baseline": "mode"}, r"baseline: expected `mean`, `median`, `sequence`, `prompt` or a number, got 'mode'"),
     ],
 )
@@ -185,7 +195,7 @@ def test_report_examples_show_token_texts(tokenizer: Any) -> None:
     row["chosen_token_rewards"] = [1.0] * len(row["chosen_ids"])
     row["rejected_token_rewards"] = [1.0] * len(row["rejected_ids"])
     row["baseline"] = [0.0, 0.0]
-    chosen, rejected = report_examples([row], Thresholds(0.0, 0.0, 0.5, None), tokenizer)
+    chosen, rejected = report_examples([row], Thresholds(0.0, 0.0, 0.5, None), tokenizer, end_ids=[])
     assert (chosen.prompt, "".join(chosen.tokens), chosen.label) == ("say red", "red red", "chosen")
     assert all(chosen.kept)
     assert (rejected.label, any(rejected.kept), rejected.signs) == ("rejected", False, [1])

@@ -29,7 +29,7 @@ from segkernel.training.trainer.preference import PreferenceTrainer
 from segkernel.training.trainer.progress_log import ProgressLog
 
 DPO_OPTIONS = {"learning_rate": 1e-4, "rpo_alpha": 0.0, "rejected_weight": 1.0}
-ASR_DPO_OPTIONS = {**DPO_OPTIONS, **segment_options(baseline_shift=-1.0, delta=0.5)}
+ASR_DPO_OPTIONS = {**DPO_OPTIONS, **segment_options()}
 
 
 def fit(trainer: SegkernelTrainer) -> None:

@@ -10,13 +10,14 @@ from benchmarks.experiments.framework.jobs import Job
 from benchmarks.experiments.pretrained.models import save_trained
 from benchmarks.experiments.pretrained.workspace import PretrainedWorkspace
 from segkernel.training import RewardConfig, RewardTrainer
+from segkernel.training.rewards.reward_model import score_scale
 from segkernel.training.trainer.progress_log import ProgressLog
 
 Rows = list[dict[str, Any]]
 
 
 def train_reward_model(work: PretrainedWorkspace, job: Job, rows: Rows, held_out: Rows) -> dict[str, Any]:
-    """Train and save a reward model; its result has the number of pairs and the accuracy on the held-out ones."""
+    """Train and save a reward model. The result: pairs, accuracy on held-out ones, scale of its scores."""
     settings = work.settings
     set_seed(work.seed)
     model = work.models.reward_model()
@@ -27,4 +28,5 @@ def train_reward_model(work: PretrainedWorkspace, job: Job, rows: Rows, held_out
     trainer.remove_callback(ProgressLog)
     trainer.train()
     save_trained(model, work.job_folder(job))
-    return {"pairs": len(rows), "accuracy": trainer.evaluate()["eval_accuracy"]}
+    accuracy = trainer.evaluate()["eval_accuracy"]
+    return {"pairs": len(rows), "accuracy": accuracy, "score_scale": score_scale(model)}

@@ -14,7 +14,7 @@ from benchmarks.experiments.framework.workspace import Workspace
 from benchmarks.experiments.policies.logprobs import PairLogprobs, pair_logprobs
 from benchmarks.experiments.pretrained.models import Models, converted
 from benchmarks.experiments.pretrained.settings import PretrainedSettings
-from segkernel.training.rewards.reward_model import set_score_reduction
+from segkernel.training.rewards.reward_model import set_score_scale
 
 SettingsType = TypeVar("SettingsType", bound=PretrainedSettings)
 
@@ -48,7 +48,7 @@ class PretrainedWorkspace(Workspace[SettingsType]):
     def reward_model(self, job: Job) -> PreTrainedModel:
         """The reward model that a job trained, with the score that it was trained with."""
         model = self.models.reward_model(self.job_folder(job))
-        set_score_reduction(model, job.step.options["score"])
+        set_score_scale(model, self.finished(job)["score_scale"])
         return model
 
     @abstractmethod

@@ -1,21 +1,27 @@
 """Reward model: Bradley-Terry on whole responses, read at every token.
 
-The score of a response is the head's output at its last token (`last`), or the sum of the outputs at its tokens
-(`sum`). Since the model is causal, every prefix has a score as well, and token rewards are made of these (arXiv
-2411.00809, 2411.08302). Preferences between whole responses say nothing about the output at a token before the last
-one, so prefix scores of the first kind are good only as far as the model generalizes from responses to prefixes. A sum
-gives each token its own share of the score, so every output is trained.
+The score of a response is the head's output at its last token (`last`) or the sum of the outputs at its tokens (`sum`),
+which `mean` divides by the mean length of the training responses. Since the model is causal, every prefix has a score
+as well, and token rewards are made of these (arXiv 2411.00809, 2411.08302). Preferences between whole responses say
+nothing about the output at a token before the last one, so prefix scores of the first kind are good only as far as the
+model generalizes from responses to prefixes. A sum gives each token its own share of the score, so every output is
+trained. With the divisor outputs grow larger before the loss is as low.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
+import numpy as np
+from datasets import Dataset
 from torch import Tensor, nn
 
 from segkernel import _validate
 from segkernel.losses import bradley_terry_loss
+from segkernel.training.data.columns import SIDES
+from segkernel.training.data.tables import list_lengths
 from segkernel.training.rewards.prefix_scores import sequence_scores
-from segkernel.training.rewards.reward_model import ScoreReduction, prefix_scores, set_score_reduction
+from segkernel.training.rewards.reward_model import ScoreReduction, prefix_scores, set_score_scale
+from segkernel.training.trainer.base import Split
 from segkernel.training.trainer.batches import Batch
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 
@@ -28,8 +34,8 @@ class RewardConfig(PreferenceConfig):
     score: ScoreReduction = field(
         default="last",
         metadata={
-            "help": "Score of a response: the model's output at its `last` token, or the `sum` of the outputs at its "
-            "tokens, which makes better token rewards."
+            "help": "Score of a response: the model's output at its `last` token or, for better token rewards, the "
+            "`sum` of the outputs at its tokens, or the sum divided by the `mean` length of the training responses."
         },
     )
 
@@ -44,9 +50,14 @@ class RewardTrainer(PreferenceTrainer):
     accuracy_metric = "accuracy"
     args: RewardConfig
 
-    def __init__(self, model: Any, args: RewardConfig, *rest: Any, **kwargs: Any) -> None:
-        set_score_reduction(model, args.score)
-        super().__init__(model, args, *rest, **kwargs)
+    def prepare(self, dataset: Dataset, split: Split) -> Dataset:
+        dataset = super().prepare(dataset, split)
+        if split == "train":
+            lengths = [list_lengths(dataset, f"{side}_ids") for side in SIDES]
+            scales = {"last": None, "sum": 1.0, "mean": float(1 / np.mean(lengths))}
+            assert self.model is not None
+            set_score_scale(self.model, scales[self.args.score])
+        return dataset
 
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         scores = prefix_scores(model, batch)  # [2 * B, T]

@@ -12,9 +12,10 @@ from segkernel.training.rewards.functions import function_scorer
 from segkernel.training.rewards.prefix_scores import PrefixScorer
 from segkernel.training.trainer.batches import Batch, model_logits
 
-# Score of a response: the head's output at its last token, or the sum of the outputs at its tokens.
-ScoreReduction = Literal["last", "sum"]
-REDUCTION = "segkernel_score_reduction"  # attribute of the model's config, saved with it
+# Score of a response: the head's output at its last token, or the sum of the outputs at its tokens. `mean` divides the
+# sum by the mean length of the training responses.
+ScoreReduction = Literal["last", "sum", "mean"]
+SCALE = "segkernel_score_scale"  # attribute of the model's config, saved with it: factor of a summed score
 
 
 def prefix_scores(model: nn.Module, batch: Batch) -> Tensor:
@@ -23,20 +24,21 @@ def prefix_scores(model: nn.Module, batch: Batch) -> Tensor:
     A model that adds up its outputs scores the tokens of the response only: the score of the prompt is 0.
     """
     outputs = model_logits(model, batch)[..., 0].float()
-    if score_reduction(model) == "last":
+    scale = score_scale(model)
+    if scale is None:
         return outputs
-    return outputs.masked_fill(~batch["response_mask"].flatten(0, -2), 0.0).cumsum(1)
+    return scale * outputs.masked_fill(~batch["response_mask"].flatten(0, -2), 0.0).cumsum(1)
 
 
-def score_reduction(model: nn.Module) -> ScoreReduction:
-    """How a reward model's outputs make its score; `last` for models that do not say."""
-    return getattr(getattr(innermost(model), "config", None), REDUCTION, "last")
+def score_scale(model: nn.Module) -> float | None:
+    """Factor of the sum of a reward model's outputs; `None` for a model that is read at the last token."""
+    return getattr(getattr(innermost(model), "config", None), SCALE, None)
 
 
-def set_score_reduction(model: nn.Module, reduction: ScoreReduction) -> None:
+def set_score_scale(model: nn.Module, scale: float | None) -> None:
     """Choose how a reward model's outputs make its score; it is saved with the model."""
     config: Any = innermost(model).config
-    setattr(config, REDUCTION, reduction)
+    setattr(config, SCALE, scale)
 
 
 class RewardModelScorer:

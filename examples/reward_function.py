@@ -55,6 +55,7 @@ def main() -> tuple[float, float]:
             samples=8,
             max_new_tokens=8,
             max_prompt_length=8,
+            threshold_unit="reward",
             baseline="0",
             learning_rate=1e-2,
             per_device_eval_batch_size=64,

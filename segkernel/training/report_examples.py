@@ -1,6 +1,6 @@
 """Responses for the report: with token rewards, segments and loss masks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ from segkernel.training.segmentation.thresholds import Thresholds
 
 
 def report_examples(
-    rows: Iterable[Mapping[str, Any]], thresholds: Thresholds, tokenizer: PreTrainedTokenizerBase
+    rows: Iterable[Mapping[str, Any]],
+    thresholds: Thresholds,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: Sequence[int],
 ) -> list[Example]:
     """Report examples of both responses of pairs with token rewards and baselines, cut into segments."""
     examples = []
     for row in rows:
         for side, sign, baseline in zip(SIDES, SEQUENCE_SIGNS, row["baseline"], strict=True):
             response = (row["prompt_ids"], row[f"{side}_ids"], row[f"{side}_token_rewards"])
-            examples.append(report_example(side, *response, sign, thresholds, baseline, tokenizer))
+            examples.append(report_example(side, *response, sign, thresholds, baseline, tokenizer, end_ids))
     return examples
 
 
@@ -38,9 +41,11 @@ def report_example(
     thresholds: Thresholds,
     baseline: float,
     tokenizer: PreTrainedTokenizerBase,
+    end_ids: Sequence[int],
 ) -> Example:
     """Report example of one response with token rewards, cut into segments."""
-    rewards = TokenRows(torch.tensor(token_rewards), torch.tensor([0, len(token_rewards)]))
+    ended = torch.tensor([response_ids[-1] in end_ids])
+    rewards = TokenRows(torch.tensor(token_rewards), torch.tensor([0, len(token_rewards)]), ended)
     segments = thresholds.segment(rewards, torch.tensor([baseline], dtype=torch.float64), torch.tensor([sign]))
     padded = {name: values[None] for name, values in segments._asdict().items() if name != "counts"}
     return example_from_segments(

@@ -5,6 +5,7 @@ import json
 import random
 import re
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ pytest.importorskip("rich")
 
 from examples.capitals.__main__ import main, new_folder
 from examples.capitals.answers import Accuracy, accuracy
-from examples.capitals.comparison import conclusion
+from examples.capitals.comparison import Run, conclusion
 from examples.capitals.pairs import Pair, is_well_formed
 from examples.capitals.task import (
     CAPITALS,
@@ -27,6 +28,7 @@ from examples.capitals.task import (
     score,
     token_credit,
 )
+from examples.capitals.training import Settings
 from examples.common.estimates import Estimate, difference, estimate
 from tests.quiet import restored_after_quiet
 
@@ -116,6 +118,26 @@ def test_contradiction_literals():
     assert Pair(("Peru", "Iran"), chosen="Lima", rejected="Cusco").contradiction == 0.0
 
 
+def test_row_ends_with_eos():
+    tokenizer = make_tokenizer()
+    pair = Pair(("Peru", "*Iran"), chosen="Lima; Tehran; ", rejected="Lima; Baghdad; ")
+    row = {name: tokenizer.convert_ids_to_tokens(ids) for name, ids in pair.row(tokenizer).items()}
+    assert row == {
+        "prompt_ids": ["Peru", ", ", "*", "Iran", "? "],
+        "chosen_ids": ["Lima", "; ", "Tehran", "; ", EOS],
+        "rejected_ids": ["Lima", "; ", "Baghdad", "; ", EOS],
+    }
+
+
+def test_adversarial_pairs_are_those_of_all_samples():
+    countries = ("*Peru", "Iran", "Latvia")
+    plain = Pair(countries, chosen="Lima; Tehran; Riga; ", rejected="Cusco; Tehran; Riga; ")
+    adversarial = Pair(countries, chosen="Lima; Baghdad; Vilnius; ", rejected="Cusco; Tehran; Riga; ")
+    run = Run(Path(), Settings(policy_pairs=2), pairs=[plain, plain, adversarial, adversarial])
+    assert run.policy_pairs("all pairs") == [plain, plain]
+    assert run.policy_pairs("adversarial pairs") == [adversarial, adversarial]
+
+
 def test_accuracy_malformed_answer_has_no_right_part():
     questions = [("*Peru", "Iran"), ("Peru", "*Iran"), ("*Peru", "Iran"), ("Peru", "*Iran")]
     grades = [(True, True), (True, False), None, (False, True)]
@@ -145,12 +167,21 @@ def test_difference_is_paired():
 def test_conclusion_names_a_loss_and_a_tie():
     gains = {"adversarial pairs": Estimate(-0.25, 0.1), "all pairs": Estimate(0.02, 0.03)}
     assert conclusion(gains) == (
-        "ASR-DPO against DPO: 25.0 ± 10.0 points fewer parts right after adversarial pairs, 2.0 ± 3.0 points more (not "
-        "significant) after all pairs."
+        "ASR-DPO against DPO: 25.0 ± 10.0 points fewer parts right after adversarial pairs, 2.0 ± 3.0 points more "
+        "parts right (not significant) after all pairs."
     )
     gains = {"adversarial pairs": Estimate(0.7, None), "all pairs": Estimate(0.0, None)}
     assert conclusion(gains) == (
-        "ASR-DPO against DPO: 70.0 points more parts right after adversarial pairs, no difference after all pairs."
+        "ASR-DPO against DPO, one run without intervals: 70.0 points more parts right after adversarial pairs, no "
+        "difference after all pairs."
+    )
+
+
+def test_conclusion_of_a_difference_that_rounds_to_zero():
+    gains = {"adversarial pairs": Estimate(0.0004, 0.02), "all pairs": Estimate(-0.0004, 0.0)}
+    assert conclusion(gains) == (
+        "ASR-DPO against DPO: no difference (0.0 ± 2.0 points) after adversarial pairs, no difference (0.0 ± 0.0 "
+        "points) after all pairs."
     )
 
 
@@ -198,8 +229,8 @@ def test_quick_comparison_prints_stages_table_and_report(quick):
     assert sorted(path.name for path in (output / "002").iterdir()) == [
         "figures.json",
         "report.html",
-        "seed-0",
-        "seed-1",
+        "seed-20",
+        "seed-21",
     ]
 
 
@@ -221,9 +252,10 @@ def test_quick_comparison_is_reproducible(quick):
 
 
 def test_preferences_are_ranked_by_the_verifier(quick):
-    lines = (quick[0] / "001" / "seed-0" / "preferences.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (quick[0] / "001" / "seed-20" / "preferences.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) > 50
     for row in map(json.loads, lines):
         countries = row["prompt"].removesuffix("? ").split(", ")
         chosen, rejected = (score(countries, grade(countries, row[side])) for side in ("chosen", "rejected"))
         assert chosen > rejected
+        assert len(countries) == row["chosen"].count("; ") == row["rejected"].count("; ")

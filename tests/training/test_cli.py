@@ -148,7 +148,7 @@ def test_asr_dpo_reads_token_rewards_from_columns(files: dict[str, str], tmp_pat
     path = write_jsonl(tmp_path / "rewards.jsonl", rows)
     columns = ("--token_rewards=column", "--chosen_rewards_column=up", "--rejected_rewards_column=down")
     arguments = ("asr-dpo", "--preferences", str(path), "--model", files["lm"], "--output_dir", files["out"])
-    assert run(*arguments, *columns, "--num_train_epochs=1", "--baseline=0", "--logging_steps=1") == 0
+    assert run(*arguments, *columns, "--num_train_epochs=1", "--logging_steps=1") == 0
     history = json.loads((Path(files["out"]) / "trainer_state.json").read_text())["log_history"]
     assert [log["kept_chosen"] for log in history if "kept_chosen" in log] == [1.0, 1.0, 1.0]
 

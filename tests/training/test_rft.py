@@ -27,6 +27,7 @@ from tests.training.trainer_helpers import (
     write_files,
 )
 
+EOS = 1
 PROMPTS = [{"prompt_ids": [5, 6]}, {"prompt_ids": [7]}, {"prompt_ids": [30, 8, 9, 10]}]
 SETTINGS: dict[str, Any] = {
     **QUICK,
@@ -51,6 +52,16 @@ def worth_of_prefixes(batch: dict[str, Tensor]) -> Tensor:
         for position, (token, valid) in enumerate(zip(ids, mask, strict=True)):
             gains[row, position] = worth(token) if valid else 0.0
     return gains.cumsum(dim=1)
+
+
+def scored(row: list[float], ids: list[int]) -> list[float]:
+    """Rewards that count: not that of the EOS."""
+    return row[:-1] if ids[-1] == EOS else row
+
+
+def with_end(row: list[float], ids: list[int], alone: float = 0.0) -> list[float]:
+    """Rewards as segments see them: the EOS has that of the token before it, or `alone`."""
+    return [*row[:-1], ([alone, *row[:-1]])[-1]] if ids[-1] == EOS else row
 
 
 def likelihoods(model: nn.Module, row: dict[str, Any]) -> list[float]:
@@ -214,7 +225,7 @@ def test_asr_rft_loss_matches_the_likelihood_of_the_positive_segments(
         if kind == "prefix":
             rewards = [sum(rewards[: end + 1]) for end in range(len(rewards))]
         assert row["token_rewards"] == pytest.approx(rewards)
-        kept = [state == 1 for state in schmitt(rewards, -1.0, 1.0)]
+        kept = [state == 1 for state in schmitt(with_end(rewards, row["response_ids"]), -1.0, 1.0)]
         assert row["mask"] == kept
         expected += [logprob for logprob, k in zip(likelihoods(trainer.model, row), kept, strict=True) if k]
         segments += row["segments"]
@@ -260,7 +271,8 @@ def test_asr_rft_response_without_a_pivot_is_one_segment(tmp_path: Path, tokeniz
     trainer = make_trainer("asr-rft", tmp_path, tokenizer, **options)
     signs = []
     for row in trainer.train_dataset:
-        mean = sum(worth(token) for token in row["response_ids"]) / len(row["response_ids"])
+        rewards = with_end([worth(token) for token in row["response_ids"]], row["response_ids"])
+        mean = sum(rewards) / len(rewards)
         assert row["mask"] == [mean > 0] * len(row["response_ids"])
         assert row["segments"] == 1
         signs.append(mean > 0)
@@ -269,9 +281,9 @@ def test_asr_rft_response_without_a_pivot_is_one_segment(tmp_path: Path, tokeniz
 
 
 def test_asr_rft_fits_thresholds_to_all_samples(tmp_path: Path, tokenizer: Any) -> None:
-    trainer = make_trainer("asr-rft", tmp_path, tokenizer, delta=0.25)
+    trainer = make_trainer("asr-rft", tmp_path, tokenizer, delta=0.25, threshold_unit="std")
     everything = make_trainer("rft", tmp_path, tokenizer, keep=4).train_dataset
-    rewards = [worth(token) for row in everything for token in row["response_ids"]]
+    rewards = [worth(token) for row in everything for token in row["response_ids"] if token != EOS]
     mean = sum(rewards) / len(rewards)
     deviation = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
     assert trainer.thresholds.baseline == pytest.approx(mean)
@@ -279,18 +291,21 @@ def test_asr_rft_fits_thresholds_to_all_samples(tmp_path: Path, tokenizer: Any) 
 
 
 def test_asr_rft_baseline_per_prompt_is_over_all_its_smoothed_samples(tmp_path: Path, tokenizer: Any) -> None:
-    trainer = make_trainer("asr-rft", tmp_path, tokenizer, baseline="prompt", smoothing=3)
+    trainer = make_trainer("asr-rft", tmp_path, tokenizer, baseline="prompt", smoothing=3, threshold_unit="std")
     everything = make_trainer("rft", tmp_path, tokenizer, keep=4).train_dataset
     rewards: dict[int, list[float]] = {}
     for row in everything:
-        found = smoothed([worth(token) for token in row["response_ids"]], 3)
-        rewards.setdefault(row["prompt_index"], []).extend(found)
+        found = scored([worth(token) for token in row["response_ids"]], row["response_ids"])
+        rewards.setdefault(row["prompt_index"], []).extend(smoothed(found, 3))
     assert trainer.thresholds.baseline == "prompt"
     for row in trainer.train_dataset:
         own = rewards[row["prompt_index"]]
         assert row["baseline"] == pytest.approx(sum(own) / len(own), abs=1e-6)
-        assert row["token_rewards"] == pytest.approx(smoothed([worth(t) for t in row["response_ids"]], 3), abs=1e-6)
-        states = schmitt(row["token_rewards"], *(row["baseline"] + s * trainer.thresholds.delta for s in (-1, 1)))
+        ids = row["response_ids"]
+        found = smoothed(scored([worth(token) for token in ids], ids), 3)
+        assert scored(row["token_rewards"], ids) == pytest.approx(found, abs=1e-6)
+        seen = with_end(row["token_rewards"], ids, row["baseline"])
+        states = schmitt(seen, *(row["baseline"] + s * trainer.thresholds.delta for s in (-1, 1)))
         assert row["mask"] == [state == 1 for state in states]
 
 

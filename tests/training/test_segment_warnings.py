@@ -127,7 +127,7 @@ def test_asr_dpo_warns_once_about_its_training_pairs(
         }
         for index in range(20)
     ]
-    config = ASRDPOConfig(str(tmp_path), token_rewards="column", baseline=0, **QUICK_PAIRS)
+    config = ASRDPOConfig(str(tmp_path), token_rewards="column", **QUICK_PAIRS)
     with caplog.at_level(logging.WARNING):
         ASRDPOTrainer(tiny_lm(tokenizer), config, rows, rows, tokenizer)
     warnings = [record.getMessage() for record in caplog.records]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby, product
 from pathlib import Path
 from statistics import median
@@ -171,11 +172,96 @@ def test_baseline_literals(baseline: str, shift: float, expected: list[float]) -
     assert found.tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("options", "zone"),
+    [
+        ({}, (2.5, 3.5)),  # 2 of 10 values are below 2.5, 3 below 3.5
+        ({"baseline": 0.5, "delta": 0.3}, (2.5, 8.5)),
+        ({"baseline": 0.5, "delta": 0.3, "baseline_shift": 0.2}, (4.5, 9.5)),  # at 1 the last gap
+        ({"baseline": 0.8, "delta": 0.0}, (8.5, 8.5)),
+    ],
+)
+def test_quantile_zone_literals(options: dict[str, float], zone: tuple[float, float]) -> None:
+    rows = packed([[4.0, 2.0, 9.0], [10.0, 1.0, 3.0, 8.0, 7.0, 5.0, 6.0]])
+    fitted = Thresholds.fit(rows, SegmentOptions(**options))
+    assert fitted.delta is not None
+    assert not isinstance(fitted.baseline, str)
+    assert (fitted.baseline - fitted.delta, fitted.baseline + fitted.delta) == pytest.approx(zone)
+    assert fitted.shift == 0
+
+
+@pytest.mark.parametrize("bad", [1, 6])
+def test_quantile_zone_divides_tokens_of_two_rewards(bad: int) -> None:
+    """Both quantiles can be the same reward, whose tokens have a sign nevertheless."""
+    rows = packed([[-1.0] * bad + [1.0] * (10 - bad)])
+    fitted = Thresholds.fit(rows, SegmentOptions())
+    assert (fitted.baseline, fitted.delta) == (0.0, 0.0)
+    segments = fitted.segment(rows, torch.zeros(1), torch.ones(1))
+    assert segments.mask.tolist() == [False] * bad + [True] * (10 - bad)
+
+
+def test_quantile_zone_of_equal_rewards_is_neutral() -> None:
+    values = [0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2]  # equal up to rounding
+    rows = TokenRows(torch.tensor(values, dtype=torch.float64), torch.tensor([0, 4]))
+    fitted = Thresholds.fit(rows, SegmentOptions())
+    baselines = fitted.baselines(rows, torch.tensor([0]))
+    assert fitted.segment(rows, baselines, torch.ones(1)).signs.tolist() == [0, 0, 0, 0]
+
+
+def test_pivot_threshold_is_a_quantile_of_the_steps_within_responses() -> None:
+    rows = packed([[0.0, 1.0, 3.0], [100.0, 103.0, 107.0]])  # steps 1 2 3 4, none between the responses
+    fitted = Thresholds.fit(rows, SegmentOptions(pivot_threshold=0.75))
+    assert (fitted.pivot_threshold, fitted.delta) == (3.5, None)
+    level = Thresholds.fit(packed([[2.0, 2.0], [2.0]]), SegmentOptions(pivot_threshold=0.75))
+    assert level.pivot_threshold is not None
+    assert level.pivot_threshold > 0
+
+
 def test_baseline_shift_is_in_threshold_units() -> None:
     rows = packed([[0.0, 2.0, 4.0]])  # mean 2, deviation 2
-    fitted = Thresholds.fit(rows, SegmentOptions(delta=0.5, baseline_shift=0.25))
+    fitted = Thresholds.fit(rows, SegmentOptions(delta=0.5, baseline_shift=0.25, threshold_unit="std"))
     assert (fitted.baseline, fitted.shift, fitted.delta) == pytest.approx((2.0, 0.5, 1.0))
     assert fitted.baselines(rows, torch.tensor([0])).tolist() == pytest.approx([2.5])
+
+
+# --- tokens that end a response ---------------------------------------------------------------------------------------
+
+
+def with_ends(rows: list[list[float]], ended: list[bool]) -> TokenRows:
+    return replace(packed(rows), ended=torch.tensor(ended))
+
+
+@pytest.mark.parametrize("end", [-99.0, 0.0, 99.0])
+def test_end_of_a_response_belongs_to_the_segment_before_and_is_never_suppressed(end: float) -> None:
+    rows = with_ends([[2.0, end], [-2.0, end], [2.0, end], [-2.0, end], [-2.0], [end]], [True] * 4 + [False, True])
+    signs = torch.tensor([1, 1, -1, -1, -1, 1])
+    segments = Thresholds(0.0, 0.0, 1.0, None).segment(rows, torch.zeros(6, dtype=torch.float64), signs)
+    assert segments.counts.tolist() == [1] * 6
+    assert segments.mask is not None
+    assert segments.mask.tolist() == [True, True, False, False, False, False, True, False, True, False]
+    # The sign of a segment between pivots is that of its mean, in which the end counts like the token before it.
+    pivots = Thresholds(0.0, 0.0, None, 9.0).segment(rows, torch.zeros(6, dtype=torch.float64), signs)
+    assert pivots.counts.tolist() == [1] * 6
+    assert pivots.rewards[rows.cu_seqlens[:-1]].tolist() == [2.0, -2.0, 2.0, -2.0, -2.0, 0.0]
+
+
+@pytest.mark.parametrize("options", [{}, {"threshold_unit": "std"}, {"threshold_unit": "noise"}])
+def test_thresholds_do_not_depend_on_the_rewards_of_ends(options: dict[str, Any]) -> None:
+    values = [[1.0, 4.0, 2.0], [7.0, 3.0]]
+    bare = Thresholds.fit(packed(values), SegmentOptions(**options))
+    ended = with_ends([[*values[0], -99.0], [*values[1], 99.0]], [True, True])
+    assert Thresholds.fit(ended, SegmentOptions(**options)) == bare
+    per_response = SegmentOptions(threshold_unit="std", baseline="sequence")
+    found = Thresholds.fit(ended, per_response).baselines(ended, torch.tensor([0, 1]))
+    assert found.tolist() == pytest.approx([7 / 3, 5.0])
+
+
+def test_smoothing_does_not_read_the_rewards_of_ends() -> None:
+    rows = with_ends([[1.0, 4.0, 99.0], [2.0, 6.0]], [True, False])
+    found = smooth(rows, 3)
+    assert found.values.tolist()[3:] == [4.0, 4.0]
+    assert found.values.tolist()[:2] == [2.5, 2.5]
+    assert found.ended is rows.ended
 
 
 # --- in the trainers -------------------------------------------------------------------------------------------------
@@ -250,4 +336,4 @@ def test_segment_options_refuse(option: dict[str, Any], message: str) -> None:
 
 def test_asr_ppo_refuses_a_baseline_per_prompt() -> None:
     with pytest.raises(ValueError, match=r"baseline: expected `mean`, .*, since a rollout has one response per prompt"):
-        ASRPPOConfig(baseline="prompt", use_cpu=True)
+        ASRPPOConfig(baseline="prompt", threshold_unit="std", use_cpu=True)

@@ -188,7 +188,9 @@ def test_asr_dpo_loss_matches_plain_floats(tmp_path: Path, side: str, kind: str,
             prompt, response = row["prompt_ids"], row[f"{name}_ids"]
             scores = scores_alone(scorer, prompt, response)
             token_rewards = scores[1:] if kind == "prefix" else [b - a for a, b in pairwise(scores)]
-            states = schmitt(token_rewards, 0.05 - delta, 0.05 + delta)
+            # The EOS belongs to the segment before it, is neutral by itself, and is never suppressed.
+            states = schmitt(token_rewards[:-1], 0.05 - delta, 0.05 + delta)
+            states += [max(0, *states[-1:])] if states else [0]
             policy_logprobs = logprobs_alone(policy, prompt, response)
             ref_logprobs = logprobs_alone(reference, prompt, response)
             mask = [state == sign for state in states]
@@ -198,7 +200,7 @@ def test_asr_dpo_loss_matches_plain_floats(tmp_path: Path, side: str, kind: str,
         # -log sigmoid(r_w - r_l); a pair without a token trains nothing.
         empty = rewards == [0.0, 0.0]
         assert loss == pytest.approx(0.0 if empty else minus_log_sigmoid(rewards[0] - rewards[1]), rel=1e-4)
-    assert 0 < kept < 13
+    assert 0 < kept < 9
 
 
 def test_dpo_masked_and_padded_tokens_have_no_gradient(tmp_path: Path, tokenizer: Any) -> None:
@@ -267,7 +269,7 @@ def test_optimizer_step_with_empty_masks_is_skipped_and_counted(tmp_path: Path, 
 def test_asr_dpo_names_a_row_without_token_rewards(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=1.0, rejected=-1.0)
     del rows[3]["rejected_token_rewards"]
-    config = ASRDPOConfig(str(tmp_path), token_rewards="column", baseline="0", **QUICK_PAIRS)
+    config = ASRDPOConfig(str(tmp_path), token_rewards="column", **QUICK_PAIRS)
     with pytest.raises(ValueError, match=r"eval_dataset\[3\]: rejected_token_rewards: expected one value"):
         ASRDPOTrainer(tiny_lm(tokenizer), config, rows[:3], rows, tokenizer)
 
@@ -286,7 +288,7 @@ def test_trainer_encodes_every_data_set_once(tmp_path: Path, tokenizer: Any, mon
 
 def test_asr_dpo_refuses_masks_that_are_all_empty(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=-1.0, rejected=1.0)
-    config = ASRDPOConfig(str(tmp_path), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
+    config = ASRDPOConfig(str(tmp_path), token_rewards="column", **QUICK_PAIRS)
     with pytest.raises(ValueError, match="no segment of any training pair agrees with its response"):
         ASRDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
 
@@ -308,7 +310,7 @@ def test_asr_dpo_refuses_a_reward_model_that_returns_nan(tmp_path: Path, tokeniz
 def test_asr_dpo_with_full_masks_has_the_same_bits_as_dpo(tmp_path: Path, tokenizer: Any) -> None:
     rows = with_column_rewards(tokenizer, chosen=1.0, rejected=-1.0)
     plain = DPOTrainer(tiny_lm(tokenizer), DPOConfig(str(tmp_path / "a"), **QUICK_PAIRS), rows, None, tokenizer)
-    config = ASRDPOConfig(str(tmp_path / "b"), token_rewards="column", baseline=0.0, **QUICK_PAIRS)
+    config = ASRDPOConfig(str(tmp_path / "b"), token_rewards="column", **QUICK_PAIRS)
     segmented = ASRDPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
     start = weights(plain)
     plain.train()

@@ -61,7 +61,7 @@ def segmented_answers(work: ConstraintsWorkspace, count: int) -> list[SegmentedA
     pairs = of_different_prompts(work.pairs("held out"))[:count]
     trainer = asr_dpo_trainer(work, job, work.rows(pairs))
     rows: Any = trainer.eval_dataset
-    examples = report_examples(rows, trainer.thresholds, work.tokenizer)
+    examples = report_examples(rows, trainer.thresholds, work.tokenizer, trainer.end_ids)
     found = []
     for index, example in enumerate(examples):
         pair, side = pairs[index // len(SIDES)], SIDES[index % len(SIDES)]

@@ -20,6 +20,7 @@ from segkernel.training.data.readers import read_preferences
 from segkernel.training.data.tables import head
 from segkernel.training.models import ModelArguments, load_scoring_model, load_tokenizer
 from segkernel.training.models.context import fit_length
+from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.progress import shows_bars
 from segkernel.training.report.example import Example
 from segkernel.training.report.page import write_report
@@ -109,10 +110,11 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
     if model is not None:
         config = SegkernelConfig(output_dir=str(Path(arguments.output).parent))
         rows = with_token_rewards(rows, model, options.token_rewards, PreferenceCollator.of(tokenizer), config)
-    rows = with_smoothed_rewards(rows, options.smoothing)
-    thresholds = fit_to_pairs(head(rows, arguments.fit_rows), options)
-    rows = with_masks(rows, thresholds, warn=True)
-    examples = report_examples(head(rows, arguments.rows), thresholds, tokenizer)
+    end_ids = () if model is None else ResponseTokens.of(None, tokenizer, pad_id=0).end_ids
+    rows = with_smoothed_rewards(rows, options.smoothing, end_ids)
+    thresholds = fit_to_pairs(head(rows, arguments.fit_rows), options, end_ids)
+    rows = with_masks(rows, thresholds, end_ids, warn=True)
+    examples = report_examples(head(rows, arguments.rows), thresholds, tokenizer, end_ids)
     output = Path(arguments.output)
     return write_report(
         output.parent,

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from segkernel.training.data.tables import head
 from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
+from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.report_examples import report_examples
 from segkernel.training.segmentation.credit import TokenCredit
 from segkernel.training.segmentation.options import PairSegmentOptions
@@ -78,6 +79,14 @@ class ASRDPOTrainer(DPOTrainer):
         super().__init__(model, args, *rest, **kwargs)
         self.reward_model = None  # its token rewards are columns by now
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a response, whose rewards do not count; none if the rewards are a column of the data."""
+        if self.args.token_rewards == "column":
+            return ()
+        tokenizer: Any = self.processing_class
+        return ResponseTokens.of(self.model, tokenizer, pad_id=self.data_collator.pad_token_id).end_ids
+
     def prepare(self, dataset: Dataset, split: Split) -> Dataset:
         if self.reward_model is None:
             check_token_rewards(dataset, f"{split}_dataset")
@@ -86,10 +95,10 @@ class ASRDPOTrainer(DPOTrainer):
             dataset = with_token_rewards(
                 dataset, self.reward_model, self.args.token_rewards, self.data_collator, self.args, tokenizer
             )
-        dataset = with_smoothed_rewards(dataset, self.args.smoothing)
+        dataset = with_smoothed_rewards(dataset, self.args.smoothing, self.end_ids)
         if split == "train":
-            self.thresholds = fit_to_pairs(dataset, self.args)
-        dataset = with_masks(dataset, self.thresholds, warn=split == "train")
+            self.thresholds = fit_to_pairs(dataset, self.args, self.end_ids)
+        dataset = with_masks(dataset, self.thresholds, self.end_ids, warn=split == "train")
         if split == "train":
             log_kept(dataset, self.thresholds)
         if self.token_credit is not None:
@@ -100,7 +109,7 @@ class ASRDPOTrainer(DPOTrainer):
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
             return []
         rows = self.train_dataset if self.eval_dataset is None else self.eval_dataset
-        return report_examples(head(rows, self.args.report_pairs), self.thresholds, self.processing_class)
+        return report_examples(head(rows, self.args.report_pairs), self.thresholds, self.processing_class, self.end_ids)
 
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         losses, metrics = super().pair_losses(model, batch)

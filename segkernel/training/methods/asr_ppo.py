@@ -62,9 +62,9 @@ class ASRPPOTrainer(PPOTrainer):
 
     def policy_mask(self, batch: Batch) -> Tensor:
         mask = batch["response_mask"]
-        rewards = TokenRows.of_padded(token_rewards(batch["scores"], batch, self.args.token_rewards), mask)
-        rewards = smooth(rewards, self.args.smoothing)
-        thresholds = Thresholds.fit(rewards.gather(), self.args)
+        values = token_rewards(batch["scores"], batch, self.args.token_rewards)
+        rewards = smooth(TokenRows.of_padded(values, mask, batch["ended"]), self.args.smoothing)
+        thresholds = Thresholds.fit(rewards.scored.gather(), self.args)
         baselines = thresholds.baselines(rewards, prompts=torch.arange(len(mask), device=mask.device))
         against = batch["sequence_rewards"] - self.sequence_baseline(batch)
         # A response as good as its baseline has no sign; a difference of rounding errors must not give it one.

@@ -63,7 +63,7 @@ class ASRRFTTrainer(RFTTrainer):
 
     def accept(self, samples: Dataset) -> Dataset:
         accepted = super().accept(self.with_baselines(samples))
-        rewards = TokenRows.of_lists(flat_lists(accepted, "token_rewards"))
+        rewards = self.reward_rows(accepted)
         baselines = torch.tensor(to_table(accepted)["baseline"].to_numpy())
         segments = self.thresholds.segment(rewards, baselines, torch.ones(len(accepted)))
         assert segments.mask is not None  # since signs were given
@@ -87,15 +87,20 @@ class ASRRFTTrainer(RFTTrainer):
 
     def with_baselines(self, samples: Dataset) -> Dataset:
         """Samples with smoothed `token_rewards` and their `baseline`, which `thresholds` are fitted to."""
-        lists = flat_lists(samples, "token_rewards")
-        rewards = smooth(TokenRows.of_lists(lists), self.args.smoothing)
+        rewards = smooth(self.reward_rows(samples), self.args.smoothing)
         self.thresholds = Thresholds.fit(rewards, self.args)
         prompts = torch.tensor(to_table(samples)["prompt_index"].to_numpy())
         columns = {
-            "token_rewards": FlatLists(rewards.values.double().numpy(), lists.lengths).to_arrow(),
+            "token_rewards": FlatLists(rewards.values.double().numpy(), rewards.lengths.numpy()).to_arrow(),
             "baseline": self.thresholds.baselines(rewards, prompts).numpy(),
         }
         return with_columns(samples, columns, RESPONSES)
+
+    def reward_rows(self, samples: Dataset) -> TokenRows:
+        """Token rewards of samples; those of tokens that end a response do not count."""
+        ids = flat_lists(samples, "response_ids")
+        ended = np.isin(ids.values[ids.offsets[1:] - 1], self.response_tokens.end_ids)
+        return TokenRows.of_lists(flat_lists(samples, "token_rewards"), torch.from_numpy(ended))
 
     def agreement(self, batch: Batch) -> Columns:
         """`mask_agreement` of each response in a batch: share of its tokens whose mask matches the true credit."""
@@ -122,6 +127,7 @@ class ASRRFTTrainer(RFTTrainer):
                 self.thresholds,
                 row["baseline"],
                 self.processing_class,
+                self.response_tokens.end_ids,
             )
             for row in shown
         ]

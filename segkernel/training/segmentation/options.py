@@ -8,7 +8,7 @@ from segkernel import _validate
 from segkernel.training.mixins import OptionsMixin
 
 TokenRewards = Literal["difference", "prefix", "column"]
-ThresholdUnit = Literal["std", "noise", "reward"]
+ThresholdUnit = Literal["quantile", "std", "noise", "reward"]
 # Baselines that are one value for all tokens, and those that differ between responses.
 BASELINES, ROW_BASELINES = ("mean", "median"), ("sequence", "prompt")
 
@@ -26,11 +26,12 @@ class SegmentOptions(OptionsMixin):
             "response up to it (`prefix`), or a column of the data (`column`)."
         },
     )
-    baseline: str = field(
-        default="mean",
+    baseline: str | None = field(
+        default=None,
         metadata={
-            "help": "The neutral token reward: `mean` or `median` of the training tokens' rewards, the mean over the "
-            "response itself (`sequence`) or over all responses to its `prompt`, or a number."
+            "help": "The neutral token reward: a number, `mean` or `median` of the training tokens' rewards, or the "
+            "mean over the response itself (`sequence`) or over all responses to its `prompt`. The default is 0.25 "
+            "with quantiles and `mean` with the other units."
         },
     )
     baseline_shift: float = field(
@@ -45,7 +46,8 @@ class SegmentOptions(OptionsMixin):
         default=None,
         metadata={
             "help": "Half the width of the trigger's neutral zone around the baseline: above it a token reinforces, "
-            "below it suppresses. Without --pivot_threshold the default is 0.5."
+            "below it suppresses. Without --pivot_threshold the default is 0.05 with quantiles and 0.5 with the other "
+            "units."
         },
     )
     pivot_threshold: float | None = field(
@@ -53,10 +55,11 @@ class SegmentOptions(OptionsMixin):
         metadata={"help": "A token whose reward differs by more than this from the previous token's opens a segment."},
     )
     threshold_unit: ThresholdUnit = field(
-        default="std",
+        default="quantile",
         metadata={
-            "help": "Unit of --delta, --pivot_threshold and --baseline_shift: the standard deviation of the training "
-            "tokens' rewards (`std`; reward models differ in scale), that of their `noise`, or the `reward`'s own."
+            "help": "Unit of --delta, --pivot_threshold and --baseline_shift: a `quantile` of the training tokens' "
+            "rewards (and of the steps between tokens for --pivot_threshold; --baseline is one as well), their "
+            "standard deviation (`std`), that of their `noise`, or the `reward`'s own."
         },
     )
     hold: bool = field(
@@ -82,8 +85,11 @@ class SegmentOptions(OptionsMixin):
         super().__post_init__()
         _validate.one_of("token_rewards", self.token_rewards, get_args(TokenRewards))
         _validate.one_of("threshold_unit", self.threshold_unit, get_args(ThresholdUnit))
+        ranked = self.threshold_unit == "quantile"
         if self.delta is None and self.pivot_threshold is None:
-            self.delta = 0.5
+            self.delta = 0.05 if ranked else 0.5
+        if self.baseline is None:
+            self.baseline = "0.25" if ranked else "mean"
         for name in ("delta", "pivot_threshold"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -91,12 +97,38 @@ class SegmentOptions(OptionsMixin):
         self.baseline = word_or_number("baseline", self.baseline, BASELINES + ROW_BASELINES)
         if not math.isfinite(self.baseline_shift):
             raise ValueError(f"baseline_shift: expected a finite number, got {self.baseline_shift}")
+        if ranked:
+            self.check_quantiles()
         for name in ("smoothing", "min_segment_length"):
             _validate.integer(name, getattr(self, name), at_least=1)
         if self.min_segment_length > 1 and self.pivot_threshold is not None:
             raise ValueError(
                 "min_segment_length: expected 1 with pivot_threshold, since every pivot opens a segment, got "
                 f"{self.min_segment_length}"
+            )
+
+    def check_quantiles(self) -> None:
+        """Check that the thresholds in quantiles are from 0 to 1.
+
+        Raises:
+            ValueError: one of them is not.
+        """
+        baseline = str(self.baseline)
+        if baseline in BASELINES + ROW_BASELINES:
+            raise ValueError(
+                "baseline: expected a number from 0 to 1 with threshold_unit `quantile`, the default (the others are "
+                f"`std`, `noise` and `reward`), got {baseline!r}"
+            )
+        center, delta = float(baseline) + self.baseline_shift, self.delta or 0.0
+        if not 0 <= center - delta <= center + delta <= 1:
+            raise ValueError(
+                "delta: expected baseline + baseline_shift - delta and + delta from 0 to 1 with threshold_unit "
+                f"`quantile`, got {center - delta:g} and {center + delta:g}"
+            )
+        if self.pivot_threshold is not None and self.pivot_threshold > 1:
+            raise ValueError(
+                "pivot_threshold: expected at most 1 with threshold_unit `quantile`, the default, got "
+                f"{self.pivot_threshold:g}"
             )
 
     def refuse_column(self) -> None:

@@ -1,7 +1,7 @@
 """Columns of preference pairs made by segmentation: token rewards, loss masks, agreement with the true credit."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,18 +52,33 @@ def with_token_rewards(
     return map_batches(columns, pairs, collator, args, "token rewards")
 
 
-def with_smoothed_rewards(pairs: Dataset, window: int) -> Dataset:
+def with_smoothed_rewards(pairs: Dataset, window: int, end_ids: Sequence[int] = ()) -> Dataset:
     """Replace `chosen_token_rewards` and `rejected_token_rewards` by their moving average (`smooth`)."""
     if window == 1:
         return pairs
+    rewards = smooth(reward_rows(pairs, end_ids), window)
+    lists = FlatLists(rewards.values.double().numpy(), rewards.lengths.numpy())
+    return with_columns(pairs, columns_of_sides("token_rewards", lists), PAIRS)
+
+
+def fit_to_pairs(pairs: Dataset, options: SegmentOptions, end_ids: Sequence[int] = ()) -> Thresholds:
+    """Thresholds fitted to the columns `chosen_token_rewards` and `rejected_token_rewards` of training pairs.
+
+    Args:
+        pairs: pairs with smoothed token rewards.
+        options: thresholds in their unit.
+        end_ids: tokens that end a response, whose rewards do not count.
+    """
+    return Thresholds.fit(reward_rows(pairs, end_ids), options)
+
+
+def reward_rows(pairs: Dataset, end_ids: Sequence[int]) -> TokenRows:
+    """Token rewards of both responses of every pair."""
     rewards = flat_sides(pairs, "token_rewards")
-    smoothed = smooth(TokenRows.of_lists(rewards), window).values.double().numpy()
-    return with_columns(pairs, columns_of_sides("token_rewards", FlatLists(smoothed, rewards.lengths)), PAIRS)
-
-
-def fit_to_pairs(pairs: Dataset, options: SegmentOptions) -> Thresholds:
-    """Thresholds fitted to the columns `chosen_token_rewards` and `rejected_token_rewards` of training pairs."""
-    return Thresholds.fit(TokenRows.of_lists(flat_sides(pairs, "token_rewards")), options)
+    if not end_ids:
+        return TokenRows.of_lists(rewards)
+    ids = flat_sides(pairs, "ids")
+    return TokenRows.of_lists(rewards, torch.from_numpy(np.isin(ids.values[ids.offsets[1:] - 1], end_ids)))
 
 
 def prompt_numbers(pairs: Dataset) -> Tensor:
@@ -74,15 +89,16 @@ def prompt_numbers(pairs: Dataset) -> Tensor:
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
-def with_masks(pairs: Dataset, thresholds: Thresholds, *, warn: bool = False) -> Dataset:
+def with_masks(pairs: Dataset, thresholds: Thresholds, end_ids: Sequence[int] = (), *, warn: bool = False) -> Dataset:
     """Add `chosen_mask`, `rejected_mask` (response tokens to train on), `segments` (their numbers) and `baseline`.
 
     Args:
         pairs: pairs with smoothed token rewards.
         thresholds: thresholds of the trigger.
+        end_ids: tokens that end a response, which are never suppressed.
         warn: whether to log warnings about segments and masks that a training does not profit from.
     """
-    rewards = TokenRows.of_lists(flat_sides(pairs, "token_rewards"))
+    rewards = reward_rows(pairs, end_ids)
     prompts = prompt_numbers(pairs)
     baselines = thresholds.baselines(rewards, prompts.repeat_interleave(2))
     segments = thresholds.segment(rewards, baselines, torch.tensor(SEQUENCE_SIGNS).repeat(len(pairs)))

@@ -1,5 +1,7 @@
 """Moving average of token rewards within a response."""
 
+from dataclasses import replace
+
 import torch
 
 from segkernel.training.segmentation.rows import TokenRows
@@ -16,7 +18,7 @@ def smooth(rewards: TokenRows, window: int) -> TokenRows:
     the ends: smoothing the differences is taking differences over a longer distance.
 
     Args:
-        rewards: `[N]` in packed rows; averaged in float64.
+        rewards: `[N]` in packed rows; averaged in float64. The value of a token that ends a response is in no mean.
         window: at least 1, in tokens; 1 leaves the rewards as they are.
 
     Example:
@@ -29,10 +31,13 @@ def smooth(rewards: TokenRows, window: int) -> TokenRows:
     values = rewards.values.double()
     index = torch.arange(len(values), device=values.device)
     first, last = rewards.cu_seqlens[rewards.rows], rewards.cu_seqlens[rewards.rows + 1] - 1
+    scored = torch.ones_like(values, dtype=torch.bool)
+    scored[rewards.ends] = False
     sums, counts = torch.zeros_like(values), torch.zeros_like(values)
     for offset in range(-(window // 2), (window - 1) // 2 + 1):
         other = index + offset
-        inside = (first <= other) & (other <= last)
-        sums += torch.where(inside, values[other.clamp(first, last)], 0.0)
-        counts += inside
-    return TokenRows((sums / counts).to(rewards.values.dtype), rewards.cu_seqlens)
+        place = other.clamp(first, last)
+        counted = (place == other) & scored[place]
+        sums += torch.where(counted, values[place], 0.0)
+        counts += counted
+    return replace(rewards, values=(sums / counts.clamp(min=1)).to(rewards.values.dtype))

@@ -1,6 +1,6 @@
 """Thresholds of segmentation by token rewards, fitted to the rewards of the training tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -8,9 +8,9 @@ from torch import Tensor
 
 import segkernel
 from segkernel.training.segmentation.debounce import debounce
-from segkernel.training.segmentation.options import ROW_BASELINES, SegmentOptions
+from segkernel.training.segmentation.options import SegmentOptions
 from segkernel.training.segmentation.rows import TokenRows
-from segkernel.training.segmentation.units import threshold_unit
+from segkernel.training.segmentation.zone import fitted_zone
 from segkernel.types import Segments
 
 
@@ -38,15 +38,8 @@ class Thresholds:
     @classmethod
     def fit(cls, rewards: TokenRows, options: SegmentOptions) -> "Thresholds":
         """Convert `options` to the unit of the smoothed token rewards of the training data."""
-        values = rewards.values.double()
-        unit = threshold_unit(rewards, options)
-        statistics = {"mean": values.mean(), "median": values.median()}
-        baseline = options.baseline
         return cls(
-            baseline=baseline if baseline in ROW_BASELINES else float(statistics.get(baseline, baseline)),
-            shift=options.baseline_shift * unit,
-            delta=None if options.delta is None else options.delta * unit,
-            pivot_threshold=None if options.pivot_threshold is None else options.pivot_threshold * unit,
+            *fitted_zone(rewards.scored, options),
             hold=options.hold,
             keep_neutral=options.keep_neutral,
             reduce=options.reduce,
@@ -61,6 +54,7 @@ class Thresholds:
             prompts: `[B]` integers, equal for the responses to one prompt. `prompt` averages over the tokens of all of
                 them, `sequence` over those of each response.
         """
+        rewards = rewards.scored
         lengths = rewards.lengths
         if not isinstance(self.baseline, str):
             return torch.full(lengths.shape, self.baseline + self.shift, dtype=torch.float64, device=lengths.device)
@@ -75,11 +69,28 @@ class Thresholds:
     def segment(self, rewards: TokenRows, baselines: Tensor, signs: Tensor) -> Segments:
         """`segkernel.segment` of packed responses with these thresholds.
 
+        A token that ends a response belongs to the segment before it, whatever its reward, and is never suppressed.
+        Every complete response has one, so preferences between responses leave its reward undetermined, and a policy in
+        which it is suppressed soon ends no response.
+
         Args:
             rewards: the responses' smoothed token rewards.
             baselines: `[B]`.
             signs: `[B]`, the signs of the responses.
         """
+        if rewards.ended is None:
+            return self._segment(rewards, baselines, signs)
+        ends, values = rewards.ends, rewards.values.clone()
+        follows = rewards.lengths[rewards.ended] > 1  # a response can be nothing but its end, which is neutral
+        before, neutral = values[(ends - 1).clamp(min=0)], baselines[rewards.ended].to(values.dtype)
+        values[ends] = torch.where(follows, before, neutral)
+        found = self._segment(replace(rewards, values=values), baselines, signs)
+        assert found.mask is not None  # since signs were given
+        mask = found.mask.clone()
+        mask[ends] &= (signs[rewards.ended] > 0) & (follows | self.keep_neutral)
+        return found._replace(mask=mask)
+
+    def _segment(self, rewards: TokenRows, baselines: Tensor, signs: Tensor) -> Segments:
         segment = partial(
             segkernel.segment, sequence_sign=signs, keep_neutral=self.keep_neutral, cu_seqlens=rewards.cu_seqlens
         )

@@ -35,10 +35,18 @@ STAGES = 5
 TITLE = "DPO against ASR-DPO on preferences that mislead"
 
 
+FIRST_SEED = 20  # the default settings were chosen on lower seeds
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.capitals", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/capitals"), help="parent of the run's new folder")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first run; the others count up from it")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=FIRST_SEED,
+        help="seed of the first run (default: %(default)s); the others count up from it",
+    )
     parser.add_argument("--runs", type=int, default=4, help="independent runs, for the intervals")
     parser.add_argument("--quick", action="store_true", help="two tiny runs, to see that everything works")
     arguments = parser.parse_args(argv)
@@ -141,6 +149,7 @@ def describe(runs: Sequence[Run]) -> str:
     """The task, the training and the intervals, for a reader of the report."""
     settings, count = runs[0].settings, len(runs)
     pairs = {source: f"{mean(len(run.policy_pairs(source)) for run in runs):.0f}" for source in (ALL, ADVERSARIAL)}
+    sampled = f"{mean(len(run.pairs) for run in runs):.0f}"
     accuracy = 100 * mean(run.reward_accuracy for run in runs)
     interval = (
         f"Means of {count} independent runs (seeds {settings.seed} to {settings.seed + count - 1}); ± is half of a "
@@ -151,14 +160,17 @@ def describe(runs: Sequence[Run]) -> str:
     return (
         f"The task: name the capitals of {settings.parts} countries. One of them is starred, and a judge who compares "
         "whole answers weighs its part above all the others together, so the preferred answer can be wrong in most of "
-        "its parts. A pair is adversarial when its preference contradicts more than half of its parts: on average "
-        f"{pairs[ADVERSARIAL]} of {pairs[ALL]} pairs are.\n\n"
-        f"Both methods start from the same model and train for {settings.policy_steps} steps at the same learning rate "
-        f"({settings.learning_rate:g}) and beta ({settings.beta:g}). DPO trains on whole answers. ASR-DPO trains on "
-        "the segments whose token rewards agree with their answer's verdict; a reward model, trained on preferences "
-        f"between whole answers only, gives these rewards (it ranks {accuracy:.0f} % of held-out pairs as the judge "
-        f"does).\n\n{interval} Accuracy: {PARTS} in greedy answers to {settings.held_out_prompts} held-out questions; "
-        "a malformed answer has no right part."
+        f"its parts. Of {sampled} pairs of sampled answers, the methods train on {pairs[ALL]} (all pairs) or on those "
+        f"whose preference contradicts more than half of their parts (adversarial pairs: {pairs[ADVERSARIAL]} on "
+        "average).\n\n"
+        f"Both methods start from the same model and train for {settings.policy_steps} steps with the same learning "
+        f"rate ({settings.learning_rate:g}), beta ({settings.beta:g}) and weight of the rejected answer "
+        f"({settings.rejected_weight:g}). DPO trains on whole answers. ASR-DPO trains on the segments whose token "
+        "rewards agree with their answer's verdict. These rewards come from a reward model whose score of an answer is "
+        "the sum of its tokens' rewards. It learns from all pairs, from preferences between whole "
+        f"answers only, and ranks {accuracy:.0f} % of held-out pairs as the judge does.\n\n"
+        f"{interval} Accuracy: {PARTS} in greedy answers to {settings.held_out_prompts} held-out questions; a "
+        "malformed answer has no right part."
     )
 
 

@@ -6,13 +6,15 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
+import segkernel
 from examples.capitals.answers import Question, answer_accuracy, draw_questions
 from examples.capitals.pairs import Pair, sample_pairs
 from examples.capitals.task import make_tokenizer, prompt_text
@@ -30,7 +32,7 @@ from segkernel.training.models import load_scoring_model
 from segkernel.training.report import Example
 
 START, DPO, ASR_DPO = "start model", "DPO", "ASR-DPO"
-ALL, ADVERSARIAL = "all pairs", "adversarial pairs"
+SOURCES = ALL, ADVERSARIAL = "all pairs", "adversarial pairs"
 PARTS, MALFORMED = "parts right", "malformed"
 CURVE_POINTS = 5
 Log = Mapping[str, Any]
@@ -61,22 +63,27 @@ class Run:
         """Sample and rank pairs for training and held-out pairs."""
         settings, start = self.settings, load_policy(self.folder / "start")
         first = 1000 * settings.seed
-        pairs = sample_pairs(start, self.tokenizer, settings.prompts, parts=settings.parts, seed=first + 1)
-        self.pairs = pairs
-        self.held_out = sample_pairs(
-            start, self.tokenizer, settings.held_out_prompts, parts=settings.parts, seed=first + 2
+        self.pairs, self.held_out = (
+            sample_pairs(start, self.tokenizer, prompts, parts=settings.parts, seed=seed)
+            for prompts, seed in ((settings.prompts, first + 1), (settings.held_out_prompts, first + 2))
         )
-        write_preferences(self.folder / "preferences.jsonl", pairs)
+        write_preferences(self.folder / "preferences.jsonl", self.pairs)
         return self
 
     def policy_pairs(self, source: str) -> list[Pair]:
-        """Pairs that policies train on: the first `settings.policy_pairs`, or the adversarial ones among them."""
-        pairs = self.pairs[: self.settings.policy_pairs]
-        return pairs if source == ALL else [pair for pair in pairs if pair.is_adversarial]
+        """Pairs that policies train on: the first `settings.policy_pairs` of all, or the adversarial ones."""
+        if source == ALL:
+            return self.pairs[: self.settings.policy_pairs]
+        return [pair for pair in self.pairs if pair.is_adversarial]
 
     def train_reward_model(self) -> Run:
         trainer = train_reward_model(
-            self.folder / "reward", self.folder / "start", self.settings, self.tokenizer, self.pairs, self.held_out
+            self.folder / "reward",
+            self.folder / "start",
+            self.settings,
+            self.tokenizer,
+            self.pairs,
+            self.held_out,
         )
         self.reward_accuracy = trainer.evaluate()["eval_accuracy"]
         return self
@@ -84,9 +91,13 @@ class Run:
     def train_policies(self, source: str) -> Run:
         """Train DPO and ASR-DPO on the pairs of one source."""
         settings = self.settings
-        options = trainer_options(
-            settings, steps=settings.policy_steps, batch_size=64, learning_rate=settings.learning_rate
-        )
+        options = {
+            "beta": settings.beta,
+            "rejected_weight": settings.rejected_weight,
+            **trainer_options(
+                settings, steps=settings.policy_steps, batch_size=64, learning_rate=settings.learning_rate
+            ),
+        }
         rows = [pair.row(self.tokenizer) for pair in self.policy_pairs(source)]
         questions = draw_questions(settings.seed, settings.held_out_prompts, settings.parts)
         for method in (DPO, ASR_DPO):
@@ -95,11 +106,10 @@ class Run:
             options["output_dir"] = str(self.folder / f"{method} on {source}".lower().replace(" ", "-"))
             trainer: DPOTrainer
             if method == DPO:
-                config = DPOConfig(beta=settings.beta, **options)
+                config = DPOConfig(**options)
                 trainer = DPOTrainer(policy, config, rows, processing_class=self.tokenizer)
             else:
-                # Differences of prefix scores, a trigger around 0 with hysteresis.
-                config = ASRDPOConfig(beta=settings.beta, baseline="0", delta=0.5, **options)
+                config = ASRDPOConfig(**options)
                 scorer = load_scoring_model(str(self.folder / "reward"), self.tokenizer)
                 trainer = ASRDPOTrainer(policy, config, rows, processing_class=self.tokenizer, reward_model=scorer)
             curve = AccuracyCurve(self.tokenizer, questions, every=max(1, settings.policy_steps // CURVE_POINTS))
@@ -138,13 +148,17 @@ def write_preferences(path: Path, pairs: Sequence[Pair]) -> None:
 
 def write_figures(path: Path, runs: Sequence[Run]) -> None:
     """Write versions, settings and every measured accuracy of every run as JSON; `read_logs` reads the accuracies."""
-    packages = ("torch", "transformers", "segkernel")
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "segkernel": segkernel.__version__,
+    }
     figures = [
         {
             "settings": asdict(run.settings),
             "reward_accuracy": run.reward_accuracy,
-            "pairs": {source: len(run.policy_pairs(source)) for source in (ALL, ADVERSARIAL)},
+            "pairs": {"sampled": len(run.pairs)} | {source: len(run.policy_pairs(source)) for source in SOURCES},
             "logs": [
                 {"method": method, "source": source, "accuracy": log} for (method, source), log in run.logs.items()
             ],
@@ -167,7 +181,7 @@ def estimates(runs: Sequence[Logs]) -> pd.DataFrame:
         first_or_last = 0 if method == START else -1
         return estimate([run[DPO if method == START else method, source][first_or_last][measure] for run in runs])
 
-    columns = pd.MultiIndex.from_product([(ALL, ADVERSARIAL), (PARTS, MALFORMED)])
+    columns = pd.MultiIndex.from_product([SOURCES, (PARTS, MALFORMED)])
     methods = (START, DPO, ASR_DPO)
     return pd.DataFrame([[cell(method, *column) for column in columns] for method in methods], methods, columns)
 
@@ -185,24 +199,25 @@ def conclusion(gain: Mapping[str, Estimate]) -> str:
 
     Example:
         >>> print(conclusion({"adversarial pairs": Estimate(0.7, 0.1), "all pairs": Estimate(-0.01, 0.02)}))
-        ASR-DPO against DPO: 70.0 ± 10.0 points more parts right after adversarial pairs, 1.0 ± 2.0 points fewer (not significant) after all pairs.
+        ASR-DPO against DPO: 70.0 ± 10.0 points more parts right after adversarial pairs, 1.0 ± 2.0 points fewer parts right (not significant) after all pairs.
     """  # noqa: E501
-    found: list[str] = []
-    for source, value in gain.items():
-        points = Estimate(abs(value.mean), value.half_width).percent()
-        doubt = " (not significant)" if value.half_width is not None and not value.sign else ""
-        noun = "" if found else " parts right"
-        change = (
-            f"{points} points {'fewer' if value.mean < 0 else 'more'}{noun}{doubt}" if value.mean else "no difference"
-        )
-        found.append(f"{change} after {source}")
-    return f"{ASR_DPO} against {DPO}: {', '.join(found)}."
+    single = any(value.half_width is None for value in gain.values())
+    changes = [f"{_change(value)} after {source}" for source, value in gain.items()]
+    return f"{ASR_DPO} against {DPO}{', one run without intervals' if single else ''}: {', '.join(changes)}."
+
+
+def _change(value: Estimate) -> str:
+    points = Estimate(abs(value.mean), value.half_width).percent()
+    if points.startswith("0.0"):
+        return "no difference" if value.half_width is None else f"no difference ({points} points)"
+    doubt = " (not significant)" if value.half_width is not None and not value.sign else ""
+    return f"{points} points {'fewer' if value.mean < 0 else 'more'} parts right{doubt}"
 
 
 def curves(runs: Sequence[Logs]) -> dict[str, list[Log]]:
     """Mean accuracy over the runs at every measured step, by method and source, in percent."""
     found = {}
-    for source in (ALL, ADVERSARIAL):
+    for source in SOURCES:
         for method in (DPO, ASR_DPO):
             logs = pd.concat([pd.DataFrame(run[method, source]) for run in runs])
             means = 100 * logs.groupby("step").mean()

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from examples.capitals.task import END, draw_countries, grade, prompt_text, score
+from examples.capitals.task import END, EOS, draw_countries, grade, prompt_text, score
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt. The verifier grades their parts."""
+    """Two complete answers to one prompt. The verifier grades their parts."""
 
     countries: tuple[str, ...]
     chosen: str
@@ -42,8 +42,8 @@ class Pair:
         return self.contradiction > 1 / 2
 
     def row(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """Row for the trainers, as token ids without EOS: the answers were truncated, they did not end."""
-        texts = {"prompt": prompt_text(self.countries), "chosen": self.chosen, "rejected": self.rejected}
+        """Row for the trainers, as token ids with EOS."""
+        texts = {"prompt": prompt_text(self.countries), "chosen": self.chosen + EOS, "rejected": self.rejected + EOS}
         return {f"{name}_ids": tokenizer(text)["input_ids"] for name, text in texts.items()}
 
 
@@ -92,11 +92,7 @@ def sample_pairs(
     parts: int,
     seed: int,
 ) -> list[Pair]:
-    """Sample two answers per prompt, truncate each at a random length, and rank them by the verifier's score.
-
-    Truncation yields answers of every length, so a reward model of whole answers learns to score any prefix. Wrong
-    parts cost, so a longer answer is not a better one. Ties and malformed answers make no pair.
-    """
+    """Sample two answers per prompt and rank them by the verifier's score. Ties and malformed answers make no pair."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     questions = [draw_countries(rng, parts) for _ in range(prompts)]
@@ -106,8 +102,9 @@ def sample_pairs(
         both = answers[2 * index : 2 * index + 2]
         if not all(is_well_formed(answer, parts) for answer in both):
             continue
-        texts = ["".join(answer[: rng.randint(1, 2 * parts)]) for answer in both]
+        texts = ["".join(answer) for answer in both]
         scores = [score(countries, grade(countries, text)) for text in texts]
         if scores[0] != scores[1]:
-            pairs.append(Pair(countries, *(texts if scores[0] > scores[1] else reversed(texts))))
+            chosen, rejected = texts if scores[0] > scores[1] else reversed(texts)
+            pairs.append(Pair(countries, chosen, rejected))
     return pairs

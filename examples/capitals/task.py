@@ -139,15 +139,15 @@ def score(countries: Sequence[str], right: Sequence[bool]) -> int:
 
 
 def token_credit(tokens: Sequence[str], right: Sequence[bool]) -> list[int]:
-    """True credit per token: +1 in a right part, -1 in a wrong one.
+    """True credit per token: +1 in a right part, -1 in a wrong one, +1 at the EOS of a complete answer.
 
     Example:
-        >>> token_credit(["Lima", "; ", "Baghdad", "; "], [True, False])
-        [1, 1, -1, -1]
+        >>> token_credit(["Lima", "; ", "Baghdad", "; ", EOS], [True, False])
+        [1, 1, -1, -1, 1]
     """
     credit, part = [], 0
     for token in tokens:
-        credit.append(1 if right[part] else -1)
+        credit.append(1 if part == len(right) or right[part] else -1)
         part += token == END
     return credit
 

@@ -30,7 +30,7 @@ REWARD_LEARNING_RATE = 2e-3
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of one run. All policies share the start model, steps, batch size, learning rate and beta."""
+    """Sizes of one run. All policies share the start model, steps, batch size and the options of DPO's loss."""
 
     seed: int = 0
     parts: int = 4
@@ -45,6 +45,7 @@ class Settings:
     policy_steps: int = 100
     learning_rate: float = 1e-3
     beta: float = 0.3
+    rejected_weight: float = 0.5
 
     def quick(self) -> Settings:
         """Sizes for a test of the program; too small for a meaningful comparison."""
@@ -99,16 +100,24 @@ def train_reward_model(
     pairs: Sequence[Pair],
     held_out: Sequence[Pair],
 ) -> RewardTrainer:
-    """Train a reward model from preferences between whole answers only; saved in `output_dir`."""
+    """Train a reward model from preferences between whole answers; saved in `output_dir`.
+
+    The score of an answer is the sum of the outputs at its tokens, divided by the mean length of all answers.
+    """
     set_seed(settings.seed)
     model = load_reward_model(ModelArguments(model=str(start)), tokenizer)
-    options = trainer_options(
-        settings, steps=settings.reward_steps, batch_size=settings.reward_batch_size, learning_rate=REWARD_LEARNING_RATE
-    )
+    arguments = RewardConfig(output_dir=str(output_dir), score="mean", **reward_options(settings))
     rows, held_out_rows = ([pair.row(tokenizer) for pair in source] for source in (pairs, held_out))
-    trainer = RewardTrainer(model, RewardConfig(output_dir=str(output_dir), **options), rows, held_out_rows, tokenizer)
+    trainer = RewardTrainer(model, arguments, rows, held_out_rows, tokenizer)
     train_and_save(trainer)
     return trainer
+
+
+def reward_options(settings: Settings) -> dict[str, Any]:
+    """Trainer options of reward models."""
+    return trainer_options(
+        settings, steps=settings.reward_steps, batch_size=settings.reward_batch_size, learning_rate=REWARD_LEARNING_RATE
+    )
 
 
 def trainer_options(settings: Settings, *, steps: int, batch_size: int, learning_rate: float) -> dict[str, Any]:

@@ -72,26 +72,26 @@ def test_complete_answers_are_adversarial_only_with_a_starred_part():
 
 def test_credit_measures_literals():
     tokenizer = make_tokenizer()
-    pair = Pair(("Peru", "*Iran"), chosen="Cusco; Tehran; ", rejected="Lima; Baghdad")
+    pair = Pair(("Peru", "*Iran"), chosen="Cusco; Tehran; ", rejected="Lima; Baghdad; ")
     rows = [pair.row(tokenizer)]
     whole = trained_responses(tokenizer, rows, [pair])
     assert whole == [
-        TrainedResponse([True] * 4, [-1, -1, 1, 1], 1),
-        TrainedResponse([True] * 3, [1, 1, -1], -1),
+        TrainedResponse([True] * 5, [-1, -1, 1, 1, 1], 1),
+        TrainedResponse([True] * 5, [1, 1, -1, -1, 1], -1),
     ]
-    # Of 7 tokens, those of Tehran (2) and Baghdad (1) should be trained on.
-    assert credit_measures(whole) == {"tokens_trained": 1.0, "mask_agreement": 3 / 7, "agreement_of_everything": 3 / 7}
-    rows[0] |= {"chosen_mask": [True, False, True, True], "rejected_mask": [False, False, False]}
+    # Of 10 tokens, those of Tehran (2), the chosen answer's EOS and those of Baghdad (2) should be trained on.
+    assert credit_measures(whole) == {"tokens_trained": 1.0, "mask_agreement": 0.5, "agreement_of_everything": 0.5}
+    rows[0] |= {"chosen_mask": [True, False, True, True, True], "rejected_mask": [False] * 5}
     masked = credit_measures(trained_responses(tokenizer, rows, [pair]))
-    # Wrong are Cusco, which was trained on, and Baghdad, which was not.
-    assert masked == {"tokens_trained": 3 / 7, "mask_agreement": 5 / 7, "agreement_of_everything": 3 / 7}
+    # Wrong are Cusco, which was trained on, and Baghdad with its separator, which were not.
+    assert masked == {"tokens_trained": 0.4, "mask_agreement": 0.7, "agreement_of_everything": 0.5}
 
 
 def test_moved_right_counts_parts_up_where_right_and_down_where_wrong():
-    pair = Pair(("Peru", "Iran"), chosen="Lima; Baghdad", rejected="Cusco")
-    before = ([-1.0, -9.0, -1.0], [-1.0])
-    assert moved_right([before], [([-0.5, -9.0, -2.0], [-2.0])], [pair]) == 1.0
-    assert moved_right([before], [([-2.0, -9.0, -0.5], [-1.0])], [pair]) == 0.0
+    pair = Pair(("Peru", "Iran"), chosen="Lima; Baghdad; ", rejected="Cusco; ")
+    before = ([-1.0, -9.0, -1.0, -9.0, -9.0], [-1.0, -9.0, -9.0])
+    assert moved_right([before], [([-0.5, -9.0, -2.0, -9.0, -9.0], [-2.0, -9.0, -9.0])], [pair]) == 1.0
+    assert moved_right([before], [([-2.0, -9.0, -0.5, -9.0, -9.0], [-1.0, -9.0, -9.0])], [pair]) == 0.0
 
 
 def test_fixed_segments_literals():
@@ -101,8 +101,8 @@ def test_fixed_segments_literals():
     assert fixed_length(tokens, length=1) == [0, 1, 2, 3, 4]
     assert whole_response(tokens) == [0, 0, 0, 0, 0]
     rewards = [2.0, -1.0, -2.0, 0.5, 0.0]
-    assert mask_of_segments([0, 0, 1, 1, 2], rewards, sign=1) == [True, True, False, False, False]
-    assert mask_of_segments([0, 0, 1, 1, 2], rewards, sign=-1) == [False, False, True, True, False]
+    assert mask_of_segments([0, 0, 1, 1, 2], rewards, sign=1, baseline=0.0) == [True, True, False, False, False]
+    assert mask_of_segments([0, 0, 1, 1, 2], rewards, sign=-1, baseline=0.0) == [False, False, True, True, False]
 
 
 def test_jobs_are_shared_by_conditions_with_equal_sources():
@@ -180,7 +180,7 @@ def wait_until(happened, seconds=120):
 def smallest():
     """The experiment at minimal size, with one question about an option and one about the token rewards."""
     quick = CapitalsSettings().quick()
-    task = replace(quick.task, prompts=400, held_out_prompts=200, reward_steps=2, policy_steps=2)
+    task = replace(quick.task, prompts=3000, held_out_prompts=1000, reward_steps=2, policy_steps=2)
     settings = replace(
         quick, tuning_seeds=(1,), task=task, policy_pairs=40, policy_batch_size=8, ppo_steps=2, questions=20
     )
@@ -249,7 +249,7 @@ def test_results_have_every_measure(finished):
 def test_pairs_are_ranked_by_the_judge(finished, smallest):
     work = CapitalsWorkspace(smallest.experiment.settings, finished[0], 1)
     pairs, adversarial = work.pairs("all"), work.pairs("adversarial")
-    assert len(pairs) > len(adversarial) > 5
+    assert len(pairs) > len(adversarial) > 0
     for pair in pairs:
         assert score(pair.countries, pair.right("chosen")) > score(pair.countries, pair.right("rejected"))
         assert (pair in adversarial) == (pair.contradiction > 0.5)

@@ -75,7 +75,7 @@ def test_capitals_table_is_the_stored_result():
         assert line in README
         assert line in experiments
     assert conclusion(gains(runs)) == (
-        "ASR-DPO against DPO: 73.4 ± 3.1 points more parts right after adversarial pairs, "
-        "0.9 ± 1.3 points fewer (not significant) after all pairs."
+        "ASR-DPO against DPO: 44.9 ± 27.8 points more parts right after adversarial pairs, "
+        "1.4 ± 3.0 points fewer parts right (not significant) after all pairs."
     )
-    assert "73.4 ± 3.1" in " ".join(experiments.split())
+    assert "44.9 ± 27.8" in " ".join(experiments.split())

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from benchmarks.experiments.capitals.methods import METHODS
 from benchmarks.experiments.capitals.preferences import ASR_DPO
 from benchmarks.experiments.capitals.rewarded import FIXED, IMPLICIT, NOISY, TRUE_CREDIT
 from benchmarks.experiments.capitals.rollouts import ASR_PPO, ASR_RFT
-from benchmarks.experiments.framework.experiment import Candidate, Method, Question
+from benchmarks.experiments.framework.experiment import Candidate, Question
 from benchmarks.experiments.framework.questions import option
+from benchmarks.experiments.policies.thresholds import limits, units
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-DELTAS = (0.0, 0.25, 0.5, 1.0, 2.0)
-PIVOTS = (0.25, 0.5, 1.0, 2.0)
-TRIGGERS = {"Schmitt trigger": True, "plain threshold": False}
-DEVIATIONS = "in standard deviations of the token rewards"
+PIVOTS = (0.5, 0.7, 0.8, 0.9)
 # The pairs that a method on segments is meant for, and those that it is not.
 SWEPT = ("all pairs", "adversarial pairs")
 MAIN = ("all pairs",)
-
-
-def deltas(method: Method, **question: Any) -> Question:
-    """Both triggers at every delta."""
-    candidates = [
-        Candidate(f"{delta:g}", method.with_options(delta=delta, hold=hold), series=name)
-        for name, hold in TRIGGERS.items()
-        for delta in DELTAS
-    ]
-    return Question("delta", method, candidates, unit=DEVIATIONS, **question)
 
 
 LEARNING_RATE = [
@@ -39,12 +25,10 @@ LEARNING_RATE = [
 
 PAIR_QUESTIONS = [
     option(ASR_DPO, "token_rewards", ("difference", "prefix"), conditions=SWEPT),
-    deltas(ASR_DPO, conditions=SWEPT),
+    limits(ASR_DPO, conditions=SWEPT),
+    units(ASR_DPO, ("0", "mean", "median", "sequence", "prompt"), conditions=SWEPT),
     option(ASR_DPO, "smoothing", (1, 2, 3, 5), conditions=SWEPT),
     option(ASR_DPO, "min_segment_length", (1, 2, 3, 5), conditions=SWEPT),
-    option(ASR_DPO, "baseline", ("0", "mean", "median", "sequence", "prompt"), conditions=SWEPT),
-    option(ASR_DPO, "baseline_shift", (-1.0, -0.5, 0.0, 0.5, 1.0), unit=DEVIATIONS, conditions=SWEPT),
-    option(ASR_DPO, "threshold_unit", ("std", "noise"), conditions=SWEPT),
     option(ASR_DPO, "keep_neutral", (False, True), conditions=SWEPT),
     option(ASR_DPO, "rpo_alpha", (0.0, 0.1, 0.3, 1.0), conditions=SWEPT),
     option(ASR_DPO, "rejected_weight", (0.0, 0.25, 0.5, 1.0), conditions=SWEPT),
@@ -52,7 +36,7 @@ PAIR_QUESTIONS = [
         "pivots only",
         ASR_DPO,
         [Candidate(f"{pivot:g}", ASR_DPO.with_options(delta=None, pivot_threshold=pivot)) for pivot in PIVOTS],
-        unit=DEVIATIONS,
+        unit="quantiles of the steps",
         conditions=SWEPT,
     ),
     Question(
@@ -75,7 +59,7 @@ PAIR_QUESTIONS = [
         "noise",
         ASR_DPO,
         [Candidate("0", ASR_DPO), *(Candidate(f"{noise:g}", method) for noise, method in NOISY.items())],
-        unit=DEVIATIONS,
+        unit="in standard deviations of the token rewards",
         conditions=SWEPT,
     ),
 ]
@@ -85,9 +69,8 @@ ROLLOUT_QUESTIONS = [
     for method in (ASR_RFT, ASR_PPO)
     for question in (
         option(method, "token_rewards", ("difference", "prefix"), conditions=MAIN),
-        option(method, "baseline", ("0", "mean", "median", "prompt"), conditions=MAIN),
-        option(method, "baseline_shift", (-0.5, 0.0, 0.5), unit=DEVIATIONS, conditions=MAIN),
-        option(method, "hold", (True, False), conditions=MAIN),
+        limits(method, conditions=MAIN),
+        units(method, ("0", "mean"), conditions=MAIN),
         option(method, "keep_neutral", (False, True), conditions=MAIN),
     )
 ]

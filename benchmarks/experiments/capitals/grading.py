@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.experiments.policies.credit import TrainedResponse
 from benchmarks.experiments.policies.rollouts import Batch, response_rows
 from examples.capitals.pairs import is_well_formed
-from examples.capitals.task import QUESTION, SEPARATOR, grade, token_credit
+from examples.capitals.task import EOS, QUESTION, SEPARATOR, grade, token_credit
 from segkernel.training.data.columns import SEQUENCE_SIGNS
 
 
@@ -33,7 +33,7 @@ def graded_samples(
 
 
 def well_formed(tokenizer: PreTrainedTokenizerBase, prompt: list[int], response: list[int]) -> bool:
-    return is_well_formed(tokens_of(tokenizer, response), len(countries_of(tokenizer, prompt)))
+    return is_well_formed(without_eos(tokens_of(tokenizer, response)), len(countries_of(tokenizer, prompt)))
 
 
 def graded(
@@ -41,7 +41,8 @@ def graded(
 ) -> TrainedResponse:
     """A response with its mask and true credit."""
     tokens = tokens_of(tokenizer, response)
-    return TrainedResponse(mask, token_credit(tokens, grade(countries_of(tokenizer, prompt), "".join(tokens))), sign)
+    right = grade(countries_of(tokenizer, prompt), "".join(without_eos(tokens)))
+    return TrainedResponse(mask, token_credit(tokens, right), sign)
 
 
 def countries_of(tokenizer: PreTrainedTokenizerBase, prompt: list[int]) -> list[str]:
@@ -50,3 +51,7 @@ def countries_of(tokenizer: PreTrainedTokenizerBase, prompt: list[int]) -> list[
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     return [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
+
+
+def without_eos(tokens: list[str]) -> list[str]:
+    return tokens[:-1] if tokens[-1:] == [EOS] else tokens

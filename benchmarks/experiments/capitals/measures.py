@@ -75,17 +75,18 @@ def moved_right(before: Sequence[PairLogprobs], after: Sequence[PairLogprobs], p
     """Share of parts whose probability moved in the right direction: up where right, down where wrong.
 
     Example:
-        >>> pair = Pair(("Peru", "Iran"), chosen="Lima; Baghdad; ", rejected="Cusco")
-        >>> before, after = ([-1.0, -9.0, -1.0], [-1.0]), ([-0.5, -9.0, -0.5], [-2.0])
+        >>> pair = Pair(("Peru", "Iran"), chosen="Lima; Baghdad; ", rejected="Cusco; ")
+        >>> before = [-1.0, -9.0, -1.0, -9.0, -9.0], [-1.0, -9.0, -9.0]
+        >>> after = [-0.5, -9.0, -0.5, -9.0, -9.0], [-2.0, -9.0, -9.0]
         >>> moved_right([before], [after], [pair])
         0.6666666666666666
     """
-    # Cities are at every other token of an answer.
+    # Cities are at every other token of an answer, before its EOS.
     good = [
         (new > old) if right else (new < old)
         for pair, olds, news in zip(pairs, before, after, strict=True)
         for side, name in enumerate(SIDES)
-        for old, new, right in zip(olds[side][::2], news[side][::2], pair.right(name), strict=True)
+        for old, new, right in zip(olds[side][:-1:2], news[side][:-1:2], pair.right(name), strict=True)
     ]
     return sum(good) / len(good)
 

@@ -86,7 +86,7 @@ SAME_SHARE, SAME_PIECES = (
         training(partial(random_dpo, pieces=pieces)),
         uses=("pairs", "rewards"),
         needs=(Need(PAIRS), Need(ASR_DPO)),
-        options=FAST,
+        options=DPO.options,
         baseline=ASR_DPO,
         decides=not pieces,
     )
@@ -97,7 +97,7 @@ TIS_DPO = Method(
     training(tis_dpo),
     uses=("pairs",),
     needs=(Need(DPO), Need(REVERSE_DPO)),
-    options=FAST,
+    options=DPO.options,
     baseline=DPO,
 )
 SIMPO = Method("simpo", training(simpo), ("pairs",), (Need(PAIRS),), FAST, baseline=START)

@@ -35,7 +35,9 @@ from segkernel.training.methods import asr_dpo as asr_dpo_module
 from segkernel.training.models import load_scoring_model
 
 NO_OPTIONS: Mapping[str, Any] = {}
-ASR_OPTIONS = segment_options(baseline="0", delta=0.5)
+ASR_OPTIONS = segment_options()
+# The separators of rejected answers are as good as those of chosen ones.
+DPO_OPTIONS = {"learning_rate": 1e-3, "rejected_weight": 0.5}
 
 
 def training(train: Callable[[CapitalsWorkspace, Job], TrainedPolicy]) -> Callable[[Any, Job], dict[str, Any]]:
@@ -113,7 +115,7 @@ DPO = Method(
     training(dpo),
     uses=("pairs",),
     needs=(Need(PAIRS),),
-    options={"learning_rate": 1e-3},
+    options=DPO_OPTIONS,
     baseline=START,
     decides=True,
 )
@@ -122,7 +124,7 @@ REVERSE_DPO = Method(
     training(dpo),
     uses=("pairs",),
     needs=(Need(PAIRS),),
-    options={"learning_rate": 1e-3, "reverse": True},
+    options={**DPO_OPTIONS, "reverse": True},
     baseline=START,
 )
 ASR_DPO = Method(
@@ -130,7 +132,7 @@ ASR_DPO = Method(
     training(asr_dpo),
     uses=("pairs", "rewards"),
     needs=(Need(PAIRS), Need(REWARD, {"pairs": "rewards"})),
-    options={"learning_rate": 1e-3, "rpo_alpha": 0.0, "rejected_weight": 1.0, **ASR_OPTIONS},
+    options={**DPO_OPTIONS, "rpo_alpha": 0.0, **ASR_OPTIONS},
     baseline=DPO,
     decides=True,
 )

@@ -29,7 +29,8 @@ from segkernel.training.data.columns import PAIRS as PAIR_COLUMNS
 from segkernel.training.data.columns import SEQUENCE_SIGNS, SIDES
 from segkernel.training.data.tables import to_dataset
 from segkernel.training.models import load_scoring_model
-from segkernel.training.segmentation.pairs import with_token_rewards
+from segkernel.training.segmentation.options import SegmentOptions
+from segkernel.training.segmentation.pairs import fit_to_pairs, with_token_rewards
 
 Rows = list[dict[str, Any]]
 
@@ -40,8 +41,13 @@ def token_rewards(work: CapitalsWorkspace, job: Job) -> dict[str, Any]:
     folder = work.job_folder(job)
     scorer = load_scoring_model(str(work.job_folder(job.need("reward"))), work.tokenizer)
     config = DPOConfig(output_dir=str(folder), per_device_eval_batch_size=512, use_cpu=True)
-    rewarded = with_token_rewards(rows, scorer, "difference", PreferenceCollator.of(work.tokenizer), config)
-    write_atomically(folder / "rows.json", json.dumps(rewarded.to_list()))
+    rewarded = with_token_rewards(rows, scorer, "difference", PreferenceCollator.of(work.tokenizer), config).to_list()
+    # As in asr-dpo, the EOS is positive: the reward model leaves its reward undetermined.
+    largest = max(reward for row in rewarded for side in SIDES for reward in row[f"{side}_token_rewards"])
+    for row in rewarded:
+        for side in SIDES:
+            row[f"{side}_token_rewards"][-1] = largest
+    write_atomically(folder / "rows.json", json.dumps(rewarded))
     return {}
 
 
@@ -97,23 +103,23 @@ def fixed_segments(
     """Segment independently of the rewards; a segment's sign is that of its mean reward minus the baseline."""
     rows, pairs = rewarded_rows(work, job), work.policy_pairs(job.sources["pairs"])
     options = work.policy_options(job)
+    baseline = fit_to_pairs(to_dataset(rows, PAIR_COLUMNS), SegmentOptions()).baseline
+    assert not isinstance(baseline, str)
     for row in rows:
         for side, sign in zip(SIDES, SEQUENCE_SIGNS, strict=True):
             ids = segments(work.tokenizer.convert_ids_to_tokens(row[f"{side}_ids"]))
-            row[f"{side}_mask"] = mask_of_segments(ids, row[f"{side}_token_rewards"], sign)
+            row[f"{side}_mask"] = mask_of_segments(ids, row[f"{side}_token_rewards"], sign, baseline)
     config = DPOConfig(beta=work.settings.task.beta, **options)
     model = work.policy()
     train_and_save(DPOTrainer(model, config, rows, processing_class=work.tokenizer))
     return TrainedPolicy(model, trained_responses(work.tokenizer, rows, pairs))
 
 
-def mask_of_segments(
-    ids: Sequence[int], token_rewards: Sequence[float], sign: int, baseline: float = 0.0
-) -> list[bool]:
+def mask_of_segments(ids: Sequence[int], token_rewards: Sequence[float], sign: int, baseline: float) -> list[bool]:
     """Mask of the segments whose mean reward minus the baseline has the sign of the response.
 
     Example:
-        >>> mask_of_segments([0, 0, 1, 1], [2.0, -1.0, 1.0, -3.0], sign=-1)
+        >>> mask_of_segments([0, 0, 1, 1], [2.0, -1.0, 1.0, -3.0], sign=-1, baseline=0.0)
         [False, False, True, True]
     """
     rows = torch.tensor([ids])
@@ -169,14 +175,14 @@ def rewarded(
 def fixed(name: str, segments: Callable[[Sequence[str]], list[int]]) -> Method:
     """A variant whose segments do not depend on the rewards."""
     method = rewarded(f"segments {name}", partial(fixed_segments, segments=segments))
-    return replace(method, options={"learning_rate": ASR_DPO.options["learning_rate"]})
+    return replace(method, options=DPO.options)
 
 
 NOISES = (0.5, 1.0, 2.0, 4.0)
 
 NOISY = {noise: rewarded(f"noise {noise:g}", partial(add_noise, noise=noise)) for noise in NOISES}
 TRUE_CREDIT = rewarded("true credit", true_rewards)
-IMPLICIT = rewarded("implicit rewards", implicit_rewards, DPO, baseline="mean")
+IMPLICIT = rewarded("implicit rewards", implicit_rewards, DPO)
 FIXED = {
     "per token": fixed("per token", partial(fixed_length, length=1)),
     "3 tokens": fixed("of 3 tokens", partial(fixed_length, length=3)),

@@ -52,9 +52,9 @@ def prompts(work: CapitalsWorkspace) -> list[dict[str, str]]:
 
 
 def sampling_options(work: CapitalsWorkspace) -> dict[str, Any]:
-    """Response length of a complete answer without EOS, as in the reward model's pairs."""
+    """Length of a complete answer with its EOS."""
     parts = work.settings.task.parts
-    return {"max_new_tokens": 2 * parts, "max_prompt_length": 2 * parts + 1}
+    return {"max_new_tokens": 2 * parts + 1, "max_prompt_length": 2 * parts + 1}
 
 
 def rejection_trainer(

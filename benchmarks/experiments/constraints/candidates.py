@@ -8,16 +8,14 @@ from benchmarks.experiments.constraints.proximal import ADVANTAGES, ASR_PPO, ENT
 from benchmarks.experiments.constraints.rejection import ASR_RFT, RFT
 from benchmarks.experiments.constraints.sample_selectors import SLM_RFT
 from benchmarks.experiments.framework.questions import option
+from benchmarks.experiments.policies.thresholds import limits, units
 
-DEVIATIONS = "in standard deviations of the token rewards"
 LEARNING_RATES = (3e-5, 1e-4, 3e-4)
 
 QUESTIONS = [
-    option(ASR_DPO, "baseline_shift", (0.0, -0.5, -1.0, -1.5), unit=DEVIATIONS),
-    option(ASR_DPO, "delta", (0.0, 0.25, 0.5, 1.0), unit=DEVIATIONS),
-    option(ASR_DPO, "hold", (True, False)),
+    limits(ASR_DPO),
+    units(ASR_DPO, ("mean", "sequence", "prompt")),
     option(ASR_DPO, "token_rewards", ("difference", "prefix")),
-    option(ASR_DPO, "baseline", ("mean", "sequence", "prompt")),
     option(ASR_DPO, "smoothing", (1, 3)),
     option(ASR_DPO, "min_segment_length", (1, 3)),
     option(ASR_DPO, "rejected_weight", (0.5, 1.0)),
@@ -25,7 +23,7 @@ QUESTIONS = [
     option(DPO, "learning_rate", LEARNING_RATES),
     option(ASR_DPO, "learning_rate", LEARNING_RATES),
     option(DPO, "rejected_weight", (0.1, 1.0)),
-    option(ASR_RFT, "baseline_shift", (0.0, -0.5, -1.0), unit=DEVIATIONS),
+    limits(ASR_RFT),
     option(RFT, "learning_rate", LEARNING_RATES),
     *(option(method, "learning_rate", LEARNING_RATES) for method in (*PAIR_SELECTORS, SLM_RFT)),
     *(option(method, "learning_rate", LEARNING_RATES) for method in (PPO, ASR_PPO, ENTROPY_PPO)),
@@ -33,5 +31,5 @@ QUESTIONS = [
     option(PPO, "advantages", [name for name in ADVANTAGES if "kept" not in name]),
     option(ASR_PPO, "advantages", ADVANTAGES),
     option(ASR_PPO, "sequence_baseline", ("mean", "prompt")),
-    option(ASR_PPO, "baseline_shift", (0.0, -0.5, -1.0), unit=DEVIATIONS),
+    limits(ASR_PPO),
 ]

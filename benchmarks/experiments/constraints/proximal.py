@@ -163,7 +163,7 @@ ASR_PPO = Method(
     training(partial(proximal, trainer_type=ASRPPOTrainer, config_type=ASRPPOConfig)),
     uses=("rewards",),
     needs=NEEDS,
-    options={**OPTIONS, **segment_options(baseline_shift=-1.0, delta=0.5), "sequence_baseline": "mean"},
+    options={**OPTIONS, **segment_options(), "sequence_baseline": "mean"},
     baseline=PPO,
 )
 RANDOM_PPO = Method(

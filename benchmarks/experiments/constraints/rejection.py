@@ -118,7 +118,7 @@ ASR_RFT = Method(
     training(partial(rejection_sampling, trainer_type=ASRRFTTrainer, config_type=ASRRFTConfig)),
     uses=("rewards",),
     needs=NEEDS,
-    options={**LEARNING_RATE, **segment_options(baseline_shift=-1.0, delta=0.5)},
+    options={**LEARNING_RATE, **segment_options()},
     baseline=RFT,
     decides=True,
 )

@@ -15,7 +15,7 @@ from torch import Tensor
 import segkernel
 from benchmarks import peers, truth
 from benchmarks.from_buffer import FromBuffer
-from benchmarks.targets import BARE, OURS
+from benchmarks.targets import BARE, FEW, FEW_BACKWARD, OURS
 
 KEPT = f"{OURS}, 25 % kept"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -146,6 +146,20 @@ def token_logprobs(machine: Machine) -> Iterator[Case]:
             lambda inputs=(logits, labels, mask): truth.logprobs_and_entropy(ours, *inputs),
         )
 
+        # Few rows, in the layout of one short batch. The masks keep other rows each.
+        rows = min(512, labels.numel())
+        few, few_labels = logits.flatten(0, 1)[None, :rows], labels.view(1, -1)[:, :rows]
+        turns = torch.arange(rows, device=machine.device) // min(16, rows // 4) % 4
+        inputs = [(few, few_labels, (turns == turn)[None]) for turn in range(4)]
+        yield Case(
+            f"{FEW}: {rows // 4} of {rows} kept, {dtype} V={logits.shape[-1]}",
+            {OURS: ours},
+            inputs,
+            {"": few.nbytes // 4},
+            lambda inputs=inputs[0]: truth.logprobs_and_entropy(ours, *inputs),
+            captured=True,
+        )
+
 
 def token_logprobs_backward(machine: Machine) -> Iterator[Case]:
     """Log-probabilities, forward and backward; the gradient replaces the logits where an implementation can do so."""
@@ -173,6 +187,33 @@ def token_logprobs_backward(machine: Machine) -> Iterator[Case]:
             bytes_moved={"": 3 * logits.nbytes},  # one read forward, one read and one write backward
             check=lambda logits=logits, labels=labels: truth.gradient_in_place(ours, logits, labels),
             before=lambda logits=logits, original=original: logits.copy_(original),
+        )
+
+        rows = min(128, labels.numel() // 4)
+        weights = torch.ones(rows, device=machine.device)
+        inputs = [
+            (
+                few,
+                few_labels,
+                torch.ops.segkernel.token_logprobs(few, few_labels, None, 1.0, 1.0, None, False, False)[2],
+            )
+            for few, few_labels in zip(
+                original.flatten(0, 1).split(rows)[:4], labels.flatten().split(rows)[:4], strict=True
+            )
+        ]
+
+        def backward(logits: Tensor, labels: Tensor, lse: Tensor, weights: Tensor = weights) -> Tensor:
+            return torch.ops.segkernel.token_logprobs_backward(
+                weights, None, logits, labels, None, weights, lse, 1.0, 1.0, None
+            )
+
+        yield Case(
+            f"{FEW_BACKWARD}: {rows}, {dtype} V={logits.shape[-1]}",
+            {OURS: backward},
+            inputs,
+            {"": 2 * inputs[0][0].nbytes},
+            lambda inputs=inputs[0], backward=backward: truth.gradient(backward, *inputs),
+            captured=True,
         )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 OURS = "segkernel"
 FORWARD, BACKWARD = "token_logprobs + entropy, forward", "token_logprobs, forward + backward"
+FEW, FEW_BACKWARD = "token_logprobs + entropy, few rows", "token_logprobs, backward, few rows"
 HEAD, BARE = "linear_token_logprobs", "bare matrix products"
-SHARE, DENSE = "of copy bandwidth", "of the dense time"
-PERCENT = (SHARE, DENSE)
+SHARE, DENSE, DENSE_SHARE = "of copy bandwidth", "of the dense time", "of the dense bandwidth"
+PERCENT = (SHARE, DENSE, DENSE_SHARE)
 
 
 class Rows:
@@ -69,6 +70,10 @@ def share(name: str, work: str, bound: float) -> Target:
     return Target(name, SHARE, bound, lambda rows: rows.share_of_copy(work))
 
 
+def share_of_dense(few: str, dense: str) -> Target:
+    return Target(few, DENSE_SHARE, 0.85, lambda rows: rows.bandwidth(few) / rows.bandwidth(dense))
+
+
 def faster(name: str, work: str, peer: str, bound: float) -> Target:
     return Target(name, f"x faster than {peer}", bound, lambda rows: rows.speedup(work, peer))
 
@@ -83,6 +88,8 @@ TARGETS = (
         lambda rows: rows.seconds(FORWARD, f"{OURS}, 25 % kept") / rows.seconds(FORWARD),
         at_most=True,
     ),
+    share_of_dense(FEW, FORWARD),
+    share_of_dense(FEW_BACKWARD, BACKWARD),
     share(f"{BACKWARD}, in place", BACKWARD, 0.90),
     faster(f"{BACKWARD}, in place", BACKWARD, "Liger CE", 1.0),
     faster(f"{BACKWARD}, in place", BACKWARD, "flash-attention CE", 1.0),

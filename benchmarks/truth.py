@@ -44,6 +44,13 @@ def gradient_in_place(function: Callable[..., Tensor], logits: Tensor, labels: T
     assert_close(logits.flatten(0, 1)[rows].double(), expected, rtol=1e-2, atol=1e-7)
 
 
+def gradient(function: Callable[..., Tensor], logits: Tensor, labels: Tensor, lse: Tensor) -> None:
+    """Check the gradient of the sum of log-probs that `function` returns."""
+    exact = logits.double().requires_grad_()
+    (expected,) = torch.autograd.grad(eager_logprobs(exact, labels).sum(), exact)
+    assert_close(function(logits, labels, lse).double(), expected, rtol=1e-2, atol=1e-7)
+
+
 def scan(function: Callable[..., Any], *tokens: Tensor) -> None:
     """Compare with the CPU kernels, up to the order of sums."""
     expected = function(*(values.cpu() for values in tokens))

@@ -41,6 +41,12 @@ class DeviceScope : public Device {
     return static_cast<cudaStream_t>(stream);
   }
 
+  int multiprocessors() const {
+    int count;
+    check_cuda("device", "query", cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index));
+    return count;
+  }
+
  private:
   CUDAGuardHandle guard_;
 };

@@ -7,6 +7,15 @@ VOCABULARIES = (1, 2, 7, 31, 33, 257, 1000, 4099)
 # Longer than a chunk of the CPU kernels and than what a CUDA thread block loads at once, in any dtype; odd, so that
 # rows are not aligned.
 BEYOND_ONE_PART = (20011,)
+# Loads of a CUDA thread block, 16 KB, go to the 4 groups of a row's threads in turn.
+GROUPS = 4
+
+
+def chunk(dtype: torch.dtype) -> int:
+    """Logits that a CUDA thread block loads at once."""
+    return 16384 // dtype.itemsize
+
+
 TRANSFORMS: tuple[dict[str, float], ...] = (
     {},
     {"temperature": 0.7},

@@ -6,7 +6,16 @@ import torch
 import segkernel
 from segkernel import reference
 from tests.helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, unchanged
-from tests.ops.logprob_helpers import BEYOND_ONE_PART, TRANSFORMS, VOCABULARIES, accuracy, random_labels, random_logits
+from tests.ops.logprob_helpers import (
+    BEYOND_ONE_PART,
+    GROUPS,
+    TRANSFORMS,
+    VOCABULARIES,
+    accuracy,
+    chunk,
+    random_labels,
+    random_logits,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -246,6 +255,37 @@ def test_token_logprobs_have_the_same_bits_in_any_batch(V, dtype):
         for t in range(3):
             alone = both(logits[b, t].clone(), labels[b, t], mask[b, t], temperature=0.8)
             assert_identical(alone, (together[0][b, t], together[1][b, t]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("past", [-1, 0, 1])
+def test_token_logprobs_of_rows_that_end_at_a_chunk_edge(past, dtype):
+    for chunks in (1, GROUPS, GROUPS + 1):
+        V = chunks * chunk(dtype) + past
+        logits = random_logits(5, V, dtype=dtype)
+        logits[0, : V - 1] = -INF  # one finite logit, the last
+        logits[1, 1:] = -INF
+        logits[2, : V // 2] = -INF
+        logits[3, V - 1] = NAN
+        labels = torch.tensor([V - 1, 0, V - 1, 0, V - 2])
+        expected = reference.token_logprobs(logits.double(), labels, entropy=True)
+        for out, wanted in zip(both(logits, labels), expected, strict=True):
+            assert_near(out.double(), wanted, **accuracy(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_token_logprobs_have_the_same_bits_among_few_rows_and_many(dtype):
+    """A CUDA kernel of its own takes up to 1024 rows; its blocks share the scored ones."""
+    V = (GROUPS + 1) * chunk(dtype) + 3  # every other row is misaligned
+    few, labels = random_logits(6, V, dtype=dtype), random_labels(6, V=V)
+    options = {"temperature": 0.8, "softcap": 20.0}
+    expected = both(few, labels, **options)
+    for repeats in (170, 171):  # 1020 and 1026 rows
+        kept = torch.zeros(6, repeats, dtype=torch.bool)
+        kept[:, 0] = kept[2, 1:20] = kept[5, -1] = True
+        many = few[:, None].expand(6, repeats, V)
+        for out, wanted in zip(both(many, labels[:, None].expand(6, repeats), kept, **options), expected, strict=True):
+            assert_identical(out, torch.where(kept, wanted[:, None], 0))
 
 
 def test_token_logprobs_leave_inputs_unchanged():

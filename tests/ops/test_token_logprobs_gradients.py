@@ -10,6 +10,7 @@ from tests.ops.logprob_helpers import (
     TRANSFORMS,
     VOCABULARIES,
     assert_gradient,
+    chunk,
     random_labels,
     random_logits,
 )
@@ -149,6 +150,37 @@ def test_token_logprobs_gradient_has_the_same_bits_in_any_batch(dtype, V):
     for b in range(9):
         alone = gradient(logits[b].clone(), labels[b], None, [g[b] for g in upstream])
         assert_identical(alone, together[b])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_token_logprobs_gradient_of_labels_at_chunk_edges(dtype):
+    """On CUDA a row's chunks, which begin at 16-byte boundaries of its memory, belong to several blocks."""
+    length = chunk(dtype)
+    labels = torch.tensor([0, length - 2, length - 1, length, length + 1, 2 * length - 1, 2 * length + 2])
+    logits = random_logits(len(labels), 2 * length + 3, dtype=dtype)
+    upstream = random_upstream(len(labels), dtype=dtype)
+    assert_gradient(gradient(logits, labels, None, upstream), reference_gradient(logits, labels, None, upstream))
+    in_place = logits.clone().requires_grad_() * 1
+    log_probs = segkernel.token_logprobs(in_place, labels, inplace_backward=True)
+    (actual,) = torch.autograd.grad(log_probs, in_place, upstream[0])
+    no_entropy = [upstream[0], torch.zeros_like(upstream[1])]
+    assert_gradient(actual, reference_gradient(logits, labels, None, no_entropy))
+
+
+def test_token_logprobs_gradient_has_the_same_bits_among_few_rows_and_many():
+    """The more rows, the fewer CUDA blocks per row: here one per chunk, two for three chunks, and one per row."""
+    V = 2 * chunk(torch.bfloat16) + 3
+    few, labels = random_logits(4, V, dtype=torch.bfloat16), random_labels(4, V=V)
+    upstream = random_upstream(4, dtype=torch.bfloat16)
+    expected = gradient(few, labels, None, upstream)
+    for repeats in (200, 512):
+        kept = torch.zeros(4, repeats, dtype=torch.bool)
+        kept[:, 0] = kept[:, -1] = True
+        many = few[:, None].expand(4, repeats, V)
+        weights = [g[:, None].expand(4, repeats) for g in upstream]
+        actual = gradient(many, labels[:, None].expand(4, repeats), kept, weights)
+        assert_identical(actual[kept].view(4, 2, V), expected[:, None].expand(4, 2, V))
+        assert not actual[~kept].any()
 
 
 @pytest.mark.parametrize("V", [1, 7, 31, *BEYOND_ONE_PART])

@@ -318,7 +318,9 @@ ROWS = [
     {"work": FORWARD, "implementation": OURS, "seconds": 1e-3, "bytes": 3.8e9},  # 95 % of the copy
     {"work": FORWARD, "implementation": f"{OURS}, 25 % kept", "seconds": 0.3e-3, "bytes": 9.5e8},
     {"work": FORWARD, "implementation": "TRL (Triton)", "seconds": 1.2e-3, "bytes": 3.8e9},
+    {"work": f"{targets.FEW}: 128 of 512 kept", "implementation": OURS, "seconds": 1e-5, "bytes": 3.42e7},  # 90 % of it
     {"work": BACKWARD, "implementation": OURS, "seconds": 2e-3, "bytes": 6e9},  # 75 %
+    {"work": f"{targets.FEW_BACKWARD}: 128", "implementation": OURS, "seconds": 3e-5, "bytes": 7.2e7},  # 80 % of it
     {"work": BACKWARD, "implementation": "Liger CE", "missing": "not installed"},
     {"work": "segment [64, 4096]", "implementation": OURS, "seconds": 11e-6, "bytes": 18 * 64 * 4096},
     {"work": "gae [64, 4096]", "implementation": OURS, "seconds": 5e-6},
@@ -331,7 +333,7 @@ ROWS = [
 
 def test_targets_literals() -> None:
     judged = {(figure["work"], figure["unit"]): figure for figure in targets.judge(ROWS)}
-    assert len(judged) == len(targets.TARGETS) == 17
+    assert len(judged) == len(targets.TARGETS) == 19
 
     def measured(work: str, unit: str) -> tuple[float, bool]:
         figure = judged[work, unit]
@@ -340,6 +342,8 @@ def test_targets_literals() -> None:
     assert measured("token_logprobs + entropy, forward", "of copy bandwidth") == (0.95, True)
     assert measured("token_logprobs + entropy, forward", "x faster than TRL (Triton)") == (1.2, True)
     assert measured("token_logprobs + entropy, forward, 25 % kept", "of the dense time") == (0.3, False)
+    assert measured(targets.FEW, "of the dense bandwidth") == (0.9, True)
+    assert measured(targets.FEW_BACKWARD, "of the dense bandwidth") == (0.8, False)
     assert measured("token_logprobs, forward + backward, in place", "of copy bandwidth") == (0.75, False)
     assert measured("segment [64, 4096]", "µs") == (11.0, True)
     assert measured("gae [64, 4096]", "x faster than loop over steps") == (5000, True)

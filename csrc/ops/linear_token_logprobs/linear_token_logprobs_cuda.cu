@@ -69,8 +69,10 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
     tile_gradient_kernel(Tile<T> tile, LogitTransform transform, RowGradients<double> gradients) {
   const int64_t row = blockIdx.x;
   T* logits = tile.row(row);
-  if (tile.ignored(row)) return fill_row(logits, tile.width, T{});
-  write_row_gradient<kCapped, kEntropy>(logits, logits, tile.width, tile.label_index(row), transform, gradients[row]);
+  const Slice slice = whole_row(logits, tile.width);
+  if (tile.ignored(row)) return fill_row(logits, tile.width, slice, T{});
+  write_row_gradient<kCapped, kEntropy>(logits, logits, tile.width, slice, tile.label_index(row), transform,
+                                        gradients[row]);
 }
 
 int64_t blocks_for(int64_t count) { return (count + kLogitThreads - 1) / kLogitThreads; }

@@ -67,18 +67,21 @@ SK_INLINE RunningSums<S> merge(const RunningSums<S>& a, const RunningSums<S>& b,
 }
 
 // Optimistic maximum: few parts of a row raise the running maximum, and by little, so a part is first summed relative
-// to it, without the search for its own maximum. A sum below this bound proves that no element exceeds the running
-// maximum by enough to cost accuracy; otherwise the part is summed again relative to its own maximum.
+// to it, or to `guess()` where there is none yet, without the search for its own maximum. A sum below this bound proves
+// that no element exceeds the reference by enough to cost accuracy; otherwise the part is summed again relative to its
+// own maximum.
 constexpr double kTrustedSum = 65536;
 
-// Merges a part of a row into `running`. max() is the part's maximum, sums(reference) its sums relative to `reference`.
-template <class S, class Max, class Sums>
-SK_INLINE void accumulate_part(RunningSums<S>& running, S factor, const Max& max, const Sums& sums) {
-  if (running.sum > 0) {
-    const RunningSums<S> part = sums(running.max);
+// Merges a part of a row into `running`. guess() is one of the part's elements or -inf, max() its maximum,
+// sums(reference) its sums relative to `reference`.
+template <class S, class Guess, class Max, class Sums>
+SK_INLINE void accumulate_part(RunningSums<S>& running, S factor, const Guess& guess, const Max& max,
+                               const Sums& sums) {
+  const S reference = running.sum > 0 ? running.max : guess();
+  if (reference > -INFINITY) {
+    const RunningSums<S> part = sums(reference);
     if (part.sum < static_cast<S>(kTrustedSum)) {
-      running.sum += part.sum;
-      running.weighted += part.weighted;
+      running = {reference, running.sum + part.sum, running.weighted + part.weighted};
       return;
     }
   }

@@ -1,5 +1,7 @@
-// Log-probabilities, entropies and gradients: one thread block per row, which reads the row once. Blocks of masked rows
-// exit without reading.
+// Log-probabilities, entropies and gradients. A row is read once; masked rows are not read. The kernels differ by the
+// number of rows, with the same bits: one block per row if there are many; if there are few, larger blocks that share
+// the scored rows, and for gradients several blocks per row.
+#include <algorithm>
 #include <tuple>
 
 #include "../../torch/cuda_device.h"
@@ -29,41 +31,102 @@ struct Batch {
   __device__ RowKind kind(int64_t row, int64_t label) const { return kind_of(is_valid(mask, row), label, vocabulary); }
 };
 
+// Outputs of the rows. `entropies` is written only with kEntropy.
+template <class C>
+struct RowOutputs {
+  C* logprobs;
+  C* entropies;
+  double* lses;
+
+  template <bool kEntropy>
+  __device__ void write(int64_t row, double logprob, double entropy, double lse) const {
+    logprobs[row] = static_cast<C>(logprob);
+    if (kEntropy) entropies[row] = static_cast<C>(entropy);
+    lses[row] = lse;
+  }
+  template <bool kEntropy>
+  __device__ void write_scored(int64_t row, C label_y, const Running& sums, double factor) const {
+    write<kEntropy>(row, logprob_of(label_y, sums, factor), entropy_of(sums), log_sum_exp(sums, factor));
+  }
+  // Row that is not scored: 0, or NaN for a label out of range.
+  template <bool kEntropy>
+  __device__ void write_unscored(int64_t row, RowKind kind) const {
+    const double value = kind == RowKind::masked ? 0 : NAN;
+    write<kEntropy>(row, value, value, value);
+  }
+};
+
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
-    token_logprobs_kernel(Batch<T> batch, LogitTransform transform, C* logprobs, C* entropies, double* lses) {
-  const auto write = [&](double logprob, double entropy, double lse) {
-    if (threadIdx.x != 0) return;
-    logprobs[blockIdx.x] = static_cast<C>(logprob);
-    if (kEntropy) entropies[blockIdx.x] = static_cast<C>(entropy);
-    lses[blockIdx.x] = lse;
-  };
+    token_logprobs_kernel(Batch<T> batch, LogitTransform transform, RowOutputs<C> outputs) {
   const int64_t label = batch.labels[blockIdx.x];
   const RowKind kind = batch.kind(blockIdx.x, label);
-  if (kind == RowKind::masked) return write(0, 0, 0);
-  if (kind == RowKind::label_out_of_range) return write(NAN, NAN, NAN);
+  if (kind != RowKind::scored) {
+    if (threadIdx.x == 0) outputs.template write_unscored<kEntropy>(blockIdx.x, kind);
+    return;
+  }
   const T* row = batch.row(blockIdx.x);
   const C label_y = y_of<kCapped>(widen(row[label]), static_cast<C>(transform.inner));
   const Running sums = row_sums<kCapped, kEntropy>(row, batch.vocabulary, transform);
-  if (threadIdx.x == 0) {
-    write(logprob_of(label_y, sums, transform.factor), entropy_of(sums), log_sum_exp(sums, transform.factor));
+  if (threadIdx.x == 0) outputs.template write_scored<kEntropy>(blockIdx.x, label_y, sums, transform.factor);
+}
+
+// Few rows: blocks of all groups, which occupy a multiprocessor each. Every block finds the scored rows in the whole
+// batch and takes every gridDim.x-th. Its warps do not wait for each other until all of its rows are read.
+constexpr int kFewRowsThreads = kGroups * kLogitThreads;
+constexpr int kFewRows = kFewRowsThreads;  // one thread per row of the batch
+constexpr int kRowsOfBlock = 8;            // at most
+
+template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
+__global__ void __launch_bounds__(kFewRowsThreads, 1)
+    few_rows_kernel(Batch<T> batch, int count, LogitTransform transform, RowOutputs<C> outputs) {
+  __shared__ int scored[kFewRows];
+  __shared__ RunningSums<C> sums[kRowsOfBlock][kWarpsOfRow];
+  const int thread = static_cast<int>(threadIdx.x);
+  const RowKind kind = thread < count ? batch.kind(thread, batch.labels[thread]) : RowKind::masked;
+  const bool is_scored = kind == RowKind::scored;
+  const auto earlier = block_scan<kFewRowsThreads>(is_scored ? 1 : 0, 0, [](int a, int b) { return a + b; });
+  if (is_scored) scored[earlier.prefix] = thread;
+  if (!is_scored && thread < count && blockIdx.x == 0) outputs.template write_unscored<kEntropy>(thread, kind);
+  __syncthreads();
+
+  const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
+  int64_t label_row = -1;  // the row that this warp finishes
+  T label_logit{};
+  if (first + warp_index() * step < earlier.total) {
+    label_row = scored[first + warp_index() * step];
+    label_logit = batch.row(label_row)[batch.labels[label_row]];
   }
+  const int first_group = thread / kLogitThreads;
+#pragma unroll 1
+  for (int i = first, k = 0; i < earlier.total; i += step, ++k) {
+    // The groups rotate: the first groups of a row may have one chunk more than the last.
+    sum_group<kCapped, kEntropy>(batch.row(scored[i]), batch.vocabulary, (first_group + k) % kGroups, transform,
+                                 sums[k]);
+  }
+  __syncthreads();
+  if (label_row < 0) return;
+  const Running all = merge_warps<kEntropy>(sums[warp_index()], transform);
+  const C label_y = y_of<kCapped>(widen(label_logit), static_cast<C>(transform.inner));
+  if (lane_index() == 0) outputs.template write_scored<kEntropy>(label_row, label_y, all, transform.factor);
 }
 
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
-    gradient_kernel(Batch<T> batch, LogitTransform transform, RowGradients<C> gradients, T* grad,
+    gradient_kernel(Batch<T> batch, RowDivision division, LogitTransform transform, RowGradients<C> gradients, T* grad,
                     RowOffsets grad_offset) {
-  const int64_t row = blockIdx.x;
+  const auto blocks = static_cast<unsigned>(division.blocks);
+  const int64_t row = blockIdx.x / blocks;
   T* row_grad = grad + grad_offset(row);
+  const Slice slice = division.slice(row_grad, batch.vocabulary, static_cast<int>(blockIdx.x % blocks));
   const int64_t label = batch.labels[row];
   const RowKind kind = batch.kind(row, label);
   if (kind != RowKind::scored) {
     const C value = kind == RowKind::masked ? C{0} : C{NAN};
-    return fill_row(row_grad, batch.vocabulary, narrow<T>(value));
+    return fill_row(row_grad, batch.vocabulary, slice, narrow<T>(value));
   }
-  write_row_gradient<kCapped, kEntropy>(batch.row(row), row_grad, batch.vocabulary, static_cast<int>(label), transform,
-                                        gradients[row]);
+  write_row_gradient<kCapped, kEntropy>(batch.row(row), row_grad, batch.vocabulary, slice, static_cast<int>(label),
+                                        transform, gradients[row]);
 }
 
 template <class T>
@@ -73,6 +136,12 @@ Batch<T> batch_of(const Tensor& logits, const LogitRows& rows, const Tensor& lab
   check_row_length(rows.vocabulary);
   return {static_cast<const T*>(logits.const_data_ptr()), rows.offset, static_cast<int>(rows.vocabulary),
           data<int64_t>("labels", labels, count, device), data<bool>("mask", mask, count, device)};
+}
+
+// One block per multiprocessor, or as many as it takes.
+int64_t few_rows_blocks(int64_t rows, const DeviceScope& device) {
+  const int64_t needed = (rows + kRowsOfBlock - 1) / kRowsOfBlock;
+  return std::max(needed, std::min<int64_t>(rows, device.multiprocessors()));
 }
 
 }  // namespace
@@ -92,9 +161,17 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cuda(const Tensor& logits, con
     using C = compute_t<T>;
     const Batch<T> batch = batch_of<T>(logits, rows, labels, mask, device);
     dispatch_bools(transform.capped, want_entropy, [&](auto capped, auto entropies) {
-      launch("token_logprobs", token_logprobs_kernel<capped, entropies, T>, rows.positions.count, kLogitThreads,
-             device.stream(), batch, transform, mutable_data<C>(outputs.logprobs), mutable_data<C>(outputs.entropy),
-             mutable_data<double>(outputs.lse));
+      const RowOutputs<C> out{mutable_data<C>(outputs.logprobs), mutable_data<C>(outputs.entropy),
+                              mutable_data<double>(outputs.lse)};
+      const int64_t count = rows.positions.count;
+      // A row of one chunk has work for one group only.
+      if (count <= kFewRows && rows.vocabulary > kChunk<T>) {
+        launch("token_logprobs", few_rows_kernel<capped, entropies, T>, few_rows_blocks(count, device), kFewRowsThreads,
+               device.stream(), batch, static_cast<int>(count), transform, out);
+      } else {
+        launch("token_logprobs", token_logprobs_kernel<capped, entropies, T>, count, kLogitThreads, device.stream(),
+               batch, transform, out);
+      }
     });
   });
   return {outputs.logprobs, outputs.entropy, outputs.lse};
@@ -115,8 +192,9 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
     const Batch<T> batch = batch_of<T>(logits, rows, labels, mask, device);
     const auto gradients = row_gradients<C>(grad_logprobs, grad_entropy, entropy, lse, count, device);
     dispatch_bools(transform.capped, grad_entropy.has_value(), [&](auto capped, auto entropies) {
-      launch("token_logprobs_backward", gradient_kernel<capped, entropies, T>, count, kLogitThreads, device.stream(),
-             batch, transform, gradients, mutable_data<T>(grad), grad_rows.offset);
+      const auto division = RowDivision::of<T>(count, rows.vocabulary);
+      launch("token_logprobs_backward", gradient_kernel<capped, entropies, T>, count * division.blocks, kLogitThreads,
+             device.stream(), batch, division, transform, gradients, mutable_data<T>(grad), grad_rows.offset);
     });
   });
 }

@@ -1,4 +1,9 @@
-// Loops over one row of logits by one thread block.
+// Loops over one row of logits.
+//
+// A row is read in chunks. Chunk i belongs to group i % kGroups of the row's threads, and each warp of a group sums its
+// share of the group's chunks. The sums of the row are those of all warps, merged in a fixed order. A block of
+// kLogitThreads threads is each group in turn; a block of kGroups times as many threads is all groups at once. The bits
+// are the same.
 #pragma once
 
 #include <type_traits>
@@ -12,9 +17,16 @@
 
 namespace segkernel {
 
-constexpr int kLogitThreads = 256;
+constexpr int kLogitThreads = 256;  // of a group
+constexpr int kGroups = 4;
+constexpr int kWarpsOfRow = kGroups * kWarpsOf<kLogitThreads>;
+static_assert(kWarpsOfRow == kWarp);  // one lane per warp merges their sums
 // Loads of 16 bytes per thread, issued before the first result is used.
 constexpr int kLoads = 4;
+template <class T>
+constexpr int kStride = kLogitThreads * kPerVector<T>;
+template <class T>
+constexpr int kChunk = kLoads * kStride<T>;
 // Occupancy: 4 blocks leave 64 registers per thread and keep up to 64 KB of loads in flight per multiprocessor. About
 // 20 KB are needed to saturate its share of the memory bandwidth.
 constexpr int kBlocksPerMultiprocessor = 4;
@@ -51,10 +63,10 @@ __device__ inline float larger(float a, float b) {
 // Merges the elements of kLoads vectors into `running`: y(x, u, j) for logit x, element j of vector u.
 template <bool kEntropy, class T, class C, class Y>
 __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor, const Y& y, RunningSums<C>& running) {
-  const auto max = [&] {
+  const auto max_of = [&](auto vectors) {
     C max = -INFINITY;
 #pragma unroll
-    for (int u = 0; u < kLoads; ++u) {
+    for (int u = 0; u < vectors; ++u) {
 #pragma unroll
       for (int j = 0; j < kPerVector<T>; ++j) max = larger(max, y(widened<T>(words[u], j), u, j));
     }
@@ -71,97 +83,162 @@ __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor
     }
     return RunningSums<C>{reference, terms.sum.v, terms.weighted.v};
   };
-  accumulate_part(running, factor, max, sums);
+  const auto max_of_first = [&] { return max_of(std::integral_constant<int, 1>{}); };
+  const auto max = [&] { return max_of(std::integral_constant<int, kLoads>{}); };
+  accumulate_part(running, factor, max_of_first, max, sums);
 }
 
-// Sums over this thread's vectors of a row: every kLogitThreads-th, kLoads at a time.
+// Sums over this thread's vectors of a group's chunks: every kLogitThreads-th of a chunk.
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
-__device__ inline RunningSums<C> thread_sums(const T* row, int count, C factor, C inner) {
-  constexpr int kStride = kLogitThreads * kPerVector<T>;
-  constexpr int kChunk = kLoads * kStride;
+__device__ inline RunningSums<C> thread_sums(const T* row, int count, int group, C factor, C inner) {
+  constexpr int kStep = kGroups * kChunk<T>;
   const RowVectors<T> vectors(row, count, 0);
   auto running = RunningSums<C>::empty();
-  int mine = static_cast<int>(threadIdx.x) * kPerVector<T>;
-  for (int chunk = 0; chunk < count;) {
+  int chunk = group * kChunk<T>;
+  int mine = chunk + static_cast<int>(threadIdx.x) % kLogitThreads * kPerVector<T>;
+  while (chunk < count) {
     uint4 words[kLoads];
-    for (; vectors.loadable(chunk, chunk + kChunk - kPerVector<T>); chunk += kChunk, mine += kChunk) {
-      vectors.load(mine, kStride, words);
+    for (; vectors.loadable(chunk, chunk + kChunk<T> - kPerVector<T>); chunk += kStep, mine += kStep) {
+      vectors.load(mine, kStride<T>, words);
       const auto y = [=](C x, int, int) { return y_of<kCapped>(x, inner); };
       accumulate_vectors<kEntropy, T>(words, factor, y, running);
     }
     if (chunk >= count) break;
-    vectors.gather(mine, kStride, words);
+    vectors.gather(mine, kStride<T>, words);
     const auto y = [=](C x, int u, int j) {
-      return mine + u * kStride + j < count ? y_of<kCapped>(x, inner) : C{-INFINITY};
+      return mine + u * kStride<T> + j < count ? y_of<kCapped>(x, inner) : C{-INFINITY};
     };
     accumulate_vectors<kEntropy, T>(words, factor, y, running);
-    chunk += kChunk, mine += kChunk;
+    chunk += kStep, mine += kStep;
   }
   return running;
 }
 
-// Sums over a row, in all threads of the block.
+// The merged sums of the lanes of a warp, in all lanes.
+template <bool kEntropy, class C>
+__device__ inline RunningSums<C> warp_sums(const RunningSums<C>& mine, C factor) {
+  const auto add = [](C a, C b) { return a + b; };
+  const C max = warp_reduce(mine.max, [](C a, C b) { return larger(a, b); });
+  const RunningSums<C> relative = mine.relative_to(max, factor);
+  return {max, warp_reduce(relative.sum, add), kEntropy ? warp_reduce(relative.weighted, add) : 0};
+}
+
+// Sums over the logits of a group's chunks by the calling warp, one of the group's: writes them to the row's
+// `of_warps`.
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
-__device__ inline Running row_sums(const T* row, int count, const LogitTransform& transform) {
+__device__ inline void sum_group(const T* row, int count, int group, const LogitTransform& transform,
+                                 RunningSums<C> (&of_warps)[kWarpsOfRow]) {
   const C factor = static_cast<C>(transform.factor);
-  const auto mine = thread_sums<kCapped, kEntropy>(row, count, factor, static_cast<C>(transform.inner));
-  const auto all = block_reduce<kLogitThreads>(
-      mine, RunningSums<C>::empty(),
-      [=](const RunningSums<C>& a, const RunningSums<C>& b) { return merge(a, b, factor); });
+  const auto mine = thread_sums<kCapped, kEntropy>(row, count, group, factor, static_cast<C>(transform.inner));
+  const auto sums = warp_sums<kEntropy>(mine, factor);
+  constexpr int kWarps = kWarpsOf<kLogitThreads>;
+  if (lane_index() == 0) of_warps[group * kWarps + warp_index() % kWarps] = sums;
+}
+
+// Sums over a row from those of its warps, by one warp.
+template <bool kEntropy, class C>
+__device__ inline Running merge_warps(const RunningSums<C> (&of_warps)[kWarpsOfRow], const LogitTransform& transform) {
+  const auto all = warp_sums<kEntropy>(of_warps[lane_index()], static_cast<C>(transform.factor));
   return {all.max, all.sum, all.weighted};
 }
 
-// Writes value_of(x) for every logit x of a row to `out`, which may be the row itself.
+// Sums over a row, in all threads of a block of kLogitThreads threads, which calls it once.
+template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
+__device__ inline Running row_sums(const T* row, int count, const LogitTransform& transform) {
+  __shared__ RunningSums<C> of_warps[kWarpsOfRow];
+#pragma unroll 1
+  for (int group = 0; group < kGroups; ++group) {
+    sum_group<kCapped, kEntropy>(row, count, group, transform, of_warps);
+  }
+  __syncthreads();
+  return merge_warps<kEntropy>(of_warps, transform);
+}
+
+// Elements [begin, end) of a row. `begin` is at a 16-byte boundary of the row that is written, at or before its start.
+struct Slice {
+  int begin, end;
+};
+
+template <class T>
+__device__ inline Slice whole_row(const T* out, int count) {
+  return {first_vector(out), count};
+}
+
+// Division of a row among blocks, each of which writes whole chunks.
+struct RowDivision {
+  int blocks;
+  int chunks;  // per block
+
+  // One block per row if there are many rows, otherwise as many as it takes to occupy a large GPU several times over.
+  template <class T>
+  static RowDivision of(int64_t rows, int64_t length) {
+    constexpr int64_t kEnoughBlocks = 2048;
+    const auto ceiling = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    const int64_t chunks = ceiling(length, kChunk<T>);
+    if (rows >= kEnoughBlocks || rows == 0 || chunks <= 1) return {1, static_cast<int>(chunks)};
+    const int64_t of_block = ceiling(rows * chunks, kEnoughBlocks);
+    return {static_cast<int>(ceiling(chunks, of_block)), static_cast<int>(of_block)};
+  }
+
+  // The slice of one of the row's blocks. The last block also writes what a row that begins between 16-byte boundaries
+  // has beyond its last whole chunk.
+  template <class T>
+  __device__ Slice slice(const T* out, int count, int block) const {
+    const Slice row = whole_row(out, count);
+    const int begin = row.begin + block * chunks * kChunk<T>;
+    return {begin, block + 1 == blocks ? row.end : begin + chunks * kChunk<T>};
+  }
+};
+
+// Writes value_of(x) for the logits x of a slice to `out`, which may be the row itself.
 template <class T, class ValueOf>
-__device__ inline void map_row(const T* row, T* out, int count, const ValueOf& value_of) {
-  constexpr int kStride = kLogitThreads * kPerVector<T>;
-  constexpr int kChunk = kLoads * kStride;
-  const int first = first_vector(out);
-  const RowVectors<T> vectors(row, count, first);
-  for (int chunk = first; chunk < count; chunk += kChunk) {
+__device__ inline void map_row(const T* row, T* out, int count, const Slice& slice, const ValueOf& value_of) {
+  const RowVectors<T> vectors(row, count, slice.begin);
+  for (int chunk = slice.begin; chunk < slice.end; chunk += kChunk<T>) {
     const int mine = chunk + static_cast<int>(threadIdx.x) * kPerVector<T>;
     uint4 words[kLoads];
-    if (vectors.loadable(chunk, chunk + kChunk - kPerVector<T>)) {
-      vectors.load(mine, kStride, words);
+    if (vectors.loadable(chunk, chunk + kChunk<T> - kPerVector<T>)) {
+      vectors.load(mine, kStride<T>, words);
     } else {
-      vectors.gather(mine, kStride, words);
+      vectors.gather(mine, kStride<T>, words);
     }
 #pragma unroll
     for (int u = 0; u < kLoads; ++u) {
       Elements<T> elements;
 #pragma unroll
       for (int j = 0; j < kPerVector<T>; ++j) elements.at[j] = narrow<T>(value_of(widened<T>(words[u], j)));
-      store_vector(out, count, mine + u * kStride, elements);
+      store_vector(out, count, mine + u * kStride<T>, elements);
     }
   }
 }
 
-// Fills a row with `value`.
+// Fills a slice of a row with `value`.
 template <class T>
-__device__ inline void fill_row(T* out, int count, T value) {
+__device__ inline void fill_row(T* out, int count, const Slice& slice, T value) {
   Elements<T> elements;
 #pragma unroll
   for (int j = 0; j < kPerVector<T>; ++j) elements.at[j] = value;
-  const int first = first_vector(out) + static_cast<int>(threadIdx.x) * kPerVector<T>;
-  for (int i = first; i < count; i += kLogitThreads * kPerVector<T>) store_vector(out, count, i, elements);
+  const int first = slice.begin + static_cast<int>(threadIdx.x) * kPerVector<T>;
+  for (int i = first; i < slice.end; i += kStride<T>) store_vector(out, count, i, elements);
 }
 
-// Writes the gradient with respect to a row of logits to `grad`, which may be the row itself. `label`: the index of the
-// label in the row, negative if the label is not in it.
+// Writes a slice of the gradient with respect to a row of logits to `grad`, which may be the row itself. `label`: the
+// index of the label in the row, negative if the label is not in it.
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
-__device__ inline void write_row_gradient(const T* row, T* grad, int count, int label, const LogitTransform& transform,
-                                          const RowGradient& gradient) {
+__device__ inline void write_row_gradient(const T* row, T* grad, int count, const Slice& slice, int label,
+                                          const LogitTransform& transform, const RowGradient& gradient) {
   __shared__ OffLabelCoefficients coefficients;
   const C inner = static_cast<C>(transform.inner);
   // Double precision is slow on some GPUs, so one thread computes each of these values.
-  const bool has_label = label >= 0 && threadIdx.x == kLogitThreads - 1;
+  const bool in_slice = label >= 0 && label >= slice.begin && label < slice.end;
+  const bool has_label = in_slice && threadIdx.x == kLogitThreads - 1;
   C label_y = 0;
   if (has_label) label_y = y_of<kCapped>(widen(row[label]), inner);
   if (threadIdx.x == 0) coefficients = gradient.off_label(transform);
   __syncthreads();
   const C at_label = has_label ? static_cast<C>(gradient.at_label(label_y, transform)) : C{0};
   const auto off_label = OffLabelGradient<ScalarVec<C>, kCapped, kEntropy>::make(transform, coefficients);
-  map_row(row, grad, count, [=](C x) { return off_label({y_of<kCapped>(x, inner)}).v; });
+  map_row(row, grad, count, slice, [=](C x) { return off_label({y_of<kCapped>(x, inner)}).v; });
   __syncthreads();
   if (has_label) grad[label] = narrow<T>(at_label);
 }

@@ -79,7 +79,8 @@ Running chunk_sums(const T* values, int64_t count, double reference, double fact
 template <class V, bool kEntropy, class T>
 SK_INLINE void accumulate_chunk(const T* values, int64_t count, double factor, const char* next, Running& running) {
   accumulate_part(
-      running, factor, [&]() SK_INLINE_LAMBDA -> double { return chunk_max<V>(values, count); },
+      running, factor, []() SK_INLINE_LAMBDA -> double { return -INFINITY; },
+      [&]() SK_INLINE_LAMBDA -> double { return chunk_max<V>(values, count); },
       [&](double reference)
           SK_INLINE_LAMBDA { return chunk_sums<V, kEntropy>(values, count, reference, factor, next); });
 }

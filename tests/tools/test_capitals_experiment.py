@@ -29,6 +29,7 @@ from benchmarks.experiments.capitals.settings import CapitalsSettings
 from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.jobs import with_needed
 from benchmarks.experiments.framework.plan import Plan
+from benchmarks.experiments.framework.tables import markdown, method_table
 from benchmarks.experiments.policies.credit import TrainedResponse, credit_measures
 from benchmarks.experiments.policies.logprobs import divergence, response_logprobs
 from benchmarks.experiments.policies.timing import timing
@@ -40,7 +41,6 @@ from segkernel.training import ASRDPOConfig, ASRPPOConfig, ASRRFTConfig
 from tests.quiet import restored_after_quiet
 
 ALL_PAIRS = EXPERIMENT.main_condition
-STORED = command.ROOT / "benchmarks" / "results" / "experiment.json"
 COUNTRIES = ("Peru", "*Iran", "Latvia")
 
 
@@ -269,12 +269,13 @@ def test_repeated_job_has_the_same_result(finished, smallest):
         }
 
 
-@pytest.mark.skipif(not STORED.is_file(), reason="replaced by benchmarks/results/experiments/capitals.json")
-def test_page_shows_the_stored_results_of_the_first_run():
+def test_page_shows_the_stored_results():
+    results = json.loads((command.RESULTS / "capitals.json").read_text())
     page = command.PAGE.read_text(encoding="utf-8")
-    for entry in json.loads(STORED.read_text())["methods"]:
-        (row,) = (line for line in page.splitlines() if line.startswith(f"| {entry['method']} "))
-        assert Estimate(**entry["mean"]["parts_right"]).percent() in row
+    assert markdown(method_table(results)) in page
+    for entry in results["methods"]:
+        shown = Estimate(**entry["mean"]["parts_right"]).percent()
+        assert any(line.startswith(f"| {entry['method']} ") and shown in line for line in page.splitlines())
 
 
 def test_response_logprobs_match_one_response_at_a_time():

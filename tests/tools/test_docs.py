@@ -146,7 +146,7 @@ def test_paths_exist(page):
     names += re.findall(r"\]\(([\w./-]+\.\w+)", text)
     if page == RECIPE:
         names = [name for name in names if "running_max" not in name]
-    built = ("results/experiment/report.html",)
+    built = ("results/experiments/capitals/report.html",)
     missing = [
         name
         for name in names

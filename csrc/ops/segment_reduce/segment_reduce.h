@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../segment/segment.h"
+#include "../../core/reduce.h"
 
 namespace segkernel {
 

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "dtypes.h"
 #include "inline.h"
 
 namespace segkernel {

@@ -154,10 +154,14 @@ def test_token_logprobs_gradient_has_the_same_bits_in_any_batch(dtype, V):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_token_logprobs_gradient_of_labels_at_chunk_edges(dtype):
-    """On CUDA a row's chunks, which begin at 16-byte boundaries of its memory, belong to several blocks."""
+    """On CUDA a row's chunks, which begin at 16-byte boundaries of its memory, belong to several blocks.
+
+    V is odd and just below two chunks, so most rows begin before their first logit and end past the second chunk.
+    """
     length = chunk(dtype)
-    labels = torch.tensor([0, length - 2, length - 1, length, length + 1, 2 * length - 1, 2 * length + 2])
-    logits = random_logits(len(labels), 2 * length + 3, dtype=dtype)
+    V = 2 * length - 1
+    labels = torch.tensor([0, length - 2, length - 1, length, length + 1, V - 2, V - 1, V - 1])
+    logits = random_logits(len(labels), V, dtype=dtype)
     upstream = random_upstream(len(labels), dtype=dtype)
     assert_gradient(gradient(logits, labels, None, upstream), reference_gradient(logits, labels, None, upstream))
     in_place = logits.clone().requires_grad_() * 1

@@ -79,7 +79,6 @@ def confpo(work: CapitalsWorkspace, job: Job) -> TrainedPolicy:
     return TrainedPolicy(trainer.model, [found for batch in batches for found in graded_pairs(work.tokenizer, batch)])
 
 
-FAST = {"learning_rate": 1e-3}
 SAME_SHARE, SAME_PIECES = (
     Method(
         name,
@@ -100,8 +99,8 @@ TIS_DPO = Method(
     options=DPO.options,
     baseline=DPO,
 )
-SIMPO = Method("simpo", training(simpo), ("pairs",), (Need(PAIRS),), FAST, baseline=START)
-CONFPO = Method("confpo", training(confpo), ("pairs",), (Need(PAIRS),), FAST, baseline=SIMPO)
-SEPO = Method("sepo", training(sepo), ("pairs",), (Need(DPO),), FAST, baseline=SIMPO)
+SIMPO = Method("simpo", training(simpo), ("pairs",), (Need(PAIRS),), {"learning_rate": 3e-4}, baseline=START)
+CONFPO = Method("confpo", training(confpo), ("pairs",), (Need(PAIRS),), {"learning_rate": 1e-3}, baseline=SIMPO)
+SEPO = Method("sepo", training(sepo), ("pairs",), (Need(DPO),), {"learning_rate": 3e-4}, baseline=SIMPO)
 
 PAIR_SELECTORS = [SAME_SHARE, SAME_PIECES, TIS_DPO, SIMPO, CONFPO, SEPO]

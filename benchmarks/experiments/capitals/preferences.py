@@ -37,7 +37,7 @@ from segkernel.training.models import load_scoring_model
 NO_OPTIONS: Mapping[str, Any] = {}
 ASR_OPTIONS = segment_options()
 # The separators of rejected answers are as good as those of chosen ones.
-DPO_OPTIONS = {"learning_rate": 1e-3, "rejected_weight": 0.5}
+DPO_OPTIONS = {"learning_rate": 3e-3, "rejected_weight": 0.5}
 
 
 def training(train: Callable[[CapitalsWorkspace, Job], TrainedPolicy]) -> Callable[[Any, Job], dict[str, Any]]:
@@ -141,7 +141,7 @@ ALIGNDISTIL = Method(
     training(aligndistil),
     uses=("pairs",),
     needs=(Need(DPO), Need(REVERSE_DPO)),
-    options={"learning_rate": 3e-4},
+    options={"learning_rate": 1e-4},
     baseline=DPO,
 )
 

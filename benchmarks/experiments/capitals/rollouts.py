@@ -200,11 +200,11 @@ tokens = partial(segment_ppo, config_type=TokenPPOConfig)
 
 FAST, SLOW = {"learning_rate": 1e-3}, {"learning_rate": 3e-4}
 RFT = online("rft", rft, START, FAST, decides=True)
-ASR_RFT = online("asr-rft", asr_rft, RFT, {**FAST, **ASR_OPTIONS}, decides=True)
+ASR_RFT = online("asr-rft", asr_rft, RFT, {**ASR_OPTIONS, "learning_rate": 3e-3}, decides=True)
 PPO = online("ppo", ppo, START, SLOW)
 ASR_PPO = online("asr-ppo", asr_ppo, PPO, {**SLOW, **ASR_OPTIONS})
 R3HF_PPO = online("r3hf-ppo", r3hf_ppo, PPO, SLOW)
-SEGMENT_PPO = online("segment-ppo", segments, PPO, SLOW, reward=SEGMENT_REWARD)
+SEGMENT_PPO = online("segment-ppo", segments, PPO, FAST, reward=SEGMENT_REWARD)
 TOKEN_PPO = online("token-ppo", tokens, PPO, SLOW, reward=TOKEN_REWARD)
 
 RFT_METHODS = [RFT, ASR_RFT]

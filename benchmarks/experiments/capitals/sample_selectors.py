@@ -82,7 +82,7 @@ def entropy_ppo(work: CapitalsWorkspace, job: Job) -> TrainedPolicy:
 
 
 RANDOM_RFT = online("random-rft", random_rft, ASR_RFT, FAST, needs=(Need(ASR_RFT),), decides=True)
-SLM_RFT = online("slm-rft", slm_rft, RFT, FAST, needs=(Need(PREFERRED, {"pairs": "rewards"}),))
+SLM_RFT = online("slm-rft", slm_rft, RFT, {"learning_rate": 3e-3}, needs=(Need(PREFERRED, {"pairs": "rewards"}),))
 RANDOM_PPO = online("random-ppo", random_ppo, ASR_PPO, SLOW, needs=(Need(ASR_PPO),))
 ENTROPY_PPO = online("entropy-ppo", entropy_ppo, PPO, SLOW)
 

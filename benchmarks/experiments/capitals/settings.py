@@ -27,7 +27,7 @@ class CapitalsSettings(Settings):
     options of segments were chosen on lower seeds of this task.
     """
 
-    seeds: tuple[int, ...] = (30, 31, 32, 33, 34)
+    seeds: tuple[int, ...] = (40, 41, 42, 43, 44)
     task: TaskSettings = TASK
     policy_pairs: int = 1000
     policy_batch_size: int = 32

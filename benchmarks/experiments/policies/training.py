@@ -55,8 +55,8 @@ def segment_options(**options: Any) -> dict[str, Any]:
     """All options of segmentation with their defaults, so that a job's name changes when a default does.
 
     Example:
-        >>> segment_options(delta=1.0)["delta"], segment_options()["hold"]
-        (1.0, True)
+        >>> segment_options(delta=0.1)["delta"], segment_options()["hold"]
+        (0.1, True)
     """
     resolved = SegmentOptions(**options)
     return {found.name: getattr(resolved, found.name) for found in fields(resolved)}

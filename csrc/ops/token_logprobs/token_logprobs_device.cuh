@@ -164,7 +164,7 @@ __device__ inline Slice whole_row(const T* out, int count) {
   return {first_vector(out), count};
 }
 
-// Division of a row among blocks, each of which writes whole chunks.
+// How many blocks write one row of the gradient, and how many chunks of it each block writes.
 struct RowDivision {
   int blocks;
   int chunks;  // per block

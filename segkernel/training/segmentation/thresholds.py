@@ -70,8 +70,8 @@ class Thresholds:
         """`segkernel.segment` of packed responses with these thresholds.
 
         A token that ends a response belongs to the segment before it, whatever its reward, and is never suppressed.
-        Every complete response has one, so preferences between responses leave its reward undetermined, and a policy in
-        which it is suppressed soon ends no response.
+        Every complete response has one, so preferences between responses leave its reward undetermined. If it is
+        suppressed, the policy can forget to end its responses.
 
         Args:
             rewards: the responses' smoothed token rewards.

@@ -104,11 +104,14 @@ class SamplingOptions(OptionsMixin):
                 )
 
 
+BLOCK = 256  # tokens whose probabilities are added before the cumulative sum
+
+
 class InverseTransform(LogitsProcessor):
     """Inverse transform sampling as a logits processor for greedy decoding.
 
     In every row it keeps only the token at which the cumulative distribution of `softmax(scores / temperature)`
-    exceeds the row's next uniform number.
+    exceeds the row's next uniform number. Probabilities are float32, their sums float64.
     """
 
     def __init__(self, uniforms: Tensor, temperature: float) -> None:
@@ -117,12 +120,38 @@ class InverseTransform(LogitsProcessor):
         self.step = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        cumulative = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        threshold = self.uniforms[:, self.step, None] * cumulative[:, -1:]
-        # `right=True` finds the first entry above the threshold, so a token of probability 0 is never taken.
-        token = torch.searchsorted(cumulative, threshold, right=True).clamp(max=scores.shape[1] - 1)
+        # Less the highest score, so that the largest weight is 1 at every temperature.
+        weights = ((scores.float() - scores.amax(dim=-1, keepdim=True)) / self.temperature).exp_()
+        token = token_at(weights, self.uniforms[:, self.step, None])
         self.step += 1
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
+
+def token_at(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The first token at which the cumulative sum of a row's weights exceeds its share of their total.
+
+    The block of the token is found first, then the token within it, so that only one block is added token by token.
+
+    Args:
+        weights: `[B, V]`, not negative, a positive one in every row.
+        uniforms: `[B, 1]` float64, in [0, 1).
+
+    Returns:
+        `[B, 1]` int64; the weight of the token is positive.
+    """
+    blocks = nn.functional.pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    totals = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    share = uniforms * totals[:, -1:]
+    block = first_above(totals, share)
+    before = nn.functional.pad(totals, (1, 0)).gather(1, block)
+    within = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(dim=-1)
+    return block * BLOCK + first_above(within, share - before)
+
+
+def first_above(cumulative: Tensor, threshold: Tensor) -> Tensor:
+    """Index of the first entry above a threshold, which rounding may have raised to the last entry or above it."""
+    below_last = torch.nextafter(cumulative[:, -1:], torch.zeros_like(threshold))
+    return torch.searchsorted(cumulative, torch.minimum(threshold, below_last), right=True)
 
 
 def uniform_numbers(keys: Sequence[Sequence[int]], steps: int) -> Tensor:

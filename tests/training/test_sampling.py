@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from segkernel.training.models.response_tokens import ResponseTokens
-from segkernel.training.sampling import InverseTransform, SamplingOptions, sample_responses, uniform_numbers
+from segkernel.training.sampling import (
+    InverseTransform,
+    SamplingOptions,
+    sample_responses,
+    token_at,
+    uniform_numbers,
+)
 from tests.training.trainer_helpers import tiny_lm, tiny_tokenizer
 
 OPTIONS = SamplingOptions(max_new_tokens=6)
@@ -48,6 +54,25 @@ def test_inverse_transform_temperature_literals() -> None:
     scores = torch.tensor([[0.0, math.log(2.0)]] * 2)
     uniforms = torch.tensor([[0.19], [0.21]], dtype=torch.float64)
     assert InverseTransform(uniforms, 0.5)(torch.empty(2, 0), scores).argmax(-1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("uniform", "token"), [(0.0, 255), (0.2499, 255), (0.25, 256), (0.4999, 256), (0.5, 700), (1 - 2**-53, 700)]
+)
+def test_token_is_found_across_blocks_of_the_vocabulary(uniform: float, token: int) -> None:
+    # A quarter at the last token of the first block, a quarter at the first one of the second, half in the third.
+    weights = torch.zeros(1, 1000)
+    weights[0, [255, 256, 700]] = torch.tensor([0.25, 0.25, 0.5])
+    assert token_at(weights, torch.tensor([[uniform]], dtype=torch.float64)).tolist() == [[token]]
+
+
+def test_tokens_equal_those_of_a_cumulative_sum_over_the_vocabulary() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(64, 777, generator=generator).mul(4).exp()
+    uniforms = torch.rand(64, 1, dtype=torch.float64, generator=generator)
+    cumulative = weights.double().cumsum(-1)
+    expected = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+    assert torch.equal(token_at(weights, uniforms), expected)
 
 
 def test_samples_follow_the_policy(model: Any) -> None:

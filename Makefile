@@ -38,7 +38,8 @@ test-emulated: $(READY)
 test-cpp: $(READY)
 	$(PYTEST) tests/build/test_vector_kernels.py tests/build/test_segment_kernels.py
 
-# The tests that `make test` leaves out: those of test-cpp, and the rehearsal of `make gpu-check`.
+# The tests that `make test` leaves out: those of test-cpp, runs in several processes, experiments at minimal size, the
+# recipe of the documentation, and the rehearsal of `make gpu-check`.
 test-slow: $(READY)
 	$(PYTEST) -m slow
 

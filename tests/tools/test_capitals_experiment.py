@@ -149,6 +149,7 @@ def test_timing_accumulates_and_restores_the_function():
     assert Owner.work is original
 
 
+@pytest.mark.slow
 def test_workers_exit_when_the_run_is_killed(tmp_path):
     command = [sys.executable, "-m", "benchmarks.experiments", "--quick", "--output", str(tmp_path), "--processes", "1"]
     root = Path(__file__).parents[2]
@@ -204,6 +205,7 @@ def finished(tmp_path_factory, smallest):
         return folder, run(smallest, folder, pool, processes=1)
 
 
+@pytest.mark.slow
 def test_results_have_every_measure(finished):
     _, results = finished
     assert {entry["method"] for entry in results["methods"]} == {method.name for method in EXPERIMENT.methods}
@@ -246,6 +248,7 @@ def test_results_have_every_measure(finished):
     assert shown == [("rpo alpha", "0"), ("rpo alpha", "1"), ("noise", "0"), ("noise", "4")]
 
 
+@pytest.mark.slow
 def test_pairs_are_ranked_by_the_judge(finished, smallest):
     work = CapitalsWorkspace(smallest.experiment.settings, finished[0], 1)
     pairs, adversarial = work.pairs("all"), work.pairs("adversarial")
@@ -255,6 +258,7 @@ def test_pairs_are_ranked_by_the_judge(finished, smallest):
         assert (pair in adversarial) == (pair.contradiction > 0.5)
 
 
+@pytest.mark.slow
 def test_repeated_job_has_the_same_result(finished, smallest):
     folder, results = finished
     killed = ASR_DPO.job(1, EXPERIMENT.conditions[ALL_PAIRS])

@@ -475,6 +475,7 @@ def finished(folder, tmp_path_factory):
     return ConstraintsWorkspace(settings, root, 0), results
 
 
+@pytest.mark.slow
 def test_results_have_every_measure(finished):
     work, results = finished
     of = {entry["method"]: entry["per_seed"] for entry in results["methods"]}
@@ -531,6 +532,7 @@ def gains(work, rows, *jobs):
     ]
 
 
+@pytest.mark.slow
 def test_reference_models_of_tis_dpo_prefer_opposite_sides(finished):
     work, _ = finished
     job = TIS_DPO.job(0, EXPERIMENT.conditions[ADVERSARIAL])
@@ -540,6 +542,7 @@ def test_reference_models_of_tis_dpo_prefer_opposite_sides(finished):
     assert reverse[0] < reverse[1]
 
 
+@pytest.mark.slow
 def test_reference_model_of_slm_rft_learned_the_preferred_answers(finished):
     work, _ = finished
     job = SLM_RFT.job(0, EXPERIMENT.conditions[ADVERSARIAL])
@@ -550,6 +553,7 @@ def test_reference_model_of_slm_rft_learned_the_preferred_answers(finished):
     assert work.finished(job.need("preferred answers")) == {"answers": len(unique)}
 
 
+@pytest.mark.slow
 def test_pairs_of_a_seed_follow_the_judge(finished):
     work, results = finished
     pairs, adversarial = work.pairs("all"), work.pairs("adversarial")
@@ -561,6 +565,7 @@ def test_pairs_of_a_seed_follow_the_judge(finished):
     assert len(work.policy_pairs("adversarial")) == min(16, len(adversarial))
 
 
+@pytest.mark.slow
 def test_answers_of_every_policy_are_kept(finished):
     work, results = finished
     of = {entry["method"]: entry["per_seed"] for entry in results["methods"]}
@@ -571,6 +576,7 @@ def test_answers_of_every_policy_are_kept(finished):
         assert {name: of[method.name][name] for name in measured} == {name: [value] for name, value in measured.items()}
 
 
+@pytest.mark.slow
 def test_segments_command_writes_the_first_pairs_of_different_prompts(finished, monkeypatch, capsys, tmp_path):
     work, _ = finished
     monkeypatch.setattr(segments_command, "EXPERIMENT", replace(EXPERIMENT, settings=work.settings))

@@ -191,6 +191,7 @@ def test_training_options_are_documented_with_their_defaults():
                 assert float(value) in {float(text) for text in defaults[name] if re.fullmatch(r"[\d.e-]+", text)}, name
 
 
+@pytest.mark.slow
 def test_pictures_are_up_to_date(tmp_path):
     """The committed pictures are as drawn now: to the byte with the same Matplotlib, else in their shapes."""
     pytest.importorskip("matplotlib")
@@ -214,6 +215,7 @@ def recipe_files() -> dict[str, str]:
     return dict(found)
 
 
+@pytest.mark.slow
 @pytest.mark.compiles
 def test_recipe_for_an_operator_works(tmp_path):
     """The operator of docs/adding-an-operator.md compiles (CPU and emulated CUDA) and passes its tests on the CPU."""

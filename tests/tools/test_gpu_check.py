@@ -76,6 +76,7 @@ def test_check_names_missing_packages(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "`pip install no_such_package nor_this`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_run_stops_phases_in_time_and_reports_the_outcome(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
 

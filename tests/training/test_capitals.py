@@ -214,6 +214,7 @@ def summary(folder) -> list[list[str]]:
     return [[name, *re.findall(r"<td>(.*?)</td>", cells)] for name, cells in rows]
 
 
+@pytest.mark.slow
 def test_quick_comparison_prints_stages_table_and_report(quick):
     output, printed, errors = quick
     assert errors == ""
@@ -234,6 +235,7 @@ def test_quick_comparison_prints_stages_table_and_report(quick):
     ]
 
 
+@pytest.mark.slow
 def test_quick_report_rows(quick):
     output, *_ = quick
     rows = summary(output / "001")
@@ -246,11 +248,13 @@ def test_quick_report_rows(quick):
     assert (output / "001" / "report.html").read_text(encoding="utf-8").count("<article") > 0
 
 
+@pytest.mark.slow
 def test_quick_comparison_is_reproducible(quick):
     output, *_ = quick
     assert summary(output / "001") == summary(output / "002")
 
 
+@pytest.mark.slow
 def test_preferences_are_ranked_by_the_verifier(quick):
     lines = (quick[0] / "001" / "seed-20" / "preferences.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) > 50

@@ -14,6 +14,8 @@ from tests.training.fsdp_on_cpu import shard_on_cpu
 from tests.training.processes import run_distributed
 from tests.training.trainer_helpers import assert_same_bits, write_files
 
+pytestmark = pytest.mark.slow
+
 COMMON = ("--use_cpu", "--disable_tqdm=True", "--seed=7", "--learning_rate=1e-3", "--delta=0.1", "--logging_steps=1")
 METHODS = {
     "asr-dpo": ("--max_length=64",),

@@ -1,0 +1,87 @@
+"""Short runs of TRL's trainers on a tiny model: their losses and gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import LlamaForCausalLM, TrainerCallback
+
+from tests.training.trainer_helpers import pairs, tiny_lm, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Arguments of a config: two steps of SGD, whose changes are proportional to the gradients."""
+    return {
+        "output_dir": str(folder),
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": 3,
+        **changes,
+    }
+
+
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(7)
+    return tiny_lm(TOKENIZER)
+
+
+class Gradients(TrainerCallback):
+    """Records the gradients of every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        named = kwargs["model"].named_parameters()
+        self.steps.append({name: value.grad.clone() for name, value in named if value.grad is not None})
+
+
+def run(kind: str, folder: Path, **changes: Any) -> tuple[list[dict[str, Any]], list[dict[str, Tensor]]]:
+    """Logs and gradients of the steps of one trainer."""
+    import trl
+
+    rows: list[dict[str, Any]] = pairs(8)
+    trainer_kwargs: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    if kind == "SFT":
+        rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+    elif kind == "KTO":
+        rows = [
+            {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+            for row in rows
+            for side in ("chosen", "rejected")
+        ]
+    elif kind in ("GRPO", "RLOO"):
+        rows = [{"prompt": row["prompt"]} for row in rows]
+        trainer_kwargs["reward_funcs"] = lambda completions, **kwargs: [float(len(set(text))) for text in completions]
+        config = {"temperature": 0.7, "num_generations": 2, "max_completion_length": 6, "beta": 0.0}
+    if kind in ("DPO", "KTO"):
+        trainer_kwargs["ref_model"] = model()
+    gradients = Gradients()
+    trainer = getattr(trl, f"{kind}Trainer")(
+        model(),
+        args=getattr(trl, f"{kind}Config")(**settings(folder, **config, **changes)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=TOKENIZER,
+        callbacks=[gradients],
+        **trainer_kwargs,
+    )
+    trainer.train()
+    return [log for log in trainer.state.log_history if "loss" in log], gradients.steps

@@ -33,34 +33,40 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       "segment_reduce(Tensor values, Tensor ids, SymInt num_segments, int reduce, Tensor? cu_seqlens) -> Tensor");
   library.def("segment_broadcast(Tensor values, Tensor ids, int how, Tensor? cu_seqlens) -> Tensor");
   library.def(
-      "token_logprobs(Tensor logits, Tensor labels, Tensor? mask, float logit_scale, float temperature,"
-      " float? softcap, bool want_entropy, bool inplace_backward)"
+      "token_logprobs(Tensor logits, Tensor labels, Tensor? mask, Tensor? token_temperature, float logit_scale,"
+      " float temperature, float? softcap, bool want_entropy, bool inplace_backward)"
       " -> (Tensor logprobs, Tensor entropy, Tensor lse)");
   library.def(
       "token_logprobs_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor logits, Tensor labels,"
-      " Tensor? mask, Tensor entropy, Tensor lse, float logit_scale, float temperature, float? softcap) -> Tensor");
+      " Tensor? mask, Tensor? token_temperature, Tensor entropy, Tensor lse, float logit_scale, float temperature,"
+      " float? softcap) -> Tensor");
   library.def(
       "token_logprobs_backward_(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor(a!) logits, Tensor labels,"
-      " Tensor? mask, Tensor entropy, Tensor lse, float logit_scale, float temperature, float? softcap) -> ()");
+      " Tensor? mask, Tensor? token_temperature, Tensor entropy, Tensor lse, float logit_scale, float temperature,"
+      " float? softcap) -> ()");
   // linear_token_logprobs is written in Python around matrix products; these are its steps. `state`, float64 [n, 4].
   library.def(
       "linear_token_logprobs(Tensor hidden, Tensor weight, Tensor? bias, Tensor labels, Tensor? mask,"
-      " float logit_scale, float temperature, float? softcap, bool want_entropy)"
+      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, bool want_entropy)"
       " -> (Tensor logprobs, Tensor entropy, Tensor lse)");
   library.def(
       "linear_token_logprobs_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor hidden, Tensor weight,"
-      " Tensor? bias, Tensor labels, Tensor? mask, Tensor entropy, Tensor lse, float logit_scale, float temperature,"
-      " float? softcap, bool hidden_needed, bool weight_needed, bool bias_needed)"
+      " Tensor? bias, Tensor labels, Tensor? mask, Tensor? token_temperature, Tensor entropy, Tensor lse,"
+      " float logit_scale, float temperature, float? softcap, bool hidden_needed, bool weight_needed, bool bias_needed)"
       " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
-  library.def("_linear_token_logprobs_valid(Tensor labels, Tensor? mask, int vocabulary) -> Tensor");
   library.def(
-      "_linear_token_logprobs_fold_(Tensor(a!) state, Tensor tile, Tensor labels, int first, float logit_scale,"
-      " float temperature, float? softcap, bool want_entropy) -> ()");
+      "_linear_token_logprobs_valid(Tensor labels, Tensor? mask, Tensor? token_temperature, int vocabulary)"
+      " -> Tensor");
   library.def(
-      "_linear_token_logprobs_finish(Tensor state, Tensor like, float logit_scale, float temperature, float? softcap)"
+      "_linear_token_logprobs_fold_(Tensor(a!) state, Tensor tile, Tensor labels, int first,"
+      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, bool want_entropy) -> ()");
+  library.def(
+      "_linear_token_logprobs_finish(Tensor state, Tensor like, Tensor? token_temperature, float logit_scale,"
+      " float temperature, float? softcap)"
       " -> (Tensor logprobs, Tensor entropy, Tensor lse)");
   library.def(
       "_linear_token_logprobs_gradient_(Tensor(a!) tile, Tensor labels, int first, Tensor? grad_logprobs,"
-      " Tensor? grad_entropy, Tensor entropy, Tensor lse, float logit_scale, float temperature, float? softcap) -> ()");
+      " Tensor? grad_entropy, Tensor entropy, Tensor lse, Tensor? token_temperature, float logit_scale,"
+      " float temperature, float? softcap) -> ()");
   library.def("cpu_isa() -> str");
 }

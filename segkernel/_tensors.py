@@ -207,6 +207,17 @@ def _ids_never_decrease(ids: Tensor, cu_seqlens: Tensor | None) -> None:
             )
 
 
+def positive_at_valid(name: str, value: Tensor, labels: Tensor, mask: Tensor | None) -> None:
+    """Validates, under `debug()` only, that values are finite and `> 0` at valid positions with a label."""
+    if not checks_values():
+        return
+    wrong = ~((value > 0) & value.isfinite()) & (labels != -100)
+    if mask is not None:
+        wrong &= mask
+    for position in wrong.nonzero().tolist():
+        raise ValueError(f"{name}: expected a finite number > 0, got {value[tuple(position)].item():g} at {position}")
+
+
 def labels_in_range(labels: Tensor, mask: Tensor | None, vocabulary: int) -> None:
     """Validates, under `debug()` only, that labels at valid positions are in `[0, vocabulary)` or -100."""
     if not checks_values():

@@ -34,6 +34,6 @@ class Segments(NamedTuple):
 class LogitOptions(TypedDict, total=False):
     """Options that map logits to the distribution `softmax(z)`, in the overloads of the log-prob functions."""
 
-    temperature: float
+    temperature: float | Tensor
     logit_scale: float
     softcap: float | None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segkernel import _tensors, _validate
 from segkernel._library import cuda_kernels, ops, register_fake
-from segkernel.ops.token_logprobs import check_labels, logit_options
+from segkernel.ops.token_logprobs import check_labels, logit_options, per_token
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -71,7 +71,7 @@ def linear_token_logprobs(
     mask: Tensor | None = None,
     *,
     bias: Tensor | None = None,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,
@@ -123,10 +123,13 @@ def linear_token_logprobs(
             raise ValueError(f"bias: expected [{weight.shape[0]}] to match weight, got {_validate.describe(bias)}")
     labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1])
     _tensors.labels_in_range(labels, mask, weight.shape[0])
+    temperature, token_temperature = per_token("temperature", temperature, labels, mask)
     options = logit_options(temperature, logit_scale, softcap)
     _validate.boolean("entropy", entropy)
     logprobs: Tensor
-    logprobs, entropies, _ = ops.linear_token_logprobs.default(hidden, weight, bias, labels, mask, *options, entropy)
+    logprobs, entropies, _ = ops.linear_token_logprobs.default(
+        hidden, weight, bias, labels, mask, token_temperature, *options, entropy
+    )
     return (logprobs, entropies) if entropy else logprobs
 
 
@@ -158,17 +161,26 @@ class _Tiles:
     """
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, mask: Tensor | None
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        mask: Tensor | None,
+        token_temperature: Tensor | None,
     ) -> None:
-        is_valid = ops._linear_token_logprobs_valid.default(labels, mask, weight.shape[0])  # [N]
+        is_valid = ops._linear_token_logprobs_valid.default(labels, mask, token_temperature, weight.shape[0])  # [N]
         compacts = _may_compact(labels, mask)
         self.valid = is_valid.nonzero().squeeze(-1) if compacts else None
         self.all_kept = self.valid is None or self.valid.shape[0] == labels.numel()
         self.hidden = self.compact(hidden.reshape(-1, hidden.shape[-1]))  # [n, H]
         self.labels = self.compact(labels.flatten())  # [n]
+        self.temperature = None if token_temperature is None else self.compact(token_temperature.flatten())  # [n]
         self.is_valid = None if compacts else is_valid[:, None]
         if self.is_valid is not None:
             self.labels = torch.where(is_valid, self.labels, -100)
+            if self.temperature is not None:
+                self.temperature = torch.where(is_valid, self.temperature, 1.0)
         if weight.dim() != 2 or weight.shape[0] == 0:
             raise ValueError(f"weight: expected [V, H] with V >= 1, got {list(weight.shape)}")
         if bias is not None and bias.shape != weight.shape[:1]:
@@ -210,13 +222,14 @@ def _forward(
     bias: Tensor | None,
     labels: Tensor,
     mask: Tensor | None,
+    token_temperature: Tensor | None,
     logit_scale: float,
     temperature: float,
     softcap: float | None,
     want_entropy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    options = (logit_scale, temperature, softcap)
-    tiles = _Tiles(hidden, weight, bias, labels, mask)
+    tiles = _Tiles(hidden, weight, bias, labels, mask, token_temperature)
+    options = (tiles.temperature, logit_scale, temperature, softcap)
     state = hidden.new_empty((tiles.hidden.shape[0], 4), dtype=torch.float64)
     for first, _, tile in tiles:
         ops._linear_token_logprobs_fold_.default(state, tile, tiles.labels, first, *options, want_entropy)
@@ -237,6 +250,7 @@ def _gradients(
     bias: Tensor | None,
     labels: Tensor,
     mask: Tensor | None,
+    token_temperature: Tensor | None,
     entropies: Tensor,
     lse: Tensor,
     logit_scale: float,
@@ -246,7 +260,8 @@ def _gradients(
     weight_needed: bool,
     bias_needed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tiles = _Tiles(hidden, weight, bias, labels, mask)
+    tiles = _Tiles(hidden, weight, bias, labels, mask, token_temperature)
+    options = (tiles.temperature, logit_scale, temperature, softcap)
 
     def per_row(values: Tensor | None) -> Tensor | None:
         return None if values is None else tiles.compact(values.flatten()).to(torch.float64).contiguous()
@@ -263,9 +278,7 @@ def _gradients(
     hidden_of_valid = tiles.hidden_of_valid() if weight_needed else tiles.hidden
     scratch = torch.empty_like(tiles.hidden) if hidden_needed and dtype != hidden.dtype and not hidden.is_cuda else None
     for first, last, tile in tiles:
-        ops._linear_token_logprobs_gradient_.default(
-            tile, tiles.labels, first, *upstream, *known, logit_scale, temperature, softcap
-        )
+        ops._linear_token_logprobs_gradient_.default(tile, tiles.labels, first, *upstream, *known, *options)
         if hidden_needed:
             _add_product(grad_hidden, tile, weight[first:last], scratch)
         if weight_needed:
@@ -300,6 +313,7 @@ def _(
     bias: Tensor | None,
     labels: Tensor,
     mask: Tensor | None,
+    token_temperature: Tensor | None,
     logit_scale: float,
     temperature: float,
     softcap: float | None,
@@ -320,6 +334,7 @@ def _(
     bias: Tensor | None,
     labels: Tensor,
     mask: Tensor | None,
+    token_temperature: Tensor | None,
     entropies: Tensor,
     lse: Tensor,
     logit_scale: float,
@@ -337,11 +352,11 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    hidden, weight, bias, labels, mask, *ctx.options, ctx.want_entropy = inputs
+    hidden, weight, bias, labels, mask, token_temperature, *ctx.options, ctx.want_entropy = inputs
     _, entropies, lse = output
     ctx.mark_non_differentiable(lse)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(hidden, weight, bias, labels, mask, entropies, lse)
+    ctx.save_for_backward(hidden, weight, bias, labels, mask, token_temperature, entropies, lse)
 
 
 def _backward(
@@ -350,12 +365,12 @@ def _backward(
     if not ctx.want_entropy:
         grad_entropies = None
     if grad_logprobs is None and grad_entropies is None:
-        return (None,) * 9
+        return (None,) * 10
     needed = ctx.needs_input_grad[:3]
     grads = ops.linear_token_logprobs_backward.default(
         grad_logprobs, grad_entropies, *ctx.saved_tensors, *ctx.options, *needed
     )
-    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 6
+    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 7
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:

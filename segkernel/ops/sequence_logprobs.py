@@ -69,7 +69,7 @@ def sequence_logprobs(
     *,
     weights: Tensor | None = None,
     reduce: str = "sum",
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,

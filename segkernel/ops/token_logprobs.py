@@ -57,7 +57,7 @@ def token_logprobs(
     labels: Tensor,
     mask: Tensor | None = None,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,
@@ -73,7 +73,9 @@ def token_logprobs(
             `logits[:, :-1]` is not copied.
         labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks.
         mask: `[...]`, bool or numeric, nonzero is valid; None means all valid.
-        temperature, logit_scale, softcap: `> 0`; a `softcap` of None means no cap.
+        temperature: `> 0`, a number or a floating-point tensor that broadcasts to `labels`: `[B, 1]` for one per row,
+            `[B, T]` for one per token. A constant: it takes no gradient. Values at masked positions are not used.
+        logit_scale, softcap: `> 0`; a `softcap` of None means no cap.
         entropy: also return the entropy, in nats.
         inplace_backward: the backward pass writes the gradient into the logits' storage, which saves a buffer of
             their size. The logits must not be read afterwards: autograd raises if another operation saved them. Under
@@ -85,10 +87,10 @@ def token_logprobs(
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
-        ValueError: shapes or devices that don't match, parameters that are not positive, `inplace_backward` on a leaf
-            or on overlapping logits.
-        IndexError: a label out of range at a valid position, naming it. On CUDA only under `segkernel.debug()`:
-            otherwise outputs and gradient are NaN there.
+        ValueError: shapes or devices that don't match, parameters that are not positive, a `temperature` that requires
+            grad, `inplace_backward` on a leaf or on overlapping logits.
+        IndexError: a label out of range at a valid position, naming it. On CUDA this and a temperature per token that
+            is not positive are errors only under `segkernel.debug()`: otherwise outputs and gradient are NaN there.
 
     Gradients of both outputs are exact; second derivatives raise RuntimeError.
 
@@ -101,6 +103,7 @@ def token_logprobs(
     check_logits(logits)
     labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
     _tensors.labels_in_range(labels, mask, logits.shape[-1])
+    temperature, token_temperature = per_token("temperature", temperature, labels, mask)
     options = logit_options(temperature, logit_scale, softcap)
     _validate.boolean("entropy", entropy)
     _validate.boolean("inplace_backward", inplace_backward)
@@ -110,7 +113,9 @@ def token_logprobs(
     if inplace:
         check_writable(logits)
     logprobs: Tensor
-    logprobs, entropies, _ = ops.token_logprobs.default(logits, labels, mask, *options, entropy, inplace)
+    logprobs, entropies, _ = ops.token_logprobs.default(
+        logits, labels, mask, token_temperature, *options, entropy, inplace
+    )
     return (logprobs, entropies) if entropy else logprobs
 
 
@@ -134,6 +139,31 @@ def check_labels(
         raise ValueError(f"labels: expected {list(shape)} like {name}, got {_validate.describe(labels)}")
     _tensors.same_device("labels", labels, name, like)
     return labels.to(torch.int64).contiguous(), _tensors.token_mask(mask, "labels", labels, labels.shape)
+
+
+def per_token(name: str, value: float | Tensor, labels: Tensor, mask: Tensor | None) -> tuple[float, Tensor | None]:
+    """Positive option as the kernels' pair `(scalar, tensor or None)`; the tensor is float64, of the shape of `labels`.
+
+    `value` is a scalar, or a tensor that broadcasts to `labels`. A scalar is not validated; the values of a tensor are
+    validated under `debug()`, and by the CPU kernels.
+    """
+    if not isinstance(value, Tensor):
+        return value, None
+    _tensors.tensor(name, value)
+    _tensors.same_device(name, value, "labels", labels)
+    missing = labels.dim() - value.dim()
+    if missing < 0 or any(
+        have not in (1, want) for have, want in zip(value.shape, labels.shape[missing:], strict=True)
+    ):
+        raise ValueError(
+            f"{name}: expected a number or a tensor that broadcasts to {list(labels.shape)}, got "
+            f"{_validate.describe(value)}"
+        )
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name}: expected a tensor that does not require grad; call .detach() on it")
+    every = value.expand(labels.shape)
+    _tensors.positive_at_valid(name, every, labels, mask)
+    return 1.0, every.to(torch.float64).contiguous()
 
 
 def logit_options(temperature: float, logit_scale: float, softcap: float | None) -> tuple[float, float, float | None]:
@@ -169,6 +199,7 @@ def _(
     logits: Tensor,
     labels: Tensor,
     mask: Tensor | None,
+    token_temperature: Tensor | None,
     logit_scale: float,
     temperature: float,
     softcap: float | None,
@@ -188,6 +219,7 @@ def _(
     logits: Tensor,
     labels: Tensor,
     mask: Tensor | None,
+    token_temperature: Tensor | None,
     entropies: Tensor,
     lse: Tensor,
     logit_scale: float,
@@ -203,17 +235,17 @@ def _(*args: Any) -> None:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, labels, mask, *ctx.options, ctx.want_entropy, ctx.inplace = inputs
+    logits, labels, mask, token_temperature, *ctx.options, ctx.want_entropy, ctx.inplace = inputs
     _, entropies, lse = output
     ctx.mark_non_differentiable(lse)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, labels, mask, entropies, lse)
+    ctx.save_for_backward(logits, labels, mask, token_temperature, entropies, lse)
 
 
 def _backward(
     ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    no_grads = (None,) * 7
+    no_grads = (None,) * 8
     if not ctx.want_entropy:
         grad_entropies = None
     if not ctx.needs_input_grad[0] or (grad_logprobs is None and grad_entropies is None):

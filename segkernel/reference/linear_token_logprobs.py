@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from segkernel.reference.rows import compute_dtype
-from segkernel.reference.token_logprobs import label_logprobs, valid_labels
+from segkernel.reference.token_logprobs import label_logprobs, per_valid, valid_labels
 
 
 def linear_token_logprobs(
@@ -13,7 +13,7 @@ def linear_token_logprobs(
     mask: Tensor | None = None,
     *,
     bias: Tensor | None = None,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,
@@ -23,6 +23,6 @@ def linear_token_logprobs(
     logits = hidden[valid].to(dtype) @ weight.to(dtype).T  # [n, V]: only valid tokens are multiplied
     if bias is not None:
         logits = logits + bias.to(dtype)
-    outputs = label_logprobs(logits, labels[valid], temperature, logit_scale, softcap)
+    outputs = label_logprobs(logits, labels[valid], per_valid(temperature, valid), logit_scale, softcap)
     log_probs, entropies = (out.new_zeros(labels.shape).masked_scatter(valid, out) for out in outputs)
     return (log_probs, entropies) if entropy else log_probs

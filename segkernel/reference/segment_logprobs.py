@@ -13,7 +13,7 @@ def segment_logprobs(
     num_segments: int,
     *,
     reduce: str = "sum",
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,

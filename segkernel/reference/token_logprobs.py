@@ -11,22 +11,25 @@ def token_logprobs(
     labels: Tensor,
     mask: Tensor | None = None,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     valid = valid_labels(labels, mask, vocabulary=logits.shape[-1])
     # Masked rows are not read.
-    outputs = label_logprobs(logits[valid], labels[valid], temperature, logit_scale, softcap)
+    outputs = label_logprobs(logits[valid], labels[valid], per_valid(temperature, valid), logit_scale, softcap)
     log_probs, entropies = (out.new_zeros(labels.shape).masked_scatter(valid, out) for out in outputs)
     return (log_probs, entropies) if entropy else log_probs
 
 
 def label_logprobs(
-    logits: Tensor, labels: Tensor, temperature: float, logit_scale: float, softcap: float | None
+    logits: Tensor, labels: Tensor, temperature: float | Tensor, logit_scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies `[n]` of valid rows of logits `[n, V]` with labels `[n]`."""
+    """Log-probabilities and entropies `[n]` of valid rows of logits `[n, V]` with labels `[n]`.
+
+    `temperature` is a scalar or `[n, 1]`.
+    """
     z = logits.to(compute_dtype(logits)) * logit_scale
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
@@ -34,6 +37,11 @@ def label_logprobs(
     # Tokens of probability 0 contribute 0 to the entropy: 0 log 0 = 0.
     entropies = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
     return log_p.gather(-1, labels.long()[:, None]).squeeze(-1), entropies
+
+
+def per_valid(temperature: float | Tensor, valid: Tensor) -> float | Tensor:
+    """A temperature that broadcasts to `valid` `[...]`, as `[n, 1]` for the valid rows; a scalar stays as it is."""
+    return temperature.expand(valid.shape)[valid][:, None] if isinstance(temperature, Tensor) else temperature
 
 
 def valid_labels(labels: Tensor, mask: Tensor | None, vocabulary: int) -> Tensor:

@@ -206,13 +206,13 @@ class LargestTensor(TorchDispatchMode):
 def test_linear_token_logprobs_never_allocate_the_logits():
     N, H, V = 300, 4, 40_000
     hidden, weight, _ = random_linear(N, H=H, V=V, dtype=torch.float32)
-    labels, options = random_labels(N, V=V), (1.0, 1.0, None)
+    labels, options = random_labels(N, V=V), (None, 1.0, 1.0, None)
     with LargestTensor() as forward:
         _, entropies, lse = implementation._forward(hidden, weight, None, labels, None, *options, True)
     with LargestTensor() as backward:
         ones = torch.ones(N)
         implementation._gradients(
-            ones, ones, hidden, weight, None, labels, None, entropies, lse, *options, True, True, False
+            ones, ones, hidden, weight, None, labels, None, None, entropies, lse, *options[1:], True, True, False
         )
     for largest in (forward.elements, backward.elements):
         assert N * V // 20 < largest < N * V // 15  # a tile
@@ -261,6 +261,30 @@ def test_linear_token_logprobs_leave_inputs_unchanged():
     labels = random_labels(9, V=33)
     with unchanged(hidden, weight, bias, labels):
         segkernel.linear_token_logprobs(hidden, weight, labels, bias=bias, softcap=5.0).sum().backward()
+
+
+def test_linear_token_logprobs_of_one_temperature_per_token(monkeypatch):
+    """Same results as for one temperature at a time, with and without compaction of the valid tokens."""
+    inputs = random_linear(2, 5, H=6, V=3001, dtype=torch.float32)
+    labels, mask = random_labels(2, 5, V=3001), torch.tensor([[1, 0, 1, 1, 1], [0, 1, 1, 1, 0]])
+    temperature = torch.tensor([[0.5], [1.25]])
+
+    def results(temperature, rows=slice(None)) -> list[Tensor]:
+        leaves = [leaf.detach().requires_grad_() for leaf in (inputs[0][rows], *inputs[1:])]
+        options = {"bias": leaves[2], "entropy": True, "temperature": temperature, "softcap": 20.0}
+        outs = segkernel.linear_token_logprobs(*leaves[:2], labels[rows], mask[rows], **options)
+        return [*(out.detach() for out in outs), *torch.autograd.grad([out.sum() for out in outs], leaves)]
+
+    apart = [results(0.5, slice(1)), results(1.25, slice(1, 2))]
+    for compacts in (True, False):
+        monkeypatch.setattr(implementation, "_may_compact", lambda labels, mask, compacts=compacts: compacts)
+        together = results(temperature)
+        for index, value in enumerate(together):
+            parts = [part[index] for part in apart]
+            assert_near(value, torch.cat(parts) if index < 3 else sum(parts), rtol=1e-4, atol=1e-5)
+        assert_identical(together, results(temperature.expand(2, 5).masked_fill(mask == 0, NAN)))
+    with pytest.raises(ValueError, match=r"temperature: expected .*broadcasts to \[2, 5\], got float32 \[2\]"):
+        results(torch.ones(2))
 
 
 def test_linear_token_logprobs_refuse_second_derivatives():
@@ -327,6 +351,8 @@ def test_linear_token_logprobs_refuse_bad_arguments(value_checks: None):
         call(hidden, weight.to("meta"), labels)
     with pytest.raises(ValueError, match=r"temperature: expected .*> 0.*got 0"):
         call(hidden, weight, labels, temperature=0.0)
+    with pytest.raises(ValueError, match=r"temperature: expected a finite number > 0, got -1 at \[1, 0\]"):
+        call(hidden, weight, labels, temperature=torch.tensor([[0.5], [-1.0]]))
     labels[1, 2] = 7
     with (
         unchanged(hidden, weight, labels),

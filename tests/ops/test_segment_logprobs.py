@@ -23,6 +23,10 @@ def test_literals():
     # The label of -100 is not a token of segment 1.
     out = segkernel.segment_logprobs(LOGITS, LABELS, IDS, 3, reduce="mean")
     torch.testing.assert_close(out, torch.tensor([[(LOW + HIGH) / 2, HIGH, 0.0], [LOW, 0.0, HIGH]]))
+    # With the temperature 1/2 the probabilities 1/4 and 3/4 become 1/10 and 9/10.
+    out = segkernel.segment_logprobs(LOGITS, LABELS, IDS, 3, temperature=torch.tensor([[0.5], [1.0]]))
+    low, high = math.log(1 / 10), math.log(9 / 10)
+    torch.testing.assert_close(out, torch.tensor([[low + high, high, 0.0], [LOW, 0.0, 2 * HIGH]]))
 
 
 def test_entropy_is_reduced_the_same_way():

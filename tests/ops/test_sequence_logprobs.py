@@ -28,6 +28,13 @@ def test_sequence_logprobs_literals():
         assert out.dtype == torch.float32
 
 
+def test_sequence_logprobs_of_one_temperature_per_row():
+    # p = 3^k / (1 + 3^k) with k = 1 / temperature.
+    low, high = math.log(1 / 10), math.log(9 / 10)
+    out = segkernel.sequence_logprobs(LOGITS, LABELS, temperature=torch.tensor([[1.0], [0.5]]))
+    torch.testing.assert_close(out, torch.tensor([LOW + 2 * HIGH, 2 * low + 2 * high]))
+
+
 def test_sequence_logprobs_weights_literals():
     weights = torch.tensor([[2.0, 0.5, -1.0, NAN], [NAN, 1.0, 3.0, 0.0]])
     mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])

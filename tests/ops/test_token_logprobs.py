@@ -65,6 +65,67 @@ def test_logit_transform_literals():
     torch.testing.assert_close(out, torch.tensor([-math.log1p(math.exp(-6 * 15 / 17))]))
 
 
+def test_token_temperature_literals():
+    # z = log 2 / temperature, so p = 2^k / (1 + 2^k) with k = 1 / temperature.
+    logits, labels = torch.tensor([0.0, math.log(2)]).expand(2, 2, 2), torch.ones(2, 2, dtype=torch.int64)
+    for temperature, k in (
+        (torch.tensor([[0.5], [0.25]]), [[2, 2], [4, 4]]),
+        (torch.tensor([1.0, 0.5]), [[1, 2], [1, 2]]),
+        (torch.tensor([[1.0, 0.5], [0.25, 0.125]], dtype=torch.float16), [[1, 2], [4, 8]]),
+        (torch.tensor(0.5), [[2, 2], [2, 2]]),
+    ):
+        out = segkernel.token_logprobs(logits, labels, temperature=temperature)
+        torch.testing.assert_close(out, torch.tensor([[math.log(2**k / (1 + 2**k)) for k in row] for row in k]))
+    # cap(y) = 3 tanh(y / 3) comes before the temperature.
+    out = segkernel.token_logprobs(
+        torch.tensor([[0.0, 3 * math.log(2)]]),
+        torch.tensor([1]),
+        logit_scale=2.0,
+        softcap=3.0,
+        temperature=torch.tensor([0.5]),
+    )
+    torch.testing.assert_close(out, torch.tensor([-math.log1p(math.exp(-6 * 15 / 17))]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [2, 700])  # of both CUDA kernels
+def test_token_temperature_gives_the_bits_of_a_temperature_for_all_rows(rows, dtype):
+    V, temperatures = 2 * chunk(dtype) + 3, torch.tensor([0.3, 1.0, 1.7], dtype=torch.float64)
+    few, labels = random_logits(2, 3, V, dtype=dtype), random_labels(2, 3, V=V)
+    for options in ({}, {"logit_scale": 0.5, "softcap": 20.0}):
+        alone = [both(few, labels, temperature=float(t), **options) for t in temperatures]
+        kept = torch.zeros(rows, 3, dtype=torch.bool)
+        kept[:2] = True
+        every = temperatures.expand(rows, 3).masked_fill(~kept, -1.0)  # of masked rows it is not used
+        many, many_labels = (x[:1].expand(rows, *x.shape[1:]).clone() for x in (few, labels))
+        many[1], many_labels[1] = few[1], labels[1]
+        for index, out in enumerate(both(many, many_labels, kept, temperature=every, **options)):
+            assert_identical(out[:2], torch.stack([alone[t][index][:, t] for t in range(3)], 1))
+            assert not out[2:].any()
+
+
+def test_token_temperature_out_of_range_raises(value_checks: None):
+    logits, labels = torch.zeros(2, 3, 7), torch.zeros(2, 3, dtype=torch.int64)
+    for wrong in (0.0, -1.0, NAN, INF):
+        temperature = torch.ones(2, 3)
+        temperature[1, 2] = wrong
+        with pytest.raises(ValueError, match=rf"temperature: expected a finite number > 0, got {wrong:g} at \[1, 2\]"):
+            segkernel.token_logprobs(logits, labels, temperature=temperature)
+        mask = torch.ones(2, 3, dtype=torch.bool)
+        mask[1, 2] = False
+        segkernel.token_logprobs(logits, labels, mask, temperature=temperature)
+
+
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU raises")
+def test_token_temperature_out_of_range_gives_nan_on_cuda():
+    logits, labels = random_logits(6, 33, dtype=torch.float32), random_labels(6, V=33)
+    temperature = torch.tensor([1.0, 0.0, -1.0, NAN, INF, 1.0])
+    log_probs, entropy = both(logits, labels, temperature=temperature)
+    for out, clean in zip((log_probs, entropy), both(logits, labels), strict=True):
+        assert out[1:5].isnan().all()
+        assert_identical(out[[0, 5]], clean[[0, 5]])
+
+
 @pytest.mark.parametrize("V", VOCABULARIES)
 def test_token_logprobs_of_uniform_and_certain_rows(V):
     labels = torch.tensor([0, V - 1, V // 2])
@@ -352,6 +413,15 @@ def test_token_logprobs_refuse_bad_arguments():
     for softcap in (0.0, -30.0, NAN):
         with pytest.raises(ValueError, match=rf"softcap: expected .*> 0.*got {softcap}"):
             call(logits, labels, softcap=softcap)
+    for shape in ((2,), (3, 3), (1, 2, 3), (2, 3, 1)):
+        with pytest.raises(ValueError, match=r"temperature: expected .*broadcasts to \[2, 3\], got float32 \["):
+            call(logits, labels, temperature=torch.ones(shape))
+    with pytest.raises(TypeError, match=r"temperature: expected a floating-point tensor, got int64 \[2, 3\]"):
+        call(logits, labels, temperature=labels + 1)
+    with pytest.raises(ValueError, match=rf"temperature: expected .*{DEVICE}.*got float32 \[3\] on meta"):
+        call(logits, labels, temperature=torch.ones(3, device="meta"))
+    with pytest.raises(ValueError, match=r"temperature: expected a tensor that does not require grad"):
+        call(logits, labels, temperature=torch.ones(3, requires_grad=True))
     with pytest.raises(TypeError, match=r"temperature: expected a number.*got str"):
         call(logits, labels, temperature="cold")
     for logit_scale in (NAN, INF):

@@ -81,6 +81,21 @@ def test_token_logprobs_gradcheck(transform):
     assert torch.autograd.gradcheck(lambda x: segkernel.token_logprobs(x[:, :-1], labels[:, 1:], **transform), logits)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_token_temperature_gradient(dtype):
+    """Gradient under one temperature per row, in place and not; the temperatures of masked rows are not used."""
+    logits, labels = random_logits(4, 3, 4099, dtype=dtype), random_labels(4, 3, V=4099)
+    mask, upstream = torch.rand(4, 3) < 0.7, random_upstream(4, 3, dtype=dtype)
+    temperature = torch.linspace(0.5, 1.5, 4)[:, None]
+    expected = reference_gradient(logits, labels, mask, upstream, temperature=temperature.double(), softcap=5.0)
+    options = {"temperature": temperature.masked_fill(~mask, NAN), "softcap": 5.0}
+    actual = gradient(logits, labels, mask, upstream, **options)
+    assert_gradient(actual, expected)
+    in_place = logits.clone().requires_grad_() * 1
+    outs = segkernel.token_logprobs(in_place, labels, mask, entropy=True, inplace_backward=True, **options)
+    assert_identical(torch.autograd.grad(outs, in_place, upstream)[0], actual)
+
+
 def test_token_logprobs_gradient_of_one_output_only():
     """A loss of the entropy only, or of the log-probability only, where both are returned."""
     logits, labels = random_logits(5, 33, dtype=torch.float32), random_labels(5, V=33)
@@ -318,6 +333,7 @@ def test_token_logprobs_opcheck():
     for leaf in (logits, logits.clone().requires_grad_(), logits.double().requires_grad_()):
         opcheck(lambda leaf=leaf: segkernel.token_logprobs(leaf, labels))
         opcheck(lambda leaf=leaf: segkernel.token_logprobs(leaf, labels, mask, entropy=True, **TRANSFORMS[-1]))
+    opcheck(lambda: segkernel.token_logprobs(logits.requires_grad_(), labels, temperature=torch.tensor([[0.5], [2]])))
 
 
 @pytest.mark.parametrize("entropy", [False, True])
@@ -326,7 +342,10 @@ def test_token_logprobs_compile_as_one_graph(backend, entropy):
     torch.compiler.reset()
 
     def outputs(logits, labels, mask):
-        outs = segkernel.token_logprobs(logits[:, :-1], labels[:, 1:], mask[:, 1:], entropy=entropy)
+        temperature = 1 + 0.5 * mask[:, :1].float()
+        outs = segkernel.token_logprobs(
+            logits[:, :-1], labels[:, 1:], mask[:, 1:], entropy=entropy, temperature=temperature
+        )
         return outs if entropy else (outs,)
 
     compiled = torch.compile(outputs, fullgraph=True, backend=backend)

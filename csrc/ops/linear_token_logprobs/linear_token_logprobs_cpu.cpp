@@ -30,11 +30,13 @@ struct Tile {
 
 }  // namespace
 
-// bool [N]: the flattened tokens that are valid. Throws when one of them has a label out of range.
-Tensor linear_token_logprobs_valid_cpu(const Tensor& labels, const OptionalTensor& mask, int64_t vocabulary) {
+// bool [N]: the flattened tokens that are valid. Throws when one of them has a label or a temperature out of range.
+Tensor linear_token_logprobs_valid_cpu(const Tensor& labels, const OptionalTensor& mask,
+                                       const OptionalTensor& token_temperature, int64_t vocabulary) {
   const Positions positions(labels, labels.dim());
   const RowPartition partition(positions, vocabulary, data<int64_t>("labels", labels, positions.count),
-                               data<bool>("mask", mask, positions.count));
+                               data<bool>("mask", mask, positions.count),
+                               data<double>("temperature", token_temperature, positions.count));
   Tensor valid = empty<bool>({positions.count});
   for (const int64_t row : partition.valid) mutable_data<bool>(valid)[row] = true;
   for (const int64_t row : partition.masked) mutable_data<bool>(valid)[row] = false;
@@ -43,10 +45,11 @@ Tensor linear_token_logprobs_valid_cpu(const Tensor& labels, const OptionalTenso
 
 // Merges a tile's logits [n, width] into `state`; the first tile (first = 0) starts it.
 void linear_token_logprobs_fold_cpu(const Tensor& state, const Tensor& tile, const Tensor& labels, int64_t first,
-                                    double logit_scale, double temperature, std::optional<double> softcap,
-                                    bool want_entropy) {
+                                    const OptionalTensor& token_temperature, double logit_scale, double temperature,
+                                    std::optional<double> softcap, bool want_entropy) {
   const Tile part(tile, labels, first);
-  const LogitTransform transform = make_transform(tile, logit_scale, temperature, softcap);
+  const LogitTransforms transforms =
+      make_transforms(tile, logit_scale, temperature, token_temperature, softcap, part.count());
   data<double>("state", state, 4 * part.count());
   RowState* states = static_cast<RowState*>(state.mutable_data_ptr());
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
@@ -61,6 +64,7 @@ void linear_token_logprobs_fold_cpu(const Tensor& state, const Tensor& tile, con
         return;
       }
       if (first == 0) known = RowState::empty();
+      const LogitTransform transform = transforms.of<compute_t<T>>(row);
       kernels.accumulate(values, part.rows.vocabulary, transform, want_entropy, known.sums);
       const int64_t label = part.label_index(row);
       if (label >= 0) known.label_y = y_of(values + label, transform, kernels);
@@ -70,32 +74,36 @@ void linear_token_logprobs_fold_cpu(const Tensor& state, const Tensor& tile, con
 
 // state [n, 4] -> logprobs, entropy and log sum exp [n], float64. `like` has the logits' dtype.
 std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cpu(const Tensor& state, const Tensor& like,
+                                                                    const OptionalTensor& token_temperature,
                                                                     double logit_scale, double temperature,
                                                                     std::optional<double> softcap) {
   const int64_t count = state.numel() / 4;
-  check_floats("like", like.scalar_type());
-  const LogitTransform transform = make_transform(like, logit_scale, temperature, softcap);
+  const LogitTransforms transforms = make_transforms(like, logit_scale, temperature, token_temperature, softcap, count);
   data<double>("state", state, 4 * count);
   const RowState* states = static_cast<const RowState*>(state.const_data_ptr());
   Tensor logprobs = empty<double>({count});
   Tensor entropy = empty<double>({count});
   Tensor lse = empty<double>({count});
-  for (int64_t row = 0; row < count; ++row) {
-    const RowResult result = states[row].result(transform.factor);
-    mutable_data<double>(logprobs)[row] = result.logprob;
-    mutable_data<double>(entropy)[row] = result.entropy;
-    mutable_data<double>(lse)[row] = result.lse;
-  }
+  dispatch_floats("like", like.scalar_type(), [&](auto type) {
+    for (int64_t row = 0; row < count; ++row) {
+      const RowResult result = states[row].result(transforms.of<compute_t<decltype(type)>>(row).factor);
+      mutable_data<double>(logprobs)[row] = result.logprob;
+      mutable_data<double>(entropy)[row] = result.entropy;
+      mutable_data<double>(lse)[row] = result.lse;
+    }
+  });
   return {logprobs, entropy, lse};
 }
 
 // Replaces a tile of logits by the gradient with respect to them. Per-row arguments are float64 [n].
 void linear_token_logprobs_gradient_cpu(const Tensor& tile, const Tensor& labels, int64_t first,
                                         const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
-                                        const Tensor& entropy, const Tensor& lse, double logit_scale,
-                                        double temperature, std::optional<double> softcap) {
+                                        const Tensor& entropy, const Tensor& lse,
+                                        const OptionalTensor& token_temperature, double logit_scale, double temperature,
+                                        std::optional<double> softcap) {
   const Tile part(tile, labels, first);
-  const LogitTransform transform = make_transform(tile, logit_scale, temperature, softcap);
+  const LogitTransforms transforms =
+      make_transforms(tile, logit_scale, temperature, token_temperature, softcap, part.count());
   const auto gradients = row_gradients<double>(grad_logprobs, grad_entropy, entropy, lse, part.count());
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
     using T = decltype(type);
@@ -107,6 +115,7 @@ void linear_token_logprobs_gradient_cpu(const Tensor& tile, const Tensor& labels
         std::memset(values, 0, part.rows.vocabulary * sizeof(T));
         return;
       }
+      const LogitTransform transform = transforms.of<compute_t<T>>(row);
       const RowGradient gradient = gradients[row];
       const int64_t label = part.label_index(row);
       const double at_label = label < 0 ? 0 : gradient.at_label(y_of(values + label, transform, kernels), transform);

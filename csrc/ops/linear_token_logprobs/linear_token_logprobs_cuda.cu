@@ -38,13 +38,14 @@ struct Tile {
 
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
-    fold_kernel(Tile<T> tile, LogitTransform transform, RowState* states) {
+    fold_kernel(Tile<T> tile, LogitTransforms transforms, RowState* states) {
   const int64_t row = blockIdx.x;
   if (tile.ignored(row)) {
     if (threadIdx.x == 0) states[row] = RowState::ignored();
     return;
   }
   const T* logits = tile.row(row);
+  const LogitTransform transform = transforms.of<C>(row);
   const Running sums = row_sums<kCapped, kEntropy>(logits, tile.width, transform);
   if (threadIdx.x != 0) return;
   RowState known = tile.first == 0 ? RowState::empty() : states[row];
@@ -54,11 +55,13 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
   states[row] = known;
 }
 
-__global__ void __launch_bounds__(kLogitThreads) finish_kernel(const RowState* states, int64_t count, double factor,
-                                                               double* logprobs, double* entropies, double* lses) {
+template <class C>
+__global__ void __launch_bounds__(kLogitThreads)
+    finish_kernel(const RowState* states, int64_t count, LogitTransforms transforms, double* logprobs,
+                  double* entropies, double* lses) {
   const int64_t row = int64_t{blockIdx.x} * kLogitThreads + threadIdx.x;
   if (row >= count) return;
-  const RowResult result = states[row].result(factor);
+  const RowResult result = states[row].result(transforms.of<C>(row).factor);
   logprobs[row] = result.logprob;
   entropies[row] = result.entropy;
   lses[row] = result.lse;
@@ -66,13 +69,13 @@ __global__ void __launch_bounds__(kLogitThreads) finish_kernel(const RowState* s
 
 template <bool kCapped, bool kEntropy, class T>
 __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
-    tile_gradient_kernel(Tile<T> tile, LogitTransform transform, RowGradients<double> gradients) {
+    tile_gradient_kernel(Tile<T> tile, LogitTransforms transforms, RowGradients<double> gradients) {
   const int64_t row = blockIdx.x;
   T* logits = tile.row(row);
   const Slice slice = whole_row(logits, tile.width);
   if (tile.ignored(row)) return fill_row(logits, tile.width, slice, T{});
-  write_row_gradient<kCapped, kEntropy>(logits, logits, tile.width, slice, tile.label_index(row), transform,
-                                        gradients[row]);
+  write_row_gradient<kCapped, kEntropy>(logits, logits, tile.width, slice, tile.label_index(row),
+                                        transforms.of<compute_t<T>>(row), gradients[row]);
 }
 
 int64_t blocks_for(int64_t count) { return (count + kLogitThreads - 1) / kLogitThreads; }
@@ -85,8 +88,9 @@ Tile<T> tile_of(const Tensor& tile, const LogitRows& rows, const Tensor& labels,
 
 }  // namespace
 
-// As linear_token_logprobs_valid_cpu, except that labels out of range are not detected.
-Tensor linear_token_logprobs_valid_cuda(const Tensor& labels, const OptionalTensor& mask, int64_t vocabulary) {
+// As linear_token_logprobs_valid_cpu, except that labels and temperatures out of range are not detected.
+Tensor linear_token_logprobs_valid_cuda(const Tensor& labels, const OptionalTensor& mask,
+                                        const OptionalTensor& token_temperature, int64_t vocabulary) {
   const DeviceScope device("labels", labels);
   const int64_t count = labels.numel();
   Tensor valid = empty<bool>({count}, device);
@@ -98,38 +102,42 @@ Tensor linear_token_logprobs_valid_cuda(const Tensor& labels, const OptionalTens
 
 // Merges a tile's logits [n, width] into `state`; the first tile (first = 0) starts it.
 void linear_token_logprobs_fold_cuda(const Tensor& state, const Tensor& tile, const Tensor& labels, int64_t first,
-                                     double logit_scale, double temperature, std::optional<double> softcap,
-                                     bool want_entropy) {
+                                     const OptionalTensor& token_temperature, double logit_scale, double temperature,
+                                     std::optional<double> softcap, bool want_entropy) {
   const DeviceScope device("tile", tile);
   const LogitRows rows(tile, device);
   check_row_length(rows.vocabulary);
-  const LogitTransform transform = make_transform(tile, logit_scale, temperature, softcap);
   const int64_t count = rows.positions.count;
+  const LogitTransforms transforms =
+      make_transforms(tile, logit_scale, temperature, token_temperature, softcap, count, device);
   data<double>("state", state, 4 * count, device);
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const Tile<T> part = tile_of<T>(tile, rows, labels, first, device);
-    dispatch_bools(transform.capped, want_entropy, [&](auto capped, auto entropies) {
+    dispatch_bools(transforms.shared.capped, want_entropy, [&](auto capped, auto entropies) {
       launch("linear_token_logprobs", fold_kernel<capped, entropies, T>, count, kLogitThreads, device.stream(), part,
-             transform, static_cast<RowState*>(state.mutable_data_ptr()));
+             transforms, static_cast<RowState*>(state.mutable_data_ptr()));
     });
   });
 }
 
 // state [n, 4] -> logprobs, entropy and log sum exp [n], float64. `like` has the logits' dtype.
 std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cuda(const Tensor& state, const Tensor& like,
+                                                                     const OptionalTensor& token_temperature,
                                                                      double logit_scale, double temperature,
                                                                      std::optional<double> softcap) {
   const DeviceScope device("state", state);
   const int64_t count = state.numel() / 4;
   check_floats("like", like.scalar_type());
-  const LogitTransform transform = make_transform(like, logit_scale, temperature, softcap);
+  const LogitTransforms transforms =
+      make_transforms(like, logit_scale, temperature, token_temperature, softcap, count, device);
   data<double>("state", state, 4 * count, device);
   Tensor logprobs = empty<double>({count}, device);
   Tensor entropy = empty<double>({count}, device);
   Tensor lse = empty<double>({count}, device);
-  launch("linear_token_logprobs", finish_kernel, blocks_for(count), kLogitThreads, device.stream(),
-         static_cast<const RowState*>(state.const_data_ptr()), count, transform.factor, mutable_data<double>(logprobs),
+  const auto finish = like.scalar_type() == ScalarType::Double ? finish_kernel<double> : finish_kernel<float>;
+  launch("linear_token_logprobs", finish, blocks_for(count), kLogitThreads, device.stream(),
+         static_cast<const RowState*>(state.const_data_ptr()), count, transforms, mutable_data<double>(logprobs),
          mutable_data<double>(entropy), mutable_data<double>(lse));
   return {logprobs, entropy, lse};
 }
@@ -137,20 +145,22 @@ std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cuda(const Tenso
 // Replaces a tile of logits by the gradient with respect to them. Per-row arguments are float64 [n].
 void linear_token_logprobs_gradient_cuda(const Tensor& tile, const Tensor& labels, int64_t first,
                                          const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
-                                         const Tensor& entropy, const Tensor& lse, double logit_scale,
+                                         const Tensor& entropy, const Tensor& lse,
+                                         const OptionalTensor& token_temperature, double logit_scale,
                                          double temperature, std::optional<double> softcap) {
   const DeviceScope device("tile", tile);
   const LogitRows rows(tile, device);
   check_row_length(rows.vocabulary);
-  const LogitTransform transform = make_transform(tile, logit_scale, temperature, softcap);
   const int64_t count = rows.positions.count;
+  const LogitTransforms transforms =
+      make_transforms(tile, logit_scale, temperature, token_temperature, softcap, count, device);
   const auto gradients = row_gradients<double>(grad_logprobs, grad_entropy, entropy, lse, count, device);
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const Tile<T> part = tile_of<T>(tile, rows, labels, first, device);
-    dispatch_bools(transform.capped, grad_entropy.has_value(), [&](auto capped, auto entropies) {
+    dispatch_bools(transforms.shared.capped, grad_entropy.has_value(), [&](auto capped, auto entropies) {
       launch("linear_token_logprobs_backward", tile_gradient_kernel<capped, entropies, T>, count, kLogitThreads,
-             device.stream(), part, transform, gradients);
+             device.stream(), part, transforms, gradients);
     });
   });
 }

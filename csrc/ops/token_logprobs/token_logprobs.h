@@ -18,22 +18,40 @@ namespace segkernel {
 constexpr double kLog2E = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
 
-// z * log2(e) = factor * y(x), and dz/dx = slope * (1 - y^2 under a softcap).
+// z * log2(e) = factor * y(x), and dz/dx = slope * (1 - y^2 under a softcap). `inner` and `factor` are not neighbors:
+// GCC 12 vectorizes the rounding of two neighbors to float, and then drops it.
 struct LogitTransform {
   bool capped;
   double inner;
-  double factor;
   double slope;
+  double factor;
 
   // Constants rounded to the compute type C, so that results in double agree with sums in C.
   template <class C>
-  static LogitTransform make(double logit_scale, double temperature, const double* softcap) {
+  static SK_INLINE LogitTransform make(double logit_scale, double temperature, const double* softcap) {
     const double slope = logit_scale / temperature;
-    if (softcap == nullptr) return {false, 1.0, static_cast<C>(slope * kLog2E), slope};
-    return {true, static_cast<C>(logit_scale / *softcap), static_cast<C>(*softcap / temperature * kLog2E), slope};
+    if (softcap == nullptr) return {false, 1.0, slope, static_cast<C>(slope * kLog2E)};
+    return {true, static_cast<C>(logit_scale / *softcap), slope, static_cast<C>(*softcap / temperature * kLog2E)};
   }
 
   SK_INLINE double derivative(double y) const { return capped ? slope * (1 - y * y) : slope; }
+};
+
+// Transforms of the rows of a batch: one for all, or one temperature per row.
+struct LogitTransforms {
+  LogitTransform shared;
+  double logit_scale;
+  double softcap;              // of capped transforms
+  const double* temperatures;  // [rows] or null
+
+  // A temperature that is not positive and finite makes the row NaN.
+  template <class C>
+  SK_INLINE LogitTransform of(int64_t row) const {
+    if (temperatures == nullptr) return shared;
+    const double given = temperatures[row];
+    const double temperature = given > 0 && given < INFINITY ? given : NAN;
+    return LogitTransform::make<C>(logit_scale, temperature, shared.capped ? &softcap : nullptr);
+  }
 };
 
 // Sums over a part of a row: sum = sum_i 2^d_i and weighted = sum_i 2^d_i * d_i with d_i = factor * (y_i - max).

@@ -1,6 +1,7 @@
 // Rows of logits [..., V] with any leading strides, and their partition into scored and masked ones.
 #pragma once
 
+#include <cmath>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -94,12 +95,13 @@ struct LogitRows {
 };
 
 // Partition into valid rows and rows that are masked or have the ignored label, so that threads get equal numbers of
-// valid ones.
+// valid ones. Throws when a valid row has a label out of range, or a temperature that is not positive and finite.
 struct RowPartition {
   std::vector<int64_t> valid;
   std::vector<int64_t> masked;
 
-  RowPartition(const Positions& rows, int64_t vocabulary, const int64_t* labels, const bool* mask) {
+  RowPartition(const Positions& rows, int64_t vocabulary, const int64_t* labels, const bool* mask,
+               const double* temperatures) {
     valid.reserve(rows.count);
     for (int64_t row = 0; row < rows.count; ++row) {
       const RowKind kind = kind_of(is_valid(mask, row), labels[row], vocabulary);
@@ -107,6 +109,11 @@ struct RowPartition {
         throw std::out_of_range("labels: expected 0 <= label < " + std::to_string(vocabulary) +
                                 ", or -100 where there is none, got " + std::to_string(labels[row]) + " at " +
                                 rows.name(row));
+      }
+      if (kind == RowKind::scored && temperatures != nullptr) {
+        const double temperature = temperatures[row];
+        check(temperature > 0 && temperature < INFINITY, "temperature", "expected a finite number > 0, got ",
+              temperature, " at ", rows.name(row));
       }
       (kind == RowKind::masked ? masked : valid).push_back(row);
     }

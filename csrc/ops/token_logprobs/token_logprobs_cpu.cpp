@@ -14,13 +14,16 @@ namespace segkernel {
 
 // logits [..., V], labels [...] -> LogprobOutputs. `inplace_backward` is read by the registered derivative only.
 std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, const Tensor& labels,
-                                                      const OptionalTensor& mask, double logit_scale,
+                                                      const OptionalTensor& mask,
+                                                      const OptionalTensor& token_temperature, double logit_scale,
                                                       double temperature, std::optional<double> softcap,
                                                       bool want_entropy, bool inplace_backward) {
   const LogitRows rows(logits);
   const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
-  const RowPartition partition(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
+  const LogitTransforms transforms =
+      make_transforms(logits, logit_scale, temperature, token_temperature, softcap, rows.positions.count);
+  const RowPartition partition(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count),
+                               transforms.temperatures);
   const LogprobOutputs outputs(logits, labels, want_entropy);
   double* lse_out = mutable_data<double>(outputs.lse);
 
@@ -40,6 +43,7 @@ std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, cons
     for_each_row(count, count * rows.vocabulary, [&](int64_t i) {
       const int64_t row = partition.valid[i];
       const T* values = in + rows.offset(row);
+      const LogitTransform transform = transforms.of<C>(row);
       Running sums = Running::empty();
       kernels.accumulate(values, rows.vocabulary, transform, want_entropy, sums);
       const double label_y = y_of(values + label[row], transform, kernels);
@@ -56,11 +60,15 @@ namespace {
 // Writes d loss / d logits of all rows to `grad` [..., V], of any leading strides; it may be the logits' own storage.
 void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy, const Tensor& logits,
                     const Tensor& labels, const OptionalTensor& mask, const Tensor& entropy, const Tensor& lse,
-                    const LogitTransform& transform, const Tensor& grad) {
+                    const OptionalTensor& token_temperature, double logit_scale, double temperature,
+                    std::optional<double> softcap, const Tensor& grad) {
   const LogitRows rows(logits);
   const LogitRows grad_rows(grad);
   const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
-  const RowPartition partition(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count));
+  const LogitTransforms transforms =
+      make_transforms(logits, logit_scale, temperature, token_temperature, softcap, rows.positions.count);
+  const RowPartition partition(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count),
+                               transforms.temperatures);
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
@@ -73,6 +81,7 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
       const int64_t row = partition.valid[i];
       const T* values = in + rows.offset(row);
       T* row_grad = out + grad_rows.offset(row);
+      const LogitTransform transform = transforms.of<C>(row);
       const RowGradient gradient = gradients[row];
       const double at_label = gradient.at_label(y_of(values + label[row], transform, kernels), transform);
       kernels.gradient(values, row_grad, rows.vocabulary, transform, gradient.off_label(transform));
@@ -89,20 +98,21 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
 
 Tensor token_logprobs_backward_cpu(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
                                    const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
-                                   const Tensor& entropy, const Tensor& lse, double logit_scale, double temperature,
-                                   std::optional<double> softcap) {
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
+                                   const OptionalTensor& token_temperature, const Tensor& entropy, const Tensor& lse,
+                                   double logit_scale, double temperature, std::optional<double> softcap) {
   Tensor grad = torch::stable::new_empty(logits, logits.sizes());
-  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, grad);
+  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, token_temperature, logit_scale,
+                 temperature, softcap, grad);
   return grad;
 }
 
 void token_logprobs_backward_in_place_cpu(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
                                           const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
-                                          const Tensor& entropy, const Tensor& lse, double logit_scale,
-                                          double temperature, std::optional<double> softcap) {
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
-  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, logits);
+                                          const OptionalTensor& token_temperature, const Tensor& entropy,
+                                          const Tensor& lse, double logit_scale, double temperature,
+                                          std::optional<double> softcap) {
+  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, token_temperature, logit_scale,
+                 temperature, softcap, logits);
 }
 
 }  // namespace segkernel

@@ -58,7 +58,7 @@ struct RowOutputs {
 
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
-    token_logprobs_kernel(Batch<T> batch, LogitTransform transform, RowOutputs<C> outputs) {
+    token_logprobs_kernel(Batch<T> batch, LogitTransforms transforms, RowOutputs<C> outputs) {
   const int64_t label = batch.labels[blockIdx.x];
   const RowKind kind = batch.kind(blockIdx.x, label);
   if (kind != RowKind::scored) {
@@ -66,6 +66,7 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
     return;
   }
   const T* row = batch.row(blockIdx.x);
+  const LogitTransform transform = transforms.of<C>(blockIdx.x);
   const C label_y = y_of<kCapped>(widen(row[label]), static_cast<C>(transform.inner));
   const Running sums = row_sums<kCapped, kEntropy>(row, batch.vocabulary, transform);
   if (threadIdx.x == 0) outputs.template write_scored<kEntropy>(blockIdx.x, label_y, sums, transform.factor);
@@ -79,7 +80,7 @@ constexpr int kRowsOfBlock = 8;            // at most
 
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kFewRowsThreads, 1)
-    few_rows_kernel(Batch<T> batch, int count, LogitTransform transform, RowOutputs<C> outputs) {
+    few_rows_kernel(Batch<T> batch, int count, LogitTransforms transforms, RowOutputs<C> outputs) {
   __shared__ int scored[kFewRows];
   __shared__ RunningSums<C> sums[kRowsOfBlock][kWarpsOfRow];
   const int thread = static_cast<int>(threadIdx.x);
@@ -101,11 +102,12 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
 #pragma unroll 1
   for (int i = first, k = 0; i < earlier.total; i += step, ++k) {
     // The groups rotate: the first groups of a row may have one chunk more than the last.
-    sum_group<kCapped, kEntropy>(batch.row(scored[i]), batch.vocabulary, (first_group + k) % kGroups, transform,
-                                 sums[k]);
+    sum_group<kCapped, kEntropy>(batch.row(scored[i]), batch.vocabulary, (first_group + k) % kGroups,
+                                 transforms.of<C>(scored[i]), sums[k]);
   }
   __syncthreads();
   if (label_row < 0) return;
+  const LogitTransform transform = transforms.of<C>(label_row);
   const Running all = merge_warps<kEntropy>(sums[warp_index()], transform);
   const C label_y = y_of<kCapped>(widen(label_logit), static_cast<C>(transform.inner));
   if (lane_index() == 0) outputs.template write_scored<kEntropy>(label_row, label_y, all, transform.factor);
@@ -113,8 +115,8 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
 
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
-    gradient_kernel(Batch<T> batch, RowDivision division, LogitTransform transform, RowGradients<C> gradients, T* grad,
-                    RowOffsets grad_offset) {
+    gradient_kernel(Batch<T> batch, RowDivision division, LogitTransforms transforms, RowGradients<C> gradients,
+                    T* grad, RowOffsets grad_offset) {
   const auto blocks = static_cast<unsigned>(division.blocks);
   const int64_t row = blockIdx.x / blocks;
   T* row_grad = grad + grad_offset(row);
@@ -126,7 +128,7 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
     return fill_row(row_grad, batch.vocabulary, slice, narrow<T>(value));
   }
   write_row_gradient<kCapped, kEntropy>(batch.row(row), row_grad, batch.vocabulary, slice, static_cast<int>(label),
-                                        transform, gradients[row]);
+                                        transforms.of<C>(row), gradients[row]);
 }
 
 template <class T>
@@ -148,29 +150,31 @@ int64_t few_rows_blocks(int64_t rows, const DeviceScope& device) {
 
 // As token_logprobs_cpu, except that a label out of range gives NaN.
 std::tuple<Tensor, Tensor, Tensor> token_logprobs_cuda(const Tensor& logits, const Tensor& labels,
-                                                       const OptionalTensor& mask, double logit_scale,
+                                                       const OptionalTensor& mask,
+                                                       const OptionalTensor& token_temperature, double logit_scale,
                                                        double temperature, std::optional<double> softcap,
                                                        bool want_entropy, bool inplace_backward) {
   const DeviceScope device("logits", logits);
   const LogitRows rows(logits, device);
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
+  const LogitTransforms transforms =
+      make_transforms(logits, logit_scale, temperature, token_temperature, softcap, rows.positions.count, device);
   const LogprobOutputs outputs(logits, labels, want_entropy);
 
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const Batch<T> batch = batch_of<T>(logits, rows, labels, mask, device);
-    dispatch_bools(transform.capped, want_entropy, [&](auto capped, auto entropies) {
+    dispatch_bools(transforms.shared.capped, want_entropy, [&](auto capped, auto entropies) {
       const RowOutputs<C> out{mutable_data<C>(outputs.logprobs), mutable_data<C>(outputs.entropy),
                               mutable_data<double>(outputs.lse)};
       const int64_t count = rows.positions.count;
       // A row of one chunk has work for one group only.
       if (count <= kFewRows && rows.vocabulary > kChunk<T>) {
         launch("token_logprobs", few_rows_kernel<capped, entropies, T>, few_rows_blocks(count, device), kFewRowsThreads,
-               device.stream(), batch, static_cast<int>(count), transform, out);
+               device.stream(), batch, static_cast<int>(count), transforms, out);
       } else {
         launch("token_logprobs", token_logprobs_kernel<capped, entropies, T>, count, kLogitThreads, device.stream(),
-               batch, transform, out);
+               batch, transforms, out);
       }
     });
   });
@@ -182,19 +186,22 @@ namespace {
 // Writes d loss / d logits of all rows to `grad`, which has its own strides and may share the logits' storage.
 void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy, const Tensor& logits,
                     const Tensor& labels, const OptionalTensor& mask, const Tensor& entropy, const Tensor& lse,
-                    const LogitTransform& transform, const Tensor& grad, const DeviceScope& device) {
+                    const OptionalTensor& token_temperature, double logit_scale, double temperature,
+                    std::optional<double> softcap, const Tensor& grad, const DeviceScope& device) {
   const LogitRows rows(logits, device);
   const LogitRows grad_rows(grad, device);
   const int64_t count = rows.positions.count;
+  const LogitTransforms transforms =
+      make_transforms(logits, logit_scale, temperature, token_temperature, softcap, count, device);
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const Batch<T> batch = batch_of<T>(logits, rows, labels, mask, device);
     const auto gradients = row_gradients<C>(grad_logprobs, grad_entropy, entropy, lse, count, device);
-    dispatch_bools(transform.capped, grad_entropy.has_value(), [&](auto capped, auto entropies) {
+    dispatch_bools(transforms.shared.capped, grad_entropy.has_value(), [&](auto capped, auto entropies) {
       const auto division = RowDivision::of<T>(count, rows.vocabulary);
       launch("token_logprobs_backward", gradient_kernel<capped, entropies, T>, count * division.blocks, kLogitThreads,
-             device.stream(), batch, division, transform, gradients, mutable_data<T>(grad), grad_rows.offset);
+             device.stream(), batch, division, transforms, gradients, mutable_data<T>(grad), grad_rows.offset);
     });
   });
 }
@@ -203,22 +210,23 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
 
 Tensor token_logprobs_backward_cuda(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
                                     const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
-                                    const Tensor& entropy, const Tensor& lse, double logit_scale, double temperature,
-                                    std::optional<double> softcap) {
+                                    const OptionalTensor& token_temperature, const Tensor& entropy, const Tensor& lse,
+                                    double logit_scale, double temperature, std::optional<double> softcap) {
   const DeviceScope device("logits", logits);
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
   Tensor grad = torch::stable::new_empty(logits, logits.sizes());
-  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, grad, device);
+  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, token_temperature, logit_scale,
+                 temperature, softcap, grad, device);
   return grad;
 }
 
 void token_logprobs_backward_in_place_cuda(const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
                                            const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
-                                           const Tensor& entropy, const Tensor& lse, double logit_scale,
-                                           double temperature, std::optional<double> softcap) {
+                                           const OptionalTensor& token_temperature, const Tensor& entropy,
+                                           const Tensor& lse, double logit_scale, double temperature,
+                                           std::optional<double> softcap) {
   const DeviceScope device("logits", logits);
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
-  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, transform, logits, device);
+  write_gradient(grad_logprobs, grad_entropy, logits, labels, mask, entropy, lse, token_temperature, logit_scale,
+                 temperature, softcap, logits, device);
 }
 
 }  // namespace segkernel

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../core/rows.h"
+#include "lookback.cuh"
 #include "row_tiles.cuh"
 
 namespace segkernel {
@@ -62,5 +63,11 @@ struct Tile {
   __device__ int64_t begin() const { return int64_t{index} * kTile; }
   __device__ int length() const { return is_last() ? static_cast<int>(row.length - begin()) : kTile; }
 };
+
+// The aggregates of all earlier tiles of the row, combined.
+template <int kThreads, class T, class Op>
+__device__ inline T look_back(const TileAggregates<T>& aggregates, const Tile& tile, const T& identity, const Op& op) {
+  return tile.index == 0 ? identity : look_back<kThreads>(aggregates, tile.first_block(), tile.block, identity, op);
+}
 
 }  // namespace segkernel

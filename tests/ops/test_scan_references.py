@@ -82,3 +82,21 @@ def test_scan_equals_its_reference(op: Any, T: int, dtype: torch.dtype) -> None:
         else:
             assert_near(padded_result, expected, **tolerance(dtype))
         assert_identical(packed_result, packed(batch, padded_result))
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op[0])
+def test_scan_passes_holes_of_several_thousand_tokens(op: Any) -> None:
+    """The CUDA kernels give a row of this length several blocks, some of them without a valid token."""
+    name, arity, options_of, tolerance = op
+    mask = torch.zeros(4, 5000, dtype=torch.bool)
+    mask[0, [3, 4200]] = True  # one token on each side of the hole
+    mask[1, 1000:1030] = True  # across the border of two blocks, then only padding
+    mask[2, 2048::3] = True
+    tokens = [random_scores(4, 5000).masked_fill(~mask, torch.nan) for _ in range(arity)]
+    for options in options_of(4):
+        found = getattr(segkernel, name)(*tokens, mask, **options)
+        expected = getattr(reference, name)(*tokens, mask, **options)
+        if tolerance is None:
+            assert_identical(found, expected)
+        else:
+            assert_near(found, expected, **tolerance(torch.float32))

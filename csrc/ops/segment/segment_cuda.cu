@@ -5,6 +5,7 @@
 
 #include "../../torch/cuda_device.h"
 #include "../../torch/registration.h"
+#include "../../torch/tile_memory.cuh"
 #include "segment_tensors.h"
 #include "segment_tile.cuh"
 
@@ -107,21 +108,15 @@ __global__ void __launch_bounds__(kThreads)
 template <Reduce kReduce, class T>
 void launch_segment(const DeviceScope& device, const SegmentInput<T>& input, const Rows& rows, const SegmentOut& out,
                     int32_t* counts) {
-  using Prefixes = TileAggregates<PrefixState<compute_t<T>>>;
-  using Opens = TileAggregates<OpenSegment<kReduce, compute_t<T>>>;
+  using Prefix = PrefixState<compute_t<T>>;
+  using Open = OpenSegment<kReduce, compute_t<T>>;
   const TileSchedule schedule{rows};
-  const int64_t blocks = schedule.count();
-  const int64_t words = rows.length <= kTile ? 0 : blocks * (Prefixes::kWords + Opens::kWords);
-  const Tensor buffer = empty<int64_t>({words}, device);
-  auto* aggregates = words == 0 ? nullptr : reinterpret_cast<uint64_t*>(mutable_data<int64_t>(buffer));
-  if (words > 0) {
-    check_cuda("segment", "cudaMemsetAsync", cudaMemsetAsync(aggregates, 0, words * sizeof(uint64_t), device.stream()));
-  }
+  const TileMemory memory("segment", schedule, TileAggregates<Prefix>::kWords + TileAggregates<Open>::kWords, device);
   constexpr int kPerWarp = kWarp * kSegmentItems;
   const bool short_rows = !rows.packed() && rows.length < kTile;
   const int warps = short_rows ? static_cast<int>((rows.length + kPerWarp - 1) / kPerWarp) : kTile / kPerWarp;
-  launch("segment", segment_kernel<kReduce, T>, blocks, kWarp * std::max(warps, 1), device.stream(), input, schedule,
-         Prefixes(aggregates), Opens(words == 0 ? nullptr : aggregates + blocks * Prefixes::kWords), out, counts);
+  launch("segment", segment_kernel<kReduce, T>, schedule.count(), kWarp * std::max(warps, 1), device.stream(), input,
+         schedule, memory.aggregates<Prefix>(), memory.aggregates<Open>(TileAggregates<Prefix>::kWords), out, counts);
 }
 
 class SegmentOnCuda : public DeviceScope {

@@ -2,7 +2,6 @@
 // OpenSegment counts and reduces them. ThreadTokens are one thread's part of both.
 #pragma once
 
-#include "../../cuda/lookback.cuh"
 #include "../../cuda/tile_schedule.cuh"
 #include "segment_params.h"
 
@@ -51,8 +50,7 @@ __device__ inline ExclusiveScan<State> scan(const State& mine) {
 }
 template <class State>
 __device__ inline State look_back(const TileAggregates<State>& aggregates, const Tile& tile) {
-  if (tile.index == 0) return State::identity();
-  return look_back<kSegmentThreads>(aggregates, tile.first_block(), tile.block, State::identity(), State::combine);
+  return look_back<kSegmentThreads>(aggregates, tile, State::identity(), State::combine);
 }
 
 // Segments that end in a tile, in shared memory. Each start ends the previous segment, and the row's end the last one.

@@ -196,8 +196,9 @@ void redistribute(const std::string& dtype, const Array& prefix_scores, const py
 }
 
 void gae(const std::string& dtype, const Array& rewards, const Array& values, const py::object& mask, double gamma,
-         const py::object& row_gamma, double lam, const py::object& row_lam, const py::object& offsets,
-         const py::object& advantages, const py::object& returns) {
+         const py::object& row_gamma, double lam, const py::object& row_lam, double value_lam,
+         const py::object& row_value_lam, bool holes_are_steps, const py::object& offsets, const py::object& advantages,
+         const py::object& returns) {
   const Rows rows = rows_of(rewards, offsets);
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
@@ -208,9 +209,10 @@ void gae(const std::string& dtype, const Array& rewards, const Array& values, co
     auto* return_out = out<C>(returns);
     const auto gammas = per_row<C>(gamma, row_gamma);
     const auto lams = per_row<C>(lam, row_lam);
+    const auto value_lams = per_row<C>(value_lam, row_value_lam);
     for_each_row(rows, in<bool>(mask), [&](int64_t b, Row row, const bool* valid) {
-      gae_row(reward_in + row.begin, value_in + row.begin, valid, row.length, gammas[b], lams[b],
-              advantage_out + row.begin, return_out + row.begin);
+      gae_row(reward_in + row.begin, value_in + row.begin, valid, row.length, gammas[b], lams[b], value_lams[b],
+              holes_are_steps, advantage_out + row.begin, return_out + row.begin);
     });
   });
 }

@@ -20,6 +20,7 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
   library.def(
       "segment_by_entropy(Tensor entropy, Tensor? mask, float threshold, Tensor? row_threshold, int min_length,"
       " Tensor? cu_seqlens) -> (Tensor ids, Tensor counts)");
+  library.def("segment_by_mask(Tensor mask, Tensor? cu_seqlens) -> (Tensor ids, Tensor counts)");
   library.def(
       "select_tokens(Tensor values, Tensor? mask, float? fraction, Tensor? row_fraction, SymInt? count,"
       " Tensor? row_count, bool largest, bool whole_batch, bool round_up, Tensor? cu_seqlens) -> Tensor");
@@ -28,7 +29,13 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       " Tensor? sequence_rewards, float mix, Tensor? row_mix, Tensor? cu_seqlens) -> Tensor");
   library.def(
       "gae(Tensor rewards, Tensor values, Tensor? mask, float gamma, Tensor? row_gamma, float lam, Tensor? row_lam,"
-      " Tensor? cu_seqlens) -> (Tensor advantages, Tensor returns)");
+      " float value_lam, Tensor? row_value_lam, bool holes_are_steps, Tensor? cu_seqlens) -> (Tensor advantages, "
+      "Tensor returns)");
+  library.def(
+      "discounted_sum(Tensor values, Tensor? mask, float discount, Tensor? row_discount, bool adjoint,"
+      " Tensor? cu_seqlens) -> Tensor");
+  library.def(
+      "group_normalize(Tensor values, Tensor counts, Tensor group, bool per_segment, bool scale, float eps) -> Tensor");
   library.def(
       "segment_reduce(Tensor values, Tensor ids, SymInt num_segments, int reduce, Tensor? cu_seqlens) -> Tensor");
   library.def("segment_broadcast(Tensor values, Tensor ids, int how, Tensor? cu_seqlens) -> Tensor");

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segkernel._debug import debug
     from segkernel.ops.detect_pivots import detect_pivots
+    from segkernel.ops.discounted_sum import discounted_sum
     from segkernel.ops.gae import gae
+    from segkernel.ops.group_normalize import group_normalize
     from segkernel.ops.hysteresis import hysteresis
+    from segkernel.ops.importance_weights import importance_weights
     from segkernel.ops.linear_token_logprobs import linear_token_logprobs
     from segkernel.ops.location_normalize import fit_location_normalizer, location_normalize
     from segkernel.ops.redistribute import redistribute
     from segkernel.ops.segment import segment
     from segkernel.ops.segment_broadcast import segment_broadcast
     from segkernel.ops.segment_by_entropy import segment_by_entropy
+    from segkernel.ops.segment_by_mask import segment_by_mask
     from segkernel.ops.segment_logprobs import segment_logprobs
     from segkernel.ops.segment_reduce import segment_reduce
     from segkernel.ops.select_tokens import select_tokens
@@ -30,15 +34,19 @@ __all__ = [
     "Segments",
     "debug",
     "detect_pivots",
+    "discounted_sum",
     "fit_location_normalizer",
     "gae",
+    "group_normalize",
     "hysteresis",
+    "importance_weights",
     "linear_token_logprobs",
     "location_normalize",
     "redistribute",
     "segment",
     "segment_broadcast",
     "segment_by_entropy",
+    "segment_by_mask",
     "segment_logprobs",
     "segment_reduce",
     "select_tokens",

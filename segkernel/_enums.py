@@ -1,4 +1,4 @@
-"""Integer values of string options; keep in sync with the enums in csrc/."""
+"""String options of the operators, with their integer values where csrc/ has an enum of them; keep both in sync."""
 
 # enum Reduce, csrc/ops/segment/segment.h; logsumexp: kLogSumExp, csrc/ops/segment_reduce/segment_reduce.h
 REDUCE = {"sum": 0, "mean": 1, "last": 2, "max": 3, "min": 4, "logsumexp": 5}
@@ -7,3 +7,6 @@ REDUCE = {"sum": 0, "mean": 1, "last": 2, "max": 3, "min": 4, "logsumexp": 5}
 BROADCAST = {"repeat": 0, "split": 1, "last": 2}
 
 SEGMENT_REDUCTIONS = ("mean", "sum", "last", "max", "min")
+
+# Masked positions between the valid tokens of a row, in `gae`.
+HOLES = ("skip", "decay")

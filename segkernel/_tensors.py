@@ -52,14 +52,18 @@ def tokens(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Values per token, padded `[B, T]` or packed `[N]`, with their mask and offsets, all contiguous, the mask bool."""
     tensor(name, value)
-    if cu_seqlens is None:
-        if value.dim() != 2:
-            raise ValueError(f"{name}: expected [B, T], or [N] together with cu_seqlens, got {describe(value)}")
-    else:
-        offsets(cu_seqlens, name, value)
+    layout(name, value, cu_seqlens)
     if mask is not None:
         mask = token_mask(mask, name, value, value.shape)
     return value.contiguous(), mask, cu_seqlens
+
+
+def layout(name: str, value: Tensor, cu_seqlens: Tensor | None) -> None:
+    """Validates that values per token are `[B, T]`, or `[N]` with offsets."""
+    if cu_seqlens is not None:
+        offsets(cu_seqlens, name, value)
+    elif value.dim() != 2:
+        raise ValueError(f"{name}: expected [B, T], or [N] together with cu_seqlens, got {describe(value)}")
 
 
 def offsets(cu_seqlens: Tensor, name: str, value: Tensor) -> None:
@@ -89,14 +93,21 @@ def token_mask(mask: Tensor | None, name: str, value: Tensor, shape: torch.Size)
     """Mask of the given shape as contiguous bool: nonzero is valid."""
     if mask is None:
         return None
-    if not isinstance(mask, Tensor) or mask.layout is not torch.strided or mask.dtype.is_complex:
-        raise TypeError(f"mask: expected a bool or numeric tensor, got {describe(mask)}")
+    mask_type(mask)
     if mask.shape != shape:
         raise ValueError(f"mask: expected {list(shape)} like {name}, got {describe(mask)}")
     same_device("mask", mask, name, value)
-    if mask.dtype is not torch.bool:
-        mask = mask != 0
-    return mask.contiguous()
+    return nonzero(mask)
+
+
+def mask_type(mask: Tensor) -> None:
+    if not isinstance(mask, Tensor) or mask.layout is not torch.strided or mask.dtype.is_complex:
+        raise TypeError(f"mask: expected a bool or numeric tensor, got {describe(mask)}")
+
+
+def nonzero(mask: Tensor) -> Tensor:
+    """The positions other than 0, as contiguous bool."""
+    return (mask if mask.dtype is torch.bool else mask != 0).contiguous()
 
 
 def row_count(value: Tensor, cu_seqlens: Tensor | None) -> int:
@@ -216,6 +227,17 @@ def positive_at_valid(name: str, value: Tensor, labels: Tensor, mask: Tensor | N
         wrong &= mask
     for position in wrong.nonzero().tolist():
         raise ValueError(f"{name}: expected a finite number > 0, got {value[tuple(position)].item():g} at {position}")
+
+
+def segment_values(name: str, value: Tensor, counts: Tensor) -> None:
+    """Validates values per segment `[B, S]` and the number of segments per row, integer `[B]`."""
+    tensor(name, value)
+    tensor("counts", counts, INTEGERS, "integer")
+    if value.dim() != 2:
+        raise ValueError(f"{name}: expected [B, S], got {describe(value)}")
+    if counts.shape != value.shape[:1]:
+        raise ValueError(f"counts: expected [{value.shape[0]}], got {describe(counts)}")
+    same_device("counts", counts, name, value)
 
 
 def labels_in_range(labels: Tensor, mask: Tensor | None, vocabulary: int) -> None:

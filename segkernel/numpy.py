@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkernel import _numpy, _validate
-from segkernel._enums import REDUCE
+from segkernel._enums import HOLES, REDUCE
 from segkernel._validate import describe
 
 __all__ = [
@@ -286,6 +286,8 @@ def gae(
     *,
     gamma: PerRow = 1.0,
     lam: PerRow = 0.95,
+    value_lam: PerRow | None = None,
+    holes: str = "skip",
     offsets: Array | None = None,
 ) -> tuple[Array, Array]:
     """Advantages and returns over the valid tokens of each row. See `segkernel.gae`."""
@@ -298,6 +300,8 @@ def gae(
         tokens, values = _Tokens("rewards", rewards.astype(dtype), mask, offsets), values.astype(dtype)
     gamma_scalar, gamma_rows = tokens.per_row("gamma", gamma)
     lam_scalar, lam_rows = tokens.per_row("lam", lam)
+    return_scalar, return_rows = tokens.per_row("value_lam", lam if value_lam is None else value_lam)
+    _validate.one_of("holes", holes, HOLES)
     advantages, returns = tokens.empty(tokens.compute), tokens.empty(tokens.compute)
     dtype_name, reward_data, valid = tokens.arguments
     _numpy.gae(
@@ -309,6 +313,9 @@ def gae(
         gamma_rows,
         lam_scalar,
         lam_rows,
+        return_scalar,
+        return_rows,
+        holes == "decay",
         tokens.offsets,
         advantages,
         returns,

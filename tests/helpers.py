@@ -140,6 +140,7 @@ class ScanOp:
     name: str
     token_names: tuple[str, ...]
     options: Callable[[int], dict[str, Any]]  # B -> keyword arguments, some of them [B]
+    differentiable: bool = False
 
     def __call__(self, *tokens: Tensor, **options: Any) -> Any:
         return getattr(segkernel, self.name)(*tokens, **options)
@@ -207,6 +208,17 @@ SCAN_OPS = (
         ("rewards", "values"),
         lambda B: {"gamma": torch.linspace(0.9, 1.0, B), "lam": torch.linspace(0.0, 1.0, B)},
     ),
+    ScanOp(
+        "gae",
+        ("rewards", "values"),
+        lambda B: {"gamma": 0.99, "value_lam": torch.linspace(0.0, 1.0, B), "holes": "decay"},
+    ),
+    ScanOp(
+        "importance_weights",
+        ("logprobs", "rollout_logprobs"),
+        lambda B: {"level": "sequence", "low": 0.5, "high": torch.linspace(0.75, 2.0, B), "mode": "mask"},
+    ),
+    ScanOp("discounted_sum", ("values",), lambda B: {"discount": torch.linspace(0.0, 1.0, B)}, differentiable=True),
 )
 
 

@@ -46,7 +46,7 @@ def location_normalize(
         >>> segkernel.location_normalize(rewards, counts, mean=(0.0, 1.0), std=(0.0, 2.0))
         tensor([[0., 1., 0.]])
     """
-    _check_segments(segment_rewards, counts)
+    _tensors.segment_values("segment_rewards", segment_rewards, counts)
     mean_slope, mean_intercept = _validate.slope_and_intercept("mean", mean)
     std_slope, std_intercept = _validate.slope_and_intercept("std", std)
     _validate.positive("min_std", min_std)
@@ -85,7 +85,7 @@ def fit_location_normalizer(
         >>> [round(value, 2) for value in (*mean, *std)]  # means 1 and 3 at p = 1/2 and 1, no trend in the spread
         [2.89, 3.0, 0.0, 1.41]
     """
-    _check_segments(segment_rewards, counts)
+    _tensors.segment_values("segment_rewards", segment_rewards, counts)
     _validate.integer("bins", bins, at_least=2)
     present, log_positions = _log_positions(segment_rewards.detach().double(), counts)
     rewards = segment_rewards.detach()[present].double().cpu().numpy()
@@ -135,13 +135,3 @@ def _log_positions(segment_rewards: Tensor, counts: Tensor) -> tuple[Tensor, Ten
     present = index < n
     p = (index + 1).to(segment_rewards.dtype) / n.clamp(min=1)
     return present, p.clamp(max=1).log()
-
-
-def _check_segments(segment_rewards: Tensor, counts: Tensor) -> None:
-    _tensors.tensor("segment_rewards", segment_rewards)
-    _tensors.tensor("counts", counts, _tensors.INTEGERS, "integer")
-    if segment_rewards.dim() != 2:
-        raise ValueError(f"segment_rewards: expected [B, S], got {_validate.describe(segment_rewards)}")
-    if counts.shape != segment_rewards.shape[:1]:
-        raise ValueError(f"counts: expected [{segment_rewards.shape[0]}], got {_validate.describe(counts)}")
-    _tensors.same_device("counts", counts, "segment_rewards", segment_rewards)

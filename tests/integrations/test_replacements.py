@@ -126,22 +126,25 @@ EXPERIENCE_MAKER = ("openrlhf.trainer.ppo_utils.experience_maker", "RemoteExperi
 
 
 @pytest.mark.parametrize(("gamma", "tolerance"), [(1.0, 0.0), (0.9, 2e-6)])
+@pytest.mark.parametrize("mask", [CONTIGUOUS, HOLES], ids=["contiguous", "holes"])
 @pytest.mark.parametrize("peer", ["openrlhf"], indirect=True)
-def test_openrlhf_get_advantages_and_returns_without_holes(peer: Any, gamma: float, tolerance: float) -> None:
+def test_openrlhf_get_advantages_and_returns(peer: Any, mask: Tensor, gamma: float, tolerance: float) -> None:
     """Bit for bit at gamma = 1; otherwise OpenRLHF rounds gamma * lam once, and segkernel rounds both factors."""
     rewards, values = torch.randn(B, T), torch.randn(B, T)
-    ours = segkernel.gae(rewards, values, CONTIGUOUS, gamma=gamma, lam=0.95)
-    theirs = peer(*EXPERIENCE_MAKER, None, values, rewards, CONTIGUOUS.float(), gamma, 0.95)
+    ours = segkernel.gae(rewards, values, mask, gamma=gamma, lam=0.95, holes="decay")
+    theirs = peer(*EXPERIENCE_MAKER, None, values, rewards, mask.float(), gamma, 0.95)
     for actual, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(actual[CONTIGUOUS], expected[CONTIGUOUS], rtol=0, atol=tolerance)
+        torch.testing.assert_close(actual[mask], expected[mask], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("peer", ["openrlhf"], indirect=True)
-def test_openrlhf_gae_decays_through_holes_and_segkernel_skips_them(peer: Any) -> None:
+def test_openrlhf_gae_decays_through_holes(peer: Any) -> None:
     """Two response tokens around one tool token, gamma = lam = 1/2, rewards 0 and 1, values 0."""
     rewards, values = torch.tensor([[0.0, 9.0, 1.0]]), torch.zeros(1, 3)
     mask = torch.tensor([[True, False, True]])
-    ours, _ = segkernel.gae(rewards, values, mask, gamma=0.5, lam=0.5)
-    assert ours.tolist() == [[0.25, 0.0, 1.0]]  # one step of gamma * lam
+    skipped, _ = segkernel.gae(rewards, values, mask, gamma=0.5, lam=0.5)
+    assert skipped.tolist() == [[0.25, 0.0, 1.0]]  # one step of gamma * lam
+    decayed, _ = segkernel.gae(rewards, values, mask, gamma=0.5, lam=0.5, holes="decay")
+    assert decayed.tolist() == [[0.0625, 0.0, 1.0]]  # two steps, one of them through the tool token
     theirs, _ = peer(*EXPERIENCE_MAKER, None, values, rewards, mask.float(), 0.5, 0.5)
-    assert theirs.tolist() == [[0.0625, 0.25, 1.0]]  # two steps, one of them through the tool token
+    assert theirs[mask].tolist() == decayed[mask].tolist()

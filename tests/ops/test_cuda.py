@@ -37,6 +37,7 @@ def make_inputs(device: str, seed: int = 0) -> Inputs:
             "long": random_scores(2, 3000),
             "values": random_scores(B, T),
             "mask": batch.mask,
+            "counts": torch.arange(B, dtype=torch.int32) * 8,
             "packed": batch.pack(random_scores(B, T)),
             "cu_seqlens": batch.cu_seqlens,
             "threshold": torch.linspace(0.0, 2.0, B),
@@ -87,6 +88,7 @@ EXACT: dict[str, Callable[[Any, Inputs], Any]] = {
     "detect_pivots": lambda ops, x: ops.detect_pivots(x["rewards"], x["mask"], threshold=x["threshold"]),
     "hysteresis": lambda ops, x: ops.hysteresis(x["rewards"], x["mask"], low=-0.5, high=x["threshold"]),
     "segment_by_entropy": lambda ops, x: ops.segment_by_entropy(x["values"], x["mask"], threshold=0.5, min_length=3),
+    "segment_by_mask": lambda ops, x: ops.segment_by_mask(x["mask"]),
     "select_tokens": lambda ops, x: ops.select_tokens(x["values"], x["mask"], fraction=x["threshold"] / 2),
     "select_tokens, batch": lambda ops, x: ops.select_tokens(x["values"], x["mask"], count=20, scope="batch"),
 }
@@ -95,7 +97,15 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     "long_rows": lambda ops, x: ops.segment(x["long"], delta=0.5, reduce="max"),
     "packed": packed,
     "gae": lambda ops, x: ops.gae(x["rewards"], x["values"], x["mask"], gamma=0.99),
+    "gae, holes and value_lam": lambda ops, x: ops.gae(
+        x["rewards"], x["values"], x["mask"], gamma=0.99, lam=x["threshold"] / 2, value_lam=1.0, holes="decay"
+    ),
+    "discounted_sum": lambda ops, x: ops.discounted_sum(x["rewards"], x["mask"], discount=x["threshold"] / 2),
     "redistribute": lambda ops, x: ops.redistribute(x["rewards"], x["mask"], sequence_rewards=x["threshold"], mix=0.5),
+    "group_normalize": lambda ops, x: ops.group_normalize(x["values"], x["counts"], x["counts"] % 3),
+    "importance_weights": lambda ops, x: ops.importance_weights(
+        x["rewards"], x["values"], x["mask"], level="sequence", high=x["threshold"] + 0.1
+    ),
     "segment_reduce, segment_broadcast": reduced_and_back,
     "token_logprobs": lambda ops, x: ops.token_logprobs(x["logits"], x["labels"], x["kept"], entropy=True),
     "token_logprobs, gradient": gradient,
@@ -107,7 +117,7 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
 }
 CALLS = EXACT | NEAR
 # Calls that also use torch's operators.
-WITH_TORCH = ("sequence_logprobs", "segment_logprobs", "linear_token_logprobs")
+WITH_TORCH = ("sequence_logprobs", "segment_logprobs", "linear_token_logprobs", "importance_weights")
 every_call = pytest.mark.parametrize("name", CALLS)
 
 

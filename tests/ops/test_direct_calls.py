@@ -21,6 +21,7 @@ ANY_DTYPE = {"complex64", "float8", "uint16"}
 VALID = {
     # The only tensor of the call.
     ("segment", "rewards"): {"one row more", "fake", "meta"},
+    ("segment_by_mask", "mask"): {"one row more", "fake", "meta"},
     ("_linear_token_logprobs_valid", "labels"): ANY_SIZE,
     # [n, 4] for any n.
     ("_linear_token_logprobs_finish", "state"): {"no elements", "one row more"},

@@ -81,16 +81,17 @@ def test_numpy_functions_return_the_bits_of_torch(T: int, dtype: type, packed: b
         scores, values, mask = batch.pack(scores), batch.pack(values), batch.pack(mask)
         torch_rows, numpy_rows = {"cu_seqlens": batch.cu_seqlens}, {"offsets": batch.cu_seqlens.numpy()}
     one_per_row = torch.linspace(0.1, 1.0, rows)
-    calls: dict[str, dict[str, Any]] = {
-        "detect_pivots": {"threshold": one_per_row},
-        "hysteresis": {"low": -0.5, "high": one_per_row, "initial": torch.arange(rows) % 3 - 1},
-        "segment": {"pivot_threshold": 1.0, "delta": one_per_row, "baseline": 0.1, "sequence_sign": -1},
-        "segment_by_entropy": {"threshold": one_per_row, "min_length": 3},
-        "select_tokens": {"fraction": one_per_row, "rounding": "floor"},
-        "redistribute": {"initial": one_per_row, "sequence_rewards": one_per_row, "mix": 0.25},
-        "gae": {"gamma": one_per_row, "lam": 0.9},
-    }
-    for name, options in calls.items():
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("detect_pivots", {"threshold": one_per_row}),
+        ("hysteresis", {"low": -0.5, "high": one_per_row, "initial": torch.arange(rows) % 3 - 1}),
+        ("segment", {"pivot_threshold": 1.0, "delta": one_per_row, "baseline": 0.1, "sequence_sign": -1}),
+        ("segment_by_entropy", {"threshold": one_per_row, "min_length": 3}),
+        ("select_tokens", {"fraction": one_per_row, "rounding": "floor"}),
+        ("redistribute", {"initial": one_per_row, "sequence_rewards": one_per_row, "mix": 0.25}),
+        ("gae", {"gamma": one_per_row, "lam": 0.9}),
+        ("gae", {"lam": 0.9, "value_lam": one_per_row, "holes": "decay"}),
+    ]
+    for name, options in calls:
         tokens = (scores, values) if name == "gae" else (scores,)
         expected = getattr(segkernel, name)(*tokens, mask, **options, **torch_rows)
         as_numpy = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in options.items()}

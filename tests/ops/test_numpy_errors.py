@@ -68,7 +68,7 @@ PARAMETERS = {
     "segment_by_entropy": ["threshold"],
     "select_tokens": ["fraction"],
     "redistribute": ["initial", "mix"],
-    "gae": ["gamma", "lam"],
+    "gae": ["gamma", "lam", "value_lam"],
 }
 BAD_PARAMETERS: list[object] = [
     "high",
@@ -131,6 +131,7 @@ SPECIFIC: dict[str, list[dict[str, Any]]] = {
     ],
     "gae": [
         {"gamma": None},
+        *({"holes": value} for value in ("fill", None, True)),
         *({"values": value} for value in (None, REWARDS.tolist(), REWARDS[:1], PACKED, REWARDS.astype(int))),
     ],
 }

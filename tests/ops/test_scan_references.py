@@ -41,7 +41,16 @@ def redistribute_options(B: int) -> list[dict[str, Any]]:
 
 
 def gae_options(B: int) -> list[dict[str, Any]]:
-    return [{}, {"gamma": torch.linspace(0.9, 1, B), "lam": torch.linspace(0, 1, B)}]
+    per_row = {"gamma": torch.linspace(0.9, 1, B), "lam": torch.linspace(0, 1, B)}
+    return [{}, {**per_row, "value_lam": 1.0}, {**per_row, "value_lam": torch.linspace(1, 0, B), "holes": "decay"}]
+
+
+def discounted_sum_options(B: int) -> list[dict[str, Any]]:
+    return [{"discount": 1.0}, {"discount": torch.linspace(0, 1, B)}]
+
+
+def recursion_tolerance(dtype: torch.dtype) -> dict[str, float]:
+    return {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 5e-5}
 
 
 # Operator, number of token arguments, options for B rows; tolerances per dtype of operators that add up, else None.
@@ -50,12 +59,8 @@ OPS: list[tuple[str, int, Callable[[int], list[dict[str, Any]]], Callable[[torch
     ("hysteresis", 1, hysteresis_options, None),
     ("segment_by_entropy", 1, segment_by_entropy_options, None),
     ("redistribute", 1, redistribute_options, lambda dtype: {"rtol": 1e-6, "atol": 1e-6}),
-    (
-        "gae",
-        2,
-        gae_options,
-        lambda dtype: {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 5e-5},
-    ),
+    ("gae", 2, gae_options, recursion_tolerance),
+    ("discounted_sum", 1, discounted_sum_options, recursion_tolerance),
 ]
 
 

@@ -1,14 +1,22 @@
 // Generalized advantage estimation, arXiv 1506.02438, eq. 16.
 #pragma once
 
-#include "../../core/dtypes.h"
+#include "../discounted_sum/discounted_sum.h"
 
 namespace segkernel {
 
-// A_t = delta_t + gamma * lam * A_{t+1}, with delta_t = r_t + gamma * V_{t+1} - V_t.
+// A_t = delta_t + gamma * lam * A_{t+1}, with delta_t = r_t + gamma * V_{t+1} - V_t. A masked position that counts as a
+// step has reward and value 0.
 template <class C>
 SK_HOST_DEVICE inline C gae_step(C reward, C value, C next_value, C next_advantage, C gamma, C lam) {
-  return reward + gamma * next_value - value + gamma * lam * next_advantage;
+  return discounted(reward + gamma * next_value - value, gamma * lam, next_advantage);
 }
+
+// Advantages of one token: of `lam`, and of `value_lam`, to which its value is added for the return.
+template <class C>
+struct Advantages {
+  C of_lam;
+  C of_value_lam;
+};
 
 }  // namespace segkernel

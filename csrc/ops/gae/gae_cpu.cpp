@@ -10,7 +10,8 @@ namespace segkernel {
 
 std::tuple<Tensor, Tensor> gae_cpu(const Tensor& rewards, const Tensor& values, const OptionalTensor& mask,
                                    double gamma, const OptionalTensor& row_gamma, double lam,
-                                   const OptionalTensor& row_lam, const OptionalTensor& cu_seqlens) {
+                                   const OptionalTensor& row_lam, double value_lam, const OptionalTensor& row_value_lam,
+                                   bool holes_are_steps, const OptionalTensor& cu_seqlens) {
   const RowsOf rows("rewards", rewards, cu_seqlens);
   const int64_t tokens = rewards.numel();
   const bool* valid = data<bool>("mask", mask, tokens);
@@ -24,6 +25,7 @@ std::tuple<Tensor, Tensor> gae_cpu(const Tensor& rewards, const Tensor& values, 
     const T* value_in = data<T>("values", values, tokens);
     const auto gammas = per_row<C>("gamma", gamma, row_gamma, rows->count);
     const auto lams = per_row<C>("lam", lam, row_lam, rows->count);
+    const auto value_lams = per_row<C>("value_lam", value_lam, row_value_lam, rows->count);
     advantages = rows.empty_tokens<C>();
     returns = rows.empty_tokens<C>();
     C* advantage_out = mutable_data<C>(advantages);
@@ -31,7 +33,7 @@ std::tuple<Tensor, Tensor> gae_cpu(const Tensor& rewards, const Tensor& values, 
     for_each_row(rows->count, tokens, [&](int64_t b) {
       const Row row = (*rows)[b];
       gae_row(reward_in + row.begin, value_in + row.begin, valid ? valid + row.begin : nullptr, row.length, gammas[b],
-              lams[b], advantage_out + row.begin, return_out + row.begin);
+              lams[b], value_lams[b], holes_are_steps, advantage_out + row.begin, return_out + row.begin);
     });
   });
   return {advantages, returns};

@@ -3,6 +3,7 @@
 // recursion is a scan.
 #include <tuple>
 
+#include "../../cuda/affine.cuh"
 #include "../../cuda/row_tiles.cuh"
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
@@ -14,70 +15,89 @@ namespace segkernel {
 
 namespace {
 
-// The affine function advantage -> decay * advantage + gain.
+// Scan state: the recursion with each lambda.
 template <class C>
-struct Affine {
-  C decay;
-  C gain;
+struct Recursions {
+  Affine<C> of_lam{1, 0};
+  Affine<C> of_value_lam{1, 0};
 
-  __device__ C operator()(C advantage) const { return decay * advantage + gain; }
+  __device__ Advantages<C> operator()(const Advantages<C>& next) const {
+    return {of_lam(next.of_lam), of_value_lam(next.of_value_lam)};
+  }
 };
 
 // `nearer` to the row's end is applied first.
 template <class C>
-__device__ Affine<C> compose(const Affine<C>& nearer, const Affine<C>& farther) {
-  return {farther.decay * nearer.decay, farther(nearer.gain)};
+__device__ Recursions<C> compose_both(const Recursions<C>& nearer, const Recursions<C>& farther) {
+  return {compose(nearer.of_lam, farther.of_lam), compose(nearer.of_value_lam, farther.of_value_lam)};
 }
 
 template <class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kThreads) gae_kernel(const T* rewards, const T* values, const bool* mask, Rows rows,
-                                                       PerRow<C> gammas, PerRow<C> lams, C* advantages, C* returns) {
+__global__ void __launch_bounds__(kThreads)
+    gae_kernel(const T* rewards, const T* values, const bool* mask, Rows rows, PerRow<C> gammas, PerRow<C> lams,
+               PerRow<C> value_lams, bool holes_are_steps, C* advantages, C* returns) {
   const int64_t b = blockIdx.x;
   const Row row = rows[b];
   const C gamma = gammas[b];
   const C lam = lams[b];
+  const C value_lam = value_lams[b];
   LastValid<C> carried_value{0, true};
-  C carried_advantage = 0;
+  Advantages<C> carried{};
   // Tiles start at multiples of kTile: the rounding does not depend on the padding after the last token.
   for (int64_t tile = (row.length - 1) / kTile * kTile; tile >= 0 && row.length > 0; tile -= kTile) {
     const int64_t first = tile + (kThreads - 1 - threadIdx.x) * kItems;
-    const Items<T> reward = load_items(rewards + row.begin, first, row.length);
-    const Items<T> value = load_items(values + row.begin, first, row.length);
+    const Items<T> reward_in = load_items(rewards + row.begin, first, row.length);
+    const Items<T> value_in = load_items(values + row.begin, first, row.length);
     const Items<bool> valid = load_valid(mask, row.begin, first, row.length);
 
+    Items<C> reward{};  // 0 at masked positions
+    Items<C> value{};
+    bool is_step[kItems];
     LastValid<C> first_value{};
 #pragma unroll
     for (int i = kItems - 1; i >= 0; --i) {
-      if (valid.of[i]) first_value = {widen(value.of[i]), true};
+      is_step[i] = valid.of[i] || holes_are_steps;  // those after the last token leave 0 as it is
+      if (valid.of[i]) {
+        reward.of[i] = widen(reward_in.of[i]);
+        value.of[i] = widen(value_in.of[i]);
+      }
+      if (is_step[i]) first_value = {value.of[i], true};
     }
     const auto next_values = block_scan<kThreads>(first_value, LastValid<C>{}, combine_last_valid<C>);
     const C value_after = combine_last_valid(carried_value, next_values.prefix).value;
 
-    const auto advantages_from = [&](C next_advantage, auto&& each) {
+    const auto advantages_from = [&](Advantages<C> next, auto&& each) {
       C next_value = value_after;
 #pragma unroll
       for (int i = kItems - 1; i >= 0; --i) {
-        if (!valid.of[i]) continue;
-        next_advantage = gae_step<C>(widen(reward.of[i]), widen(value.of[i]), next_value, next_advantage, gamma, lam);
-        next_value = widen(value.of[i]);
-        each(i, next_advantage);
+        if (!is_step[i]) continue;
+        next.of_lam = gae_step(reward.of[i], value.of[i], next_value, next.of_lam, gamma, lam);
+        next.of_value_lam = gae_step(reward.of[i], value.of[i], next_value, next.of_value_lam, gamma, value_lam);
+        next_value = value.of[i];
+        each(i, next);
       }
-      return next_advantage;
+      return next;
     };
-    Affine<C> tokens{1, 0};
-    tokens.gain = advantages_from(0, [&](int, C) { tokens.decay *= gamma * lam; });
-    const auto after = block_scan<kThreads>(tokens, Affine<C>{1, 0}, compose<C>);
+    Recursions<C> tokens;
+    const Advantages<C> gains = advantages_from({}, [&](int, const Advantages<C>&) {
+      tokens.of_lam.decay *= gamma * lam;
+      tokens.of_value_lam.decay *= gamma * value_lam;
+    });
+    tokens.of_lam.gain = gains.of_lam;
+    tokens.of_value_lam.gain = gains.of_value_lam;
+    const auto after = block_scan<kThreads>(tokens, Recursions<C>{}, compose_both<C>);
 
     Items<C> advantage{};
     Items<C> sum{};
-    advantages_from(after.prefix(carried_advantage), [&](int i, C advantage_here) {
-      advantage.of[i] = advantage_here;
-      sum.of[i] = advantage_here + widen(value.of[i]);
+    advantages_from(after.prefix(carried), [&](int i, const Advantages<C>& here) {
+      if (!valid.of[i]) return;
+      advantage.of[i] = here.of_lam;
+      sum.of[i] = here.of_value_lam + value.of[i];
     });
     store_items(advantages + row.begin, first, row.length, advantage);
     store_items(returns + row.begin, first, row.length, sum);
     carried_value = combine_last_valid(carried_value, next_values.total);
-    carried_advantage = after.total(carried_advantage);
+    carried = after.total(carried);
   }
 }
 
@@ -85,7 +105,9 @@ __global__ void __launch_bounds__(kThreads) gae_kernel(const T* rewards, const T
 
 std::tuple<Tensor, Tensor> gae_cuda(const Tensor& rewards, const Tensor& values, const OptionalTensor& mask,
                                     double gamma, const OptionalTensor& row_gamma, double lam,
-                                    const OptionalTensor& row_lam, const OptionalTensor& cu_seqlens) {
+                                    const OptionalTensor& row_lam, double value_lam,
+                                    const OptionalTensor& row_value_lam, bool holes_are_steps,
+                                    const OptionalTensor& cu_seqlens) {
   const DeviceScope device("rewards", rewards);
   const RowsOf rows("rewards", rewards, cu_seqlens, device);
   const int64_t tokens = rewards.numel();
@@ -100,10 +122,11 @@ std::tuple<Tensor, Tensor> gae_cuda(const Tensor& rewards, const Tensor& values,
     const T* value_in = data<T>("values", values, tokens, device);
     const auto gammas = per_row<C>("gamma", gamma, row_gamma, rows->count, device);
     const auto lams = per_row<C>("lam", lam, row_lam, rows->count, device);
+    const auto value_lams = per_row<C>("value_lam", value_lam, row_value_lam, rows->count, device);
     advantages = rows.empty_tokens<C>();
     returns = rows.empty_tokens<C>();
     launch("gae", gae_kernel<T>, rows->count, kThreads, device.stream(), reward_in, value_in, valid, *rows, gammas,
-           lams, mutable_data<C>(advantages), mutable_data<C>(returns));
+           lams, value_lams, holes_are_steps, mutable_data<C>(advantages), mutable_data<C>(returns));
   });
   return {advantages, returns};
 }

@@ -1,4 +1,5 @@
-// Generalized advantage estimation along one row on the host, last token first.
+// Generalized advantage estimation along one row on the host, last token first. The second lambda costs no time: each
+// recursion waits for its own last step.
 #pragma once
 
 #include "../../core/rows.h"
@@ -7,21 +8,25 @@
 namespace segkernel {
 
 template <class T, class C = compute_t<T>>
-void gae_row(const T* rewards, const T* values, const bool* mask, int64_t length, C gamma, C lam, C* advantages,
-             C* returns) {
+void gae_row(const T* rewards, const T* values, const bool* mask, int64_t length, C gamma, C lam, C value_lam,
+             bool holes_are_steps, C* advantages, C* returns) {
   C next_value = 0;
-  C next_advantage = 0;
+  Advantages<C> next{};
   for (int64_t t = length - 1; t >= 0; --t) {
-    if (!is_valid(mask, t)) {
+    const bool valid = is_valid(mask, t);
+    if (!valid) {
       advantages[t] = 0;
       returns[t] = 0;
-      continue;
+      if (!holes_are_steps) continue;
     }
-    const C value = widen(values[t]);
-    next_advantage = gae_step<C>(widen(rewards[t]), value, next_value, next_advantage, gamma, lam);
+    const C reward = valid ? widen(rewards[t]) : C{0};
+    const C value = valid ? widen(values[t]) : C{0};
+    next.of_lam = gae_step(reward, value, next_value, next.of_lam, gamma, lam);
+    next.of_value_lam = gae_step(reward, value, next_value, next.of_value_lam, gamma, value_lam);
     next_value = value;
-    advantages[t] = next_advantage;
-    returns[t] = next_advantage + value;
+    if (!valid) continue;
+    advantages[t] = next.of_lam;
+    returns[t] = next.of_value_lam + value;
   }
 }
 

@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+import segkernel
+from tests.helpers import random_batch
+
+NAN = float("nan")
+
+
+def test_discounted_sum_literals():
+    values = torch.tensor([[4.0, NAN, 2.0, 8.0], [NAN, NAN, NAN, NAN], [NAN, 1.0, 1.0, NAN]])
+    mask = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 1, 0]])
+    # 8, then 2 + 8 / 2, then 4 + 6 / 2: the hole is no step.
+    assert segkernel.discounted_sum(values, mask, discount=0.5).tolist() == [
+        [7.0, 0.0, 6.0, 8.0],
+        [0.0] * 4,
+        [0.0, 1.5, 1.0, 0.0],
+    ]
+    assert segkernel.discounted_sum(values, mask, discount=torch.tensor([1.0, 1.0, 0.0])).tolist() == [
+        [14.0, 0.0, 10.0, 8.0],
+        [0.0] * 4,
+        [0.0, 1.0, 1.0, 0.0],
+    ]
+
+
+def test_discounted_sum_packed_rows_are_independent():
+    values = torch.tensor([1.0, 2.0, 4.0], dtype=torch.bfloat16)
+    sums = segkernel.discounted_sum(values, discount=0.5, cu_seqlens=torch.tensor([0, 1, 1, 3]))
+    assert sums.dtype == torch.float32
+    assert sums.tolist() == [1.0, 4.0, 4.0]
+
+
+def test_discounted_sum_gradient_literals():
+    """The gradient of y_0 + 2 y_2 + 10 y_3 is the same sum from the first token to the last: 1, 2 + 1/2, 10 + 5/4."""
+    for dtype in (torch.float32, torch.bfloat16):
+        values = torch.tensor([[4.0, NAN, 2.0, 8.0]], dtype=dtype, requires_grad=True)
+        sums = segkernel.discounted_sum(values, torch.tensor([[1, 0, 1, 1]]), discount=0.5)
+        sums.backward(torch.tensor([[1.0, NAN, 2.0, 10.0]]))
+        assert values.grad.dtype == dtype
+        assert values.grad.tolist() == [[1.0, 0.0, 2.5, 11.25]]
+
+
+def test_discounted_sum_first_and_second_derivatives_pass_gradcheck():
+    batch = random_batch(9)
+    discount = torch.linspace(0.5, 1.0, len(batch.lengths))
+    values = torch.randn(batch.mask.shape, dtype=torch.float64, requires_grad=True)
+    packed = torch.randn(sum(batch.lengths), dtype=torch.float64, requires_grad=True)
+    cu_seqlens = batch.cu_seqlens
+    for function, x in (
+        (lambda x: segkernel.discounted_sum(x, batch.mask, discount=discount), values),
+        (lambda x: segkernel.discounted_sum(x, discount=discount, cu_seqlens=cu_seqlens), packed),
+    ):
+        assert torch.autograd.gradcheck(function, x)
+        assert torch.autograd.gradgradcheck(lambda x, f=function: f(x).square(), x)
+
+
+def test_discounted_sum_refuses_discounts_of_another_shape_and_with_gradients():
+    values = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"^discount: expected .*\[2\].*got float32 \[5\]"):
+        segkernel.discounted_sum(values, discount=torch.ones(5))
+    with pytest.raises(ValueError, match=r"^discount: expected a constant, got a tensor that requires grad$"):
+        segkernel.discounted_sum(values, discount=torch.ones(2, requires_grad=True))

@@ -17,8 +17,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
-.PHONY: run test test-host test-emulated test-cpp test-slow docs pictures peers lint format sanitize sanitize-emulated experiment bench \
-	gpu-check wheels wheel-check clean
+.PHONY: run test test-host test-emulated test-cpp test-slow test-integrations docs pictures peers lint format sanitize sanitize-emulated \
+	experiment bench gpu-check wheels wheel-check clean
 
 # Train the demonstration models, print the table of results, write a report.
 run: $(READY)
@@ -27,7 +27,7 @@ run: $(READY)
 test: test-host test-emulated
 
 test-host: $(READY)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not packages"
 
 # The operator tests on the CUDA kernels, which are compiled for the host. No GPU is needed.
 test-emulated: $(READY)
@@ -43,10 +43,21 @@ test-cpp: $(READY)
 test-slow: $(READY)
 	$(PYTEST) -m slow
 
-# Packages that the integration tests compare with, each in a folder of its own and without its dependencies.
-peers: $(READY)
-	grep -v '^#' tests/integrations/requirements.txt | while read -r package; do \
-		$(BIN)/python -m pip install -q --no-deps --upgrade --target "build/peers/$${package%%==*}" "$$package"; done
+# Packages that the integration tests run, each in a folder of its own: verl and OpenRLHF both bring a package `tests`.
+# Their dependencies are listed, not resolved: none of them may replace torch.
+PEERS := $(patsubst tests/integrations/requirements/%.txt,build/peers/%,$(wildcard tests/integrations/requirements/*.txt))
+
+peers: $(PEERS)
+
+build/peers/%: tests/integrations/requirements/%.txt | $(READY)
+	rm -rf $@
+	$(INSTALL) --no-deps --target $@ -r $<
+	touch $@
+
+# The tests on the packages themselves, each in a process of its own.
+test-integrations: peers
+	for tests in tests/integrations/test_*.py; do OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
+		$(BIN)/python -m pytest -q -m packages $$tests || test $$? = 5 || exit 1; done
 
 # The documentation site in build/docs: every warning is an error, and nothing is downloaded.
 docs: $(READY).docs

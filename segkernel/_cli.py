@@ -1,4 +1,4 @@
-"""Entry point of the command line: `segkernel train`, `segkernel inspect`, `segkernel info`."""
+"""Entry point of the command line: `segkernel train`, `inspect`, `run`, `info`."""
 
 import importlib
 import os
@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train a language model, a reward model or a policy", "segkernel.training.cli.train"),
     "inspect": Command("show the segments of a preference file as an HTML page", "segkernel.training.cli.inspect"),
+    "run": Command("run a program with functions of TRL or verl replaced", "segkernel.integrations.run"),
     "info": Command("show versions, backends and devices", "segkernel._info"),
 }
 

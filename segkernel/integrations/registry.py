@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import sys
 import warnings
@@ -13,15 +12,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from segkernel.integrations.frameworks import FRAMEWORKS, SWITCH, turned_off
 from segkernel.integrations.report import PatchReport, PatchRow, StatusReport, StatusRow
 from segkernel.integrations.targets import Calls, Framework, Release, Target, fingerprint, parameters, replace
 from segkernel.integrations.verification import disagreement
-
-# Modules that define `FRAMEWORK`, imported on use.
-FRAMEWORKS = {
-    "trl": "segkernel.integrations.trl",
-}
-SWITCH = "SEGKERNEL_INTEGRATIONS"
 
 
 @dataclass
@@ -79,9 +73,14 @@ def patch(*names: str, verify: bool = False) -> PatchReport:
         >>> from segkernel import integrations
         >>> integrations.patch("pytorch")
         Traceback (most recent call last):
-        ValueError: names: expected some of trl, got 'pytorch'
+        ValueError: names: expected some of trl, verl, got 'pytorch'
     """
     return _patch(names, verify)[0]
+
+
+def patch_module(name: str, module: str) -> PatchReport:
+    """Replace the functions of one module of a framework, which has just been imported; otherwise as `patch`."""
+    return _patch((name,), verify=False, module=module)[0]
 
 
 @contextmanager
@@ -114,12 +113,7 @@ def status() -> StatusReport:
     )
 
 
-def turned_off() -> bool:
-    """Whether the environment turns all patches off: `SEGKERNEL_INTEGRATIONS=0`."""
-    return os.environ.get(SWITCH, "").strip() == "0"
-
-
-def _patch(names: Sequence[str], verify: bool) -> tuple[PatchReport, list[Swap]]:
+def _patch(names: Sequence[str], verify: bool, module: str | None = None) -> tuple[PatchReport, list[Swap]]:
     rows: list[PatchRow] = []
     swaps: list[Swap] = []
     for framework in _frameworks(names):
@@ -127,6 +121,8 @@ def _patch(names: Sequence[str], verify: bool) -> tuple[PatchReport, list[Swap]]
         label = f"{framework.distribution} {release}"
         unknown: list[str] = []
         for target in framework.targets_of(_major_minor(release)):
+            if module not in (None, target.module):
+                continue
             if target.name in _swaps:
                 rows.append(PatchRow(target.name, label, True, "before"))
                 continue
@@ -191,8 +187,8 @@ def _prepare(framework: str, target: Target, verify: bool) -> Swap:
         sources = [_find(*name.rsplit(".", 1))[0] for name in target.sources]
     except ImportError as error:
         raise Kept(f"cannot be imported: {error}") from error
-    except AttributeError as error:
-        raise Unknown(f"not found: {error}") from error
+    except (AttributeError, KeyError) as error:
+        raise Unknown("not found") from error
     names = parameters(theirs)
     if names != parameters(target.replacement)[: len(names)]:
         raise Unknown("unknown signature")
@@ -230,6 +226,9 @@ def _exchange(exchanges: Sequence[tuple[Any, Any, Swap]]) -> None:
     """Put the second object of every exchange wherever a module, or the class of a method, holds the first."""
     in_modules: dict[int, tuple[Any, Any]] = {}
     for old, new, swap in exchanges:
+        for registry in swap.target.registries:
+            entries = _find(*registry.rsplit(".", 1))[0]
+            entries.update({name: new for name, value in entries.items() if value is old})
         if swap.owner is not None:
             setattr(swap.owner, swap.target.attribute.rsplit(".", 1)[-1], new)
         elif swap.target.everywhere:

@@ -36,6 +36,7 @@ class Target:
         versions: first and last release of the framework, `(major, minor)`, that the target belongs to.
         known: fingerprints of the sources in these releases.
         sources: further objects that the replacement relies on, `module.attribute`.
+        registries: dictionaries that hold the object, too, `module.attribute`.
         everywhere: whether to swap the object in all loaded modules that hold it, or only in `module`.
         example: arguments on which `verify=True` compares both functions.
     """
@@ -46,6 +47,7 @@ class Target:
     versions: tuple[Release, Release]
     known: frozenset[str]
     sources: tuple[str, ...] = ()
+    registries: tuple[str, ...] = ()
     everywhere: bool = True
     example: Callable[[], Arguments] | None = None
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 import segkernel
 
+pytestmark = pytest.mark.packages
+
 ROOT = Path(__file__).parents[2]
 B, T, V = 3, 7, 50
 

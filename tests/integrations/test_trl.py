@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from segkernel import integrations
+from segkernel.integrations.trl import SegmentPreferenceCollator, segment_masks
 
-pytestmark = pytest.mark.usefixtures("trl")
+pytestmark = [pytest.mark.usefixtures("trl"), pytest.mark.packages]
 
+SIDES = ("chosen", "rejected")
 HEAD = "trl.trainer.utils._ChunkedLogProbFunction"
 
 
@@ -41,3 +44,141 @@ def test_trl_trainer_gives_the_same_losses_metrics_and_gradients_when_patched(
         assert log.keys() == expected_log.keys()
         for name in log.keys() - timed:
             assert log[name] == pytest.approx(expected_log[name], rel=2e-4, abs=2e-6), name
+
+
+@pytest.fixture
+def preference_rows(run: Any) -> list[dict[str, Any]]:
+    """Pairs of token ids, with token rewards."""
+    from tests.integrations.trl_runs import TOKENIZER
+    from tests.training.trainer_helpers import pairs
+
+    rows = []
+    for row in pairs(4):
+        prompt, *completions = (TOKENIZER(text)["input_ids"] for text in row.values())
+        ids = {
+            f"{side}_ids": [*tokens, TOKENIZER.eos_token_id] for side, tokens in zip(SIDES, completions, strict=True)
+        }
+        rewards = {f"{side}_token_rewards": torch.randn(len(ids[f"{side}_ids"])).tolist() for side in SIDES}
+        rewards["chosen_token_rewards"][0] = 1.0  # no pair is without a token that is trained on
+        rows.append({**row, "prompt_ids": prompt, **ids, **rewards})
+    return rows
+
+
+def test_segment_masked_dpo_in_trl_has_the_loss_and_gradients_of_asr_dpo(
+    preference_rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    from segkernel.training import ASRDPOConfig, ASRDPOTrainer
+    from tests.integrations.trl_runs import TOKENIZER, settings
+    from tests.training.trainer_helpers import QUICK_PAIRS, tiny_lm
+
+    def models() -> tuple[Any, Any]:
+        return tiny_lm(TOKENIZER, seed=1), tiny_lm(TOKENIZER, seed=2)
+
+    policy, reference = models()
+    theirs = DPOTrainer(
+        policy,
+        reference,
+        args=DPOConfig(**settings(tmp_path / "trl", beta=0.3, remove_unused_columns=False)),
+        train_dataset=Dataset.from_list([{side: row[side] for side in ("prompt", *SIDES)} for row in preference_rows]),
+        processing_class=TOKENIZER,
+        data_collator=SegmentPreferenceCollator(DataCollatorForPreference(pad_token_id=TOKENIZER.pad_token_id)),
+    )
+    columns = {name: [row[name] for row in preference_rows] for name in preference_rows[0] if "rewards" in name}
+    rows = theirs.train_dataset
+    for name, values in columns.items():
+        rows = rows.add_column(name, values)
+    rows = rows.map(partial(segment_masks, delta=0.4), batched=True)
+    assert rows["chosen_ids"][:] == [row["chosen_ids"] for row in preference_rows]
+    batch = theirs.data_collator(list(rows))
+    assert 0 < batch["completion_mask"].sum() < sum(map(len, rows["chosen_ids"])) + sum(map(len, rows["rejected_ids"]))
+    policy.eval()
+    with integrations.patched("trl"):
+        loss = theirs.compute_loss(policy, batch)
+        loss.backward()
+
+    ours_policy, ours_reference = models()
+    args = ASRDPOConfig(
+        output_dir=str(tmp_path / "ours"),
+        beta=0.3,
+        token_rewards="column",
+        threshold_unit="reward",
+        baseline=0.0,
+        delta=0.4,
+        **QUICK_PAIRS,
+    )
+    ids = [{name: row[name] for name in row if name not in ("prompt", *SIDES)} for row in preference_rows]
+    trainer = ASRDPOTrainer(ours_policy, args, ids, ref_model=ours_reference)
+    losses, _ = trainer.pair_losses(ours_policy.eval(), trainer.data_collator(list(trainer.train_dataset)))
+    losses.mean().backward()
+    assert loss.item() == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert loss.item() != pytest.approx(0.6931, abs=1e-3)
+    for (name, one), other in zip(policy.named_parameters(), ours_policy.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_segment_masks_go_through_truncation_and_padding_with_the_tokens(run: Any) -> None:
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    rows = [
+        {
+            "prompt_ids": [1, 2],
+            "chosen_ids": [3, 4, 5],
+            "rejected_ids": [6],
+            "chosen_mask": [0, 1, 1],
+            "rejected_mask": [1],
+        },
+        {
+            "prompt_ids": [7],
+            "chosen_ids": [8],
+            "rejected_ids": [9, 9],
+            "chosen_mask": [True],
+            "rejected_mask": [True, False],
+        },
+    ]
+    whole = SegmentPreferenceCollator(DataCollatorForPreference(pad_token_id=0))(rows)
+    assert whole["completion_mask"].tolist() == [[0, 0, 0, 1, 1], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, 0, 0, 0]]
+    assert whole["input_ids"].tolist() == [[1, 2, 3, 4, 5], [7, 8, 0, 0, 0], [1, 2, 6, 0, 0], [7, 9, 9, 0, 0]]
+    end = DataCollatorForPreference(pad_token_id=0, max_length=3, truncation_mode="keep_end")
+    assert SegmentPreferenceCollator(end)(rows)["completion_mask"].tolist() == [
+        [0, 1, 1],
+        [0, 1, 0],
+        [0, 0, 1],
+        [0, 1, 0],
+    ]
+
+
+def test_segment_masks_of_kto_leave_its_kl_estimate_whole(run: Any) -> None:
+    from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
+
+    row = {"prompt_ids": [1], "completion_ids": [2, 3], "KL_completion_ids": [4, 5, 6], "label": True, "mask": [0, 1]}
+    batch = SegmentPreferenceCollator(DataCollatorForUnpairedPreference(pad_token_id=0))([row])
+    assert batch["completion_mask"].tolist() == [[0, 0, 1]]
+    assert batch["KL_completion_mask"].tolist() == [[0, 1, 1, 1]]
+
+
+def test_segment_masks_of_labeled_completions_follow_the_label() -> None:
+    rows = {"token_rewards": [[1.0, -1.0], [1.0, -1.0]], "label": [True, False]}
+    assert segment_masks(rows, delta=0.5) == {"mask": [[True, False], [False, True]]}
+    with pytest.raises(ValueError, match=r"^rows: expected columns chosen_token_rewards .*, got label$"):
+        segment_masks({"label": [True]}, delta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"chosen_mask": None},
+            "chosen_mask: expected a column of one value per token, got .*remove_unused_columns=False",
+        ),
+        ({"chosen_mask": [1]}, "chosen_mask: expected 2 values, one per token of chosen_ids, got 1"),
+    ],
+    ids=["none", "short"],
+)
+def test_segment_preference_collator_names_a_bad_mask(changes: dict[str, Any], message: str) -> None:
+    row = {"prompt_ids": [1], "chosen_ids": [2, 3], "rejected_ids": [4], "chosen_mask": [1, 1], "rejected_mask": [1]}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        SegmentPreferenceCollator(lambda rows: {"input_ids": 0, "completion_mask": 1})([{**row, **changes}])

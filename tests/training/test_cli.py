@@ -267,9 +267,9 @@ def test_values_out_of_range_are_one_line(arguments: str, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "COMMAND: expected train, inspect or info, got none (see `segkernel --help`)"),
-        ("trian", "COMMAND: expected train, inspect or info, got 'trian'; did you mean train?"),
-        ("tr", "COMMAND: expected train, inspect or info, got 'tr'"),
+        ("", "COMMAND: expected train, inspect, run or info, got none (see `segkernel --help`)"),
+        ("trian", "COMMAND: expected train, inspect, run or info, got 'trian'; did you mean train?"),
+        ("tr", "COMMAND: expected train, inspect, run or info, got 'tr'"),
         ("info extra", "unexpected argument 'extra'"),
         ("train asr-dop", "METHOD: there is no method 'asr-dop'; did you mean asr-dpo?"),
         ("train none", "METHOD: there is no method 'none' (see `segkernel train`)"),
@@ -309,7 +309,7 @@ def test_usage_errors_are_one_line_with_the_nearest_spelling(
 
 def test_top_level_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed_help(capsys, "--help")
-    assert re.findall(r"^    (\w+)", text, re.MULTILINE) == ["train", "inspect", "info"]
+    assert re.findall(r"^    (\w+)", text, re.MULTILINE) == ["train", "inspect", "run", "info"]
 
 
 def test_info_names_versions_and_backends(capsys: pytest.CaptureFixture[str]) -> None:

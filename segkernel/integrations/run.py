@@ -1,0 +1,92 @@
+"""`segkernel run`: a program in whose processes frameworks are patched."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from segkernel._arguments import CommandParser, UserError, did_you_mean, either
+from segkernel.integrations.frameworks import FRAMEWORKS, SWITCH, turned_off
+
+STARTUP = Path(__file__).with_name("startup")
+PLUGIN = "segkernel.integrations.verl.plugin"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Replace this process by the program.
+
+    Raises:
+        UserError: an unknown framework, one that is not installed, or a program that is not found.
+    """
+    arguments = list(argv)
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    options, program = arguments[:split], arguments[split + 1 :]
+    parser = CommandParser(
+        prog="segkernel run",
+        usage="segkernel run --patch NAMES -- PROGRAM ...",
+        description="Run a program with functions of its framework replaced by segkernel's, in all of its processes. "
+        "PROGRAM is a Python script (train.py), a module (-m package.module) or a command (trl, accelerate, ...).",
+        epilog="example: segkernel run --patch trl -- trl dpo --model_name_or_path ...",
+    )
+    parser.add_argument(
+        "--patch", metavar="NAMES", default="", help=f"frameworks, separated by commas: {', '.join(FRAMEWORKS)}"
+    )
+    names = [name for name in parser.parse_args(options).patch.split(",") if name]
+    check_names(names)
+    if not program:
+        raise UserError("PROGRAM: expected one after `--`, got none (see `segkernel run --help`)")
+    command = command_line(program)
+    sys.stdout.flush()
+    os.execve(command[0], command, environment(names, os.environ))
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Check that frameworks are known and installed.
+
+    Raises:
+        UserError: one is not.
+    """
+    if not names:
+        raise UserError(f"--patch: expected {either(list(FRAMEWORKS))}, got none")
+    for name in names:
+        if name not in FRAMEWORKS:
+            hint = did_you_mean(name, FRAMEWORKS)
+            raise UserError(f"--patch: expected {either(list(FRAMEWORKS))}, got {name!r}{hint}")
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"--patch: {name} is not installed")
+
+
+def command_line(program: Sequence[str]) -> list[str]:
+    """Path of the executable, and arguments, of a script, a module or a command.
+
+    Raises:
+        UserError: the program is not found.
+    """
+    first = program[0]
+    if first.startswith("-"):
+        return [sys.executable, *program]
+    if first.endswith(".py"):
+        if not Path(first).is_file():
+            raise UserError(f"PROGRAM: there is no file {first}")
+        return [sys.executable, *program]
+    path = shutil.which(first, path=str(Path(sys.executable).parent)) or shutil.which(first)
+    if path is None:
+        raise UserError(f"PROGRAM: there is no command {first}")
+    return [path, *program[1:]]
+
+
+def environment(names: Sequence[str], inherited: Mapping[str, str]) -> dict[str, str]:
+    """Environment that patches frameworks in every Python process; unchanged with `SEGKERNEL_INTEGRATIONS=0`."""
+    if turned_off():
+        print(f"segkernel: {SWITCH}=0, nothing is patched", file=sys.stderr)
+        return dict(inherited)
+
+    def joined(name: str, *values: str, separator: str) -> str:
+        return separator.join([*values, *filter(None, [inherited.get(name)])])
+
+    changed = {SWITCH: ",".join(names), "PYTHONPATH": joined("PYTHONPATH", str(STARTUP), separator=os.pathsep)}
+    if "verl" in names:  # verl 0.9 finds the plug-in by itself
+        changed["VERL_USE_EXTERNAL_MODULES"] = joined("VERL_USE_EXTERNAL_MODULES", PLUGIN, separator=",")
+    return {**inherited, **changed}

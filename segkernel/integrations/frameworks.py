@@ -1,4 +1,4 @@
-"""Names of the frameworks, and the environment variable that asks for patches. Imports nothing heavy."""
+"""Names of the frameworks, and the environment variable that requests patches. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODULES = {
 
 
 def requested() -> list[str]:
-    """Frameworks that the environment asks to patch, `SEGKERNEL_INTEGRATIONS=trl,verl`."""
+    """Frameworks to patch, by the environment, `SEGKERNEL_INTEGRATIONS=trl,verl`."""
     return [name.strip() for name in os.environ.get(SWITCH, "").split(",") if name.strip() not in ("", "0")]
 
 

@@ -76,7 +76,7 @@ def report_calls() -> None:
 
 
 def install() -> None:
-    """Prepare the patches that the environment asks for, `SEGKERNEL_INTEGRATIONS=trl`."""
+    """Prepare the patches of the environment, `SEGKERNEL_INTEGRATIONS=trl`."""
     pending = {module: name for name in requested() for module in MODULES.get(name, ())}
     if pending:
         sys.meta_path.insert(0, PatchAtImport(pending))

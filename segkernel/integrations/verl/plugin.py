@@ -1,8 +1,7 @@
-"""verl plug-in: importing it patches verl, if the environment asks for it.
+"""verl plug-in: importing it patches verl if `SEGKERNEL_INTEGRATIONS` contains `verl`.
 
 verl 0.9 imports it by itself, in Ray workers as well (entry point group `verl.plugins`); older versions with
-`VERL_USE_EXTERNAL_MODULES=segkernel.integrations.verl.plugin`. Functions are patched only where
-`SEGKERNEL_INTEGRATIONS` contains `verl`.
+`VERL_USE_EXTERNAL_MODULES=segkernel.integrations.verl.plugin`.
 """
 
 import warnings

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segkernel.ops.importance_weights import importance_weights
     from segkernel.ops.linear_token_logprobs import linear_token_logprobs
     from segkernel.ops.location_normalize import fit_location_normalizer, location_normalize
+    from segkernel.ops.logprob_state import finish_logprobs, logprob_state, merge_logprob_states
     from segkernel.ops.redistribute import redistribute
     from segkernel.ops.segment import segment
     from segkernel.ops.segment_broadcast import segment_broadcast
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from segkernel.ops.select_tokens import select_tokens
     from segkernel.ops.sequence_logprobs import sequence_logprobs
     from segkernel.ops.token_logprobs import token_logprobs
+    from segkernel.ops.vocab_parallel_token_logprobs import vocab_parallel_token_logprobs
     from segkernel.types import Segments
 
 __version__ = "0.2.0"
@@ -35,6 +37,7 @@ __all__ = [
     "debug",
     "detect_pivots",
     "discounted_sum",
+    "finish_logprobs",
     "fit_location_normalizer",
     "gae",
     "group_normalize",
@@ -42,6 +45,8 @@ __all__ = [
     "importance_weights",
     "linear_token_logprobs",
     "location_normalize",
+    "logprob_state",
+    "merge_logprob_states",
     "redistribute",
     "segment",
     "segment_broadcast",
@@ -52,13 +57,16 @@ __all__ = [
     "select_tokens",
     "sequence_logprobs",
     "token_logprobs",
+    "vocab_parallel_token_logprobs",
 ]
 
 # Names not defined in ops/<name>.py.
 _MODULES = {
     "Segments": "segkernel.types",
     "debug": "segkernel._debug",
+    "finish_logprobs": "segkernel.ops.logprob_state",
     "fit_location_normalizer": "segkernel.ops.location_normalize",
+    "merge_logprob_states": "segkernel.ops.logprob_state",
 }
 
 

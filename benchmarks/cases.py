@@ -316,6 +316,79 @@ def gae(machine: Machine) -> Iterator[Case]:
     )
 
 
+def credit(machine: Machine) -> Iterator[Case]:
+    """Steps from rewards to advantages: discounted sums, turns, normalization within groups, importance weights."""
+    rows, length = sizes = machine.shapes.gae
+    numel = rows * length
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, device=machine.device)
+
+    # Turns of 48 tokens between tool output of 16.
+    turns = (torch.arange(length, device=machine.device) % 64 < 48).expand(sizes).contiguous()
+    # Groups of 8 samples with up to 16 rewards each.
+    samples = numel // 16
+    group = torch.arange(samples, device=machine.device) // 8
+    counts = torch.randint(1, 17, (samples,), device=machine.device)
+
+    def discounted(values: Tensor) -> Tensor:
+        return segkernel.discounted_sum(values, discount=0.99)
+
+    def runs(mask: Tensor) -> Any:
+        return segkernel.segment_by_mask(mask)
+
+    def looped(values: Tensor) -> Tensor:
+        return peers.looped_discounted_sum(values, 0.99)
+
+    def normalized(values: Tensor) -> Tensor:
+        return segkernel.group_normalize(values, counts, group)
+
+    def scattered(values: Tensor) -> Tensor:
+        return peers.scattered_group_normalize(values, counts, group)
+
+    def weights(logprobs: Tensor, rollout_logprobs: Tensor) -> Any:
+        return segkernel.importance_weights(logprobs, rollout_logprobs, turns, level="sequence", high=2.0)
+
+    def eager_weights(logprobs: Tensor, rollout_logprobs: Tensor) -> Any:
+        log_ratios = torch.where(turns, logprobs - rollout_logprobs, 0.0)
+        ratios = (log_ratios.sum(1, keepdim=True) / turns.sum(1, keepdim=True)).exp().clamp(max=2.0)
+        return torch.where(turns, ratios, 0.0), turns
+
+    for name, ours, (peer, theirs), inputs, moved in (
+        (f"discounted_sum {shape(sizes)}", discounted, ("loop over steps", looped), (random(*sizes),), 8),
+        (
+            f"segment_by_mask {shape(sizes)}",
+            segkernel.segment_by_mask,
+            ("eager torch", peers.vectorized_runs),
+            (turns,),
+            5,
+        ),
+        (
+            f"group_normalize {shape((samples, 16))}",
+            normalized,
+            ("scatter_add", scattered),
+            (random(samples, 16),),
+            8,
+        ),
+        (
+            f"importance_weights, per sequence {shape(sizes)}",
+            weights,
+            ("eager torch", eager_weights),
+            (random(*sizes), random(*sizes)),
+            14,
+        ),
+    ):
+        yield Case(
+            name,
+            {OURS: ours, peer: theirs},
+            [inputs],
+            {"": moved * numel},
+            lambda ours=ours, theirs=theirs, inputs=inputs: truth.equal(ours, theirs, *inputs),
+            captured=True,
+            slow=("loop over steps",),
+        )
+
+
 def linear_token_logprobs(machine: Machine) -> Iterator[Case]:
     """LM head and log-probabilities, forward and backward, in bfloat16."""
     N, H, V = machine.shapes.head
@@ -374,6 +447,7 @@ GROUPS: dict[str, Callable[[Machine], Iterator[Case]]] = {
         segment,
         select_tokens,
         gae,
+        credit,
         linear_token_logprobs,
     )
 }

@@ -39,6 +39,7 @@ GROUPS = {
     "segment": 20,
     "select_tokens": 14,
     "gae": 15,
+    "credit": 15,
     "linear_token_logprobs": 45,
 }
 REHEARSAL_SHARE = 240

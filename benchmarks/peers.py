@@ -148,6 +148,37 @@ def quantile_selection(values: Tensor, mask: Tensor, fraction: float) -> Tensor:
     return mask & (values >= threshold)
 
 
+def looped_discounted_sum(values: Tensor, discount: float) -> Tensor:
+    """Discounted sums as a loop over steps, vectorized over rows."""
+    following = values.new_zeros(values.shape[0])
+    reversed_sums = []
+    for t in reversed(range(values.shape[1])):
+        following = values[:, t] + discount * following
+        reversed_sums.append(following)
+    return torch.stack(reversed_sums[::-1], dim=1)
+
+
+def vectorized_runs(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs of a mask, with their number per row."""
+    starts = mask.int().diff(dim=1, prepend=mask.new_zeros(mask.shape[0], 1).int()) == 1
+    runs = starts.cumsum(1, dtype=torch.int32)
+    return torch.where(mask, runs - 1, -1), runs[:, -1].contiguous()
+
+
+def scattered_group_normalize(values: Tensor, counts: Tensor, group: Tensor) -> Tensor:
+    """Group moments by `scatter_add_`, with groups numbered from 0 to B - 1. Not deterministic on a GPU."""
+    valid = torch.arange(values.shape[1], device=values.device) < counts[:, None]
+    values = torch.where(valid, values, 0.0)
+
+    def of_group(row_sums: Tensor) -> Tensor:
+        return torch.zeros_like(row_sums).scatter_add_(0, group, row_sums)[group][:, None]
+
+    total = of_group(counts.to(values.dtype))
+    deviations = torch.where(valid, values - of_group(values.sum(1)) / total, 0.0)
+    squares = of_group(deviations.square().sum(1))
+    return deviations / ((squares / (total - 1)).sqrt() + 1e-6)
+
+
 def looped_gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """GAE as a loop over steps, vectorized over rows, as PPO trainers have it."""
     length = rewards.shape[1]

@@ -59,6 +59,11 @@ def scan(function: Callable[..., Any], *tokens: Tensor) -> None:
         assert_close(actual.cpu(), wanted, rtol=tolerance, atol=tolerance)
 
 
+def equal(function: Callable[..., Any], expected: Callable[..., Any], *inputs: Tensor) -> None:
+    """Compare with another implementation on the same device, up to the order of sums."""
+    assert_close(function(*inputs), expected(*inputs), rtol=1e-4, atol=1e-4)
+
+
 def selection(function: Callable[..., Tensor], values: Tensor, mask: Tensor) -> None:
     """Compare with the reference on the CPU."""
     expected = reference.select_tokens(values.cpu(), mask.cpu(), fraction=0.2)

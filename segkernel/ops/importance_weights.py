@@ -88,24 +88,43 @@ def importance_weights(
     dtype = torch.promote_types(logprobs.dtype, rollout_logprobs.dtype)
     dtype = torch.float64 if dtype is torch.float64 else torch.float32
     log_ratios = logprobs.detach().to(dtype) - rollout_logprobs.detach().to(dtype)
-    rows = torch.zeros_like(log_ratios, dtype=torch.int32)  # every token as part of segment 0
-    keep = torch.ones_like(log_ratios, dtype=torch.bool) if mask is None else mask
-    if level != "token":
-        segments = 1 if num_segments is None else num_segments
-        _validate.integer("num_segments", segments, at_least=0)
-        ids = rows if ids is None else _tensors.segment_ids(ids, "logprobs", logprobs, logprobs.shape, cu_seqlens)
-        keep = keep & (ids >= 0) & (ids < segments)
-        ids = torch.where(keep, ids, -1)
-        reduced = segment_reduce(log_ratios, ids, segments, reduce=average, cu_seqlens=cu_seqlens)
-        log_ratios = segment_broadcast(reduced, ids, cu_seqlens=cu_seqlens)
+    if level == "token":
+        lowest = _per_token(low_value, row_low, logprobs, cu_seqlens)
+        highest = _per_token(high_value, row_high, logprobs, cu_seqlens)
+        weights, inside = _bounded(log_ratios.exp(), lowest, highest, mode)
+        keep = inside if mask is None else inside & mask
+        return torch.where(keep, weights, 0.0), keep
 
-    def bound(value: float, row_value: Tensor | None) -> float | Tensor:
-        return value if row_value is None else segment_broadcast(row_value.unsqueeze(1), rows, cu_seqlens=cu_seqlens)
-
-    lowest, highest = bound(low_value, row_low), bound(high_value, row_high)
-    weights = log_ratios.exp()
-    if mode == "clip":
-        weights = weights.clamp(min=lowest).clamp(max=highest)
+    if ids is None or num_segments is None:  # one segment per row
+        num_segments = 1
+        ids = torch.zeros_like(log_ratios, dtype=torch.int32) if mask is None else mask.int() - 1
     else:
-        keep = keep & (weights >= lowest) & (weights <= highest)
-    return torch.where(keep, weights, 0.0), keep
+        _validate.integer("num_segments", num_segments, at_least=0)
+        ids = _tensors.segment_ids(ids, "logprobs", logprobs, logprobs.shape, cu_seqlens)
+        member = (ids >= 0) & (ids < num_segments)
+        ids = torch.where(member if mask is None else member & mask, ids, -1)
+    reduced = segment_reduce(log_ratios, ids, num_segments, reduce=average, cu_seqlens=cu_seqlens)
+    lowest = low_value if row_low is None else row_low.unsqueeze(1)
+    highest = high_value if row_high is None else row_high.unsqueeze(1)
+    weights, inside = _bounded(reduced.exp(), lowest, highest, mode)
+    keep = ids >= 0
+    if mode == "mask":
+        keep = keep & (segment_broadcast(inside.to(dtype), ids, cu_seqlens=cu_seqlens) > 0)
+    return segment_broadcast(weights, ids, cu_seqlens=cu_seqlens), keep
+
+
+def _bounded(ratios: Tensor, low: float | Tensor, high: float | Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    """Ratios with the bounds applied, 0 where they are rejected, and whether each is kept."""
+    if mode == "clip":
+        return ratios.clamp(min=low).clamp(max=high), torch.ones_like(ratios, dtype=torch.bool)
+    inside = (ratios >= low) & (ratios <= high)
+    return torch.where(inside, ratios, 0.0), inside
+
+
+def _per_token(value: float, row_value: Tensor | None, tokens: Tensor, cu_seqlens: Tensor | None) -> float | Tensor:
+    """A parameter of rows, as `per_row` returns it, for each of their tokens."""
+    if row_value is None:
+        return value
+    if cu_seqlens is None:
+        return row_value.unsqueeze(1)
+    return segment_broadcast(row_value.unsqueeze(1), torch.zeros_like(tokens, dtype=torch.int32), cu_seqlens=cu_seqlens)

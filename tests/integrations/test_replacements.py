@@ -124,6 +124,21 @@ def test_verl_compute_gae_advantage_return(peer: Any, mask: Tensor) -> None:
     torch.testing.assert_close(ours_whitened, whitened[mask], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("peer", ["verl"], indirect=True)
+def test_verl_compute_grpo_outcome_advantage(peer: Any, scale: bool) -> None:
+    """Two samples of one prompt, and between them the only one of another, which keeps its score in verl."""
+    rewards, index = torch.randn(B, T), [4, 9, 4]
+    scores = rewards.sum(1, keepdim=True)
+    function = ("verl.trainer.ppo.core_algos", "compute_grpo_outcome_advantage")
+    theirs, _ = peer(*function, rewards, HOLES.float(), index, norm_adv_by_std_in_grpo=scale)
+    normalized = segkernel.group_normalize(scores, torch.ones(B, dtype=torch.int32), torch.tensor(index), scale=scale)
+    ours = normalized * HOLES
+    torch.testing.assert_close(ours[[0, 2]], theirs[[0, 2]], rtol=0, atol=2e-6)
+    assert not ours[1].any()
+    torch.testing.assert_close(theirs[1], scores[1] * HOLES[1], rtol=1e-5, atol=1e-5)
+
+
 EXPERIENCE_MAKER = ("openrlhf.trainer.ppo_utils.experience_maker", "RemoteExperienceMaker.get_advantages_and_returns")
 
 
@@ -150,3 +165,16 @@ def test_openrlhf_gae_decays_through_holes(peer: Any) -> None:
     assert decayed.tolist() == [[0.0625, 0.0, 1.0]]  # two steps, one of them through the tool token
     theirs, _ = peer(*EXPERIENCE_MAKER, None, values, rewards, mask.float(), 0.5, 0.5)
     assert theirs[mask].tolist() == decayed[mask].tolist()
+
+
+@pytest.mark.parametrize("peer", ["openrlhf"], indirect=True)
+def test_openrlhf_get_cumulative_returns(peer: Any) -> None:
+    """Without holes `discounted_sum`; through holes OpenRLHF's returns decay, as `gae` with values of 0."""
+    rewards = torch.randn(B, T)
+    function = (EXPERIENCE_MAKER[0], "RemoteExperienceMaker.get_cumulative_returns")
+    for mask in (CONTIGUOUS, HOLES):
+        theirs = peer(*function, None, rewards, mask.float(), 0.9)
+        if mask is CONTIGUOUS:
+            assert_near_at(mask, segkernel.discounted_sum(rewards, mask, discount=0.9), theirs)
+        decayed, _ = segkernel.gae(rewards, torch.zeros(B, T), mask, gamma=0.9, lam=1.0, holes="decay")
+        assert_near_at(mask, decayed, theirs)

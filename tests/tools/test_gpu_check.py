@@ -54,7 +54,8 @@ def test_rehearsal_runs_every_phase_and_leaves_the_pages_alone(tmp_path: Path) -
         "token_logprobs, forward + backward, bf16",
         f"{targets.FEW_BACKWARD}: 32, bf16 V=130",
         *("segment", "segment", "segment", "select_tokens", "select_tokens", "select_tokens"),
-        *("gae", "linear_token_logprobs, forward + backward, bf16"),
+        *("gae", "discounted_sum", "segment_by_mask", "group_normalize", "importance_weights, per sequence"),
+        "linear_token_logprobs, forward + backward, bf16",
     ]
     assert all("seconds" in row for row in results["rows"] if row["implementation"].startswith((OURS, "eager", "loop")))
     assert "| segkernel, 25 % kept " in (written / "report.md").read_text()

@@ -12,11 +12,14 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Whether no row before `row` is of its group. Called by all threads of the block.
+// Whether no row before `row` is of its group. Called by all threads of the block. The nearest rows are compared first:
+// the rows of a group are usually next to each other.
 __device__ bool is_first_of_group(const int64_t* groups, int64_t row) {
-  bool earlier = false;
-  for (int64_t other = threadIdx.x; other < row; other += kThreads) earlier |= groups[other] == groups[row];
-  return !__syncthreads_or(earlier);
+  for (int64_t chunk = row; chunk > 0; chunk -= kThreads) {
+    const int64_t other = chunk - 1 - threadIdx.x;
+    if (__syncthreads_or(other >= 0 && groups[other] == groups[row])) return false;
+  }
+  return true;
 }
 
 // Calls `body` with each row of the group of row `first`, in order, in all threads of the block.

@@ -109,4 +109,21 @@ __device__ inline T look_back(const TileAggregates<T>& aggregates, int64_t first
   return block_scan<kThreads>(mine, identity, op).total;
 }
 
+// Look-back in which the order of operations depends only on the distance to the earlier blocks. Identity elements at
+// the far end, such as tiles of padding at the end of a row that is processed backward, leave the bits as they are.
+template <int kThreads, class T, class Op>
+__device__ inline T look_back_by_distance(const TileAggregates<T>& aggregates, int64_t first, int64_t end,
+                                          const T& identity, const Op& op) {
+  const auto nearer_first = [&](const T& nearer, const T& farther) { return op(farther, nearer); };
+  T all = identity;
+#pragma unroll 1
+  for (int64_t last = end; last > first; last -= kThreads) {
+    const int64_t block = last - 1 - threadIdx.x;
+    T mine[1] = {identity};
+    if (block >= first) aggregates.wait_for(mine, block, end, identity);
+    all = nearer_first(all, block_scan<kThreads>(mine[0], identity, nearer_first).total);
+  }
+  return all;
+}
+
 }  // namespace segkernel

@@ -61,6 +61,8 @@ struct Tile {
   __device__ bool is_last() const { return index + 1 == count; }
   __device__ int64_t first_block() const { return block - index; }
   __device__ int64_t begin() const { return int64_t{index} * kTile; }
+  // The first token when tiles are processed from the row's end.
+  __device__ int64_t begin_from_end() const { return int64_t{count - 1 - index} * kTile; }
   __device__ int length() const { return is_last() ? static_cast<int>(row.length - begin()) : kTile; }
 };
 
@@ -68,6 +70,13 @@ struct Tile {
 template <int kThreads, class T, class Op>
 __device__ inline T look_back(const TileAggregates<T>& aggregates, const Tile& tile, const T& identity, const Op& op) {
   return tile.index == 0 ? identity : look_back<kThreads>(aggregates, tile.first_block(), tile.block, identity, op);
+}
+
+// The same, for floating-point numbers in tiles that are processed from the row's end: padding there changes no bits.
+template <int kThreads, class T, class Op>
+__device__ inline T look_back_by_distance(const TileAggregates<T>& aggregates, const Tile& tile, const T& identity,
+                                          const Op& op) {
+  return look_back_by_distance<kThreads>(aggregates, tile.first_block(), tile.block, identity, op);
 }
 
 }  // namespace segkernel

@@ -105,3 +105,16 @@ def test_scan_passes_holes_of_several_thousand_tokens(op: Any) -> None:
             assert_identical(found, expected)
         else:
             assert_near(found, expected, **tolerance(torch.float32))
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op[0])
+def test_padding_of_several_thousand_tokens_does_not_change_the_bits(op: Any) -> None:
+    name, arity, options_of, _ = op
+    mask = torch.rand(3, 3000) < 0.8
+    tokens = [random_scores(3, 3000) for _ in range(arity)]
+    padded = [torch.nn.functional.pad(values, (0, 4000), value=torch.nan) for values in tokens]
+    for options in options_of(3):
+        found = getattr(segkernel, name)(*padded, torch.nn.functional.pad(mask, (0, 4000)), **options)
+        expected = getattr(segkernel, name)(*tokens, mask, **options)
+        cut = tree_map_only(Tensor, lambda out: out[:, :3000] if out.dim() == 2 else out, found)
+        assert_identical(cut, expected)

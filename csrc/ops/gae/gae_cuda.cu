@@ -1,14 +1,14 @@
-// Generalized advantage estimation: one thread block per row, from the last tile to the first. A run of tokens maps the
-// advantage of the token after it to that of its first token by an affine function. These compose associatively, so the
-// recursion is a scan.
+// Generalized advantage estimation: one thread block per tile of a row, from the last tile to the first. A run of
+// tokens maps the advantage of the token after it to that of its first token by an affine function. These compose
+// associatively, so the recursion is a scan; a tile gets the scan of the later tiles by decoupled look-back.
 #include <tuple>
 
 #include "../../cuda/affine.cuh"
-#include "../../cuda/row_tiles.cuh"
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
 #include "../../torch/registration.h"
 #include "../../torch/rows.h"
+#include "../../torch/tile_memory.cuh"
 #include "gae.h"
 
 namespace segkernel {
@@ -34,71 +34,75 @@ __device__ Recursions<C> compose_both(const Recursions<C>& nearer, const Recursi
 
 template <class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kThreads)
-    gae_kernel(const T* rewards, const T* values, const bool* mask, Rows rows, PerRow<C> gammas, PerRow<C> lams,
-               PerRow<C> value_lams, bool holes_are_steps, C* advantages, C* returns) {
-  const int64_t b = blockIdx.x;
-  const Row row = rows[b];
-  const C gamma = gammas[b];
-  const C lam = lams[b];
-  const C value_lam = value_lams[b];
-  LastValid<C> carried_value{0, true};
-  Advantages<C> carried{};
-  // Tiles start at multiples of kTile: the rounding does not depend on the padding after the last token.
-  for (int64_t tile = (row.length - 1) / kTile * kTile; tile >= 0 && row.length > 0; tile -= kTile) {
-    const int64_t first = tile + (kThreads - 1 - threadIdx.x) * kItems;
-    const Items<T> reward_in = load_items(rewards + row.begin, first, row.length);
-    const Items<T> value_in = load_items(values + row.begin, first, row.length);
-    const Items<bool> valid = load_valid(mask, row.begin, first, row.length);
+    gae_kernel(const T* rewards, const T* values, const bool* mask, TileSchedule schedule,
+               TileAggregates<LastValid<C>> all_values, TileAggregates<Recursions<C>> all_recursions, PerRow<C> gammas,
+               PerRow<C> lams, PerRow<C> value_lams, bool holes_are_steps, C* advantages, C* returns) {
+  const Tile tile(schedule);
+  if (!tile.exists()) {
+    all_values.publish(tile.block, LastValid<C>{});
+    all_recursions.publish(tile.block, Recursions<C>{});
+    return;
+  }
+  const Row row = tile.row;
+  const C gamma = gammas[tile.row_index];
+  const C lam = lams[tile.row_index];
+  const C value_lam = value_lams[tile.row_index];
+  const int64_t first = tile.begin_from_end() + (kThreads - 1 - threadIdx.x) * kItems;
+  const Items<T> reward_in = load_items(rewards + row.begin, first, row.length);
+  const Items<T> value_in = load_items(values + row.begin, first, row.length);
+  const Items<bool> valid = load_valid(mask, row.begin, first, row.length);
 
-    Items<C> reward{};  // 0 at masked positions
-    Items<C> value{};
-    bool is_step[kItems];
-    LastValid<C> first_value{};
+  Items<C> reward{};  // 0 at masked positions
+  Items<C> value{};
+  bool is_step[kItems];
+  LastValid<C> first_value{};
+#pragma unroll
+  for (int i = kItems - 1; i >= 0; --i) {
+    is_step[i] = valid.of[i] || holes_are_steps;  // those after the last token leave 0 as it is
+    if (valid.of[i]) {
+      reward.of[i] = widen(reward_in.of[i]);
+      value.of[i] = widen(value_in.of[i]);
+    }
+    if (is_step[i]) first_value = {value.of[i], true};
+  }
+  const auto next_values = block_scan<kThreads>(first_value, LastValid<C>{}, combine_last_valid<C>);
+  all_values.publish(tile.block, next_values.total);
+  const LastValid<C> of_later =
+      look_back_by_distance<kThreads>(all_values, tile, LastValid<C>{}, combine_last_valid<C>);
+  const C value_after = combine_last_valid(of_later, next_values.prefix).value;  // 0 after the last token
+
+  const auto advantages_from = [&](Advantages<C> next, auto&& each) {
+    C next_value = value_after;
 #pragma unroll
     for (int i = kItems - 1; i >= 0; --i) {
-      is_step[i] = valid.of[i] || holes_are_steps;  // those after the last token leave 0 as it is
-      if (valid.of[i]) {
-        reward.of[i] = widen(reward_in.of[i]);
-        value.of[i] = widen(value_in.of[i]);
-      }
-      if (is_step[i]) first_value = {value.of[i], true};
+      if (!is_step[i]) continue;
+      next.of_lam = gae_step(reward.of[i], value.of[i], next_value, next.of_lam, gamma, lam);
+      next.of_value_lam = gae_step(reward.of[i], value.of[i], next_value, next.of_value_lam, gamma, value_lam);
+      next_value = value.of[i];
+      each(i, next);
     }
-    const auto next_values = block_scan<kThreads>(first_value, LastValid<C>{}, combine_last_valid<C>);
-    const C value_after = combine_last_valid(carried_value, next_values.prefix).value;
+    return next;
+  };
+  Recursions<C> tokens;
+  const Advantages<C> gains = advantages_from({}, [&](int, const Advantages<C>&) {
+    tokens.of_lam.decay *= gamma * lam;
+    tokens.of_value_lam.decay *= gamma * value_lam;
+  });
+  tokens.of_lam.gain = gains.of_lam;
+  tokens.of_value_lam.gain = gains.of_value_lam;
+  const auto after = block_scan<kThreads>(tokens, Recursions<C>{}, compose_both<C>);
+  all_recursions.publish(tile.block, after.total);
+  const Recursions<C> later = look_back_by_distance<kThreads>(all_recursions, tile, Recursions<C>{}, compose_both<C>);
 
-    const auto advantages_from = [&](Advantages<C> next, auto&& each) {
-      C next_value = value_after;
-#pragma unroll
-      for (int i = kItems - 1; i >= 0; --i) {
-        if (!is_step[i]) continue;
-        next.of_lam = gae_step(reward.of[i], value.of[i], next_value, next.of_lam, gamma, lam);
-        next.of_value_lam = gae_step(reward.of[i], value.of[i], next_value, next.of_value_lam, gamma, value_lam);
-        next_value = value.of[i];
-        each(i, next);
-      }
-      return next;
-    };
-    Recursions<C> tokens;
-    const Advantages<C> gains = advantages_from({}, [&](int, const Advantages<C>&) {
-      tokens.of_lam.decay *= gamma * lam;
-      tokens.of_value_lam.decay *= gamma * value_lam;
-    });
-    tokens.of_lam.gain = gains.of_lam;
-    tokens.of_value_lam.gain = gains.of_value_lam;
-    const auto after = block_scan<kThreads>(tokens, Recursions<C>{}, compose_both<C>);
-
-    Items<C> advantage{};
-    Items<C> sum{};
-    advantages_from(after.prefix(carried), [&](int i, const Advantages<C>& here) {
-      if (!valid.of[i]) return;
-      advantage.of[i] = here.of_lam;
-      sum.of[i] = here.of_value_lam + value.of[i];
-    });
-    store_items(advantages + row.begin, first, row.length, advantage);
-    store_items(returns + row.begin, first, row.length, sum);
-    carried_value = combine_last_valid(carried_value, next_values.total);
-    carried = after.total(carried);
-  }
+  Items<C> advantage{};
+  Items<C> sum{};
+  advantages_from(after.prefix(later({})), [&](int i, const Advantages<C>& here) {
+    if (!valid.of[i]) return;
+    advantage.of[i] = here.of_lam;
+    sum.of[i] = here.of_value_lam + value.of[i];
+  });
+  store_items(advantages + row.begin, first, row.length, advantage);
+  store_items(returns + row.begin, first, row.length, sum);
 }
 
 }  // namespace
@@ -112,6 +116,7 @@ std::tuple<Tensor, Tensor> gae_cuda(const Tensor& rewards, const Tensor& values,
   const RowsOf rows("rewards", rewards, cu_seqlens, device);
   const int64_t tokens = rewards.numel();
   const bool* valid = data<bool>("mask", mask, tokens, device);
+  const TileSchedule schedule{*rows};
   Tensor advantages;
   Tensor returns;
 
@@ -125,8 +130,12 @@ std::tuple<Tensor, Tensor> gae_cuda(const Tensor& rewards, const Tensor& values,
     const auto value_lams = per_row<C>("value_lam", value_lam, row_value_lam, rows->count, device);
     advantages = rows.empty_tokens<C>();
     returns = rows.empty_tokens<C>();
-    launch("gae", gae_kernel<T>, rows->count, kThreads, device.stream(), reward_in, value_in, valid, *rows, gammas,
-           lams, value_lams, holes_are_steps, mutable_data<C>(advantages), mutable_data<C>(returns));
+    using Values = TileAggregates<LastValid<C>>;
+    using All = TileAggregates<Recursions<C>>;
+    const TileMemory memory("gae", schedule, Values::kWords + All::kWords, device);
+    launch("gae", gae_kernel<T>, schedule.count(), kThreads, device.stream(), reward_in, value_in, valid, schedule,
+           memory.aggregates<LastValid<C>>(), memory.aggregates<Recursions<C>>(Values::kWords), gammas, lams,
+           value_lams, holes_are_steps, mutable_data<C>(advantages), mutable_data<C>(returns));
   });
   return {advantages, returns};
 }

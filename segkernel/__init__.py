@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from segkernel.ops.segment_reduce import segment_reduce
     from segkernel.ops.select_tokens import select_tokens
     from segkernel.ops.sequence_logprobs import sequence_logprobs
+    from segkernel.ops.token_divergences import token_divergences
     from segkernel.ops.token_logprobs import token_logprobs
     from segkernel.ops.vocab_parallel_token_logprobs import vocab_parallel_token_logprobs
-    from segkernel.types import Segments
+    from segkernel.types import Segments, TokenDivergences
 
 __version__ = "0.2.0"
 
 __all__ = [
     "Segments",
+    "TokenDivergences",
     "debug",
     "detect_pivots",
     "discounted_sum",
@@ -56,6 +58,7 @@ __all__ = [
     "segment_reduce",
     "select_tokens",
     "sequence_logprobs",
+    "token_divergences",
     "token_logprobs",
     "vocab_parallel_token_logprobs",
 ]
@@ -63,6 +66,7 @@ __all__ = [
 # Names not defined in ops/<name>.py.
 _MODULES = {
     "Segments": "segkernel.types",
+    "TokenDivergences": "segkernel.types",
     "debug": "segkernel._debug",
     "finish_logprobs": "segkernel.ops.logprob_state",
     "fit_location_normalizer": "segkernel.ops.location_normalize",

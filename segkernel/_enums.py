@@ -6,6 +6,9 @@ REDUCE = {"sum": 0, "mean": 1, "last": 2, "max": 3, "min": 4, "logsumexp": 5}
 # enum Broadcast, csrc/ops/segment_broadcast/segment_broadcast.h
 BROADCAST = {"repeat": 0, "split": 1, "last": 2}
 
+# enum Divergence, csrc/ops/token_divergences/token_divergences.h
+DIVERGENCE = {"kl": 0, "reverse_kl": 1, "js": 2, "tv": 3}
+
 SEGMENT_REDUCTIONS = ("mean", "sum", "last", "max", "min")
 
 # Masked positions between the valid tokens of a row, in `gae`.

@@ -31,6 +31,27 @@ class Segments(NamedTuple):
     mask: Tensor | None
 
 
+class TokenDivergences(NamedTuple):
+    """Result of `token_divergences`: tensors `[...]`, float32, or float64 for float64 logits, in nats.
+
+    `logits` gives the distribution `p`, and `other_logits` gives `q`.
+
+    | field | meaning | gradient |
+    | --- | --- | --- |
+    | `divergence` | divergence of `p` and `q` | to `logits` |
+    | `entropy` | entropy of `p` | to `logits` |
+    | `other_entropy` | entropy of `q` | none |
+    | `logprobs` | `log p[label]`, or None without labels | to `logits` |
+    | `other_logprobs` | `log q[label]`, or None without labels | none |
+    """
+
+    divergence: Tensor
+    entropy: Tensor
+    other_entropy: Tensor
+    logprobs: Tensor | None
+    other_logprobs: Tensor | None
+
+
 class LogitOptions(TypedDict, total=False):
     """Options that map logits to the distribution `softmax(z)`, in the overloads of the log-prob functions."""
 

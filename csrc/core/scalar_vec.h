@@ -68,10 +68,29 @@ SK_INLINE ScalarVec<float> maximum(ScalarVec<float> a, ScalarVec<float> b) {
 #endif
 }
 
+SK_INLINE ScalarVec<double> minimum(ScalarVec<double> a, ScalarVec<double> b) { return {a.v < b.v ? a.v : b.v}; }
+SK_INLINE ScalarVec<float> minimum(ScalarVec<float> a, ScalarVec<float> b) {
+#if defined(__CUDA_ARCH__)
+  float smaller;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(smaller) : "f"(a.v), "f"(b.v));
+  return {smaller};
+#else
+  return {a.v < b.v ? a.v : b.v};
+#endif
+}
+
+// x if a > b, otherwise y.
+template <class C>
+SK_INLINE ScalarVec<C> select_greater(ScalarVec<C> a, ScalarVec<C> b, ScalarVec<C> x, ScalarVec<C> y) {
+  return {a.v > b.v ? x.v : y.v};
+}
+
 template <class C>
 SK_INLINE ScalarVec<C> exp2(ScalarVec<C> t) {
   return {fast_exp2(t.v)};
 }
+SK_INLINE ScalarVec<double> log2(ScalarVec<double> x) { return {::log2(x.v)}; }
+SK_INLINE ScalarVec<float> log2(ScalarVec<float> x) { return {::log2f(x.v)}; }
 
 // tanh(x) = 1 - 2 / (e^2x + 1). The absolute error, about 1e-7 in float, is relevant here: the result is multiplied by
 // a softcap and exponentiated.

@@ -138,6 +138,9 @@ SK_INLINE Vec maximum(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
 SK_INLINE Vec minimum(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
 #endif
 
+// x where a > b, otherwise y.
+SK_INLINE Vec select_greater(Vec a, Vec b, Vec x, Vec y) { return {a.v > b.v ? x.v : y.v}; }
+
 // 0, 1, ..., kLanes - 1.
 SK_INLINE Vec::Words lane_indices() {
   Vec::Words lanes;

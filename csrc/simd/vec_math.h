@@ -1,4 +1,4 @@
-// exp2 and tanh over Vec. Their errors are measured over all floats by tests/ops/cpp/exp2_test.cpp.
+// exp2, log2 and tanh over Vec. Their errors are measured over all floats by tests/ops/cpp/exp2_test.cpp.
 #pragma once
 
 #include "vec.h"
@@ -22,6 +22,25 @@ SK_INLINE Vec exp2(Vec t) {
 #endif
   const Vec f = fraction(t);
   return scale(fma(exp2m1_over_f(f), f, Vec::broadcast(1)), t);
+}
+
+// log2(x) = e + log2(m) with x = m * 2^e and sqrt(1/2) <= m < sqrt(2), for finite normal x > 0. The polynomial is the
+// minimax one of log2(m) / (m - 1) for the relative error.
+SK_INLINE Vec log2(Vec x) {
+  constexpr uint32_t kRootHalf = 0x3f3504f3u;
+  const auto exponent = reinterpret_cast<Vec::Integers>(x.bits() - kRootHalf) >> 23;
+  const Vec m = Vec::of_bits(x.bits() - (reinterpret_cast<Vec::Words>(exponent) << 23));
+  const Vec w = m - Vec::broadcast(1);
+  Vec q = Vec::broadcast(0x1.01b6d2p-3f);
+  q = fma(q, w, Vec::broadcast(-0x1.a87d08p-3f));
+  q = fma(q, w, Vec::broadcast(0x1.b9c91cp-3f));
+  q = fma(q, w, Vec::broadcast(-0x1.e95be8p-3f));
+  q = fma(q, w, Vec::broadcast(0x1.26d384p-2f));
+  q = fma(q, w, Vec::broadcast(-0x1.715c4ep-2f));
+  q = fma(q, w, Vec::broadcast(0x1.ec73d6p-2f));
+  q = fma(q, w, Vec::broadcast(-0x1.715470p-1f));
+  q = fma(q, w, Vec::broadcast(0x1.715476p+0f));
+  return fma(q, w, {__builtin_convertvector(exponent, Vec::Floats)}) + (x - x);  // x - x: NaN for NaN
 }
 
 // tanh(x) = (e^2x - 1) / (e^2x + 1), where e^2x - 1 is formed without cancellation; absolute error below 1.2e-7.

@@ -119,13 +119,13 @@ def token_logprobs(
     return (logprobs, entropies) if entropy else logprobs
 
 
-def check_logits(logits: Tensor) -> None:
-    _tensors.tensor("logits", logits)
+def check_logits(logits: Tensor, name: str = "logits") -> None:
+    _tensors.tensor(name, logits)
     if logits.dim() == 0:
-        raise ValueError(f"logits: expected [..., V], got {_validate.describe(logits)}")
+        raise ValueError(f"{name}: expected [..., V], got {_validate.describe(logits)}")
     if logits.shape[-1] > 1 and logits.stride(-1) != 1:
         raise ValueError(
-            f"logits: expected a contiguous last dimension, got {_validate.describe(logits)} with strides "
+            f"{name}: expected a contiguous last dimension, got {_validate.describe(logits)} with strides "
             f"{list(logits.stride())}; call .contiguous() on them"
         )
 

@@ -20,6 +20,7 @@ from segkernel.reference.segment_logprobs import segment_logprobs
 from segkernel.reference.segment_reduce import segment_reduce
 from segkernel.reference.select_tokens import select_tokens
 from segkernel.reference.sequence_logprobs import sequence_logprobs
+from segkernel.reference.token_divergences import token_divergences
 from segkernel.reference.token_logprobs import token_logprobs
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "segment_reduce",
     "select_tokens",
     "sequence_logprobs",
+    "token_divergences",
     "token_logprobs",
 ]

@@ -125,6 +125,12 @@ def gradient_in_place(x: dict[str, Tensor]) -> None:
     segkernel.token_logprobs(logits, x["labels"], x["kept"], entropy=True, inplace_backward=True)[0].sum().backward()
 
 
+def divergence_gradient_in_place(x: dict[str, Tensor]) -> None:
+    logits = 1 * x["logits"].clone().requires_grad_()
+    out = segkernel.token_divergences(logits, x["other_logits"], x["kept"], x["labels"], inplace_backward=True)
+    sum((values.sum() for values in (out.divergence, out.entropy, out.logprobs)), torch.zeros(())).backward()
+
+
 def operators() -> list[str]:
     """The registered operators that take arguments, with their overloads."""
     names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("segkernel::")]
@@ -152,6 +158,7 @@ def valid_calls() -> dict[str, list[tuple[Any, ...]]]:
     for call in CALLS.values():
         record(call, segkernel, make_inputs("cpu"))
     record(gradient_in_place, make_inputs("cpu"))
+    record(divergence_gradient_in_place, make_inputs("cpu"))
     for name, implementation in WRITTEN_IN_PYTHON.items():
         record(implementation, *_copied(calls[name][0]))
     return calls

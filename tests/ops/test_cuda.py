@@ -42,6 +42,7 @@ def make_inputs(device: str, seed: int = 0) -> Inputs:
             "cu_seqlens": batch.cu_seqlens,
             "threshold": torch.linspace(0.0, 2.0, B),
             "logits": (2 * torch.randn(B, 9, V)).bfloat16(),
+            "other_logits": (2 * torch.randn(B, 9, V)).bfloat16(),
             "labels": labels,
             "kept": torch.arange(9) % 3 < torch.arange(B)[:, None] % 4,
             "weights": torch.rand(B, 9),
@@ -49,7 +50,8 @@ def make_inputs(device: str, seed: int = 0) -> Inputs:
             "weight": torch.randn(V, 24) / 5,
             "targets": torch.randint(V, (40,)),
         }
-    inputs["logits"][~inputs["kept"]] = float("nan")  # never read
+    for name in ("logits", "other_logits"):
+        inputs[name][~inputs["kept"]] = float("nan")  # never read
     return {name: value.to(device) for name, value in inputs.items()}
 
 
@@ -76,6 +78,13 @@ def gradient(ops: Any, x: Inputs) -> Any:
     logits = x["logits"].detach().requires_grad_()
     logprobs, entropies = ops.token_logprobs(logits, x["labels"], x["kept"], entropy=True, softcap=5.0)
     return torch.autograd.grad((logprobs, entropies), logits, (x["weights"], x["weights"]))
+
+
+def divergence_gradient(ops: Any, x: Inputs) -> Any:
+    logits = x["logits"].detach().requires_grad_()
+    out = ops.token_divergences(logits, x["other_logits"], x["kept"], x["labels"], kind="js", beta=0.25)
+    outs = (out.divergence, out.entropy, out.logprobs)
+    return torch.autograd.grad(outs, logits, (x["weights"],) * 3)
 
 
 def head(ops: Any, x: Inputs) -> Any:
@@ -109,6 +118,8 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     "segment_reduce, segment_broadcast": reduced_and_back,
     "token_logprobs": lambda ops, x: ops.token_logprobs(x["logits"], x["labels"], x["kept"], entropy=True),
     "token_logprobs, gradient": gradient,
+    "token_divergences": lambda ops, x: ops.token_divergences(x["logits"], x["other_logits"], x["kept"]),
+    "token_divergences, gradient": divergence_gradient,
     "sequence_logprobs": lambda ops, x: ops.sequence_logprobs(x["logits"], x["labels"], x["kept"], reduce="mean"),
     "segment_logprobs": lambda ops, x: ops.segment_logprobs(
         x["logits"].nan_to_num(), x["labels"], x["kept"].int() - 1, 1
@@ -118,6 +129,21 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
 CALLS = EXACT | NEAR
 # Calls that also use torch's operators.
 WITH_TORCH = ("sequence_logprobs", "segment_logprobs", "linear_token_logprobs", "importance_weights")
+# Functions of the calls that take a gradient, and the input that it belongs to.
+DIFFERENTIATED: dict[str, tuple[Callable[[Inputs], Tensor], str]] = {
+    "token_logprobs, gradient": (
+        lambda x: segkernel.token_logprobs(x["logits"], x["labels"], x["kept"], softcap=5.0),
+        "logits",
+    ),
+    "token_divergences, gradient": (
+        lambda x: segkernel.token_divergences(x["logits"], x["other_logits"], x["kept"]).divergence,
+        "logits",
+    ),
+    "linear_token_logprobs": (
+        lambda x: segkernel.linear_token_logprobs(x["hidden"], x["weight"], x["targets"]),
+        "hidden",
+    ),
+}
 every_call = pytest.mark.parametrize("name", CALLS)
 
 
@@ -132,7 +158,7 @@ def test_cuda_operators_match_the_reference_on_ragged_rows(name: str) -> None:
         expected = to_cpu(CALLS[name](reference, make_inputs("cpu")))
     if name in EXACT:
         assert_identical(actual, expected)
-    elif name == "token_logprobs, gradient":
+    elif name in ("token_logprobs, gradient", "token_divergences, gradient"):
         assert_near(actual, expected, rtol=2e-2, atol=1e-5)  # rounded to bfloat16
     else:
         assert_near(actual, expected, rtol=1e-4, atol=1e-5)
@@ -193,13 +219,9 @@ def test_cuda_operators_do_not_synchronize(name: str) -> None:
 def test_inductor_compiles_one_graph(name: str) -> None:
     torch.compiler.reset()
     inputs = make_inputs("cuda")
-    if name in ("token_logprobs, gradient", "linear_token_logprobs"):  # autograd.grad stays outside
-        function = (
-            (lambda x: segkernel.token_logprobs(x["logits"], x["labels"], x["kept"], softcap=5.0))
-            if name.startswith("token")
-            else (lambda x: segkernel.linear_token_logprobs(x["hidden"], x["weight"], x["targets"]))
-        )
-        differentiated = inputs["logits" if name.startswith("token") else "hidden"].requires_grad_()
+    if name in DIFFERENTIATED:  # autograd.grad stays outside
+        function, argument = DIFFERENTIATED[name]
+        differentiated = inputs[argument].requires_grad_()
         grads = [
             torch.autograd.grad(run(inputs).sum(), differentiated)
             for run in (torch.compile(function, fullgraph=True), function)

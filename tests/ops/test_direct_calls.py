@@ -48,6 +48,8 @@ OUT_OF_RANGE = {"-1", "300", "1099511627776", "4611686018427387904", str(-(2**63
 # Values that raise, by argument.
 BAD_VALUES = {
     "reduce": OUT_OF_RANGE,
+    "kind": OUT_OF_RANGE,
+    "beta": {"nan", "inf", "-inf", "-1.0", "0.0", "1e+300"},
     "how": OUT_OF_RANGE,
     "initial": OUT_OF_RANGE - {"-1"},
     "num_segments": {"-1", str(-(2**63)), "1099511627776", "4611686018427387904"},

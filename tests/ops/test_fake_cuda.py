@@ -14,9 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 import segkernel
 from tests.helpers import leaves
-from tests.ops.test_cuda import CALLS, make_inputs
-
-DIFFERENTIATED = ("token_logprobs, gradient", "linear_token_logprobs")
+from tests.ops.test_cuda import CALLS, DIFFERENTIATED, make_inputs
 
 
 class Recorder(TorchDispatchMode):

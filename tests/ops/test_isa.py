@@ -1,4 +1,4 @@
-"""Every instruction set gives the same segments and selections bit for bit, and the same log-probs to rounding."""
+"""Every instruction set gives the same segments and selections bit for bit, log-probs and divergences to rounding."""
 
 import os
 import subprocess
@@ -71,6 +71,11 @@ def results() -> dict[str, tuple[torch.Tensor, ...]]:
             outputs = segkernel.token_logprobs(logits, labels, entropy=True, softcap=5.0, temperature=0.7)
             (grad,) = torch.autograd.grad([output.sum() for output in outputs], logits)
             found[f"token_logprobs {dtype} {V}"] = (*(output.detach() for output in outputs), grad)
+            others = (logits.detach() + torch.randn(5, V)).to(dtype)
+            for kind in ("kl", "reverse_kl", "js", "tv"):
+                both = segkernel.token_divergences(logits, others, None, labels, kind=kind, temperature=0.7)
+                (grad,) = torch.autograd.grad(both.divergence.sum(), logits)
+                found[f"token_divergences {dtype} {V} {kind}"] = (*(output.detach() for output in both), grad)
     return found
 
 
@@ -118,7 +123,7 @@ def test_lower_instruction_sets_give_the_same_results(isa: str, tmp_path: Path) 
     here = results()
     assert lower.keys() == here.keys()
     for name, expected in here.items():
-        if not name.startswith("token_logprobs"):
+        if not name.startswith(("token_logprobs", "token_divergences")):
             assert_identical(lower[name], expected)
             continue
         for actual_part, expected_part in zip(lower[name], expected, strict=True):

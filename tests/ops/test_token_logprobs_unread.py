@@ -34,6 +34,11 @@ assert torch.equal(logits.grad, readable.grad)
 assert not logits.grad[[1, 3, 4]].any() and logits.grad[[0, 2, 5]].any()
 sums = segkernel.sequence_logprobs(logits[None], labels[None], mask[None])
 assert torch.allclose(sums, found[0].sum()[None])
+
+# Divergences: the rows of both models are protected.
+divergence = segkernel.token_divergences(logits, logits.detach(), mask, labels, kind="js").divergence
+assert not divergence[[1, 3, 4]].any()
+divergence.sum().backward()
 print("read what it should")
 """
 

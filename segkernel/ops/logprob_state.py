@@ -85,7 +85,7 @@ def merge_logprob_states(states: Tensor) -> Tensor:
     # A shard of nothing but -inf has the maximum -inf; if all have, the difference would be NaN.
     shift = torch.where(maximum == -torch.inf, -torch.inf, maximum - largest)
     scale = shift.exp()
-    # Where exp(shift) vanishes so does exp(shift) * shift, but 0 * -inf would be NaN.
+    # 0 for a shard of nothing but -inf, whose shift would give 0 * -inf = NaN.
     moved = torch.where(scale == 0, 0.0, scale * shift)
     found = ~label.isnan()
     return torch.stack(

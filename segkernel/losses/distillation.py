@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from segkernel import _tensors, _validate
+from segkernel.ops.token_divergences import token_divergences
 
 
 def adaptive_teacher(
@@ -44,7 +45,7 @@ def adaptive_teacher(
     _validate.positive("floor", floor)
     _tensors.same_shape(dpo_logits=dpo_logits, reverse_dpo_logits=reverse_dpo_logits)
     dpo, reverse = (logits.to(_tensors.compute_dtype(logits)) for logits in (dpo_logits, reverse_dpo_logits))
-    distance = 0.5 * (dpo.softmax(-1) - reverse.softmax(-1)).abs().sum(-1)
+    distance = token_divergences(dpo.detach(), reverse.detach(), kind="tv").divergence
     weights = strength * distance + floor
     # An entry that both models exclude with -inf stays excluded: -inf - -inf would be NaN.
     difference = (dpo - reverse).masked_fill(dpo == reverse, 0.0)
@@ -57,7 +58,7 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Args:
         student_logits: `[N, V]`; carries the gradient. Any floating dtype; computed in float32 (float64
             for float64).
-        teacher_logits: `[N, V]`.
+        teacher_logits: `[N, V]`; constants.
 
     Returns:
         `[N]`, in nats.
@@ -72,10 +73,11 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         tensor([0.1201])
     """
     _tensors.same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
-    student = student_logits.log_softmax(-1, dtype=_tensors.compute_dtype(student_logits))
-    teacher = teacher_logits.log_softmax(-1, dtype=_tensors.compute_dtype(teacher_logits))
+    student, teacher = student_logits, teacher_logits.detach()
+    if student.dtype is not teacher.dtype:
+        student, teacher = (logits.to(_tensors.compute_dtype(logits)) for logits in (student, teacher))
     # Entries that the student excludes with -inf contribute 0, even if the teacher is -inf, too.
-    return (student.exp() * (student - teacher).masked_fill(student == -torch.inf, 0.0)).sum(-1)
+    return token_divergences(student, teacher).divergence
 
 
 def aligndistil_loss(

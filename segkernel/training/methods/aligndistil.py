@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.losses.distillation import aligndistil_loss, distillation_loss
+from segkernel.losses.distillation import aligndistil_loss
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import numbered_prompts
 from segkernel.training.data.tables import Rows
@@ -175,15 +175,17 @@ class AlignDistilTrainer(PreferenceTrainer):
         losses, weights = aligndistil_loss(student, dpo, reverse, **settings)
         with torch.no_grad():
             tokens = labels[mask]
-            logprobs, entropy = segkernel.token_logprobs(student, tokens, entropy=True)
-            by_dpo, by_reverse = (segkernel.token_logprobs(of_teacher, tokens) for of_teacher in (dpo, reverse))
+            from_dpo = segkernel.token_divergences(student, dpo.to(student.dtype), None, tokens)
+            by_reverse = segkernel.token_logprobs(reverse, tokens)
+            assert from_dpo.other_logprobs is not None
+            assert from_dpo.logprobs is not None
             per_token = {
                 "kl/teacher": losses.detach() * weights / self.args.beta,
-                "kl/dpo": distillation_loss(student, dpo),
-                "entropy": entropy,
+                "kl/dpo": from_dpo.divergence,
+                "entropy": from_dpo.entropy,
                 "extrapolation": weights,
-                "rewards/teacher": self.args.beta * (by_dpo - by_reverse),
-                "logps": logprobs,
+                "rewards/teacher": self.args.beta * (from_dpo.other_logprobs - by_reverse),
+                "logps": from_dpo.logprobs,
             }
         means = {name: row_means(values, mask) for name, values in per_token.items()}
         return row_means(losses, mask), {**means, "response_tokens": mask.sum(1)}

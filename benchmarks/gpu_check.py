@@ -34,13 +34,14 @@ ROOT = Path(__file__).parent.parent
 # Seconds of each measured group.
 GROUPS = {
     "bandwidth": 20,
-    "token_logprobs": 45,
-    "token_logprobs_backward": 45,
+    "token_logprobs": 40,
+    "token_logprobs_backward": 40,
+    "scaling": 15,
     "segment": 20,
     "select_tokens": 14,
     "gae": 15,
     "credit": 15,
-    "linear_token_logprobs": 45,
+    "linear_token_logprobs": 40,
 }
 REHEARSAL_SHARE = 240
 BUILD = "build"

@@ -43,6 +43,15 @@ def materialized_logprobs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Ten
     return -functional.cross_entropy(functional.linear(hidden, weight).float(), labels, reduction="none")
 
 
+def torch_chunked() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """torch's chunked head, from torch 2.13 on; its gradients are computed in the forward pass."""
+    options = getattr(torch.nn, "LinearCrossEntropyOptions", None)
+    head: Any = getattr(functional, "linear_cross_entropy", None)
+    if options is None or head is None:
+        return None
+    return lambda hidden, weight, labels: head(hidden, weight, labels, reduction="sum", options=options())
+
+
 def trl_chunked() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
     """TRL's LM head, with the chunk size that its trainers use."""
     chunked = installed("trl.kernels.chunked_logprob", "ChunkedLogProbFunction")
@@ -76,11 +85,12 @@ def logprob_losses(device: str) -> Peers:
 def heads(device: str) -> Peers:
     """`(hidden [N, H], weight [V, H], labels [N]) -> a tensor whose sum is differentiated`."""
     if device == "cpu":
-        return {"TRL chunked": trl_chunked()}
+        return {"TRL chunked": trl_chunked(), "torch chunked": torch_chunked()}
     liger = installed("liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy")
     cce = installed("cut_cross_entropy", "linear_cross_entropy")
     return {
         "TRL chunked": trl_chunked(),
+        "torch chunked": torch_chunked(),
         "Liger FLCE": liger and (lambda hidden, weight, labels: liger(hidden, weight, labels, reduction="sum")),
         # reduction="none" would fail: the kernel expects a contiguous gradient, and that of a sum is expanded.
         "CCE (drops small gradients)": cce

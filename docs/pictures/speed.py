@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from style import HERE, INK, KEPT, MUTED, ROOT, save
 
 RESULTS = ROOT / "benchmarks" / "results" / "amd-epyc-2-cores.json"
-LEFT_OUT = {"bandwidth", "import_time"}  # no operators
+LEFT_OUT = {"bandwidth", "import_time", "scaling"}  # no operators, or in a picture of its own
 OURS = "segkernel"
 # Colors of implementations, by the beginning of their name.
 COLORS = {

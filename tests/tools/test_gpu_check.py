@@ -53,6 +53,8 @@ def test_rehearsal_runs_every_phase_and_leaves_the_pages_alone(tmp_path: Path) -
         f"{targets.FEW}: 32 of 128 kept, bf16 V=130",
         "token_logprobs, forward + backward, bf16",
         f"{targets.FEW_BACKWARD}: 32, bf16 V=130",
+        *(f"{series}: token_logprobs + entropy, bf16" for series in ("by share",) * 6 + ("by tokens",) * 3),
+        *("by vocabulary: token_logprobs + entropy, bf16",) * 3,
         *("segment", "segment", "segment", "select_tokens", "select_tokens", "select_tokens"),
         *("gae", "discounted_sum", "segment_by_mask", "group_normalize", "importance_weights, per sequence"),
         "linear_token_logprobs, forward + backward, bf16",

@@ -32,6 +32,8 @@ class Mutant(NamedTuple):
     sanitize: bool = False
 
 
+# Operators that test_scan_references.py calls.
+SCANS = ("hysteresis", "detect_pivots", "segment_by_entropy", "redistribute", "gae", "discounted_sum")
 MUTANTS = (
     Mutant(
         "tail: the last vector of a row counts one logit too many",
@@ -55,7 +57,7 @@ MUTANTS = (
         "csrc/cuda/warp.cuh",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n  __syncthreads();\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
-        ("hysteresis", "detect_pivots", "segment_by_entropy", "redistribute", "gae"),
+        SCANS,
         ("test_scan_references.py",),
     ),
     Mutant(
@@ -64,7 +66,7 @@ MUTANTS = (
         "  __syncthreads();  // WAR hazard: threads may still read it for a previous call\n"
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
         "  if (lane_index() == kWarp - 1) of_warp[warp_index()] = inclusive;\n",
-        ("hysteresis", "detect_pivots", "segment_by_entropy", "redistribute", "gae"),
+        SCANS,
         ("test_scan_references.py",),
     ),
     Mutant(
@@ -89,7 +91,7 @@ MUTANTS = (
         "csrc/ops/segment/segment_cuda.cu",
         "    prefixes.publish(tile.block, Prefix::identity());\n    opens.publish(tile.block, Open::identity());\n",
         "",
-        ("segment", "hysteresis", "detect_pivots", "segment_by_entropy", "select_tokens", "redistribute", "gae"),
+        (*SCANS, "segment", "select_tokens", "segment_reduce", "segment_broadcast"),
         ("test_bad_input.py",),
     ),
     Mutant(
@@ -97,7 +99,7 @@ MUTANTS = (
         "csrc/cuda/tile_schedule.cuh",
         "return tile.index == 0 ? identity",
         "return tile.index >= 0 ? identity",
-        ("hysteresis", "redistribute", "detect_pivots", "segment_by_entropy", "gae"),
+        SCANS,
         ("test_scan_references.py",),
     ),
     Mutant(
@@ -105,8 +107,32 @@ MUTANTS = (
         "csrc/ops/redistribute/redistribute_cuda.cu",
         " || valid_after(mask, tile)) return;",
         ") return;",
-        ("hysteresis", "redistribute", "detect_pivots", "segment_by_entropy", "gae"),
+        SCANS,
         ("test_scan_references.py",),
+    ),
+    Mutant(
+        "runs: those of earlier tiles are not counted",
+        "csrc/ops/segment_by_mask/segment_by_mask_cuda.cu",
+        "int32_t id = earlier + scanned.prefix - 1;",
+        "int32_t id = scanned.prefix - 1;",
+        ("hysteresis", "segment_by_mask"),
+        ("test_segment_by_mask.py",),
+    ),
+    Mutant(
+        "group members: they are visited before all are written",
+        "csrc/ops/group_normalize/group_normalize_cuda.cu",
+        "    __syncthreads();\n    for (int i = 0; i < scanned.total; ++i)",
+        "    for (int i = 0; i < scanned.total; ++i)",
+        ("hysteresis", "group_normalize"),
+        ("test_group_normalize.py",),
+    ),
+    Mutant(
+        "group members: only the nearest rows are searched for an earlier one",
+        "csrc/ops/group_normalize/group_normalize_cuda.cu",
+        "for (int64_t chunk = row; chunk > 0; chunk -= kThreads)",
+        "for (int64_t chunk = row; chunk > 0; chunk = 0)",
+        ("hysteresis", "group_normalize"),
+        ("test_group_normalize.py",),
     ),
     Mutant(
         "histogram: bins are cleared while other threads count",

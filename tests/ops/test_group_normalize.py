@@ -89,6 +89,17 @@ def test_group_normalize_does_not_depend_on_other_groups(per: str, threads: None
     assert_identical(shuffled, expected[by_group])
 
 
+def test_group_normalize_of_rows_far_apart():
+    """The rows of a group, with 298 other groups between them."""
+    group = torch.arange(300)
+    values, group[299] = group.float()[:, None], 0
+    expected = torch.zeros(300, 1)
+    expected[0], expected[299] = -149.5, 149.5
+    counts = torch.ones(300, dtype=torch.int32)
+    for per in ("group", "segment"):
+        assert_identical(segkernel.group_normalize(values, counts, group, per=per, scale=False), expected)
+
+
 def test_group_normalize_nan_rewards_stay_in_their_group():
     values, counts, group = torch.tensor([[1.0], [NAN], [2.0], [4.0]]), torch.ones(4).int(), torch.tensor([0, 0, 1, 1])
     normalized = segkernel.group_normalize(values, counts, group, scale=False)

@@ -231,7 +231,7 @@ def token_logprobs_backward(machine: Machine) -> Iterator[Case]:
             (
                 few,
                 few_labels,
-                torch.ops.segkernel.token_logprobs(few, few_labels, None, None, 1.0, 1.0, None, False, False)[2],
+                torch.ops.segkernel.token_logprobs(few, few_labels, None, None, 1.0, 1.0, None, 0, False)[2],
             )
             for few, few_labels in zip(
                 original.flatten(0, 1).split(rows)[:4], labels.flatten().split(rows)[:4], strict=True

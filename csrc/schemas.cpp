@@ -41,8 +41,8 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
   library.def("segment_broadcast(Tensor values, Tensor ids, int how, Tensor? cu_seqlens) -> Tensor");
   library.def(
       "token_logprobs(Tensor logits, Tensor labels, Tensor? mask, Tensor? token_temperature, float logit_scale,"
-      " float temperature, float? softcap, bool want_entropy, bool inplace_backward)"
-      " -> (Tensor logprobs, Tensor entropy, Tensor lse)");
+      " float temperature, float? softcap, int outputs, bool inplace_backward)"
+      " -> (Tensor logprobs, Tensor entropy, Tensor lse, Tensor sum_squares, Tensor mean_logit, Tensor is_argmax)");
   library.def(
       "token_logprobs_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor logits, Tensor labels,"
       " Tensor? mask, Tensor? token_temperature, Tensor entropy, Tensor lse, float logit_scale, float temperature,"
@@ -64,11 +64,11 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       "token_divergences_backward_(Tensor? grad_divergence, Tensor? grad_entropy, Tensor? grad_logprobs,"
       " Tensor(a!) logits, Tensor other_logits, Tensor? labels, Tensor? mask, Tensor state, int kind, float beta,"
       " float logit_scale, float temperature, float? softcap) -> ()");
-  // linear_token_logprobs is written in Python around matrix products; these are its steps. `state`, float64 [n, 4].
+  // linear_token_logprobs is written in Python around matrix products; those with an underscore are its steps.
   library.def(
       "linear_token_logprobs(Tensor hidden, Tensor weight, Tensor? bias, Tensor labels, Tensor? mask,"
-      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, bool want_entropy)"
-      " -> (Tensor logprobs, Tensor entropy, Tensor lse)");
+      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, int outputs)"
+      " -> (Tensor logprobs, Tensor entropy, Tensor lse, Tensor sum_squares, Tensor mean_logit, Tensor is_argmax)");
   library.def(
       "linear_token_logprobs_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor hidden, Tensor weight,"
       " Tensor? bias, Tensor labels, Tensor? mask, Tensor? token_temperature, Tensor entropy, Tensor lse,"
@@ -78,12 +78,12 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       "_linear_token_logprobs_valid(Tensor labels, Tensor? mask, Tensor? token_temperature, int vocabulary)"
       " -> Tensor");
   library.def(
-      "_linear_token_logprobs_fold_(Tensor(a!) state, Tensor tile, Tensor labels, int first,"
-      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, bool want_entropy) -> ()");
+      "_linear_token_logprobs_fold_(Tensor(a!) sums, Tensor(b!) label_y, Tensor tile, Tensor labels, int first,"
+      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, int outputs) -> ()");
   library.def(
-      "_linear_token_logprobs_finish(Tensor state, Tensor like, Tensor? token_temperature, float logit_scale,"
-      " float temperature, float? softcap)"
-      " -> (Tensor logprobs, Tensor entropy, Tensor lse)");
+      "_linear_token_logprobs_finish(Tensor sums, Tensor label_y, Tensor labels, Tensor like, int vocabulary,"
+      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap)"
+      " -> (Tensor logprobs, Tensor entropy, Tensor lse, Tensor sum_squares, Tensor mean_logit, Tensor is_argmax)");
   library.def(
       "_linear_token_logprobs_gradient_(Tensor(a!) tile, Tensor labels, int first, Tensor? grad_logprobs,"
       " Tensor? grad_entropy, Tensor entropy, Tensor lse, Tensor? token_temperature, float logit_scale,"

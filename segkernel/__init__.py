@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from segkernel.ops.token_divergences import token_divergences
     from segkernel.ops.token_logprobs import token_logprobs
     from segkernel.ops.vocab_parallel_token_logprobs import vocab_parallel_token_logprobs
-    from segkernel.types import Segments, TokenDivergences
+    from segkernel.types import Segments, TokenDivergences, TokenLogprobs
 
 __version__ = "0.2.0"
 
 __all__ = [
     "Segments",
     "TokenDivergences",
+    "TokenLogprobs",
     "debug",
     "detect_pivots",
     "discounted_sum",
@@ -67,6 +68,7 @@ __all__ = [
 _MODULES = {
     "Segments": "segkernel.types",
     "TokenDivergences": "segkernel.types",
+    "TokenLogprobs": "segkernel.types",
     "debug": "segkernel._debug",
     "finish_logprobs": "segkernel.ops.logprob_state",
     "fit_location_normalizer": "segkernel.ops.location_normalize",

@@ -52,6 +52,28 @@ class TokenDivergences(NamedTuple):
     other_logprobs: Tensor | None
 
 
+class TokenLogprobs(NamedTuple):
+    """Result of `token_logprobs` and `linear_token_logprobs` with `outputs`; fields that were not asked for are None.
+
+    Of the distribution `p = softmax(z)` over the vocabulary at each position, in the shape of `labels`; float32, or
+    float64 for float64 logits. 0 or False at masked positions; NaN or False in a row that is no distribution.
+
+    | field | meaning |
+    | --- | --- |
+    | `logprobs` | `log p[label]`; differentiable |
+    | `entropy` | entropy of `p`, in nats; differentiable |
+    | `sum_squares` | sum of `p[v]^2`: the probability that two samples agree |
+    | `mean_logit` | mean of `z[v]` over the vocabulary |
+    | `is_argmax` | bool: whether the label's `z` is the largest; of equal ones the first counts |
+    """
+
+    logprobs: Tensor
+    entropy: Tensor | None = None
+    sum_squares: Tensor | None = None
+    mean_logit: Tensor | None = None
+    is_argmax: Tensor | None = None
+
+
 class LogitOptions(TypedDict, total=False):
     """Options that map logits to the distribution `softmax(z)`, in the overloads of the log-prob functions."""
 

@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include <cstdint>
+
 #include "inline.h"
 
 namespace segkernel {
@@ -32,6 +34,10 @@ struct ScalarVec {
   static SK_INLINE void load2(const C* p, ScalarVec& a, ScalarVec& b) {
     a.v = p[0];
     b.v = p[1];
+  }
+  template <class T>
+  static constexpr int64_t load2_position(int64_t k) {
+    return k;
   }
   static SK_INLINE void store2(C* p, ScalarVec a, ScalarVec b) {
     p[0] = a.v;

@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include <type_traits>
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -102,6 +104,11 @@ struct Vec {
     memcpy(&pairs, p, sizeof(pairs));
     a = of_bits(pairs << 16);
     b = of_bits(pairs & 0xffff0000u);
+  }
+  // Index, in the two vectors, of the element k that load2 read.
+  template <class T>
+  static constexpr int64_t load2_position(int64_t k) {
+    return std::is_same_v<T, bfloat16> ? k % 2 * kLanes + k / 2 : k;
   }
   template <class T>
   static SK_INLINE void store2(T* p, Vec a, Vec b) {

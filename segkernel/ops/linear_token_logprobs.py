@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from segkernel import _tensors, _validate
+from segkernel._enums import LOGPROB_OUTPUTS
 from segkernel._library import cuda_kernels, ops, register_fake
-from segkernel.ops.token_logprobs import check_labels, logit_options, per_token
+from segkernel.ops.token_logprobs import check_labels, fake_outputs, logit_options, outputs_code, per_token, results
+from segkernel.types import TokenLogprobs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,6 +36,7 @@ def linear_token_logprobs(
     *,
     bias: Tensor | None = ...,
     entropy: Literal[False] = False,
+    outputs: None = None,
     **options: Unpack[LogitOptions],
 ) -> Tensor: ...
 
@@ -47,6 +50,7 @@ def linear_token_logprobs(
     *,
     bias: Tensor | None = ...,
     entropy: Literal[True],
+    outputs: None = None,
     **options: Unpack[LogitOptions],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -60,8 +64,23 @@ def linear_token_logprobs(
     *,
     bias: Tensor | None = ...,
     entropy: bool,
+    outputs: None = None,
     **options: Unpack[LogitOptions],
 ) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
+@overload
+def linear_token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    bias: Tensor | None = ...,
+    entropy: Literal[False] = False,
+    outputs: Sequence[str],
+    **options: Unpack[LogitOptions],
+) -> TokenLogprobs: ...
 
 
 def linear_token_logprobs(
@@ -75,7 +94,8 @@ def linear_token_logprobs(
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    outputs: Sequence[str] | None = None,
+) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
     """`token_logprobs(hidden @ weight.T + bias, labels, mask)`, without materializing the logits.
 
     Only the hidden states of valid tokens are multiplied, with one slice of the vocabulary at a time; the backward
@@ -92,7 +112,7 @@ def linear_token_logprobs(
         labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks.
         mask: `[...]`, bool or numeric, nonzero is valid; None means all valid.
         bias: `[V]`, of the same dtype.
-        temperature, logit_scale, softcap, entropy: as in `token_logprobs`.
+        temperature, logit_scale, softcap, entropy, outputs: as in `token_logprobs`.
 
     Returns:
         As `token_logprobs`.
@@ -125,12 +145,10 @@ def linear_token_logprobs(
     _tensors.labels_in_range(labels, mask, weight.shape[0])
     temperature, token_temperature = per_token("temperature", temperature, labels, mask)
     options = logit_options(temperature, logit_scale, softcap)
-    _validate.boolean("entropy", entropy)
-    logprobs: Tensor
-    logprobs, entropies, _ = ops.linear_token_logprobs.default(
-        hidden, weight, bias, labels, mask, token_temperature, *options, entropy
+    found = ops.linear_token_logprobs.default(
+        hidden, weight, bias, labels, mask, token_temperature, *options, outputs_code(entropy, outputs)
     )
-    return (logprobs, entropies) if entropy else logprobs
+    return results(found, entropy, outputs)
 
 
 def _check_like_hidden(name: str, value: Tensor, hidden: Tensor) -> None:
@@ -226,19 +244,19 @@ def _forward(
     logit_scale: float,
     temperature: float,
     softcap: float | None,
-    want_entropy: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    outputs: int,
+) -> tuple[Tensor, ...]:
     tiles = _Tiles(hidden, weight, bias, labels, mask, token_temperature)
     options = (tiles.temperature, logit_scale, temperature, softcap)
-    state = hidden.new_empty((tiles.hidden.shape[0], 4), dtype=torch.float64)
+    sums = hidden.new_empty((tiles.hidden.shape[0], 7), dtype=torch.float64)
+    label_y = torch.empty_like(tiles.labels, dtype=torch.float64)
     for first, _, tile in tiles:
-        ops._linear_token_logprobs_fold_.default(state, tile, tiles.labels, first, *options, want_entropy)
-    logprobs, entropies, lse = ops._linear_token_logprobs_finish.default(state, hidden, *options)
-    dtype = _tensors.compute_dtype(hidden)
-    return (
-        tiles.spread(logprobs.to(dtype), labels),
-        tiles.spread(entropies.to(dtype), labels) if want_entropy else labels.new_empty((0,), dtype=dtype),
-        tiles.spread(lse, labels),
+        ops._linear_token_logprobs_fold_.default(sums, label_y, tile, tiles.labels, first, *options, outputs)
+    finished = ops._linear_token_logprobs_finish.default(sums, label_y, tiles.labels, hidden, weight.shape[0], *options)
+    # The same outputs in the shape of the labels, with 0 at dropped tokens.
+    return tuple(
+        tiles.spread(value.to(like.dtype), labels) if like.shape == labels.shape else like
+        for value, like in zip(finished, fake_outputs(labels, _tensors.compute_dtype(hidden), outputs), strict=True)
     )
 
 
@@ -317,12 +335,9 @@ def _(
     logit_scale: float,
     temperature: float,
     softcap: float | None,
-    want_entropy: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = _tensors.compute_dtype(hidden)
-    logprobs = torch.empty_like(labels, dtype=dtype)
-    entropies = torch.empty_like(labels, dtype=dtype) if want_entropy else labels.new_empty((0,), dtype=dtype)
-    return logprobs, entropies, torch.empty_like(labels, dtype=torch.float64)
+    outputs: int,
+) -> tuple[Tensor, ...]:
+    return fake_outputs(labels, _tensors.compute_dtype(hidden), outputs)
 
 
 @register_fake("linear_token_logprobs_backward")
@@ -351,18 +366,19 @@ def _(
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    hidden, weight, bias, labels, mask, token_temperature, *ctx.options, ctx.want_entropy = inputs
-    _, entropies, lse = output
-    ctx.mark_non_differentiable(lse)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, bias, labels, mask, token_temperature, *ctx.options, outputs = inputs
+    _, entropies, lse, *statistics = output
+    ctx.has_entropies = outputs >= LOGPROB_OUTPUTS["entropies"]
+    ctx.mark_non_differentiable(lse, *statistics)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(hidden, weight, bias, labels, mask, token_temperature, entropies, lse)
 
 
 def _backward(
-    ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None, _: Tensor | None
+    ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    if not ctx.want_entropy:
+    if not ctx.has_entropies:
         grad_entropies = None
     if grad_logprobs is None and grad_entropies is None:
         return (None,) * 10

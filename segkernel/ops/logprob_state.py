@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segkernel import _tensors, _validate
+from segkernel._enums import LOGPROB_OUTPUTS
 from segkernel._library import ops
 from segkernel.ops.token_logprobs import check_labels, check_logits, logit_options, per_token
 
@@ -141,10 +142,14 @@ def shard_state(
     want_weighted: bool,
 ) -> Tensor:
     """`logprob_state` of validated arguments; without `want_weighted`, `w` is 0."""
-    state = torch.tensor([-torch.inf, 0.0, 0.0, torch.nan], dtype=torch.float64, device=logits.device)
-    state = state.expand(*labels.shape, 4).clone()
+    # RowSums in csrc/ops/token_logprobs/token_logprobs.h: maximum, sum, weighted sum, and four that are not computed.
+    empty = [-torch.inf, 0.0, 0.0, 0.0, 0.0, -torch.inf, 0.0]
+    sums = torch.tensor(empty, dtype=torch.float64, device=logits.device).expand(*labels.shape, 7).clone()
+    label_y = torch.full(labels.shape, torch.nan, dtype=torch.float64, device=logits.device)
     options = (token_temperature, logit_scale, temperature, softcap)
-    ops._linear_token_logprobs_fold_.default(state.view(-1, 4), logits, labels, first, *options, want_weighted)
+    outputs = LOGPROB_OUTPUTS["entropies" if want_weighted else "logprobs"]
+    ops._linear_token_logprobs_fold_.default(sums, label_y, logits, labels, first, *options, outputs)
+    state = torch.cat([sums[..., :3], label_y.unsqueeze(-1)], dim=-1)
     return in_nats(state, labels, logits, *options)
 
 

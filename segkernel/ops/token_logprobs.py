@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from segkernel import _tensors, _validate
+from segkernel._enums import LOGPROB_OUTPUTS
 from segkernel._library import ops, register_fake
+from segkernel.types import TokenLogprobs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,6 +27,7 @@ def token_logprobs(
     *,
     inplace_backward: bool = ...,
     entropy: Literal[False] = False,
+    outputs: None = None,
     **options: Unpack[LogitOptions],
 ) -> Tensor: ...
 
@@ -36,6 +40,7 @@ def token_logprobs(
     *,
     inplace_backward: bool = ...,
     entropy: Literal[True],
+    outputs: None = None,
     **options: Unpack[LogitOptions],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -48,8 +53,22 @@ def token_logprobs(
     *,
     inplace_backward: bool = ...,
     entropy: bool,
+    outputs: None = None,
     **options: Unpack[LogitOptions],
 ) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
+@overload
+def token_logprobs(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    inplace_backward: bool = ...,
+    entropy: Literal[False] = False,
+    outputs: Sequence[str],
+    **options: Unpack[LogitOptions],
+) -> TokenLogprobs: ...
 
 
 def token_logprobs(
@@ -61,8 +80,9 @@ def token_logprobs(
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,
+    outputs: Sequence[str] | None = None,
     inplace_backward: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
     """Label log-probabilities `log softmax(z)[label]` and, with `entropy`, the entropies of `softmax(z)`.
 
     `z = cap(logit_scale * logits) / temperature` with `cap(y) = softcap * tanh(y / softcap)`. The logits are read once
@@ -77,18 +97,22 @@ def token_logprobs(
             `[B, T]` for one per token. A constant: it takes no gradient. Values at masked positions are not used.
         logit_scale, softcap: `> 0`; a `softcap` of None means no cap.
         entropy: also return the entropy, in nats.
+        outputs: any of "entropy", "sum_squares", "mean_logit" and "is_argmax": return a `TokenLogprobs` with these
+            fields, from the same read. Only the log-probabilities and the entropy are differentiable.
         inplace_backward: the backward pass writes the gradient into the logits' storage, which saves a buffer of
             their size. The logits must not be read afterwards: autograd raises if another operation saved them. Under
             `torch.compile` a buffer is still allocated.
 
     Returns:
-        Log-probabilities `[...]`, or `(log-probabilities, entropies)`; float32, or float64 for float64 logits. 0 at
-        masked positions. A valid row of nothing but -inf, or with a NaN or +inf, is NaN.
+        Log-probabilities `[...]`, `(log-probabilities, entropies)` with `entropy`, or a `TokenLogprobs` with `outputs`;
+        float32, or float64 for float64 logits. 0 at masked positions. A valid row of nothing but -inf, or with a NaN
+        or +inf, is NaN.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
-        ValueError: shapes or devices that don't match, parameters that are not positive, a `temperature` that requires
-            grad, `inplace_backward` on a leaf or on overlapping logits.
+        ValueError: shapes or devices that don't match, parameters that are not positive, an unknown output, both
+            `entropy` and `outputs`, a `temperature` that requires grad, `inplace_backward` on a leaf or on
+            overlapping logits.
         IndexError: a label out of range at a valid position, naming it. On CUDA this and a temperature per token that
             is not positive are errors only under `segkernel.debug()`: otherwise outputs and gradient are NaN there.
 
@@ -105,18 +129,44 @@ def token_logprobs(
     _tensors.labels_in_range(labels, mask, logits.shape[-1])
     temperature, token_temperature = per_token("temperature", temperature, labels, mask)
     options = logit_options(temperature, logit_scale, softcap)
-    _validate.boolean("entropy", entropy)
+    computed = outputs_code(entropy, outputs)
     _validate.boolean("inplace_backward", inplace_backward)
     # A compiled graph must not write to tensors that it saved for its backward pass.
     writes = inplace_backward and logits.requires_grad and torch.is_grad_enabled()
     inplace = writes and not torch.compiler.is_compiling()
     if inplace:
         check_writable(logits)
-    logprobs: Tensor
-    logprobs, entropies, _ = ops.token_logprobs.default(
-        logits, labels, mask, token_temperature, *options, entropy, inplace
-    )
-    return (logprobs, entropies) if entropy else logprobs
+    found = ops.token_logprobs.default(logits, labels, mask, token_temperature, *options, computed, inplace)
+    return results(found, entropy, outputs)
+
+
+# Optional fields of TokenLogprobs, with their positions in the operators' outputs.
+_FIELDS = {"entropy": 1, "sum_squares": 3, "mean_logit": 4, "is_argmax": 5}
+
+
+def outputs_code(entropy: bool, outputs: Sequence[str] | None) -> int:
+    """Enum value of the outputs to compute, from the validated `entropy` and `outputs`."""
+    _validate.boolean("entropy", entropy)
+    if outputs is None:
+        return LOGPROB_OUTPUTS["entropies" if entropy else "logprobs"]
+    if not isinstance(outputs, (tuple, list)):
+        raise TypeError(f"outputs: expected a tuple of names, got {_validate.describe(outputs)}")
+    for name in outputs:
+        _validate.one_of("outputs", name, _FIELDS)
+    if entropy:
+        raise ValueError("entropy: expected False together with outputs, got True; add 'entropy' to outputs")
+    if not outputs:
+        return LOGPROB_OUTPUTS["logprobs"]
+    return LOGPROB_OUTPUTS["entropies" if set(outputs) == {"entropy"} else "statistics"]
+
+
+def results(
+    found: Sequence[Tensor], entropy: bool, outputs: Sequence[str] | None
+) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
+    """Result of the public function, from the operator's outputs."""
+    if outputs is None:
+        return (found[0], found[1]) if entropy else found[0]
+    return TokenLogprobs(found[0], **{name: found[_FIELDS[name]] for name in outputs})
 
 
 def check_logits(logits: Tensor, name: str = "logits") -> None:
@@ -203,13 +253,22 @@ def _(
     logit_scale: float,
     temperature: float,
     softcap: float | None,
-    want_entropy: bool,
+    outputs: int,
     inplace_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = _tensors.compute_dtype(logits)
-    logprobs = torch.empty_like(labels, dtype=dtype)
-    entropies = torch.empty_like(labels, dtype=dtype) if want_entropy else labels.new_empty((0,), dtype=dtype)
-    return logprobs, entropies, torch.empty_like(labels, dtype=torch.float64)
+) -> tuple[Tensor, ...]:
+    return fake_outputs(labels, _tensors.compute_dtype(logits), outputs)
+
+
+def fake_outputs(labels: Tensor, dtype: torch.dtype, outputs: int) -> tuple[Tensor, ...]:
+    """Uninitialized outputs of the operators; those that are not computed are `[0]`."""
+
+    def like(dtype: torch.dtype, least: str) -> Tensor:
+        wanted = outputs >= LOGPROB_OUTPUTS[least]
+        return torch.empty_like(labels, dtype=dtype) if wanted else labels.new_empty((0,), dtype=dtype)
+
+    lse = like(torch.float64, "logprobs")
+    statistics = (like(kind, "statistics") for kind in (dtype, dtype, torch.bool))
+    return like(dtype, "logprobs"), like(dtype, "entropies"), lse, *statistics
 
 
 @register_fake("token_logprobs_backward")
@@ -234,19 +293,20 @@ def _(*args: Any) -> None:
     return None
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, labels, mask, token_temperature, *ctx.options, ctx.want_entropy, ctx.inplace = inputs
-    _, entropies, lse = output
-    ctx.mark_non_differentiable(lse)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, labels, mask, token_temperature, *ctx.options, outputs, ctx.inplace = inputs
+    _, entropies, lse, *statistics = output
+    ctx.has_entropies = outputs >= LOGPROB_OUTPUTS["entropies"]
+    ctx.mark_non_differentiable(lse, *statistics)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(logits, labels, mask, token_temperature, entropies, lse)
 
 
 def _backward(
-    ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None, _: Tensor | None
+    ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     no_grads = (None,) * 8
-    if not ctx.want_entropy:
+    if not ctx.has_entropies:
         grad_entropies = None
     if not ctx.needs_input_grad[0] or (grad_logprobs is None and grad_entropies is None):
         return None, *no_grads

@@ -1,5 +1,7 @@
 """Sum or mean of the token log-probabilities of every segment."""
 
+from typing import Any
+
 from torch import Tensor
 
 from segkernel.reference.segment_reduce import segment_reduce
@@ -20,7 +22,7 @@ def segment_logprobs(
     cu_seqlens: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     ids = ids.masked_fill(labels == -100, -1)
-    per_token = token_logprobs(
+    per_token: Any = token_logprobs(
         logits,
         labels,
         (ids >= 0) & (ids < num_segments),

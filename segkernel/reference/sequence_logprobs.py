@@ -1,5 +1,7 @@
 """Sum or mean of the token log-probabilities of every row."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def sequence_logprobs(
     cu_seqlens: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     rows = valid_tokens(labels, valid_labels(labels, mask, logits.shape[-1]), cu_seqlens)
-    per_token = token_logprobs(
+    per_token: Any = token_logprobs(
         logits,
         labels,
         mask,

@@ -1,9 +1,12 @@
-"""The label's log-probability and the entropy of `softmax(z)`, `z = cap(logit_scale * x) / temperature`."""
+"""The label's log-probability and statistics of `softmax(z)`, `z = cap(logit_scale * x) / temperature`."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from segkernel.reference.rows import compute_dtype
+from segkernel.types import TokenLogprobs
 
 
 def token_logprobs(
@@ -15,28 +18,47 @@ def token_logprobs(
     logit_scale: float = 1.0,
     softcap: float | None = None,
     entropy: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    outputs: Sequence[str] | None = None,
+) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
     valid = valid_labels(labels, mask, vocabulary=logits.shape[-1])
     # Masked rows are not read.
-    outputs = label_logprobs(logits[valid], labels[valid], per_valid(temperature, valid), logit_scale, softcap)
-    log_probs, entropies = (out.new_zeros(labels.shape).masked_scatter(valid, out) for out in outputs)
-    return (log_probs, entropies) if entropy else log_probs
+    found = label_logprobs(logits[valid], labels[valid], per_valid(temperature, valid), logit_scale, softcap)
+    return spread(found, valid, entropy, outputs)
 
 
 def label_logprobs(
     logits: Tensor, labels: Tensor, temperature: float | Tensor, logit_scale: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies `[n]` of valid rows of logits `[n, V]` with labels `[n]`.
+) -> dict[str, Tensor]:
+    """All outputs `[n]` for valid rows of logits `[n, V]` with labels `[n]`.
 
     `temperature` is a scalar or `[n, 1]`.
     """
     z = logits.to(compute_dtype(logits)) * logit_scale
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
-    log_p = (z / temperature).log_softmax(-1)
+    z = z / temperature
+    log_p = z.log_softmax(-1)
     # Tokens of probability 0 contribute 0 to the entropy: 0 log 0 = 0.
     entropies = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
-    return log_p.gather(-1, labels.long()[:, None]).squeeze(-1), entropies
+    is_distribution = log_p.exp().sum(-1) > 0
+    return {
+        "logprobs": log_p.gather(-1, labels.long()[:, None]).squeeze(-1),
+        "entropy": entropies,
+        "sum_squares": log_p.detach().exp().square().sum(-1),
+        "mean_logit": z.detach().mean(-1).where(is_distribution, torch.nan),
+        "is_argmax": (z.argmax(-1) == labels) & is_distribution,  # argmax is the first of equal ones
+    }
+
+
+def spread(
+    found: dict[str, Tensor], valid: Tensor, entropy: bool, outputs: Sequence[str] | None
+) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
+    """The outputs that were asked for, in the shape of `valid`, with 0 at masked positions."""
+
+    every = {name: values.new_zeros(valid.shape).masked_scatter(valid, values) for name, values in found.items()}
+    if outputs is not None:
+        return TokenLogprobs(every["logprobs"], **{name: every[name] for name in outputs})
+    return (every["logprobs"], every["entropy"]) if entropy else every["logprobs"]
 
 
 def per_valid(temperature: float | Tensor, valid: Tensor) -> float | Tensor:

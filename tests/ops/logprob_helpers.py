@@ -16,6 +16,8 @@ def chunk(dtype: torch.dtype) -> int:
     return 16384 // dtype.itemsize
 
 
+OUTPUTS = ("entropy", "sum_squares", "mean_logit", "is_argmax")
+
 TRANSFORMS: tuple[dict[str, float], ...] = (
     {},
     {"temperature": 0.7},

@@ -46,6 +46,7 @@ def make_inputs(device: str, seed: int = 0) -> Inputs:
             "labels": labels,
             "kept": torch.arange(9) % 3 < torch.arange(B)[:, None] % 4,
             "weights": torch.rand(B, 9),
+            "warm": torch.linspace(0.5, 2.0, B)[:, None].clone(),
             "hidden": torch.randn(40, 24),
             "weight": torch.randn(V, 24) / 5,
             "targets": torch.randint(V, (40,)),
@@ -117,6 +118,9 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     ),
     "segment_reduce, segment_broadcast": reduced_and_back,
     "token_logprobs": lambda ops, x: ops.token_logprobs(x["logits"], x["labels"], x["kept"], entropy=True),
+    "token_logprobs, outputs": lambda ops, x: ops.token_logprobs(
+        x["logits"], x["labels"], x["kept"], outputs=("sum_squares", "mean_logit", "is_argmax"), temperature=x["warm"]
+    ),
     "token_logprobs, gradient": gradient,
     "token_divergences": lambda ops, x: ops.token_divergences(x["logits"], x["other_logits"], x["kept"]),
     "token_divergences, gradient": divergence_gradient,

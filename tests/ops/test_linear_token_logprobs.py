@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import segkernel
 from segkernel import reference
 from tests.helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, leaves, opcheck, unchanged
-from tests.ops.logprob_helpers import TRANSFORMS, accuracy, random_labels
+from tests.ops.logprob_helpers import OUTPUTS, TRANSFORMS, accuracy, random_labels
 
 NAN = float("nan")
 implementation = sys.modules["segkernel.ops.linear_token_logprobs"]
@@ -50,13 +50,32 @@ def test_linear_token_logprobs_match_float64_reference(H, V, dtype, transform):
             labels,
             mask,
             bias=None if b is None else b.double(),
-            entropy=True,
+            outputs=OUTPUTS,
             **transform,
         )
-        actual = segkernel.linear_token_logprobs(poisoned, weight, labels, mask, bias=b, entropy=True, **transform)
-        for out, wanted in zip(actual, expected, strict=True):
+        actual = segkernel.linear_token_logprobs(poisoned, weight, labels, mask, bias=b, outputs=OUTPUTS, **transform)
+        for out, wanted in zip(actual[:-1], expected, strict=False):
             assert out.dtype == dtype
             assert_near(out.double(), wanted, **accuracy(dtype))
+        assert_identical(actual.is_argmax, expected.is_argmax)
+
+
+@pytest.mark.parametrize("compacts", [True, False])
+def test_linear_is_argmax_is_the_first_of_equal_logits(compacts, monkeypatch):
+    """Largest logits in several tiles: that with the lowest index counts, and with a bias not the same one."""
+    monkeypatch.setattr(implementation, "_may_compact", lambda labels, mask: compacts)
+    V = 3001  # three tiles
+    hidden, weight = torch.ones(6, 2), torch.zeros(V, 2)
+    weight[[700, 1500, 2900]] = 4.0
+    labels, mask = torch.tensor([700, 1500, 2900, 0, -100, 700]), torch.tensor([1, 1, 1, 1, 1, 0])
+    bias = torch.zeros(V).index_fill(0, torch.tensor(1500), 1.0)
+    for b, expected in ((None, [1, 0, 0, 0, 0, 0]), (bias, [0, 1, 0, 0, 0, 0])):
+        outs = segkernel.linear_token_logprobs(
+            hidden, weight, labels, mask, bias=b, outputs=("is_argmax", "mean_logit")
+        )
+        assert outs.is_argmax.tolist() == [bool(e) for e in expected]
+        mean = (24 + (0 if b is None else 1)) / V
+        torch.testing.assert_close(outs.mean_logit, torch.tensor([mean] * 4 + [0.0] * 2))
 
 
 def values_and_gradients(function, hidden, weight, bias, labels, mask, upstream) -> list[Tensor]:
@@ -208,7 +227,7 @@ def test_linear_token_logprobs_never_allocate_the_logits():
     hidden, weight, _ = random_linear(N, H=H, V=V, dtype=torch.float32)
     labels, options = random_labels(N, V=V), (None, 1.0, 1.0, None)
     with LargestTensor() as forward:
-        _, entropies, lse = implementation._forward(hidden, weight, None, labels, None, *options, True)
+        _, entropies, lse, *_ = implementation._forward(hidden, weight, None, labels, None, *options, 1)
     with LargestTensor() as backward:
         ones = torch.ones(N)
         implementation._gradients(
@@ -306,15 +325,18 @@ def test_linear_token_logprobs_opcheck():
     opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, mask, bias=bias))
     hidden, weight, bias = (x.requires_grad_() for x in (hidden, weight, bias))
     opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, mask, bias=bias, entropy=True))
-    opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels))
+    opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, outputs=OUTPUTS))
 
 
 def test_linear_token_logprobs_compile_as_one_graph():
     torch.compiler.reset()
 
     def loss(hidden, weight, labels, mask):
-        log_probs, entropy = segkernel.linear_token_logprobs(hidden, weight, labels, mask, entropy=True)
-        return (log_probs + 0.1 * entropy).sum()
+        entropy: Any
+        logprobs, entropy, *_, is_argmax = segkernel.linear_token_logprobs(
+            hidden, weight, labels, mask, outputs=OUTPUTS
+        )
+        return (logprobs + 0.1 * entropy + is_argmax).sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for T in (6, 9):

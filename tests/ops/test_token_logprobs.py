@@ -9,6 +9,7 @@ from tests.helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near
 from tests.ops.logprob_helpers import (
     BEYOND_ONE_PART,
     GROUPS,
+    OUTPUTS,
     TRANSFORMS,
     VOCABULARIES,
     accuracy,
@@ -22,6 +23,13 @@ NAN, INF = float("nan"), float("inf")
 
 def both(logits, labels, mask=None, **options):
     return segkernel.token_logprobs(logits, labels, mask, entropy=True, **options)
+
+
+def every(logits, labels, mask=None, **options):
+    """All outputs; the first two have the bits of `both`."""
+    outs = segkernel.token_logprobs(logits, labels, mask, outputs=OUTPUTS, **options)
+    assert_identical(outs[:2], both(logits, labels, mask, **options))
+    return outs
 
 
 def test_token_logprobs_of_rows_more_than_2_to_the_31_logits_apart():
@@ -48,6 +56,50 @@ def test_token_logprobs_literals():
     assert log_probs.dtype == entropy.dtype == torch.float32
     # Without the entropy, the log-probability has the same bits.
     assert_identical(segkernel.token_logprobs(logits.repeat(4, 1) + 3, torch.arange(4)), log_probs)
+
+
+def test_token_logprobs_outputs_literals():
+    # Probabilities 1/2, 1/4, 1/8, 1/8.
+    logits, labels = torch.tensor([0.5, 0.25, 0.125, 0.125]).log().repeat(4, 1) + 3, torch.arange(4)
+    outs = segkernel.token_logprobs(logits, labels, outputs=OUTPUTS)
+    assert isinstance(outs, segkernel.TokenLogprobs)
+    torch.testing.assert_close(outs.entropy, torch.full((4,), 1.75 * math.log(2)))
+    torch.testing.assert_close(outs.sum_squares, torch.full((4,), 1 / 4 + 1 / 16 + 2 / 64))
+    torch.testing.assert_close(outs.mean_logit, torch.full((4,), 3 - math.log(2) * 9 / 4))
+    assert outs.is_argmax.tolist() == [True, False, False, False]
+    # The mean is that of z: scaled, capped (15/17 = tanh(2 log 2)) and divided by the temperature.
+    options = {"temperature": 0.5, "logit_scale": 2.0, "softcap": 3.0}
+    out = segkernel.token_logprobs(
+        torch.tensor([[0.0, 3 * math.log(2)]]), torch.tensor([1]), outputs=["mean_logit"], **options
+    )
+    torch.testing.assert_close(out.mean_logit, torch.tensor([3 * 15 / 17]))
+    for names in ((), ("entropy",), ["is_argmax"], ("sum_squares", "entropy")):
+        outs = segkernel.token_logprobs(logits, labels, outputs=names)
+        assert [name for name in OUTPUTS if getattr(outs, name) is not None] == [n for n in OUTPUTS if n in names]
+        assert_identical(outs.logprobs, segkernel.token_logprobs(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("softcap", [None, 20.0])
+def test_is_argmax_is_the_first_of_equal_logits(softcap, dtype):
+    V, edge = GROUPS * chunk(dtype) + 37, chunk(dtype)
+    firsts = [0, 1, 2, 17, 18, 1023, 1024, edge - 1, edge, edge + 1, 2 * edge, V - 19, V - 2, V - 1]
+    logits = random_logits(len(firsts), V, dtype=dtype)
+    logits.clamp_(max=7)
+    for row, first in enumerate(firsts):
+        logits[row, [first, (first + V) // 2, V - 1]] = 9.0
+    for labels, expected in ((torch.tensor(firsts), True), (torch.tensor(firsts) - 1, False), (V - 1, None)):
+        labels = torch.as_tensor(labels).expand(len(firsts)).clamp(min=0)
+        found = every(logits, labels, softcap=softcap).is_argmax
+        assert (
+            found.tolist() == (labels == torch.tensor(firsts)).tolist()
+            if expected is None
+            else found[1:].all() == expected
+        )
+    # Under a softcap different logits can give equal z.
+    saturated = torch.tensor([[-1.0, 5e3, 6e3, 2.0]])
+    assert segkernel.token_logprobs(saturated, torch.tensor([1]), softcap=1.0, outputs=("is_argmax",)).is_argmax.item()
+    assert segkernel.token_logprobs(saturated, torch.tensor([2]), outputs=("is_argmax",)).is_argmax.item()
 
 
 def test_logit_transform_literals():
@@ -141,12 +193,16 @@ def test_token_logprobs_of_uniform_and_certain_rows(V):
 @pytest.mark.parametrize("V", [*VOCABULARIES, *BEYOND_ONE_PART])
 def test_token_logprobs_match_float64_reference(V, dtype, transform):
     logits, labels = random_logits(3, 11, V, dtype=dtype), random_labels(3, 11, V=V)
+    labels[:2] = logits[:2].argmax(-1)
     mask = torch.rand(3, 11) < 0.7
-    expected = reference.token_logprobs(logits.double(), labels, mask, entropy=True, **transform)
+    expected = reference.token_logprobs(logits.double(), labels, mask, outputs=OUTPUTS, **transform)
     logits = logits.masked_fill(~mask[..., None], NAN)
-    for out, wanted in zip(both(logits, labels, mask, **transform), expected, strict=True):
+    *outs, is_argmax = every(logits, labels, mask, **transform)
+    for out, wanted in zip(outs, expected, strict=False):
         assert out.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert_near(out.double(), wanted, **accuracy(dtype))
+    assert is_argmax.dtype == torch.bool
+    assert_identical(is_argmax, expected.is_argmax)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -208,9 +264,12 @@ def test_token_logprobs_of_impossible_tokens(V, dtype):
     assert_near(entropy[2:3].double(), wanted_entropy, **accuracy(dtype))
     assert abs(entropy[3] - math.log(3)) < 1e-6
 
-    impossible, entropy = both(logits, torch.tensor([0, V - 1, 1, 0]))
-    assert impossible.tolist() == [-INF] * 4
+    impossible, entropy, sum_squares, mean_logit, is_argmax = every(logits, torch.tensor([0, V - 1, 1, 0]))
+    assert impossible.tolist() == mean_logit.tolist() == [-INF] * 4
     assert entropy.isfinite().all()
+    assert_near(sum_squares[[0, 1, 3]].double(), torch.tensor([1, 1, 1 / 3]).double(), rtol=1e-6, atol=0)
+    assert not is_argmax.any()
+    assert every(logits, torch.tensor([V - 1, 0, 0, V - 3])).is_argmax[[0, 1, 3]].all()
 
 
 def test_token_logprobs_of_vanishing_probabilities():
@@ -224,7 +283,7 @@ def test_token_logprobs_of_vanishing_probabilities():
 def test_token_logprobs_are_nan_for_rows_that_are_no_distribution(V, dtype):
     """Rows with NaN, with +inf, and of -inf only are NaN; their neighbors are unaffected."""
     logits, labels = random_logits(9, V, dtype=dtype), random_labels(9, V=V)
-    clean = both(logits, labels)
+    clean = every(logits, labels)
     logits[1, 0] = NAN
     logits[2, V - 1] = INF
     logits[4] = -INF
@@ -232,8 +291,8 @@ def test_token_logprobs_are_nan_for_rows_that_are_no_distribution(V, dtype):
     logits[7, :2] = INF
     bad = torch.tensor([1, 2, 4, 5, 7])
     good = torch.tensor([0, 3, 6, 8])
-    for out, before in zip(both(logits, labels), clean, strict=True):
-        assert out[bad].isnan().all()
+    for out, before in zip(every(logits, labels), clean, strict=True):
+        assert not out[bad].any() if out.dtype == torch.bool else out[bad].isnan().all()
         assert_identical(out[good], before[good])
     for label in (0, V - 1):  # wherever the label is
         assert segkernel.token_logprobs(logits, torch.full((9,), label))[bad].isnan().all()
@@ -256,14 +315,14 @@ def test_token_logprobs_of_masked_rows_are_0(dtype):
     mask = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
     labels[0, 3] = -100  # masks too
     kept = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
-    expected = both(logits, labels.clamp(min=0))
+    expected = every(logits, labels.clamp(min=0))
     poisoned = logits.masked_fill(~kept[..., None], NAN)
     labels = labels.masked_fill(mask == 0, 10**9)  # their labels may be anything
     for given in (mask, mask.bool(), mask.float() * 0.5):
-        for out, wanted in zip(both(poisoned, labels, given), expected, strict=True):
+        for out, wanted in zip(every(poisoned, labels, given), expected, strict=True):
             assert_identical(out, wanted.masked_fill(~kept, 0))
-    everything_masked = both(torch.full((2, 5, 33), NAN, dtype=dtype), torch.full((2, 5), -100))
-    assert not torch.stack(everything_masked).any()
+    for out in every(torch.full((2, 5, 33), NAN, dtype=dtype), torch.full((2, 5), -100)):
+        assert not out.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
@@ -292,7 +351,7 @@ def test_token_logprobs_of_strided_logits_have_the_same_bits(V, dtype):
         "narrow": (logits[..., 1 : V - 3], labels % (V - 4)),
     }
     for view, view_labels in views.values():
-        assert_identical(both(view, view_labels), both(view.contiguous(), view_labels.contiguous()))
+        assert_identical(every(view, view_labels), every(view.contiguous(), view_labels.contiguous()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -302,7 +361,7 @@ def test_token_logprobs_have_the_same_bits_with_any_thread_count(dtype, threads)
     outs = []
     for number in (1, 2):
         torch.set_num_threads(number)
-        outs.append(both(logits, labels, mask))
+        outs.append(every(logits, labels, mask))
     assert_identical(outs[1], outs[0])
 
 
@@ -311,11 +370,11 @@ def test_token_logprobs_have_the_same_bits_with_any_thread_count(dtype, threads)
 def test_token_logprobs_have_the_same_bits_in_any_batch(V, dtype):
     logits, labels = random_logits(7, 3, V, dtype=dtype), random_labels(7, 3, V=V)
     mask = torch.rand(7, 3) < 0.6
-    together = both(logits, labels, mask, temperature=0.8)
+    together = every(logits, labels, mask, temperature=0.8)
     for b in range(7):
         for t in range(3):
-            alone = both(logits[b, t].clone(), labels[b, t], mask[b, t], temperature=0.8)
-            assert_identical(alone, (together[0][b, t], together[1][b, t]))
+            alone = every(logits[b, t].clone(), labels[b, t], mask[b, t], temperature=0.8)
+            assert_identical(alone, [out[b, t] for out in together])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -340,13 +399,13 @@ def test_token_logprobs_have_the_same_bits_among_few_rows_and_many(dtype):
     V = (GROUPS + 1) * chunk(dtype) + 3  # every other row is misaligned
     few, labels = random_logits(6, V, dtype=dtype), random_labels(6, V=V)
     options = {"temperature": 0.8, "softcap": 20.0}
-    expected = both(few, labels, **options)
+    expected = every(few, labels, **options)
     for repeats in (170, 171):  # 1020 and 1026 rows
         kept = torch.zeros(6, repeats, dtype=torch.bool)
         kept[:, 0] = kept[2, 1:20] = kept[5, -1] = True
         many = few[:, None].expand(6, repeats, V)
-        for out, wanted in zip(both(many, labels[:, None].expand(6, repeats), kept, **options), expected, strict=True):
-            assert_identical(out, torch.where(kept, wanted[:, None], 0))
+        for out, wanted in zip(every(many, labels[:, None].expand(6, repeats), kept, **options), expected, strict=True):
+            assert_identical(out, wanted[:, None].expand(6, repeats).masked_fill(~kept, 0))
 
 
 def test_token_logprobs_leave_inputs_unchanged():
@@ -407,6 +466,12 @@ def test_token_logprobs_refuse_bad_arguments():
         call(logits, labels.to("meta"))
     with pytest.raises(ValueError, match=rf"mask: expected .*{DEVICE}.*got int64 \[2, 3\] on meta"):
         call(logits, labels, labels.to("meta"))
+    with pytest.raises(ValueError, match=r"outputs: expected one of 'entropy', .*'is_argmax', got 'entropies'"):
+        call(logits, labels, outputs=("entropies",))
+    with pytest.raises(TypeError, match=r"outputs: expected a tuple of names, got str 'entropy'"):
+        call(logits, labels, outputs="entropy")
+    with pytest.raises(ValueError, match=r"entropy: expected False together with outputs, got True"):
+        call(logits, labels, entropy=True, outputs=("is_argmax",))
     for temperature in (0.0, -1.0, NAN):
         with pytest.raises(ValueError, match=rf"temperature: expected .*> 0.*got {temperature}"):
             call(logits, labels, temperature=temperature)

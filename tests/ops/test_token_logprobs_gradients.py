@@ -7,6 +7,7 @@ from segkernel import reference
 from tests.helpers import BACKEND, DTYPES, assert_identical, opcheck
 from tests.ops.logprob_helpers import (
     BEYOND_ONE_PART,
+    OUTPUTS,
     TRANSFORMS,
     VOCABULARIES,
     assert_gradient,
@@ -104,6 +105,21 @@ def test_token_logprobs_gradient_of_one_output_only():
         segkernel.token_logprobs(leaf, labels, entropy=True)[output].sum().backward()
         upstream = [torch.ones(5) if output == k else torch.zeros(5) for k in range(2)]
         assert_gradient(leaf.grad, reference_gradient(logits, labels, None, upstream))
+
+
+def test_token_logprobs_gradient_of_more_outputs():
+    """Log-probabilities and entropies have the same gradients; the other outputs are constants."""
+    logits, labels = random_logits(5, 33, dtype=torch.float32).requires_grad_(), random_labels(5, V=33)
+    outs = segkernel.token_logprobs(logits, labels, outputs=OUTPUTS)
+    assert [out.requires_grad for out in outs] == [True, True, False, False, False]
+    upstream = random_upstream(5, dtype=torch.float32)
+    (actual,) = torch.autograd.grad(outs[:2], logits, upstream)
+    assert_identical(actual, gradient(logits, labels, None, upstream))
+    logprobs = segkernel.token_logprobs(logits, labels, outputs=("is_argmax",)).logprobs
+    assert_identical(
+        torch.autograd.grad(logprobs.sum(), logits)[0],
+        torch.autograd.grad(segkernel.token_logprobs(logits, labels).sum(), logits)[0],
+    )
 
 
 @pytest.mark.parametrize("V", [7, 33, 4099])
@@ -333,28 +349,31 @@ def test_token_logprobs_opcheck():
     for leaf in (logits, logits.clone().requires_grad_(), logits.double().requires_grad_()):
         opcheck(lambda leaf=leaf: segkernel.token_logprobs(leaf, labels))
         opcheck(lambda leaf=leaf: segkernel.token_logprobs(leaf, labels, mask, entropy=True, **TRANSFORMS[-1]))
+    opcheck(lambda: segkernel.token_logprobs(logits.requires_grad_(), labels, mask, outputs=OUTPUTS))
     opcheck(lambda: segkernel.token_logprobs(logits.requires_grad_(), labels, temperature=torch.tensor([[0.5], [2]])))
 
 
-@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("outputs", [(), OUTPUTS])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.compiles)])
-def test_token_logprobs_compile_as_one_graph(backend, entropy):
+def test_token_logprobs_compile_as_one_graph(backend, outputs):
     torch.compiler.reset()
 
-    def outputs(logits, labels, mask):
+    def function(logits, labels, mask):
         temperature = 1 + 0.5 * mask[:, :1].float()
-        outs = segkernel.token_logprobs(
-            logits[:, :-1], labels[:, 1:], mask[:, 1:], entropy=entropy, temperature=temperature
+        return segkernel.token_logprobs(
+            logits[:, :-1], labels[:, 1:], mask[:, 1:], outputs=outputs, temperature=temperature
         )
-        return outs if entropy else (outs,)
 
-    compiled = torch.compile(outputs, fullgraph=True, backend=backend)
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
     for T in (6, 9):  # the second length makes the size dynamic
         logits, labels = random_logits(2, T, 33, dtype=torch.float32), random_labels(2, T, V=33)
         mask = torch.rand(2, T) < 0.7
         leaves = [logits.clone().requires_grad_() for _ in range(2)]
-        upstream = [torch.randn(2, T - 1) for _ in range(1 + entropy)]
-        outs = [compiled(leaves[0], labels, mask), outputs(leaves[1], labels, mask)]
+        count = 2 if outputs else 1
+        upstream = [torch.randn(2, T - 1) for _ in range(count)]
+        outs = [compiled(leaves[0], labels, mask), function(leaves[1], labels, mask)]
         assert_identical(outs[0], outs[1])
-        gradients = [torch.autograd.grad(out, leaf, upstream)[0] for out, leaf in zip(outs, leaves, strict=True)]
+        gradients = [
+            torch.autograd.grad(out[:count], leaf, upstream)[0] for out, leaf in zip(outs, leaves, strict=True)
+        ]
         assert_identical(gradients[0], gradients[1])

@@ -11,7 +11,7 @@ from typing_extensions import assert_type
 
 import segkernel
 import segkernel.numpy
-from segkernel import Segments, losses
+from segkernel import Segments, TokenLogprobs, losses
 
 
 def log_probs_are_one_tensor_or_a_pair(logits: Tensor, labels: Tensor, mask: Tensor, both: bool) -> None:
@@ -19,7 +19,9 @@ def log_probs_are_one_tensor_or_a_pair(logits: Tensor, labels: Tensor, mask: Ten
     assert_type(segkernel.token_logprobs(logits, labels, mask, temperature=0.7, entropy=False), Tensor)
     assert_type(segkernel.token_logprobs(logits, labels, mask, entropy=True), tuple[Tensor, Tensor])
     assert_type(segkernel.token_logprobs(logits, labels, entropy=both), Tensor | tuple[Tensor, Tensor])
+    assert_type(segkernel.token_logprobs(logits, labels, temperature=logits, outputs=("entropy",)), TokenLogprobs)
     assert_type(segkernel.linear_token_logprobs(logits, logits, labels, bias=logits), Tensor)
+    assert_type(segkernel.linear_token_logprobs(logits, logits, labels, outputs=["is_argmax"]), TokenLogprobs)
     assert_type(segkernel.linear_token_logprobs(logits, logits, labels, entropy=True), tuple[Tensor, Tensor])
     assert_type(segkernel.sequence_logprobs(logits, labels, reduce="mean"), Tensor)
     assert_type(segkernel.sequence_logprobs(logits, labels, softcap=30.0, entropy=True), tuple[Tensor, Tensor])

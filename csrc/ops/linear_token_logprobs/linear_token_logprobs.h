@@ -1,36 +1,28 @@
 // State of linear_token_logprobs for one row of logits, which is computed a tile at a time: a tile holds the logits of
 // all rows for the slice [first, first + width) of the vocabulary.
+//
+// `sums` [n, 7], float64: RowSums<double> of every row. `label_y` [n], float64: the y of the row's label, NaN until the
+// label's tile; it stays NaN if the label is out of range.
 #pragma once
 
-#include "../token_logprobs/token_logprobs.h"
+#include "../token_logprobs/token_logprobs_arguments.h"
+#include "../token_logprobs/token_logprobs_outputs.h"
 
 namespace segkernel {
 
-struct RowResult {
-  double logprob;
-  double entropy;
-  double lse;
-};
-
-// A row of `state` [n, 4], float64.
-struct RowState {
-  Running sums;
-  double label_y;  // NaN until the label's tile; stays NaN if the label is out of range
-
-  static SK_INLINE RowState empty() { return {Running::empty(), NAN}; }
-  // State of a row with the label kIgnoredLabel, whose logits are never read: all results are 0.
-  static SK_INLINE RowState ignored() { return {{0.0, 1.0, 0.0}, 0.0}; }
-
-  SK_INLINE RowResult result(double factor) const {
-    if (label_y != label_y) return {NAN, NAN, NAN};
-    return {logprob_of(label_y, sums, factor), entropy_of(sums), log_sum_exp(sums, factor)};
-  }
-};
-static_assert(sizeof(RowState) == 4 * sizeof(double));
+constexpr int64_t kRowSums = sizeof(RowSums<double>) / sizeof(double);
 
 // Index of the label in the tile, or -1.
 SK_INLINE int64_t index_in_tile(int64_t label, int64_t first, int64_t width) {
   return label >= first && label < first + width ? label - first : -1;
+}
+
+// Results of one row from its state. Logits of a row with an ignored label are never read.
+SK_INLINE void finish_row(const OutputPointers<double>& out, int64_t row, int64_t label, double label_y,
+                          const RowSums<double>& sums, double factor, int64_t vocabulary) {
+  if (label == kIgnoredLabel) return out.fill<Outputs::statistics>(row, 0);
+  if (label_y != label_y) return out.fill<Outputs::statistics>(row, NAN);
+  out.write<Outputs::statistics>(row, label, label_y, sums, factor, vocabulary);
 }
 
 }  // namespace segkernel

@@ -1,12 +1,10 @@
 // The steps of linear_token_logprobs between its matrix products.
 #include <cstring>
-#include <tuple>
 
 #include "../../torch/dispatch.h"
 #include "../../torch/outputs.h"
 #include "../../torch/parallel.h"
 #include "../../torch/registration.h"
-#include "../token_logprobs/token_logprobs_arguments.h"
 #include "../token_logprobs/token_logprobs_dispatch.h"
 #include "../token_logprobs/token_logprobs_row_gradients.h"
 #include "../token_logprobs/token_logprobs_transform.h"
@@ -43,56 +41,57 @@ Tensor linear_token_logprobs_valid_cpu(const Tensor& labels, const OptionalTenso
   return valid;
 }
 
-// Merges a tile's logits [n, width] into `state`; the first tile (first = 0) starts it.
-void linear_token_logprobs_fold_cpu(const Tensor& state, const Tensor& tile, const Tensor& labels, int64_t first,
-                                    const OptionalTensor& token_temperature, double logit_scale, double temperature,
-                                    std::optional<double> softcap, bool want_entropy) {
+// Merges a tile's logits [n, width] into `sums` and `label_y`; the first tile (first = 0) starts them.
+void linear_token_logprobs_fold_cpu(const Tensor& sums, const Tensor& label_y, const Tensor& tile, const Tensor& labels,
+                                    int64_t first, const OptionalTensor& token_temperature, double logit_scale,
+                                    double temperature, std::optional<double> softcap, int64_t outputs_code) {
+  const Outputs outputs = outputs_of(outputs_code);
   const Tile part(tile, labels, first);
   const LogitTransforms transforms =
       make_transforms(tile, logit_scale, temperature, token_temperature, softcap, part.count());
-  data<double>("state", state, 4 * part.count());
-  RowState* states = static_cast<RowState*>(state.mutable_data_ptr());
+  data<double>("sums", sums, kRowSums * part.count());
+  data<double>("label_y", label_y, part.count());
+  auto* row_sums = static_cast<RowSums<double>*>(sums.mutable_data_ptr());
+  double* y_out = mutable_data<double>(label_y);
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const T* in = static_cast<const T*>(tile.const_data_ptr());
     const RowKernels<T>& kernels = row_kernels(T{});
     for_each_row(part.count(), part.count() * part.rows.vocabulary, [&](int64_t row) {
       const T* values = in + part.rows.offset(row);
-      RowState& known = states[row];
-      if (part.label[row] == kIgnoredLabel) {
-        known = RowState::ignored();
-        return;
+      if (part.label[row] == kIgnoredLabel) return;
+      if (first == 0) {
+        row_sums[row] = RowSums<double>::empty();
+        y_out[row] = NAN;
       }
-      if (first == 0) known = RowState::empty();
       const LogitTransform transform = transforms.of<compute_t<T>>(row);
-      kernels.accumulate(values, part.rows.vocabulary, transform, want_entropy, known.sums);
+      kernels.accumulate(values, part.rows.vocabulary, first, transform, outputs, row_sums[row]);
       const int64_t label = part.label_index(row);
-      if (label >= 0) known.label_y = y_of(values + label, transform, kernels);
+      if (label >= 0) y_out[row] = y_of(values + label, transform, kernels);
     });
   });
 }
 
-// state [n, 4] -> logprobs, entropy and log sum exp [n], float64. `like` has the logits' dtype.
-std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cpu(const Tensor& state, const Tensor& like,
-                                                                    const OptionalTensor& token_temperature,
-                                                                    double logit_scale, double temperature,
-                                                                    std::optional<double> softcap) {
-  const int64_t count = state.numel() / 4;
+// sums [n, 7], label_y [n], labels [n] -> LogprobOutputs [n] in float64, all of them. `like` has the logits' dtype.
+SixTensors linear_token_logprobs_finish_cpu(const Tensor& sums, const Tensor& label_y, const Tensor& labels,
+                                            const Tensor& like, int64_t vocabulary,
+                                            const OptionalTensor& token_temperature, double logit_scale,
+                                            double temperature, std::optional<double> softcap) {
+  const int64_t count = labels.numel();
+  const int64_t* label = data<int64_t>("labels", labels, count);
   const LogitTransforms transforms = make_transforms(like, logit_scale, temperature, token_temperature, softcap, count);
-  data<double>("state", state, 4 * count);
-  const RowState* states = static_cast<const RowState*>(state.const_data_ptr());
-  Tensor logprobs = empty<double>({count});
-  Tensor entropy = empty<double>({count});
-  Tensor lse = empty<double>({count});
+  data<double>("sums", sums, kRowSums * count);
+  const auto* row_sums = static_cast<const RowSums<double>*>(sums.const_data_ptr());
+  const double* y = data<double>("label_y", label_y, count);
+  const LogprobOutputs results(ScalarType::Double, labels, Outputs::statistics);
+  const OutputPointers<double> out = results.pointers<double>();
   dispatch_floats("like", like.scalar_type(), [&](auto type) {
     for (int64_t row = 0; row < count; ++row) {
-      const RowResult result = states[row].result(transforms.of<compute_t<decltype(type)>>(row).factor);
-      mutable_data<double>(logprobs)[row] = result.logprob;
-      mutable_data<double>(entropy)[row] = result.entropy;
-      mutable_data<double>(lse)[row] = result.lse;
+      const double factor = transforms.of<compute_t<decltype(type)>>(row).factor;
+      finish_row(out, row, label[row], y[row], row_sums[row], factor, vocabulary);
     }
   });
-  return {logprobs, entropy, lse};
+  return results.tensors();
 }
 
 // Replaces a tile of logits by the gradient with respect to them. Per-row arguments are float64 [n].

@@ -1,11 +1,8 @@
 // Steps of linear_token_logprobs around its matrix products: one thread block per row of a tile.
-#include <tuple>
-
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
 #include "../../torch/outputs.h"
 #include "../../torch/registration.h"
-#include "../token_logprobs/token_logprobs_arguments.h"
 #include "../token_logprobs/token_logprobs_device.cuh"
 #include "../token_logprobs/token_logprobs_row_gradients.h"
 #include "../token_logprobs/token_logprobs_transform.h"
@@ -36,35 +33,34 @@ struct Tile {
   __device__ int label_index(int64_t row) const { return static_cast<int>(index_in_tile(labels[row], first, width)); }
 };
 
-template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
+template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
-    fold_kernel(Tile<T> tile, LogitTransforms transforms, RowState* states) {
+    fold_kernel(Tile<T> tile, LogitTransforms transforms, RowSums<double>* sums, double* label_y) {
   const int64_t row = blockIdx.x;
-  if (tile.ignored(row)) {
-    if (threadIdx.x == 0) states[row] = RowState::ignored();
-    return;
-  }
+  if (tile.ignored(row)) return;
   const T* logits = tile.row(row);
   const LogitTransform transform = transforms.of<C>(row);
-  const Running sums = row_sums<kCapped, kEntropy>(logits, tile.width, transform);
+  const auto of_tile = row_sums<kCapped, kOutputs>(logits, tile.width, transform);
   if (threadIdx.x != 0) return;
-  RowState known = tile.first == 0 ? RowState::empty() : states[row];
-  known.sums = merge(known.sums, sums, transform.factor);
+  RowSums<double> known = tile.first == 0 ? RowSums<double>::empty() : sums[row];
+  known.running = merge(known.running, of_tile.running, transform.factor);
+  if constexpr (has_statistics(kOutputs)) known.totals = followed_by(known.totals, of_tile.totals, tile.first);
+  sums[row] = known;
   const int label = tile.label_index(row);
-  if (label >= 0) known.label_y = y_of<kCapped>(widen(logits[label]), static_cast<C>(transform.inner));
-  states[row] = known;
+  if (label >= 0) {
+    label_y[row] = y_of<kCapped>(widen(logits[label]), static_cast<C>(transform.inner));
+  } else if (tile.first == 0) {
+    label_y[row] = NAN;
+  }
 }
 
 template <class C>
 __global__ void __launch_bounds__(kLogitThreads)
-    finish_kernel(const RowState* states, int64_t count, LogitTransforms transforms, double* logprobs,
-                  double* entropies, double* lses) {
+    finish_kernel(const RowSums<double>* sums, const double* label_y, const int64_t* labels, int64_t count,
+                  int64_t vocabulary, LogitTransforms transforms, OutputPointers<double> out) {
   const int64_t row = int64_t{blockIdx.x} * kLogitThreads + threadIdx.x;
   if (row >= count) return;
-  const RowResult result = states[row].result(transforms.of<C>(row).factor);
-  logprobs[row] = result.logprob;
-  entropies[row] = result.entropy;
-  lses[row] = result.lse;
+  finish_row(out, row, labels[row], label_y[row], sums[row], transforms.of<C>(row).factor, vocabulary);
 }
 
 template <bool kCapped, bool kEntropy, class T>
@@ -100,46 +96,49 @@ Tensor linear_token_logprobs_valid_cuda(const Tensor& labels, const OptionalTens
   return valid;
 }
 
-// Merges a tile's logits [n, width] into `state`; the first tile (first = 0) starts it.
-void linear_token_logprobs_fold_cuda(const Tensor& state, const Tensor& tile, const Tensor& labels, int64_t first,
-                                     const OptionalTensor& token_temperature, double logit_scale, double temperature,
-                                     std::optional<double> softcap, bool want_entropy) {
+// Merges a tile's logits [n, width] into `sums` and `label_y`; the first tile (first = 0) starts them.
+void linear_token_logprobs_fold_cuda(const Tensor& sums, const Tensor& label_y, const Tensor& tile,
+                                     const Tensor& labels, int64_t first, const OptionalTensor& token_temperature,
+                                     double logit_scale, double temperature, std::optional<double> softcap,
+                                     int64_t outputs_code) {
+  const Outputs outputs = outputs_of(outputs_code);
   const DeviceScope device("tile", tile);
   const LogitRows rows(tile, device);
   check_row_length(rows.vocabulary);
   const int64_t count = rows.positions.count;
   const LogitTransforms transforms =
       make_transforms(tile, logit_scale, temperature, token_temperature, softcap, count, device);
-  data<double>("state", state, 4 * count, device);
+  data<double>("sums", sums, kRowSums * count, device);
+  data<double>("label_y", label_y, count, device);
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const Tile<T> part = tile_of<T>(tile, rows, labels, first, device);
-    dispatch_bools(transforms.shared.capped, want_entropy, [&](auto capped, auto entropies) {
-      launch("linear_token_logprobs", fold_kernel<capped, entropies, T>, count, kLogitThreads, device.stream(), part,
-             transforms, static_cast<RowState*>(state.mutable_data_ptr()));
+    dispatch_bool(transforms.shared.capped, [&](auto capped) {
+      dispatch_outputs(outputs, [&](auto wanted) {
+        launch("linear_token_logprobs", fold_kernel<capped, wanted, T>, count, kLogitThreads, device.stream(), part,
+               transforms, static_cast<RowSums<double>*>(sums.mutable_data_ptr()), mutable_data<double>(label_y));
+      });
     });
   });
 }
 
-// state [n, 4] -> logprobs, entropy and log sum exp [n], float64. `like` has the logits' dtype.
-std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_finish_cuda(const Tensor& state, const Tensor& like,
-                                                                     const OptionalTensor& token_temperature,
-                                                                     double logit_scale, double temperature,
-                                                                     std::optional<double> softcap) {
-  const DeviceScope device("state", state);
-  const int64_t count = state.numel() / 4;
+// sums [n, 7], label_y [n], labels [n] -> LogprobOutputs [n] in float64, all of them. `like` has the logits' dtype.
+SixTensors linear_token_logprobs_finish_cuda(const Tensor& sums, const Tensor& label_y, const Tensor& labels,
+                                             const Tensor& like, int64_t vocabulary,
+                                             const OptionalTensor& token_temperature, double logit_scale,
+                                             double temperature, std::optional<double> softcap) {
+  const DeviceScope device("sums", sums);
+  const int64_t count = labels.numel();
   check_floats("like", like.scalar_type());
   const LogitTransforms transforms =
       make_transforms(like, logit_scale, temperature, token_temperature, softcap, count, device);
-  data<double>("state", state, 4 * count, device);
-  Tensor logprobs = empty<double>({count}, device);
-  Tensor entropy = empty<double>({count}, device);
-  Tensor lse = empty<double>({count}, device);
+  data<double>("sums", sums, kRowSums * count, device);
+  const LogprobOutputs results(ScalarType::Double, labels, Outputs::statistics);
   const auto finish = like.scalar_type() == ScalarType::Double ? finish_kernel<double> : finish_kernel<float>;
   launch("linear_token_logprobs", finish, blocks_for(count), kLogitThreads, device.stream(),
-         static_cast<const RowState*>(state.const_data_ptr()), count, transforms, mutable_data<double>(logprobs),
-         mutable_data<double>(entropy), mutable_data<double>(lse));
-  return {logprobs, entropy, lse};
+         static_cast<const RowSums<double>*>(sums.const_data_ptr()), data<double>("label_y", label_y, count, device),
+         data<int64_t>("labels", labels, count, device), count, vocabulary, transforms, results.pointers<double>());
+  return results.tensors();
 }
 
 // Replaces a tile of logits by the gradient with respect to them. Per-row arguments are float64 [n].
@@ -158,9 +157,11 @@ void linear_token_logprobs_gradient_cuda(const Tensor& tile, const Tensor& label
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const Tile<T> part = tile_of<T>(tile, rows, labels, first, device);
-    dispatch_bools(transforms.shared.capped, grad_entropy.has_value(), [&](auto capped, auto entropies) {
-      launch("linear_token_logprobs_backward", tile_gradient_kernel<capped, entropies, T>, count, kLogitThreads,
-             device.stream(), part, transforms, gradients);
+    dispatch_bool(transforms.shared.capped, [&](auto capped) {
+      dispatch_bool(grad_entropy.has_value(), [&](auto entropy) {
+        launch("linear_token_logprobs_backward", tile_gradient_kernel<capped, entropy, T>, count, kLogitThreads,
+               device.stream(), part, transforms, gradients);
+      });
     });
   });
 }

@@ -1,5 +1,3 @@
-#include <tuple>
-
 #include "../../torch/dispatch.h"
 #include "../../torch/outputs.h"
 #include "../../torch/parallel.h"
@@ -13,46 +11,41 @@
 namespace segkernel {
 
 // logits [..., V], labels [...] -> LogprobOutputs. `inplace_backward` is read by the registered derivative only.
-std::tuple<Tensor, Tensor, Tensor> token_logprobs_cpu(const Tensor& logits, const Tensor& labels,
-                                                      const OptionalTensor& mask,
-                                                      const OptionalTensor& token_temperature, double logit_scale,
-                                                      double temperature, std::optional<double> softcap,
-                                                      bool want_entropy, bool inplace_backward) {
+SixTensors token_logprobs_cpu(const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
+                              const OptionalTensor& token_temperature, double logit_scale, double temperature,
+                              std::optional<double> softcap, int64_t outputs_code, bool inplace_backward) {
+  const Outputs outputs = outputs_of(outputs_code);
   const LogitRows rows(logits);
   const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
   const LogitTransforms transforms =
       make_transforms(logits, logit_scale, temperature, token_temperature, softcap, rows.positions.count);
   const RowPartition partition(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count),
                                transforms.temperatures);
-  const LogprobOutputs outputs(logits, labels, want_entropy);
-  double* lse_out = mutable_data<double>(outputs.lse);
+  const LogprobOutputs results(compute_dtype(logits), labels, outputs);
 
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const T* in = static_cast<const T*>(logits.const_data_ptr());
-    C* logprob_out = mutable_data<C>(outputs.logprobs);
-    C* entropy_out = want_entropy ? mutable_data<C>(outputs.entropy) : nullptr;
+    const OutputPointers<C> out = results.pointers<C>();
     const RowKernels<T>& kernels = row_kernels(T{});
-    for (const int64_t row : partition.masked) {
-      logprob_out[row] = 0;
-      lse_out[row] = 0;
-      if (want_entropy) entropy_out[row] = 0;
-    }
+    dispatch_outputs(outputs, [&](auto wanted) {
+      for (const int64_t row : partition.masked) out.template fill<wanted>(row, 0);
+    });
     const auto count = static_cast<int64_t>(partition.valid.size());
     for_each_row(count, count * rows.vocabulary, [&](int64_t i) {
       const int64_t row = partition.valid[i];
       const T* values = in + rows.offset(row);
       const LogitTransform transform = transforms.of<C>(row);
-      Running sums = Running::empty();
-      kernels.accumulate(values, rows.vocabulary, transform, want_entropy, sums);
+      auto sums = RowSums<double>::empty();
+      kernels.accumulate(values, rows.vocabulary, 0, transform, outputs, sums);
       const double label_y = y_of(values + label[row], transform, kernels);
-      logprob_out[row] = static_cast<C>(logprob_of(label_y, sums, transform.factor));
-      lse_out[row] = log_sum_exp(sums, transform.factor);
-      if (want_entropy) entropy_out[row] = static_cast<C>(entropy_of(sums));
+      dispatch_outputs(outputs, [&](auto wanted) {
+        out.template write<wanted>(row, label[row], label_y, sums, transform.factor, rows.vocabulary);
+      });
     });
   });
-  return {outputs.logprobs, outputs.entropy, outputs.lse};
+  return results.tensors();
 }
 
 namespace {

@@ -2,7 +2,6 @@
 // number of rows, with the same bits: one block per row if there are many; if there are few, larger blocks that share
 // the scored rows, and for gradients several blocks per row.
 #include <algorithm>
-#include <tuple>
 
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
@@ -31,45 +30,24 @@ struct Batch {
   __device__ RowKind kind(int64_t row, int64_t label) const { return kind_of(is_valid(mask, row), label, vocabulary); }
 };
 
-// Outputs of the rows. `entropies` is written only with kEntropy.
-template <class C>
-struct RowOutputs {
-  C* logprobs;
-  C* entropies;
-  double* lses;
+// Value of all results of a row that is not scored: 0, or NaN for a label out of range.
+__device__ inline double unscored_value(RowKind kind) { return kind == RowKind::masked ? 0 : NAN; }
 
-  template <bool kEntropy>
-  __device__ void write(int64_t row, double logprob, double entropy, double lse) const {
-    logprobs[row] = static_cast<C>(logprob);
-    if (kEntropy) entropies[row] = static_cast<C>(entropy);
-    lses[row] = lse;
-  }
-  template <bool kEntropy>
-  __device__ void write_scored(int64_t row, C label_y, const Running& sums, double factor) const {
-    write<kEntropy>(row, logprob_of(label_y, sums, factor), entropy_of(sums), log_sum_exp(sums, factor));
-  }
-  // Row that is not scored: 0, or NaN for a label out of range.
-  template <bool kEntropy>
-  __device__ void write_unscored(int64_t row, RowKind kind) const {
-    const double value = kind == RowKind::masked ? 0 : NAN;
-    write<kEntropy>(row, value, value, value);
-  }
-};
-
-template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
+template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
-    token_logprobs_kernel(Batch<T> batch, LogitTransforms transforms, RowOutputs<C> outputs) {
+    token_logprobs_kernel(Batch<T> batch, LogitTransforms transforms, OutputPointers<C> outputs) {
   const int64_t label = batch.labels[blockIdx.x];
   const RowKind kind = batch.kind(blockIdx.x, label);
   if (kind != RowKind::scored) {
-    if (threadIdx.x == 0) outputs.template write_unscored<kEntropy>(blockIdx.x, kind);
+    if (threadIdx.x == 0) outputs.template fill<kOutputs>(blockIdx.x, unscored_value(kind));
     return;
   }
   const T* row = batch.row(blockIdx.x);
   const LogitTransform transform = transforms.of<C>(blockIdx.x);
   const C label_y = y_of<kCapped>(widen(row[label]), static_cast<C>(transform.inner));
-  const Running sums = row_sums<kCapped, kEntropy>(row, batch.vocabulary, transform);
-  if (threadIdx.x == 0) outputs.template write_scored<kEntropy>(blockIdx.x, label_y, sums, transform.factor);
+  const auto sums = row_sums<kCapped, kOutputs>(row, batch.vocabulary, transform);
+  if (threadIdx.x != 0) return;
+  outputs.template write<kOutputs>(blockIdx.x, label, label_y, sums, transform.factor, batch.vocabulary);
 }
 
 // Few rows: blocks of all groups, which occupy a multiprocessor each. Every block finds the scored rows in the whole
@@ -78,17 +56,17 @@ constexpr int kFewRowsThreads = kGroups * kLogitThreads;
 constexpr int kFewRows = kFewRowsThreads;  // one thread per row of the batch
 constexpr int kRowsOfBlock = 8;            // at most
 
-template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
+template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kFewRowsThreads, 1)
-    few_rows_kernel(Batch<T> batch, int count, LogitTransforms transforms, RowOutputs<C> outputs) {
+    few_rows_kernel(Batch<T> batch, int count, LogitTransforms transforms, OutputPointers<C> outputs) {
   __shared__ int scored[kFewRows];
-  __shared__ RunningSums<C> sums[kRowsOfBlock][kWarpsOfRow];
+  __shared__ RowSums<C> sums[kRowsOfBlock][kWarpsOfRow];
   const int thread = static_cast<int>(threadIdx.x);
   const RowKind kind = thread < count ? batch.kind(thread, batch.labels[thread]) : RowKind::masked;
   const bool is_scored = kind == RowKind::scored;
   const auto earlier = block_scan<kFewRowsThreads>(is_scored ? 1 : 0, 0, [](int a, int b) { return a + b; });
   if (is_scored) scored[earlier.prefix] = thread;
-  if (!is_scored && thread < count && blockIdx.x == 0) outputs.template write_unscored<kEntropy>(thread, kind);
+  if (!is_scored && thread < count && blockIdx.x == 0) outputs.template fill<kOutputs>(thread, unscored_value(kind));
   __syncthreads();
 
   const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
@@ -102,15 +80,17 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
 #pragma unroll 1
   for (int i = first, k = 0; i < earlier.total; i += step, ++k) {
     // The groups rotate: the first groups of a row may have one chunk more than the last.
-    sum_group<kCapped, kEntropy>(batch.row(scored[i]), batch.vocabulary, (first_group + k) % kGroups,
+    sum_group<kCapped, kOutputs>(batch.row(scored[i]), batch.vocabulary, (first_group + k) % kGroups,
                                  transforms.of<C>(scored[i]), sums[k]);
   }
   __syncthreads();
   if (label_row < 0) return;
   const LogitTransform transform = transforms.of<C>(label_row);
-  const Running all = merge_warps<kEntropy>(sums[warp_index()], transform);
+  const auto all = merge_warps<kOutputs>(sums[warp_index()], transform);
   const C label_y = y_of<kCapped>(widen(label_logit), static_cast<C>(transform.inner));
-  if (lane_index() == 0) outputs.template write_scored<kEntropy>(label_row, label_y, all, transform.factor);
+  if (lane_index() != 0) return;
+  outputs.template write<kOutputs>(label_row, batch.labels[label_row], label_y, all, transform.factor,
+                                   batch.vocabulary);
 }
 
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
@@ -149,36 +129,36 @@ int64_t few_rows_blocks(int64_t rows, const DeviceScope& device) {
 }  // namespace
 
 // As token_logprobs_cpu, except that a label out of range gives NaN.
-std::tuple<Tensor, Tensor, Tensor> token_logprobs_cuda(const Tensor& logits, const Tensor& labels,
-                                                       const OptionalTensor& mask,
-                                                       const OptionalTensor& token_temperature, double logit_scale,
-                                                       double temperature, std::optional<double> softcap,
-                                                       bool want_entropy, bool inplace_backward) {
+SixTensors token_logprobs_cuda(const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
+                               const OptionalTensor& token_temperature, double logit_scale, double temperature,
+                               std::optional<double> softcap, int64_t outputs_code, bool inplace_backward) {
+  const Outputs outputs = outputs_of(outputs_code);
   const DeviceScope device("logits", logits);
   const LogitRows rows(logits, device);
   const LogitTransforms transforms =
       make_transforms(logits, logit_scale, temperature, token_temperature, softcap, rows.positions.count, device);
-  const LogprobOutputs outputs(logits, labels, want_entropy);
+  const LogprobOutputs results(compute_dtype(logits), labels, outputs);
 
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const Batch<T> batch = batch_of<T>(logits, rows, labels, mask, device);
-    dispatch_bools(transforms.shared.capped, want_entropy, [&](auto capped, auto entropies) {
-      const RowOutputs<C> out{mutable_data<C>(outputs.logprobs), mutable_data<C>(outputs.entropy),
-                              mutable_data<double>(outputs.lse)};
-      const int64_t count = rows.positions.count;
-      // A row of one chunk has work for one group only.
-      if (count <= kFewRows && rows.vocabulary > kChunk<T>) {
-        launch("token_logprobs", few_rows_kernel<capped, entropies, T>, few_rows_blocks(count, device), kFewRowsThreads,
-               device.stream(), batch, static_cast<int>(count), transforms, out);
-      } else {
-        launch("token_logprobs", token_logprobs_kernel<capped, entropies, T>, count, kLogitThreads, device.stream(),
-               batch, transforms, out);
-      }
+    const OutputPointers<C> out = results.pointers<C>();
+    const int64_t count = rows.positions.count;
+    dispatch_bool(transforms.shared.capped, [&](auto capped) {
+      dispatch_outputs(outputs, [&](auto wanted) {
+        // A row of one chunk has work for one group only.
+        if (count <= kFewRows && rows.vocabulary > kChunk<T>) {
+          launch("token_logprobs", few_rows_kernel<capped, wanted, T>, few_rows_blocks(count, device), kFewRowsThreads,
+                 device.stream(), batch, static_cast<int>(count), transforms, out);
+        } else {
+          launch("token_logprobs", token_logprobs_kernel<capped, wanted, T>, count, kLogitThreads, device.stream(),
+                 batch, transforms, out);
+        }
+      });
     });
   });
-  return {outputs.logprobs, outputs.entropy, outputs.lse};
+  return results.tensors();
 }
 
 namespace {
@@ -198,10 +178,12 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
     using C = compute_t<T>;
     const Batch<T> batch = batch_of<T>(logits, rows, labels, mask, device);
     const auto gradients = row_gradients<C>(grad_logprobs, grad_entropy, entropy, lse, count, device);
-    dispatch_bools(transforms.shared.capped, grad_entropy.has_value(), [&](auto capped, auto entropies) {
-      const auto division = RowDivision::of<T>(count, rows.vocabulary);
-      launch("token_logprobs_backward", gradient_kernel<capped, entropies, T>, count * division.blocks, kLogitThreads,
-             device.stream(), batch, division, transforms, gradients, mutable_data<T>(grad), grad_rows.offset);
+    const auto division = RowDivision::of<T>(count, rows.vocabulary);
+    dispatch_bool(transforms.shared.capped, [&](auto capped) {
+      dispatch_bool(grad_entropy.has_value(), [&](auto entropy) {
+        launch("token_logprobs_backward", gradient_kernel<capped, entropy, T>, count * division.blocks, kLogitThreads,
+               device.stream(), batch, division, transforms, gradients, mutable_data<T>(grad), grad_rows.offset);
+      });
     });
   });
 }

@@ -6,8 +6,6 @@
 // are the same.
 #pragma once
 
-#include <type_traits>
-
 #include "../../core/dtypes.h"
 #include "../../core/errors.h"
 #include "../../core/scalar_vec.h"
@@ -36,13 +34,10 @@ inline void check_row_length(int64_t logits) {
   check(logits <= kMaxRowLength, "logits", "expected at most ", kMaxRowLength, " in a row, got ", logits);
 }
 
-// Calls body(capped, entropy) with both as compile-time constants.
+// Calls body(value) with the value as a compile-time constant.
 template <class Body>
-void dispatch_bools(bool capped, bool entropy, const Body& body) {
-  const auto with_cap = [&](auto capped) {
-    entropy ? body(capped, std::true_type{}) : body(capped, std::false_type{});
-  };
-  capped ? with_cap(std::true_type{}) : with_cap(std::false_type{});
+void dispatch_bool(bool value, const Body& body) {
+  value ? body(std::true_type{}) : body(std::false_type{});
 }
 
 // y of one logit. All passes compute it here, with the same bits.
@@ -61,7 +56,7 @@ __device__ inline float larger(float a, float b) {
 }
 
 // Merges the elements of kLoads vectors into `running`: y(x, u, j) for logit x, element j of vector u.
-template <bool kEntropy, class T, class C, class Y>
+template <Outputs kOutputs, class T, class C, class Y>
 __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor, const Y& y, RunningSums<C>& running) {
   const auto max_of = [&](auto vectors) {
     C max = -INFINITY;
@@ -75,25 +70,44 @@ __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor
   const auto sums = [&](C reference) {
     // A part of -inf only has no finite maximum as its reference.
     const auto difference = Difference<ScalarVec<C>>::make(factor, reference == -INFINITY ? 0 : reference);
-    TermSums<ScalarVec<C>, kEntropy> terms;
+    TermSums<ScalarVec<C>, kOutputs> terms;
 #pragma unroll
     for (int u = 0; u < kLoads; ++u) {
 #pragma unroll
       for (int j = 0; j < kPerVector<T>; ++j) terms.add({y(widened<T>(words[u], j), u, j)}, difference);
     }
-    return RunningSums<C>{reference, terms.sum.v, terms.weighted.v};
+    return RunningSums<C>{reference, terms.sum.v, terms.weighted.v, terms.squares.v};
   };
   const auto max_of_first = [&] { return max_of(std::integral_constant<int, 1>{}); };
   const auto max = [&] { return max_of(std::integral_constant<int, kLoads>{}); };
   accumulate_part(running, factor, max_of_first, max, sums);
 }
 
+// Adds the y of kLoads vectors, of which the first begins at index `first`, to `totals`: y(x, u, j) as above, of which
+// those with an index >= `count` are no logits. The index in `totals` becomes `first`: see `index_of_largest`.
+template <class T, class C, class Y>
+__device__ inline void add_totals(const uint4 (&words)[kLoads], int first, int count, const Y& y, Totals<C>& totals) {
+  C largest = -INFINITY;
+#pragma unroll
+  for (int u = 0; u < kLoads; ++u) {
+#pragma unroll
+    for (int j = 0; j < kPerVector<T>; ++j) {
+      const C value = y(widened<T>(words[u], j), u, j);
+      largest = larger(largest, value);
+      if (first + u * kStride<T> + j < count) totals.total += value;
+    }
+  }
+  if (!(largest > totals.largest)) return;
+  totals.largest = largest;
+  totals.index = first;
+}
+
 // Sums over this thread's vectors of a group's chunks: every kLogitThreads-th of a chunk.
-template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
-__device__ inline RunningSums<C> thread_sums(const T* row, int count, int group, C factor, C inner) {
+template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
+__device__ inline RowSums<C> thread_sums(const T* row, int count, int group, C factor, C inner) {
   constexpr int kStep = kGroups * kChunk<T>;
   const RowVectors<T> vectors(row, count, 0);
-  auto running = RunningSums<C>::empty();
+  auto sums = RowSums<C>::empty();
   int chunk = group * kChunk<T>;
   int mine = chunk + static_cast<int>(threadIdx.x) % kLogitThreads * kPerVector<T>;
   while (chunk < count) {
@@ -101,57 +115,101 @@ __device__ inline RunningSums<C> thread_sums(const T* row, int count, int group,
     for (; vectors.loadable(chunk, chunk + kChunk<T> - kPerVector<T>); chunk += kStep, mine += kStep) {
       vectors.load(mine, kStride<T>, words);
       const auto y = [=](C x, int, int) { return y_of<kCapped>(x, inner); };
-      accumulate_vectors<kEntropy, T>(words, factor, y, running);
+      accumulate_vectors<kOutputs, T>(words, factor, y, sums.running);
+      if constexpr (has_statistics(kOutputs)) add_totals<T>(words, mine, count, y, sums.totals);
     }
     if (chunk >= count) break;
     vectors.gather(mine, kStride<T>, words);
     const auto y = [=](C x, int u, int j) {
       return mine + u * kStride<T> + j < count ? y_of<kCapped>(x, inner) : C{-INFINITY};
     };
-    accumulate_vectors<kEntropy, T>(words, factor, y, running);
+    accumulate_vectors<kOutputs, T>(words, factor, y, sums.running);
+    if constexpr (has_statistics(kOutputs)) add_totals<T>(words, mine, count, y, sums.totals);
     chunk += kStep, mine += kStep;
   }
-  return running;
+  return sums;
+}
+
+// Index of the first y that equals `largest`, among the vectors that begin at index `first`, which are read again.
+template <bool kCapped, class T, class C>
+__device__ inline int64_t index_of_largest(const T* row, int count, int first, C inner, C largest) {
+  uint4 words[kLoads];
+  RowVectors<T>(row, count, 0).gather(first, kStride<T>, words);
+  int64_t index = Totals<C>::kNone;
+#pragma unroll
+  for (int u = kLoads - 1; u >= 0; --u) {
+#pragma unroll
+    for (int j = kPerVector<T> - 1; j >= 0; --j) {
+      const int i = first + u * kStride<T> + j;
+      if (i < count && y_of<kCapped>(widened<T>(words[u], j), inner) == largest) index = i;
+    }
+  }
+  return index;
 }
 
 // The merged sums of the lanes of a warp, in all lanes.
-template <bool kEntropy, class C>
+template <Outputs kOutputs, class C>
 __device__ inline RunningSums<C> warp_sums(const RunningSums<C>& mine, C factor) {
   const auto add = [](C a, C b) { return a + b; };
   const C max = warp_reduce(mine.max, [](C a, C b) { return larger(a, b); });
   const RunningSums<C> relative = mine.relative_to(max, factor);
-  return {max, warp_reduce(relative.sum, add), kEntropy ? warp_reduce(relative.weighted, add) : 0};
+  return {max, warp_reduce(relative.sum, add), has_entropies(kOutputs) ? warp_reduce(relative.weighted, add) : 0,
+          has_statistics(kOutputs) ? warp_reduce(relative.squares, add) : 0};
+}
+
+// The merged totals of the lanes of a warp, in all lanes. index() is the index of the lane's largest y; it is called by
+// the lanes that have the largest of all.
+template <class C, class Index>
+__device__ inline Totals<C> warp_totals(const Totals<C>& mine, const Index& index) {
+  const C total = warp_reduce(mine.total, [](C a, C b) { return a + b; });
+  const C largest = warp_reduce(mine.largest, [](C a, C b) { return larger(a, b); });
+  const bool has_it = mine.index != Totals<C>::kNone && mine.largest == largest;
+  const auto first = [](int64_t a, int64_t b) { return a < b ? a : b; };
+  return {total, largest, warp_reduce(has_it ? index() : Totals<C>::kNone, first)};
 }
 
 // Sums over the logits of a group's chunks by the calling warp, one of the group's: writes them to the row's
 // `of_warps`.
-template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
+template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
 __device__ inline void sum_group(const T* row, int count, int group, const LogitTransform& transform,
-                                 RunningSums<C> (&of_warps)[kWarpsOfRow]) {
-  const C factor = static_cast<C>(transform.factor);
-  const auto mine = thread_sums<kCapped, kEntropy>(row, count, group, factor, static_cast<C>(transform.inner));
-  const auto sums = warp_sums<kEntropy>(mine, factor);
+                                 RowSums<C> (&of_warps)[kWarpsOfRow]) {
+  const C factor = static_cast<C>(transform.factor), inner = static_cast<C>(transform.inner);
+  const auto mine = thread_sums<kCapped, kOutputs>(row, count, group, factor, inner);
+  RowSums<C> sums{warp_sums<kOutputs>(mine.running, factor), Totals<C>::empty()};
+  if constexpr (has_statistics(kOutputs)) {
+    sums.totals = warp_totals(mine.totals, [&] {
+      return index_of_largest<kCapped>(row, count, static_cast<int>(mine.totals.index), inner, mine.totals.largest);
+    });
+  }
   constexpr int kWarps = kWarpsOf<kLogitThreads>;
   if (lane_index() == 0) of_warps[group * kWarps + warp_index() % kWarps] = sums;
 }
 
 // Sums over a row from those of its warps, by one warp.
-template <bool kEntropy, class C>
-__device__ inline Running merge_warps(const RunningSums<C> (&of_warps)[kWarpsOfRow], const LogitTransform& transform) {
-  const auto all = warp_sums<kEntropy>(of_warps[lane_index()], static_cast<C>(transform.factor));
-  return {all.max, all.sum, all.weighted};
+template <Outputs kOutputs, class C>
+__device__ inline RowSums<double> merge_warps(const RowSums<C> (&of_warps)[kWarpsOfRow],
+                                              const LogitTransform& transform) {
+  const RowSums<C>& mine = of_warps[lane_index()];
+  const auto all = warp_sums<kOutputs>(mine.running, static_cast<C>(transform.factor));
+  auto row = RowSums<double>::empty();
+  row.running = {all.max, all.sum, all.weighted, all.squares};
+  if constexpr (has_statistics(kOutputs)) {
+    const auto totals = warp_totals(mine.totals, [&] { return mine.totals.index; });
+    row.totals = {totals.total, totals.largest, totals.index};
+  }
+  return row;
 }
 
 // Sums over a row, in all threads of a block of kLogitThreads threads, which calls it once.
-template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
-__device__ inline Running row_sums(const T* row, int count, const LogitTransform& transform) {
-  __shared__ RunningSums<C> of_warps[kWarpsOfRow];
+template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
+__device__ inline RowSums<double> row_sums(const T* row, int count, const LogitTransform& transform) {
+  __shared__ RowSums<C> of_warps[kWarpsOfRow];
 #pragma unroll 1
   for (int group = 0; group < kGroups; ++group) {
-    sum_group<kCapped, kEntropy>(row, count, group, transform, of_warps);
+    sum_group<kCapped, kOutputs>(row, count, group, transform, of_warps);
   }
   __syncthreads();
-  return merge_warps<kEntropy>(of_warps, transform);
+  return merge_warps<kOutputs>(of_warps, transform);
 }
 
 // Elements [begin, end) of a row. `begin` is at a 16-byte boundary of the row that is written, at or before its start.

@@ -10,8 +10,10 @@ namespace segkernel {
 
 template <class T>
 struct RowKernels {
-  // Merges the sums over logits [count] into `running`; `weighted` is left unchanged unless `entropy`.
-  void (*accumulate)(const T* logits, int64_t count, const LogitTransform& transform, bool entropy, Running& running);
+  // Merges the sums over logits [count], of which the first has the index `first` in its row, into `row`. Sums that
+  // `outputs` does not need are left unchanged. The logits of a row come in order.
+  void (*accumulate)(const T* logits, int64_t count, int64_t first, const LogitTransform& transform, Outputs outputs,
+                     RowSums<double>& row);
   // y = tanh(inner * x) of one logit, bit for bit as in `accumulate`.
   double (*cap)(const T* logit, double inner);
   // Writes the gradient off the label to grad [count], which may be `logits` itself.

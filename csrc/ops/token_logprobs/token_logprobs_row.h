@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include <type_traits>
+
 #include "../../core/inline.h"
 #include "token_logprobs_kernels.h"
 #include "token_logprobs_terms.h"
@@ -61,11 +63,11 @@ SK_INLINE typename V::Scalar chunk_max(const T* values, int64_t count) {
 }
 
 // The sums over values [count], relative to `reference`. Prefetches `next`, the chunk after this one, unless null.
-template <class V, bool kEntropy, class T>
+template <class V, Outputs kOutputs, class T>
 Running chunk_sums(const T* values, int64_t count, double reference, double factor, const char* next) {
   // The maximum of nothing but -inf is no valid reference; any finite one gives the sum 0.
   const auto difference = Difference<V>::make(factor, reference == -INFINITY ? 0 : reference);
-  TermSums<V, kEntropy> even, odd;
+  TermSums<V, kOutputs> even, odd;
   for_vectors<V>(values, count, [&](const T* at, int64_t i) SK_INLINE_LAMBDA {
     V a, b;
     V::load2(at, a, b);
@@ -73,16 +75,60 @@ Running chunk_sums(const T* values, int64_t count, double reference, double fact
     even.add(a, difference);
     odd.add(b, difference);
   });
-  return {reference, reduce_add(even.sum + odd.sum), kEntropy ? reduce_add(even.weighted + odd.weighted) : 0};
+  return {reference, reduce_add(even.sum + odd.sum),
+          has_entropies(kOutputs) ? reduce_add(even.weighted + odd.weighted) : 0,
+          has_statistics(kOutputs) ? reduce_add(even.squares + odd.squares) : 0};
 }
 
-template <class V, bool kEntropy, class T>
+template <class V, Outputs kOutputs, class T>
 SK_INLINE void accumulate_chunk(const T* values, int64_t count, double factor, const char* next, Running& running) {
   accumulate_part(
       running, factor, []() SK_INLINE_LAMBDA -> double { return -INFINITY; },
       [&]() SK_INLINE_LAMBDA -> double { return chunk_max<V>(values, count); },
       [&](double reference)
-          SK_INLINE_LAMBDA { return chunk_sums<V, kEntropy>(values, count, reference, factor, next); });
+          SK_INLINE_LAMBDA { return chunk_sums<V, kOutputs>(values, count, reference, factor, next); });
+}
+
+// Adds the first `count` y of a chunk, of which the first has the index `first` in its row, to `totals`. `values` are
+// logits, which are y, or, in whole pairs of vectors and in the order of load2, the y of logits of type T.
+template <class V, class T, class Value>
+SK_INLINE void add_totals(const Value* values, int64_t count, int64_t first, Totals<double>& totals) {
+  using Scalar = typename V::Scalar;
+  constexpr int64_t kStep = 2 * V::kLanes;
+  constexpr bool kPadded = !std::is_same_v<T, Value>;
+  const int64_t stored = kPadded ? (count + kStep - 1) / kStep * kStep : count;
+  V sum_a = V::broadcast(0), sum_b = sum_a;
+  V max_a = V::broadcast(-INFINITY), max_b = max_a;
+  Scalar pair[kStep];  // two vectors
+  double last = 0;     // sum of the last, incomplete pair
+  for_vectors<V>(values, stored, [&](const Value* at, int64_t i) SK_INLINE_LAMBDA {
+    V a, b;
+    V::load2(at, a, b);
+    max_a = maximum(max_a, a);
+    max_b = maximum(max_b, b);
+    if (i + kStep <= count) {
+      sum_a = sum_a + a;
+      sum_b = sum_b + b;
+      return;
+    }
+    V::store2(pair, a, b);
+    for (int64_t k = 0; k < count - i; ++k) last += pair[V::template load2_position<T>(k)];
+  });
+  totals.total += reduce_add(sum_a + sum_b) + last;
+  const Scalar largest = reduce_max(maximum(max_a, max_b));
+  if (!(largest > totals.largest)) return;
+  // Few chunks raise the maximum of their row, so its index is searched for only now.
+  totals.largest = largest;
+  totals.index = Totals<double>::kNone;
+  for_vectors<V>(values, stored, [&](const Value* at, int64_t i) SK_INLINE_LAMBDA {
+    V a, b;
+    V::load2(at, a, b);
+    if (totals.index != Totals<double>::kNone || reduce_max(maximum(a, b)) != largest) return;
+    V::store2(pair, a, b);
+    int64_t k = 0;
+    while (k < kStep - 1 && pair[V::template load2_position<T>(k)] != largest) ++k;
+    totals.index = first + i + k;
+  });
 }
 
 // Writes y = tanh(inner * x) of logits [count], in the order of load2, padded with -inf to two whole vectors. Returns
@@ -110,8 +156,9 @@ SK_INLINE int64_t cap_chunk(const T* logits, int64_t count, double inner_factor,
   return i + kStep;
 }
 
-template <class V, bool kEntropy, class T>
-void accumulate_row(const T* logits, int64_t count, const LogitTransform& transform, Running& running) {
+template <class V, Outputs kOutputs, class T>
+void accumulate_row(const T* logits, int64_t count, int64_t first, const LogitTransform& transform,
+                    RowSums<double>& row) {
   static_assert(kChunk<T> % (2 * V::kLanes) == 0);
   for (int64_t begin = 0; begin < count; begin += kChunk<T>) {
     const T* chunk = logits + begin;
@@ -119,10 +166,12 @@ void accumulate_row(const T* logits, int64_t count, const LogitTransform& transf
     if (transform.capped) {
       alignas(64) typename V::Scalar capped[kChunk<T>];
       const int64_t padded = cap_chunk<V>(chunk, length, transform.inner, capped);
-      accumulate_chunk<V, kEntropy>(&capped[0], padded, transform.factor, nullptr, running);
+      accumulate_chunk<V, kOutputs>(&capped[0], padded, transform.factor, nullptr, row.running);
+      if constexpr (has_statistics(kOutputs)) add_totals<V, T>(&capped[0], length, first + begin, row.totals);
     } else {
       const char* next = count - begin >= 2 * kChunk<T> ? reinterpret_cast<const char*>(chunk + kChunk<T>) : nullptr;
-      accumulate_chunk<V, kEntropy>(chunk, length, transform.factor, next, running);
+      accumulate_chunk<V, kOutputs>(chunk, length, transform.factor, next, row.running);
+      if constexpr (has_statistics(kOutputs)) add_totals<V, T>(chunk, length, first + begin, row.totals);
     }
   }
 }
@@ -151,11 +200,15 @@ void gradient_row(const T* logits, T* grad, int64_t count, const LogitTransform&
 }
 
 template <class V, class T>
-void accumulate(const T* logits, int64_t count, const LogitTransform& transform, bool entropy, Running& running) {
-  if (entropy) {
-    accumulate_row<V, true>(logits, count, transform, running);
-  } else {
-    accumulate_row<V, false>(logits, count, transform, running);
+void accumulate(const T* logits, int64_t count, int64_t first, const LogitTransform& transform, Outputs outputs,
+                RowSums<double>& row) {
+  switch (outputs) {
+    case Outputs::logprobs:
+      return accumulate_row<V, Outputs::logprobs>(logits, count, first, transform, row);
+    case Outputs::entropies:
+      return accumulate_row<V, Outputs::entropies>(logits, count, first, transform, row);
+    case Outputs::statistics:
+      return accumulate_row<V, Outputs::statistics>(logits, count, first, transform, row);
   }
 }
 

@@ -21,17 +21,19 @@ struct Difference {
   SK_INLINE V operator()(V y) const { return maximum(V::broadcast(V::kLowest), (y - reference) * factor); }
 };
 
-// `sum` and `weighted` of RunningSums; without kEntropy, `weighted` stays 0.
-template <class V, bool kEntropy>
+// `sum`, `weighted` and `squares` of RunningSums; those that kOutputs does not need stay 0.
+template <class V, Outputs kOutputs>
 struct TermSums {
   V sum = V::broadcast(0);
   V weighted = V::broadcast(0);
+  V squares = V::broadcast(0);
 
   SK_INLINE void add(V y, const Difference<V>& difference) {
     const V d = difference(y);
     const V term = exp2(d);
     sum = sum + term;
-    if (kEntropy) weighted = fma(term, d, weighted);
+    if constexpr (has_entropies(kOutputs)) weighted = fma(term, d, weighted);
+    if constexpr (has_statistics(kOutputs)) squares = fma(term, term, squares);
   }
 };
 

@@ -2,6 +2,7 @@
 //
 // Linked with the kernels of one instruction set; -DKERNELS names their table. Prints the largest errors and exits with
 // 1 if one exceeds its bound.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -53,15 +54,22 @@ template <>
 constexpr double kHalfUlp<float16> = 0x1p-11;
 
 struct Result {
-  double logprob, entropy, lse;
+  double logprob, entropy, lse, sum_squares, mean_logit;
+  int64_t argmax;
 };
 
 template <class T>
 Result run(const std::vector<T>& logits, int64_t label, const LogitTransform& transform) {
-  Running sums = Running::empty();
-  kernels<T>().accumulate(logits.data(), static_cast<int64_t>(logits.size()), transform, true, sums);
+  auto sums = RowSums<double>::empty();
+  const auto count = static_cast<int64_t>(logits.size());
+  kernels<T>().accumulate(logits.data(), count, 0, transform, Outputs::statistics, sums);
   const double label_y = y_of(&logits[label], transform, kernels<T>());
-  return {logprob_of(label_y, sums, transform.factor), entropy_of(sums), log_sum_exp(sums, transform.factor)};
+  return {logprob_of(label_y, sums.running, transform.factor),
+          entropy_of(sums.running),
+          log_sum_exp(sums.running, transform.factor),
+          sum_squares_of(sums.running),
+          mean_logit_of(sums, transform.factor, count),
+          sums.totals.index};
 }
 
 // z of every logit, in double.
@@ -76,12 +84,17 @@ std::vector<double> transformed(const std::vector<T>& logits, double scale, doub
 }
 
 Result exact(const std::vector<double>& z, int64_t label) {
-  double max = -INFINITY, sum = 0, entropy = 0;
+  double max = -INFINITY, sum = 0, entropy = 0, squares = 0, total = 0;
   for (const double each : z) max = each > max ? each : max;
   for (const double each : z) sum += std::exp(each - max);
   const double lse = max + std::log(sum);
-  for (const double each : z) entropy -= each == -INFINITY ? 0 : std::exp(each - lse) * (each - lse);
-  return {z[label] - lse, entropy, lse};
+  for (const double each : z) {
+    entropy -= each == -INFINITY ? 0 : std::exp(each - lse) * (each - lse);
+    squares += std::exp(2 * (each - lse));
+    total += each;
+  }
+  const auto argmax = std::max_element(z.begin(), z.end()) - z.begin();
+  return {z[label] - lse, entropy, lse, squares, total / static_cast<double>(z.size()), argmax};
 }
 
 template <class T>
@@ -94,9 +107,14 @@ void check(const std::vector<float>& values, const double* softcap, double tempe
   const Result expected = exact(z, label);
   const Result actual = run(logits, label, transform);
   for (const double error :
-       {actual.logprob - expected.logprob, actual.entropy - expected.entropy, actual.lse - expected.lse}) {
+       {actual.logprob - expected.logprob, actual.entropy - expected.entropy, actual.lse - expected.lse,
+        actual.sum_squares - expected.sum_squares,
+        // a mean over -inf is -inf
+        actual.mean_logit == expected.mean_logit ? 0 : actual.mean_logit - expected.mean_logit}) {
     raise(largest_output_error, std::fabs(error));
   }
+  // The cap rounds, and may make the y of different logits equal.
+  if (softcap == nullptr) expect(actual.argmax == expected.argmax, "index of the first of the largest logits");
 
   for (const double grad_entropy : {0.0, 0.3}) {
     const RowGradient gradient{0.7, grad_entropy, expected.lse, expected.entropy};

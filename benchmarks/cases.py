@@ -148,6 +148,22 @@ def token_logprobs(machine: Machine) -> Iterator[Case]:
             lambda inputs=(logits, labels, mask): truth.logprobs_and_entropy(ours, *inputs),
         )
 
+        def all_outputs(*inputs: Tensor) -> Any:
+            names = ("entropy", "sum_squares", "mean_logit", "is_argmax")
+            return segkernel.token_logprobs(*inputs, outputs=names)
+
+        yield Case(
+            f"token_logprobs + all outputs, forward, {dtype} {shape(machine.shapes.logits)}",
+            {
+                OURS: all_outputs,
+                "torch.compile": machine.compiled(peers.eager_outputs),
+                "eager torch": peers.eager_outputs,
+            },
+            [(logits, labels)],
+            {"": logits.nbytes},
+            lambda inputs=(logits, labels), ours=all_outputs: truth.outputs(ours, *inputs),
+        )
+
         # Few rows, in the layout of one short batch. The masks keep other rows each.
         rows = min(512, labels.numel())
         few, few_labels = logits.flatten(0, 1)[None, :rows], labels.view(1, -1)[:, :rows]

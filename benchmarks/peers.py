@@ -24,6 +24,19 @@ def eager_logprobs_and_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, 
     return logprobs.gather(-1, labels[..., None])[..., 0], entropy
 
 
+def eager_outputs(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """All outputs of `token_logprobs` in eager torch, which reads the logits several times."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    probabilities = logprobs.exp()
+    return (
+        logprobs.gather(-1, labels[..., None])[..., 0],
+        -(probabilities * logprobs).sum(-1),
+        probabilities.square().sum(-1),
+        logits.mean(-1),
+        logits.argmax(-1) == labels,
+    )
+
+
 def eager_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-softmax and gather in eager torch."""
     return torch.log_softmax(logits, dim=-1).gather(-1, labels[..., None])[..., 0]

@@ -34,6 +34,15 @@ def logprobs_and_entropy(function: Callable[..., Any], logits: Tensor, labels: T
         assert_close(masked, torch.where(mask, dense, 0), rtol=0, atol=0)
 
 
+def outputs(function: Callable[..., Any], logits: Tensor, labels: Tensor) -> None:
+    """Check all outputs against float64."""
+    rows, exact_logits, exact_labels = some_rows(logits, labels)
+    names = ("entropy", "sum_squares", "mean_logit", "is_argmax")
+    exact = reference.token_logprobs(exact_logits, exact_labels, outputs=names)
+    for found, expected in zip(function(logits, labels), exact, strict=True):
+        assert_close(found.flatten()[rows].to(expected.dtype), expected, rtol=1e-5, atol=1e-4)
+
+
 def gradient_in_place(function: Callable[..., Tensor], logits: Tensor, labels: Tensor) -> None:
     """Check the gradient that `function` leaves in `logits`."""
     rows, exact_logits, exact_labels = some_rows(logits, labels)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from segkernel.ops.sequence_logprobs import sequence_logprobs
     from segkernel.ops.token_divergences import token_divergences
     from segkernel.ops.token_logprobs import token_logprobs
+    from segkernel.ops.topk_divergence import topk_divergence
     from segkernel.ops.vocab_parallel_token_logprobs import vocab_parallel_token_logprobs
     from segkernel.types import Segments, TokenDivergences, TokenLogprobs
 
@@ -61,6 +62,7 @@ __all__ = [
     "sequence_logprobs",
     "token_divergences",
     "token_logprobs",
+    "topk_divergence",
     "vocab_parallel_token_logprobs",
 ]
 

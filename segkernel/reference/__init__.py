@@ -22,6 +22,7 @@ from segkernel.reference.select_tokens import select_tokens
 from segkernel.reference.sequence_logprobs import sequence_logprobs
 from segkernel.reference.token_divergences import token_divergences
 from segkernel.reference.token_logprobs import token_logprobs
+from segkernel.reference.topk_divergence import topk_divergence
 
 __all__ = [
     "detect_pivots",
@@ -43,4 +44,5 @@ __all__ = [
     "sequence_logprobs",
     "token_divergences",
     "token_logprobs",
+    "topk_divergence",
 ]

@@ -45,6 +45,8 @@ def make_inputs(device: str, seed: int = 0) -> Inputs:
             "other_logits": (2 * torch.randn(B, 9, V)).bfloat16(),
             "labels": labels,
             "kept": torch.arange(9) % 3 < torch.arange(B)[:, None] % 4,
+            "ids": torch.stack([labels, V - 1 - labels.clamp(0)], -1),
+            "top": torch.rand(B, 9, 2) - 3,
             "weights": torch.rand(B, 9),
             "warm": torch.linspace(0.5, 2.0, B)[:, None].clone(),
             "hidden": torch.randn(40, 24),
@@ -88,6 +90,12 @@ def divergence_gradient(ops: Any, x: Inputs) -> Any:
     return torch.autograd.grad(outs, logits, (x["weights"],) * 3)
 
 
+def topk_gradient(ops: Any, x: Inputs) -> Any:
+    logits = x["logits"].detach().requires_grad_()
+    divergences = ops.topk_divergence(logits, x["ids"], x["top"], x["kept"])
+    return torch.autograd.grad(divergences, logits, x["weights"])
+
+
 def head(ops: Any, x: Inputs) -> Any:
     hidden, weight = x["hidden"].detach().requires_grad_(), x["weight"].detach().requires_grad_()
     logprobs = ops.linear_token_logprobs(hidden, weight, x["targets"])
@@ -124,6 +132,7 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     "token_logprobs, gradient": gradient,
     "token_divergences": lambda ops, x: ops.token_divergences(x["logits"], x["other_logits"], x["kept"]),
     "token_divergences, gradient": divergence_gradient,
+    "topk_divergence, gradient": topk_gradient,
     "sequence_logprobs": lambda ops, x: ops.sequence_logprobs(x["logits"], x["labels"], x["kept"], reduce="mean"),
     "segment_logprobs": lambda ops, x: ops.segment_logprobs(
         x["logits"].nan_to_num(), x["labels"], x["kept"].int() - 1, 1
@@ -132,7 +141,13 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
 }
 CALLS = EXACT | NEAR
 # Calls that also use torch's operators.
-WITH_TORCH = ("sequence_logprobs", "segment_logprobs", "linear_token_logprobs", "importance_weights")
+WITH_TORCH = (
+    "topk_divergence, gradient",
+    "sequence_logprobs",
+    "segment_logprobs",
+    "linear_token_logprobs",
+    "importance_weights",
+)
 # Functions of the calls that take a gradient, and the input that it belongs to.
 DIFFERENTIATED: dict[str, tuple[Callable[[Inputs], Tensor], str]] = {
     "token_logprobs, gradient": (
@@ -141,6 +156,10 @@ DIFFERENTIATED: dict[str, tuple[Callable[[Inputs], Tensor], str]] = {
     ),
     "token_divergences, gradient": (
         lambda x: segkernel.token_divergences(x["logits"], x["other_logits"], x["kept"]).divergence,
+        "logits",
+    ),
+    "topk_divergence, gradient": (
+        lambda x: segkernel.topk_divergence(x["logits"], x["ids"], x["top"], x["kept"]),
         "logits",
     ),
     "linear_token_logprobs": (
@@ -162,7 +181,7 @@ def test_cuda_operators_match_the_reference_on_ragged_rows(name: str) -> None:
         expected = to_cpu(CALLS[name](reference, make_inputs("cpu")))
     if name in EXACT:
         assert_identical(actual, expected)
-    elif name in ("token_logprobs, gradient", "token_divergences, gradient"):
+    elif name.endswith(", gradient"):
         assert_near(actual, expected, rtol=2e-2, atol=1e-5)  # rounded to bfloat16
     else:
         assert_near(actual, expected, rtol=1e-4, atol=1e-5)

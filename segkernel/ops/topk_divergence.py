@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from segkernel import _tensors, _validate
+from segkernel._enums import LOGPROB_OUTPUTS
 from segkernel._library import ops
 from segkernel.ops.token_logprobs import check_logits, check_writable, logit_options, per_token
 
@@ -128,8 +129,8 @@ class _LogProbabilities(torch.autograd.Function):
         label = ids.gather(-1, known.to(torch.uint8).argmax(-1, keepdim=True))
         index = ids.where(inside, label).clamp(0, logits.shape[-1] - 1)
         options = (logit_scale, temperature, softcap)
-        _, entropy, lse = ops.token_logprobs.default(
-            logits, label[..., 0], mask, token_temperature, *options, False, inplace
+        _, entropy, lse, *_ = ops.token_logprobs.default(
+            logits, label[..., 0], mask, token_temperature, *options, LOGPROB_OUTPUTS["logprobs"], inplace
         )
         y = logits.detach().gather(-1, index).double() * logit_scale
         slope = torch.full_like(y, logit_scale)

@@ -10,12 +10,14 @@ SWITCH = "SEGKERNEL_INTEGRATIONS"
 FRAMEWORKS = {
     "trl": "segkernel.integrations.trl.swaps",
     "verl": "segkernel.integrations.verl.swaps",
+    "openrlhf": "segkernel.integrations.openrlhf.swaps",
 }
 
 # Modules that have functions to replace, by framework.
 MODULES = {
     "trl": ("trl.trainer.utils",),
     "verl": ("verl.utils.torch_functional", "verl.utils.experimental.torch_functional", "verl.trainer.ppo.core_algos"),
+    "openrlhf": ("openrlhf.models.utils", "openrlhf.trainer.ppo_utils.experience_maker"),
 }
 
 

@@ -17,11 +17,21 @@ def unpatched() -> Iterator[None]:
     integrations.unpatch()
 
 
+def on_path(name: str) -> Iterator[Path]:
+    """Folder of a package of `make peers`, at the end of the path: the environment's packages come first."""
+    folder = PEERS / name
+    if not folder.is_dir():
+        pytest.skip(f"{name} is not installed in build/peers: run `make peers`")
+    sys.path.append(str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
 @pytest.fixture(scope="module")
-def trl() -> Iterator[None]:
-    """TRL on the path: its dependencies are those of `segkernel[train]`, so it needs no process of its own."""
-    if not (PEERS / "trl").is_dir():
-        pytest.skip("trl is not installed in build/peers: run `make peers`")
-    sys.path.append(str(PEERS / "trl"))
-    yield
-    sys.path.remove(str(PEERS / "trl"))
+def trl() -> Iterator[Path]:
+    yield from on_path("trl")
+
+
+@pytest.fixture(scope="module")
+def verl() -> Iterator[Path]:
+    yield from on_path("verl")

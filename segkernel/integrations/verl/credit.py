@@ -1,0 +1,202 @@
+"""Advantages and a policy loss per segment, under names in verl's registries.
+
+| name | in verl's configuration |
+| --- | --- |
+| `segkernel_turn_grpo` | `algorithm.adv_estimator` |
+| `segkernel_asr_grpo` | `algorithm.adv_estimator` |
+| `segkernel_segment_ratio` | `actor_rollout_ref.actor.policy_loss.loss_mode` |
+
+Options of an estimator are read from `algorithm.segkernel`, which verl's configuration does not have: write
+`+algorithm.segkernel.delta=0.5` on the command line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segkernel.ops.discounted_sum import discounted_sum
+from segkernel.ops.group_normalize import group_normalize
+from segkernel.ops.importance_weights import importance_weights
+from segkernel.ops.segment import segment
+from segkernel.ops.segment_broadcast import segment_broadcast
+from segkernel.ops.segment_by_mask import segment_by_mask
+from segkernel.ops.segment_reduce import segment_reduce
+
+TURN_OPTIONS: dict[str, Any] = {"per": "group"}
+ASR_OPTIONS: dict[str, Any] = {
+    "baseline": 0.0,
+    "delta": None,
+    "pivot_threshold": None,
+    "hold": True,
+    "keep_neutral": False,
+}
+MAX_LOG_RATIO = 10.0  # as in verl's GSPO
+
+
+@torch.no_grad()
+def turn_grpo(
+    token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any = None, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """GRPO with an advantage per turn.
+
+    Turns are the runs of ones in `response_mask`, which tool output separates. A turn's return is the sum of its own
+    token rewards and of the later turns', discounted by `algorithm.gamma` per turn. Its advantage is the return relative
+    to those of all turns of the group, so a response's number of turns does not enter the baseline; with one reward at
+    the end and `gamma` 1 every turn gets the response's advantage.
+
+    Args:
+        token_level_rewards: `[B, T]`; a reward anywhere in a turn belongs to it.
+        response_mask: `[B, T]`.
+        index: `[B]`, equal for responses to one prompt.
+        config: verl's `algorithm` section: `gamma`, `norm_adv_by_std_in_grpo`, and `segkernel.per`, `group` (default)
+            or `segment`, which compares only turns of the same number.
+
+    Returns:
+        Advantages and returns, `[B, T]`, equal: there is no critic.
+    """
+    options = _options(config, TURN_OPTIONS)
+    ids, counts = segment_by_mask(response_mask)
+    rewards = segment_reduce(token_level_rewards, ids, response_mask.shape[1])
+    present = torch.arange(rewards.shape[1], device=rewards.device) < counts[:, None]
+    returns = discounted_sum(rewards, present, discount=float(_get(config, "gamma", 1.0)))
+    advantages = group_normalize(returns, counts, _groups(index, ids), per=options["per"], scale=_scale(config))
+    per_token = segment_broadcast(advantages, ids)
+    return per_token, per_token
+
+
+@torch.no_grad()
+def asr_grpo(
+    token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any = None, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """GRPO on the segments that agree with their response: Adaptive Segment-level Reward (arXiv 2411.00809).
+
+    A response's advantage is that of GRPO, from the sum of its token rewards. Its tokens are split into segments where
+    their rewards change state, and only segments whose sign is that of the advantage keep it; the others get 0.
+
+    Args:
+        token_level_rewards: `[B, T]`, a reward for every token, from a reward manager.
+        response_mask: `[B, T]`.
+        index: `[B]`, equal for responses to one prompt.
+        config: verl's `algorithm` section: `norm_adv_by_std_in_grpo`, and in `segkernel` the options of
+            `segkernel.segment`: `delta`, `pivot_threshold` (at least one of them), `baseline`, `hold`, `keep_neutral`.
+
+    Returns:
+        Advantages and returns, `[B, T]`, equal: there is no critic.
+
+    Raises:
+        ValueError: neither `delta` nor `pivot_threshold`, or an unknown option.
+    """
+    options = _options(config, ASR_OPTIONS)
+    if options["delta"] is None and options["pivot_threshold"] is None:
+        raise ValueError(
+            "algorithm.segkernel: expected delta or pivot_threshold for segkernel_asr_grpo, got neither; add for example "
+            "+algorithm.segkernel.delta=0.5"
+        )
+    valid = response_mask.bool()
+    scores = token_level_rewards.masked_fill(~valid, 0.0).sum(1, keepdim=True)
+    ones = torch.ones(len(scores), dtype=torch.int32, device=scores.device)
+    advantages = group_normalize(scores, ones, _groups(index, scores), scale=_scale(config))
+    kept = segment(token_level_rewards, valid, sequence_sign=advantages[:, 0], **options).mask
+    assert kept is not None  # since signs were given
+    per_token = advantages * kept
+    return per_token, per_token
+
+
+def segment_ratio(
+    old_log_prob: Tensor,
+    log_prob: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    loss_agg_mode: str = "seq-mean-token-mean",
+    config: Any = None,
+    rollout_is_weights: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Clipped policy loss with one importance ratio per segment: GSPO (arXiv 2507.18071) below the sequence level.
+
+    Segments are the runs of response tokens with an advantage other than 0: turns, or the segments that
+    `segkernel_asr_grpo` keeps. A response of one segment has the loss of verl's `gspo`.
+
+    Args:
+        old_log_prob, log_prob, advantages, response_mask: `[B, T]`.
+        loss_agg_mode: as in verl's `agg_loss`.
+        config: verl's actor configuration: `clip_ratio`, `clip_ratio_low`, `clip_ratio_high`.
+        rollout_is_weights: `[B, T]`, factors of the token losses.
+
+    Returns:
+        Loss, and metrics.
+    """
+    algorithms: Any = importlib.import_module("verl.trainer.ppo.core_algos")
+    functional: Any = importlib.import_module("verl.utils.torch_functional")
+    low, high = (
+        config.clip_ratio if bound is None else bound for bound in (config.clip_ratio_low, config.clip_ratio_high)
+    )
+    ids, _ = segment_by_mask(response_mask.bool() & (advantages != 0))
+    ratios, _ = importance_weights(
+        log_prob.detach(),
+        old_log_prob,
+        level="segment",
+        ids=ids,
+        num_segments=ids.shape[1],
+        high=math.exp(MAX_LOG_RATIO),
+    )
+    # Value of the segment's ratio, gradient of the token's.
+    ratios = ratios * (log_prob - log_prob.detach()).exp()
+    losses = -advantages * ratios
+    clipped = -advantages * ratios.clamp(1 - low, 1 + high)
+    per_token = torch.maximum(losses, clipped)
+    if rollout_is_weights is not None:
+        per_token = per_token * rollout_is_weights
+    loss = algorithms.agg_loss(
+        loss_mat=per_token, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
+    )
+    metrics = {
+        "actor/pg_clipfrac": functional.masked_mean((clipped > losses).float(), response_mask),
+        "actor/ppo_kl": functional.masked_mean(old_log_prob - log_prob, response_mask),
+    }
+    return loss, {name: value.detach().item() for name, value in metrics.items()} | {"actor/pg_clipfrac_lower": 0.0}
+
+
+ESTIMATORS = {"segkernel_turn_grpo": turn_grpo, "segkernel_asr_grpo": asr_grpo}
+LOSSES = {"segkernel_segment_ratio": segment_ratio}
+
+
+def register() -> None:
+    """Add the estimators and losses to verl's registries."""
+    algorithms: Any = importlib.import_module("verl.trainer.ppo.core_algos")
+    for name, estimator in ESTIMATORS.items():
+        algorithms.register_adv_est(name)(estimator)
+    for name, loss in LOSSES.items():
+        algorithms.register_policy_loss(name)(loss)
+
+
+def _get(config: Any, name: str, default: Any) -> Any:
+    return default if config is None else config.get(name, default)
+
+
+def _scale(config: Any) -> bool:
+    return bool(_get(config, "norm_adv_by_std_in_grpo", True))
+
+
+def _options(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the section `segkernel`, with defaults.
+
+    Raises:
+        ValueError: an unknown option.
+    """
+    given = dict(_get(config, "segkernel", None) or {})
+    for name in given:
+        if name not in defaults:
+            raise ValueError(f"algorithm.segkernel: expected options of {', '.join(defaults)}, got {name}")
+    return {**defaults, **given}
+
+
+def _groups(index: Any, like: Tensor) -> Tensor:
+    """Number of each response's prompt, `[B]` int64."""
+    return torch.from_numpy(np.unique(np.asarray(index).astype(str), return_inverse=True)[1]).to(like.device)

@@ -47,9 +47,9 @@ def turn_grpo(
     """GRPO with an advantage per turn.
 
     Turns are the runs of ones in `response_mask`, which tool output separates. A turn's return is the sum of its own
-    token rewards and of the later turns', discounted by `algorithm.gamma` per turn. Its advantage is the return relative
-    to those of all turns of the group, so a response's number of turns does not enter the baseline; with one reward at
-    the end and `gamma` 1 every turn gets the response's advantage.
+    token rewards and of the later turns', discounted by `algorithm.gamma` per turn. Its advantage is the return
+    relative to those of all turns of the group, so that the baseline is the same for every turn. With one reward at
+    the end and `gamma` 1, all turns of a response get the same advantage.
 
     Args:
         token_level_rewards: `[B, T]`; a reward anywhere in a turn belongs to it.
@@ -96,8 +96,8 @@ def asr_grpo(
     options = _options(config, ASR_OPTIONS)
     if options["delta"] is None and options["pivot_threshold"] is None:
         raise ValueError(
-            "algorithm.segkernel: expected delta or pivot_threshold for segkernel_asr_grpo, got neither; add for example "
-            "+algorithm.segkernel.delta=0.5"
+            "algorithm.segkernel: expected delta or pivot_threshold for segkernel_asr_grpo, got neither; add for "
+            "example +algorithm.segkernel.delta=0.5"
         )
     valid = response_mask.bool()
     scores = token_level_rewards.masked_fill(~valid, 0.0).sum(1, keepdim=True)

@@ -67,12 +67,14 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
   // linear_token_logprobs is written in Python around matrix products; those with an underscore are its steps.
   library.def(
       "linear_token_logprobs(Tensor hidden, Tensor weight, Tensor? bias, Tensor labels, Tensor? mask,"
-      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, int outputs)"
+      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, int outputs, int "
+      "compute_dtype)"
       " -> (Tensor logprobs, Tensor entropy, Tensor lse, Tensor sum_squares, Tensor mean_logit, Tensor is_argmax)");
   library.def(
       "linear_token_logprobs_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor hidden, Tensor weight,"
       " Tensor? bias, Tensor labels, Tensor? mask, Tensor? token_temperature, Tensor entropy, Tensor lse,"
-      " float logit_scale, float temperature, float? softcap, bool hidden_needed, bool weight_needed, bool bias_needed)"
+      " float logit_scale, float temperature, float? softcap, int compute_dtype, bool hidden_needed, bool "
+      "weight_needed, bool bias_needed)"
       " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
   library.def(
       "_linear_token_logprobs_valid(Tensor labels, Tensor? mask, Tensor? token_temperature, int vocabulary)"

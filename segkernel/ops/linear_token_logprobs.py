@@ -35,6 +35,7 @@ def linear_token_logprobs(
     mask: Tensor | None = None,
     *,
     bias: Tensor | None = ...,
+    compute_dtype: torch.dtype | None = ...,
     entropy: Literal[False] = False,
     outputs: None = None,
     **options: Unpack[LogitOptions],
@@ -49,6 +50,7 @@ def linear_token_logprobs(
     mask: Tensor | None = None,
     *,
     bias: Tensor | None = ...,
+    compute_dtype: torch.dtype | None = ...,
     entropy: Literal[True],
     outputs: None = None,
     **options: Unpack[LogitOptions],
@@ -63,6 +65,7 @@ def linear_token_logprobs(
     mask: Tensor | None = None,
     *,
     bias: Tensor | None = ...,
+    compute_dtype: torch.dtype | None = ...,
     entropy: bool,
     outputs: None = None,
     **options: Unpack[LogitOptions],
@@ -77,6 +80,7 @@ def linear_token_logprobs(
     mask: Tensor | None = None,
     *,
     bias: Tensor | None = ...,
+    compute_dtype: torch.dtype | None = ...,
     entropy: Literal[False] = False,
     outputs: Sequence[str],
     **options: Unpack[LogitOptions],
@@ -95,6 +99,7 @@ def linear_token_logprobs(
     softcap: float | None = None,
     entropy: bool = False,
     outputs: Sequence[str] | None = None,
+    compute_dtype: torch.dtype | None = None,
 ) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
     """`token_logprobs(hidden @ weight.T + bias, labels, mask)`, without materializing the logits.
 
@@ -108,14 +113,17 @@ def linear_token_logprobs(
 
     Args:
         hidden: `[..., H]`, float64, float32, bfloat16 or float16.
-        weight: `[V, H]`, the LM head, of the same dtype.
+        weight: `[V, H]`, the LM head, of any of these dtypes.
         labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks.
         mask: `[...]`, bool or numeric, nonzero is valid; None means all valid.
-        bias: `[V]`, of the same dtype.
+        bias: `[V]`, of any of these dtypes.
         temperature, logit_scale, softcap, entropy, outputs: as in `token_logprobs`.
+        compute_dtype: dtype of the matrix products, and of the logits; by default that of autocast where it is enabled,
+            and otherwise that of `hidden`. Inputs of other dtypes are converted, `weight` one slice at a time. As in
+            autocast, float64 hidden states stay so by default. Gradients have the dtypes of the inputs.
 
     Returns:
-        As `token_logprobs`.
+        As `token_logprobs`; float64 if the matrix products are.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -134,29 +142,48 @@ def linear_token_logprobs(
     _tensors.tensor("hidden", hidden)
     if hidden.dim() == 0:
         raise ValueError(f"hidden: expected [..., H], got {_validate.describe(hidden)}")
-    _check_like_hidden("weight", weight, hidden)
+    _check_with_hidden("weight", weight, hidden)
     if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
         raise ValueError(f"weight: expected [V, {hidden.shape[-1]}] to match hidden, got {_validate.describe(weight)}")
     if bias is not None:
-        _check_like_hidden("bias", bias, hidden)
+        _check_with_hidden("bias", bias, hidden)
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias: expected [{weight.shape[0]}] to match weight, got {_validate.describe(bias)}")
     labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1])
     _tensors.labels_in_range(labels, mask, weight.shape[0])
     temperature, token_temperature = per_token("temperature", temperature, labels, mask)
     options = logit_options(temperature, logit_scale, softcap)
+    computed, dtype = outputs_code(entropy, outputs), _dtype_code(compute_dtype, hidden)
     found = ops.linear_token_logprobs.default(
-        hidden, weight, bias, labels, mask, token_temperature, *options, outputs_code(entropy, outputs)
+        hidden, weight, bias, labels, mask, token_temperature, *options, computed, dtype
     )
     return results(found, entropy, outputs)
 
 
-def _check_like_hidden(name: str, value: Tensor, hidden: Tensor) -> None:
+def _check_with_hidden(name: str, value: Tensor, hidden: Tensor) -> None:
     _tensors.tensor(name, value)
-    if value.dtype != hidden.dtype:
-        wanted = str(hidden.dtype).removeprefix("torch.")
-        raise TypeError(f"{name}: expected {wanted} like hidden, got {_validate.describe(value)}")
     _tensors.same_device(name, value, "hidden", hidden)
+
+
+# Dtypes of the matrix products; the operators take the index.
+_COMPUTE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _dtype_code(compute_dtype: torch.dtype | None, hidden: Tensor) -> int:
+    """Index in `_COMPUTE_DTYPES` of the validated dtype, or of the default."""
+    if compute_dtype is None:
+        device = hidden.device.type
+        autocast = device in TILE_ELEMENTS and torch.is_autocast_enabled(device) and hidden.dtype is not torch.float64
+        compute_dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
+    if compute_dtype not in _COMPUTE_DTYPES:
+        raise TypeError(f"compute_dtype: expected a floating-point dtype or None, got {compute_dtype!r}")
+    return _COMPUTE_DTYPES.index(compute_dtype)
+
+
+def _dtype_of(code: int) -> torch.dtype:
+    if not 0 <= code < len(_COMPUTE_DTYPES):
+        raise ValueError(f"compute_dtype: expected a code from 0 to {len(_COMPUTE_DTYPES) - 1}, got {code}")
+    return _COMPUTE_DTYPES[code]
 
 
 def _slices(tokens: int, vocabulary: int, device: str) -> Iterator[tuple[int, int]]:
@@ -173,9 +200,10 @@ def _may_compact(labels: Tensor, mask: Tensor | None) -> bool:
 
 
 class _Tiles:
-    """Iterator over logits tiles `[n, width]` in one reused buffer.
+    """Iterator over logits tiles `[n, width]` in one reused buffer, with the slices of the weight they are made of.
 
-    Invalid tokens are dropped, or labeled -100 when compaction would need a device synchronization.
+    Tiles and slices have the dtype of the matrix products. Invalid tokens are dropped, or labeled -100 when compaction
+    would need a device synchronization.
     """
 
     def __init__(
@@ -186,12 +214,13 @@ class _Tiles:
         labels: Tensor,
         mask: Tensor | None,
         token_temperature: Tensor | None,
+        dtype: torch.dtype,
     ) -> None:
         is_valid = ops._linear_token_logprobs_valid.default(labels, mask, token_temperature, weight.shape[0])  # [N]
         compacts = _may_compact(labels, mask)
         self.valid = is_valid.nonzero().squeeze(-1) if compacts else None
         self.all_kept = self.valid is None or self.valid.shape[0] == labels.numel()
-        self.hidden = self.compact(hidden.reshape(-1, hidden.shape[-1]))  # [n, H]
+        self.hidden = self.compact(hidden.reshape(-1, hidden.shape[-1])).to(dtype)  # [n, H]
         self.labels = self.compact(labels.flatten())  # [n]
         self.temperature = None if token_temperature is None else self.compact(token_temperature.flatten())  # [n]
         self.is_valid = None if compacts else is_valid[:, None]
@@ -221,17 +250,26 @@ class _Tiles:
         every.view(-1, *rows.shape[1:])[self.valid] = rows
         return every
 
-    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
-        tokens = self.hidden.shape[0]
+    def __iter__(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        tokens, dtype = self.hidden.shape[0], self.hidden.dtype
         slices = list(_slices(tokens, self.weight.shape[0], self.hidden.device.type)) if tokens else []
-        buffer = self.hidden.new_empty(max((last - first for first, last in slices), default=0) * tokens)
+        width = max((last - first for first, last in slices), default=0)
+        buffer = self.hidden.new_empty(width * tokens)
+        converted = self.scratch(width, like=self.weight)
         for first, last in slices:
             tile = buffer[: tokens * (last - first)].view(tokens, last - first)
+            weight = self.weight[first:last]
+            if converted is not None:
+                weight = converted[: last - first].copy_(weight)
             if self.bias is None:
-                torch.mm(self.hidden, self.weight[first:last].T, out=tile)
+                torch.mm(self.hidden, weight.T, out=tile)
             else:
-                torch.addmm(self.bias[first:last], self.hidden, self.weight[first:last].T, out=tile)
-            yield first, last, tile
+                torch.addmm(self.bias[first:last].to(dtype), self.hidden, weight.T, out=tile)
+            yield first, last, tile, weight
+
+    def scratch(self, rows: int, like: Tensor) -> Tensor | None:
+        """Uninitialized `[rows, H]` in the dtype of the products, or None if that is the dtype of `like`."""
+        return None if like.dtype == self.hidden.dtype else self.hidden.new_empty((rows, self.hidden.shape[1]))
 
 
 def _forward(
@@ -245,18 +283,23 @@ def _forward(
     temperature: float,
     softcap: float | None,
     outputs: int,
+    compute_dtype: int,
 ) -> tuple[Tensor, ...]:
-    tiles = _Tiles(hidden, weight, bias, labels, mask, token_temperature)
+    tiles = _Tiles(hidden, weight, bias, labels, mask, token_temperature, _dtype_of(compute_dtype))
     options = (tiles.temperature, logit_scale, temperature, softcap)
     sums = hidden.new_empty((tiles.hidden.shape[0], 7), dtype=torch.float64)
     label_y = torch.empty_like(tiles.labels, dtype=torch.float64)
-    for first, _, tile in tiles:
+    for first, _, tile, _ in tiles:
         ops._linear_token_logprobs_fold_.default(sums, label_y, tile, tiles.labels, first, *options, outputs)
-    finished = ops._linear_token_logprobs_finish.default(sums, label_y, tiles.labels, hidden, weight.shape[0], *options)
+    finished = ops._linear_token_logprobs_finish.default(
+        sums, label_y, tiles.labels, tiles.hidden, weight.shape[0], *options
+    )
     # The same outputs in the shape of the labels, with 0 at dropped tokens.
     return tuple(
         tiles.spread(value.to(like.dtype), labels) if like.shape == labels.shape else like
-        for value, like in zip(finished, fake_outputs(labels, _tensors.compute_dtype(hidden), outputs), strict=True)
+        for value, like in zip(
+            finished, fake_outputs(labels, _tensors.compute_dtype(tiles.hidden), outputs), strict=True
+        )
     )
 
 
@@ -274,11 +317,12 @@ def _gradients(
     logit_scale: float,
     temperature: float,
     softcap: float | None,
+    compute_dtype: int,
     hidden_needed: bool,
     weight_needed: bool,
     bias_needed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tiles = _Tiles(hidden, weight, bias, labels, mask, token_temperature)
+    tiles = _Tiles(hidden, weight, bias, labels, mask, token_temperature, _dtype_of(compute_dtype))
     options = (tiles.temperature, logit_scale, temperature, softcap)
 
     def per_row(values: Tensor | None) -> Tensor | None:
@@ -286,21 +330,24 @@ def _gradients(
 
     upstream = (per_row(grad_logprobs), per_row(grad_entropies))
     known = (per_row(entropies if grad_entropies is not None else lse), per_row(lse))
-    dtype = _tensors.compute_dtype(hidden)
+    dtype = _tensors.compute_dtype(tiles.hidden)
     grad_hidden = torch.zeros_like(tiles.hidden, dtype=dtype) if hidden_needed else hidden.new_empty(0)
     grad_weight = weight.new_empty(weight.shape) if weight_needed else weight.new_empty(0)
-    grad_bias = torch.empty_like(weight[:, 0]) if bias_needed else weight.new_empty(0)
+    grad_bias = weight.new_empty(0) if bias is None or not bias_needed else bias.new_empty(bias.shape)
     if not tiles.hidden.shape[0]:
         grad_weight.zero_()
         grad_bias.zero_()
     hidden_of_valid = tiles.hidden_of_valid() if weight_needed else tiles.hidden
-    scratch = torch.empty_like(tiles.hidden) if hidden_needed and dtype != hidden.dtype and not hidden.is_cuda else None
-    for first, last, tile in tiles:
+    product = tiles.scratch(tiles.hidden.shape[0], like=grad_hidden) if hidden_needed and not hidden.is_cuda else None
+    for first, last, tile, weight_slice in tiles:
         ops._linear_token_logprobs_gradient_.default(tile, tiles.labels, first, *upstream, *known, *options)
         if hidden_needed:
-            _add_product(grad_hidden, tile, weight[first:last], scratch)
-        if weight_needed:
+            _add_product(grad_hidden, tile, weight_slice, product)
+        if weight_needed and weight.dtype == tile.dtype:
             torch.mm(tile.T, hidden_of_valid, out=grad_weight[first:last])
+        elif weight_needed:
+            # The slice of the weight in the dtype of the products is not needed any more.
+            grad_weight[first:last] = torch.mm(tile.T, hidden_of_valid, out=weight_slice)
         if bias_needed:
             grad_bias[first:last] = tile.sum(0, dtype=dtype)
     if hidden_needed:
@@ -336,8 +383,10 @@ def _(
     temperature: float,
     softcap: float | None,
     outputs: int,
+    compute_dtype: int,
 ) -> tuple[Tensor, ...]:
-    return fake_outputs(labels, _tensors.compute_dtype(hidden), outputs)
+    wide = _dtype_of(compute_dtype) is torch.float64
+    return fake_outputs(labels, torch.float64 if wide else torch.float32, outputs)
 
 
 @register_fake("linear_token_logprobs_backward")
@@ -355,6 +404,7 @@ def _(
     logit_scale: float,
     temperature: float,
     softcap: float | None,
+    compute_dtype: int,
     hidden_needed: bool,
     weight_needed: bool,
     bias_needed: bool,
@@ -362,12 +412,12 @@ def _(
     return (
         hidden.new_empty(hidden.shape if hidden_needed else (0,)),
         weight.new_empty(weight.shape if weight_needed else (0,)),
-        weight.new_empty(weight.shape[:1] if bias_needed else (0,)),
+        weight.new_empty(0) if bias is None or not bias_needed else bias.new_empty(bias.shape),
     )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias, labels, mask, token_temperature, *ctx.options, outputs = inputs
+    hidden, weight, bias, labels, mask, token_temperature, *ctx.options, outputs, ctx.compute_dtype = inputs
     _, entropies, lse, *statistics = output
     ctx.has_entropies = outputs >= LOGPROB_OUTPUTS["entropies"]
     ctx.mark_non_differentiable(lse, *statistics)
@@ -381,12 +431,12 @@ def _backward(
     if not ctx.has_entropies:
         grad_entropies = None
     if grad_logprobs is None and grad_entropies is None:
-        return (None,) * 10
+        return (None,) * 11
     needed = ctx.needs_input_grad[:3]
     grads = ops.linear_token_logprobs_backward.default(
-        grad_logprobs, grad_entropies, *ctx.saved_tensors, *ctx.options, *needed
+        grad_logprobs, grad_entropies, *ctx.saved_tensors, *ctx.options, ctx.compute_dtype, *needed
     )
-    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 7
+    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 8
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:

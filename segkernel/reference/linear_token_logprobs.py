@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from segkernel.reference.rows import compute_dtype
+from segkernel.reference.rows import compute_dtype as wide
 from segkernel.reference.token_logprobs import label_logprobs, per_valid, spread, valid_labels
 from segkernel.types import TokenLogprobs
 
@@ -21,11 +22,14 @@ def linear_token_logprobs(
     softcap: float | None = None,
     entropy: bool = False,
     outputs: Sequence[str] | None = None,
+    compute_dtype: torch.dtype | None = None,
 ) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
     valid = valid_labels(labels, mask, vocabulary=weight.shape[0])
-    dtype = compute_dtype(hidden)
-    logits = hidden[valid].to(dtype) @ weight.to(dtype).T  # [n, V]: only valid tokens are multiplied
-    if bias is not None:
-        logits = logits + bias.to(dtype)
+    inputs = [hidden[valid], weight] if bias is None else [hidden[valid], weight, bias]  # only valid tokens
+    rounded = (value.to(compute_dtype or hidden.dtype) for value in inputs)
+    h, w, *b = (value.to(wide(value)) for value in rounded)
+    logits = h @ w.T  # [n, V]
+    if b:
+        logits = logits + b[0]
     found = label_logprobs(logits, labels[valid], per_valid(temperature, valid), logit_scale, softcap)
     return spread(found, valid, entropy, outputs)

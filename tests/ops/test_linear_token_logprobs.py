@@ -209,32 +209,112 @@ def test_linear_label_out_of_range_gives_nan_on_cuda(label):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Mode that records the largest number of elements of a tensor that an operation returns."""
+    """Mode that records the largest tensor that an operation returns, except views of `known`, in float32 elements."""
 
-    def __init__(self) -> None:
+    def __init__(self, *known: Tensor) -> None:
         super().__init__()
+        self.known = [tensor.untyped_storage().data_ptr() for tensor in known]
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        tensors = leaves(out) if isinstance(out, (tuple, Tensor)) else []
-        self.elements = max([self.elements, *(tensor.untyped_storage().nbytes() // 4 for tensor in tensors)])
+        storages = [leaf.untyped_storage() for leaf in leaves(out)] if isinstance(out, (tuple, Tensor)) else []
+        sizes = [storage.nbytes() // 4 for storage in storages if storage.data_ptr() not in self.known]
+        self.elements = max([self.elements, *sizes])
         return out
 
 
-def test_linear_token_logprobs_never_allocate_the_logits():
+@pytest.mark.parametrize("dtype", [1, 2])  # codes of float32, of the weight, and of bfloat16
+def test_linear_token_logprobs_never_allocate_the_logits(dtype):
     N, H, V = 300, 4, 40_000
     hidden, weight, _ = random_linear(N, H=H, V=V, dtype=torch.float32)
     labels, options = random_labels(N, V=V), (None, 1.0, 1.0, None)
     with LargestTensor() as forward:
-        _, entropies, lse, *_ = implementation._forward(hidden, weight, None, labels, None, *options, 1)
+        _, entropies, lse, *_ = implementation._forward(hidden, weight, None, labels, None, *options, 1, dtype)
     with LargestTensor() as backward:
         ones = torch.ones(N)
         implementation._gradients(
-            ones, ones, hidden, weight, None, labels, None, None, entropies, lse, *options[1:], True, True, False
+            ones, ones, hidden, weight, None, labels, None, None, entropies, lse, *options[1:], dtype, True, True, False
         )
     for largest in (forward.elements, backward.elements):
-        assert N * V // 20 < largest < N * V // 15  # a tile
+        assert N * V // 20 < largest * dtype < N * V // 15  # a tile
+
+
+def test_linear_token_logprobs_never_convert_the_whole_weight():
+    N, H, V = 4, 64, 40_000
+    hidden, weight, _ = random_linear(N, H=H, V=V, dtype=torch.float32)
+    labels, bfloat16 = random_labels(N, V=V), 2
+    options = (None, 1.0, 1.0, None)
+    with LargestTensor(weight) as forward:
+        _, _, lse, *_ = implementation._forward(hidden, weight, None, labels, None, *options, 0, bfloat16)
+    with LargestTensor(weight) as backward:
+        implementation._gradients(
+            torch.ones(N),
+            None,
+            hidden,
+            weight,
+            None,
+            labels,
+            None,
+            None,
+            lse,
+            lse,
+            *options[1:],
+            bfloat16,
+            True,
+            False,
+            False,
+        )
+    assert max(forward.elements, backward.elements) < V * H // 15
+
+
+MIXED = (
+    ({"hidden": torch.float32, "weight": torch.float32, "bias": torch.float32}, torch.bfloat16),
+    ({"hidden": torch.float32, "weight": torch.bfloat16, "bias": torch.float16}, torch.float32),
+    ({"hidden": torch.bfloat16, "weight": torch.float32, "bias": torch.float32}, torch.float16),
+    ({"hidden": torch.float32, "weight": torch.float64, "bias": torch.bfloat16}, torch.float64),
+)
+
+
+@pytest.mark.parametrize(("given", "compute_dtype"), MIXED, ids=str)
+def test_compute_dtype_gives_the_results_of_converted_inputs(given, compute_dtype):
+    inputs = random_linear(3, 11, H=17, V=4099, dtype=torch.float64)
+    leaves = [value.to(dtype).requires_grad_() for value, dtype in zip(inputs, given.values(), strict=True)]
+    converted = [leaf.detach().to(compute_dtype).requires_grad_() for leaf in leaves]
+    labels, mask = random_labels(3, 11, V=4099), torch.rand(3, 11) < 0.7
+
+    def results(hidden, weight, bias, **options) -> tuple[Any, ...]:
+        outs = segkernel.linear_token_logprobs(hidden, weight, labels, mask, bias=bias, outputs=OUTPUTS, **options)
+        return outs, torch.autograd.grad([out.sum() for out in outs[:2]], (hidden, weight, bias))
+
+    outs, gradients = results(*leaves, compute_dtype=compute_dtype)
+    expected, expected_gradients = results(*converted)
+    assert_identical(tuple(outs), tuple(expected))
+    assert outs.logprobs.dtype == (torch.float64 if compute_dtype == torch.float64 else torch.float32)
+    for leaf, actual, wanted in zip(leaves, gradients, expected_gradients, strict=True):
+        assert actual.dtype == leaf.dtype
+        # Sums in float32 are rounded once: to the dtype of the inputs, or to that of the products.
+        eps = max(torch.finfo(actual.dtype).eps, torch.finfo(compute_dtype).eps)
+        assert_near(actual.double(), wanted.double(), rtol=2 * eps, atol=2 * eps * float(wanted.abs().max()))
+
+
+def test_compute_dtype_is_that_of_autocast_by_default():
+    hidden, weight, bias = (x.requires_grad_() for x in random_linear(9, H=6, V=33, dtype=torch.float32))
+    labels = random_labels(9, V=33)
+    call = segkernel.linear_token_logprobs
+    expected = call(hidden, weight, labels, bias=bias, compute_dtype=torch.bfloat16)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        outs = call(hidden, weight, labels, bias=bias)
+        exact = call(hidden, weight, labels, bias=bias, compute_dtype=torch.float32)
+        assert call(hidden.double(), weight, labels).dtype == torch.float64
+    assert_identical(outs, expected)
+    assert_identical(exact, call(hidden, weight, labels, bias=bias))
+    assert (exact - outs).abs().max() > 1e-4
+    gradients = [torch.autograd.grad(out.sum(), (hidden, weight, bias)) for out in (outs, expected)]
+    assert_identical(gradients[0], gradients[1])
+    assert {gradient.dtype for gradient in gradients[0]} == {torch.float32}
+    # Without autocast the dtype is that of the hidden states, whatever the weight's.
+    assert_identical(call(hidden, weight.bfloat16(), labels), call(hidden, weight.bfloat16().float(), labels))
 
 
 @pytest.mark.skipif(BACKEND == "cuda", reason="a matter of the CPU's threads")
@@ -326,6 +406,7 @@ def test_linear_token_logprobs_opcheck():
     hidden, weight, bias = (x.requires_grad_() for x in (hidden, weight, bias))
     opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, mask, bias=bias, entropy=True))
     opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, outputs=OUTPUTS))
+    opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, bias=bias, compute_dtype=torch.bfloat16))
 
 
 def test_linear_token_logprobs_compile_as_one_graph():
@@ -342,11 +423,14 @@ def test_linear_token_logprobs_compile_as_one_graph():
     for T in (6, 9):
         hidden, weight, _ = random_linear(2, T, H=6, V=33, dtype=torch.float32)
         labels, mask = random_labels(2, T, V=33), torch.rand(2, T) < 0.7
-        gradients = []
-        for function in (compiled, loss):
-            leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
-            gradients.append(torch.autograd.grad(function(*leaves, labels, mask), leaves))
-        torch.testing.assert_close(gradients[0], gradients[1])
+        for autocast in (False, True):
+            gradients = []
+            for function in (compiled, loss):
+                leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+                with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
+                    out = function(*leaves, labels, mask)
+                gradients.append(torch.autograd.grad(out, leaves))
+            torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_linear_token_logprobs_refuse_bad_arguments(value_checks: None):
@@ -355,16 +439,19 @@ def test_linear_token_logprobs_refuse_bad_arguments(value_checks: None):
     call = segkernel.linear_token_logprobs
     with pytest.raises(TypeError, match=r"hidden: expected .*floating-point.*got int64 \[2, 3, 5\]"):
         call(hidden.long(), weight, labels)
-    with pytest.raises(TypeError, match=r"weight: expected .*float32.*got bfloat16 \[7, 5\]"):
-        call(hidden, weight.bfloat16(), labels)
+    with pytest.raises(TypeError, match=r"weight: expected .*floating-point.*got int64 \[7, 5\]"):
+        call(hidden, weight.long(), labels)
+    for wrong in (torch.int32, "float32", torch.float8_e5m2):
+        with pytest.raises(TypeError, match=r"compute_dtype: expected a floating-point dtype.*got "):
+            call(hidden, weight, labels, compute_dtype=wrong)
     with pytest.raises(ValueError, match=r"weight: expected .*\[V, 5\].*got float32 \[7, 6\]"):
         call(hidden, torch.zeros(7, 6), labels)
     with pytest.raises(ValueError, match=r"weight: expected .*\[V, .*got float32 \[5\]"):
         call(hidden, weight[0], labels)
     with pytest.raises(ValueError, match=r"bias: expected .*\[7\].*got float32 \[8\]"):
         call(hidden, weight, labels, bias=torch.zeros(8))
-    with pytest.raises(TypeError, match=r"bias: expected .*float32.*got float64 \[7\]"):
-        call(hidden, weight, labels, bias=bias.double())
+    with pytest.raises(TypeError, match=r"bias: expected .*floating-point.*got bool \[7\]"):
+        call(hidden, weight, labels, bias=bias > 0)
     with pytest.raises(ValueError, match=r"labels: expected .*\[2, 3\].*got int64 \[2, 4\]"):
         call(hidden, weight, torch.zeros(2, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"mask: expected \[2, 3\].*got bool \[3\]"):

@@ -1,6 +1,8 @@
 // Normalization within groups: rows sorted by group, each group by one thread.
 #include <algorithm>
+#include <array>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "../../torch/dispatch.h"
@@ -13,15 +15,17 @@ namespace segkernel {
 
 namespace {
 
-// The rows of one group. With `per_segment` the values of each index are a group of their own.
-template <class T, class C = compute_t<T>>
+// The rows of one group. Per segment, the values of each index are a group of their own.
+template <bool kPerSegment, class T, class C = compute_t<T>>
 void normalize_group(const GroupNormalize<T>& all, const int64_t* rows, int64_t count) {
-  std::vector<Moments> moments(all.per_segment ? all.segments : 1);
+  std::conditional_t<kPerSegment, std::vector<Moments>, std::array<Moments, 1>> moments{};
+  if constexpr (kPerSegment) moments.resize(all.segments);
   const auto for_each_value = [&](const auto& body) {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t begin = rows[i] * all.segments;
-      for (int64_t k = 0; k < all.valid_values_of(rows[i]); ++k) {
-        body(moments[all.per_segment ? k : 0], static_cast<double>(widen(all.values[begin + k])), begin + k);
+      const int64_t values = all.valid_values_of(rows[i]);
+      for (int64_t k = 0; k < values; ++k) {
+        body(moments[kPerSegment ? k : 0], static_cast<double>(widen(all.values[begin + k])), begin + k);
       }
     }
   };
@@ -57,8 +61,9 @@ Tensor group_normalize_cpu(const Tensor& values, const Tensor& counts, const Ten
     }
     const auto groups = static_cast<int64_t>(begins.size());
     begins.push_back(all.rows);
+    const auto normalize = per_segment ? normalize_group<true, T> : normalize_group<false, T>;
     for_each_row(groups, values.numel(),
-                 [&](int64_t g) { normalize_group(all, rows.data() + begins[g], begins[g + 1] - begins[g]); });
+                 [&](int64_t g) { normalize(all, rows.data() + begins[g], begins[g + 1] - begins[g]); });
   });
   return normalized;
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segkernel.training.methods.asr_ppo import ASRPPOConfig, ASRPPOTrainer
     from segkernel.training.methods.asr_rft import ASRRFTConfig, ASRRFTTrainer
     from segkernel.training.methods.confpo import ConfPOConfig, ConfPOTrainer
+    from segkernel.training.methods.distill import DistillConfig, DistillTrainer
     from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
     from segkernel.training.methods.entropy_ppo import EntropyPPOConfig, EntropyPPOTrainer
     from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
@@ -57,6 +58,8 @@ __all__ = [
     "ConfPOTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "DistillConfig",
+    "DistillTrainer",
     "EntropyPPOConfig",
     "EntropyPPOTrainer",
     "PPOConfig",

@@ -115,5 +115,6 @@ INPUTS = {
     "dpo_model": frozen_lm("dpo_model"),
     "reverse_dpo_model": frozen_lm("reverse_dpo_model"),
     "ref_model": frozen_lm("ref_model"),
+    "teacher": frozen_lm("teacher"),
     "dpo_reference": frozen_lm("ref_model", required=False),
 }

@@ -7,6 +7,7 @@ from typing import Any, Literal
 MODELS = "models to start from"
 PAIRS = "policies on preference pairs"
 SAMPLES = "policies on their best sampled responses"
+TAUGHT = "policies on sampled responses, by a teacher"
 PPO = "policies on sampled responses, by PPO"
 
 
@@ -172,6 +173,15 @@ _ENTRIES = (
         None,
         "prompts",
         inputs=("reward_model",),
+    ),
+    Method(
+        "distill",
+        "Distill",
+        TAUGHT,
+        "distillation from a teacher's distributions",
+        "2306.13649",
+        "prompts",
+        inputs=("teacher",),
     ),
     Method("ppo", "PPO", PPO, "reward at the last token", "1707.06347", "prompts", inputs=("reward_model",)),
     Method(

@@ -1,0 +1,267 @@
+"""On-policy distillation: the student answers the prompts itself, and a teacher corrects every token of the answer.
+
+With the student's distribution `p` and the teacher's `q` after the same prefix, the loss of a token is GKD's
+generalized Jensen-Shannon divergence (arXiv 2306.13649, eq. 1),
+`beta KL(q || m) + (1 - beta) KL(p || m)` with `m = beta q + (1 - beta) p`: `KL(p || q)` at beta = 1, the default, and
+`KL(q || p)` at beta = 0. The samples are constants to the gradient.
+
+Two cheaper signals need less of the teacher. `top_k` reads its `top_k` most likely tokens, as from a server; all other
+tokens are one outcome. `sampled` reads the probability of the sampled token: the loss is `r * (log p_old - log q)` with
+the ratio `r = p / p_old` to the policy that sampled it, whose gradient is that of `KL(p || q)` in expectation.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import segkernel
+from segkernel.training.data.collators import ResponseCollator
+from segkernel.training.data.encoding import encode_prompts
+from segkernel.training.data.tables import Rows
+from segkernel.training.models import check_teacher
+from segkernel.training.models.causality import check_left_padding
+from segkernel.training.models.response_tokens import ResponseTokens
+from segkernel.training.sampling import sample_responses
+from segkernel.training.trainer.base import Items, Split
+from segkernel.training.trainer.batches import Batch, model_logits, response_batch, row_means
+from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
+
+SIGNALS = ("full", "top_k", "sampled")
+
+
+@dataclass
+class DistillConfig(RolloutConfig):
+    """Settings of `DistillTrainer`."""
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "AdamW's peak learning rate."})
+    rollout_epochs: int = field(default=1, metadata={"help": "Passes over the minibatches of a rollout."})
+    teacher: str | None = field(
+        default=None, metadata={"help": "Directory of the language model to learn from.", "metavar": "DIR"}
+    )
+    beta: float = field(
+        default=1.0,
+        metadata={
+            "help": "Divergence of student and teacher, from 0 to 1: 1 is the reverse KL(student || teacher), 0 the "
+            "forward KL(teacher || student), and in between is the generalized Jensen-Shannon divergence of GKD."
+        },
+    )
+    signal: str = field(
+        default="full",
+        metadata={
+            "help": "Part of the teacher's distribution that a token's loss reads: `full`, `top_k` (its most likely "
+            "tokens; beta 0 or 1) or `sampled` (the sampled token; beta 1)."
+        },
+    )
+    top_k: int = field(default=32, metadata={"help": "Number of the teacher's tokens that `--signal top_k` reads."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta: expected a number in [0, 1], got {self.beta}")
+        if self.signal not in SIGNALS:
+            raise ValueError(f"signal: expected one of {', '.join(map(repr, SIGNALS))}, got {self.signal!r}")
+        if self.signal == "top_k" and self.beta not in (0, 1):
+            raise ValueError(f"beta: expected 0 or 1 with signal='top_k', got {self.beta}")
+        if self.signal == "sampled" and self.beta != 1:
+            raise ValueError(f"beta: expected 1 with signal='sampled', got {self.beta}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
+
+
+class DistillTrainer(RolloutTrainer):
+    """Distills a teacher into a policy on responses that the policy samples to the prompts of `train_dataset`.
+
+    Student and teacher are compared at the sampling temperature. Held-out prompts are answered greedily; their loss is
+    the mean divergence of the whole distributions over the response's tokens, whatever the signal in training.
+
+    Args:
+        teacher: causal language model over the policy's tokens; frozen.
+        model, args, train_dataset, eval_dataset, processing_class: as in `PreferenceTrainer`, with rows of prompts.
+    """
+
+    args: DistillConfig
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: DistillConfig,
+        train_dataset: Rows,
+        eval_dataset: Rows | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        teacher: PreTrainedModel,
+        **kwargs: Any,
+    ) -> None:
+        check_teacher("teacher", teacher, model)
+        frozen: Any = teacher  # transformers types `to` as a function of other arguments
+        self.teacher = frozen.to(args.device).eval().requires_grad_(False)
+        self.response_collator = ResponseCollator.of(processing_class)
+        super().__init__(
+            model,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            data_collator=prompts_of,
+            compute_metrics=self.mean_metrics,
+            **kwargs,
+        )
+        self.response_tokens = ResponseTokens.of(model, processing_class, pad_id=self.response_collator.pad_token_id)
+
+    def frozen_models(self) -> dict[str, Any]:
+        return {**super().frozen_models(), "teacher": self.teacher}
+
+    def fit_context(self, models: Mapping[str, Any]) -> None:
+        self.args.fit_context(models)
+        check_left_padding(models["model"], "model")
+
+    def encode(self, rows: Rows, split: Split) -> Dataset:
+        tokenizer: Any = self.processing_class
+        return encode_prompts(
+            rows,
+            tokenizer,
+            max_length=self.args.max_prompt_length,
+            name=f"{split}_dataset",
+            progress=not self.args.disable_tqdm,
+            skip_bad_rows=self.args.skip_bad_rows,
+        )
+
+    # --- rollouts ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def collect(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Batch:
+        responses = self.sample(prompts, keys)
+        batch = response_batch(prompts, responses, self.response_collator, self.args.device)
+        ended = self.response_tokens.ended(responses)
+        self.record({"rollout/length": batch["response_mask"].sum(1).float(), "rollout/ended": ended.float()})
+        size = self.args.per_device_train_batch_size
+        with self.compute_loss_context_manager():
+            parts = [self.read_teacher(rows_of(batch, slice(at, at + size))) for at in range(0, len(prompts), size)]
+        return batch | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def sample(self, prompts: list[list[int]], keys: list[tuple[int, ...]] | None) -> list[list[int]]:
+        """Responses of the current policy; greedy without `keys`."""
+        return sample_responses(
+            self.accelerator.unwrap_model(self.model_wrapped),
+            prompts,
+            keys,
+            self.args,
+            tokens=self.response_tokens,
+            batch_size=len(prompts),
+        )
+
+    def read_teacher(self, batch: Batch) -> Batch:
+        """Outputs of the teacher that are kept with a rollout: none for whole distributions, which are too large.
+
+        Position `t` of an output belongs to the distribution that gives token `t`.
+        """
+        if self.args.signal == "full":
+            return {}
+        logits = model_logits(self.teacher, batch)[:, :-1]
+        if self.args.signal == "sampled":
+            student = self.token_logprobs(self.student_logits(batch), batch)
+            return {"teacher_logprobs": self.token_logprobs(logits, batch), "old_logprobs": student}
+        logprobs = (logits.float() / self.args.temperature).log_softmax(-1)
+        likely = logprobs.topk(min(self.args.top_k, logits.shape[-1]), sorted=False)
+        return {"teacher_ids": before(likely.indices), "teacher_top_logprobs": before(likely.values)}
+
+    def student_logits(self, batch: Batch) -> Tensor:
+        """Logits of the policy as it is during a rollout, without dropout."""
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
+        logits = model_logits(model, batch)[:, :-1]
+        model.train(was_training)
+        return logits
+
+    def token_logprobs(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Log-probabilities of the response tokens, `[B, T]`, under logits `[B, T - 1, V]`."""
+        labels, mask = batch["input_ids"][:, 1:], batch["response_mask"][:, 1:]
+        return before(segkernel.token_logprobs(logits, labels, mask, temperature=self.args.temperature))
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def items(self, batch: Batch) -> Items:
+        return {"tokens": batch["response_mask"].sum()}
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Mean loss of the response tokens over all batches of an optimizer step."""
+        logits = model_logits(model, inputs)
+        mask = inputs["response_mask"][:, 1:]
+        losses, metrics = getattr(self, f"{self.args.signal}_losses")(logits[:, :-1], inputs)
+        self.record_kept(mask.sum())
+        self.record({"divergence": losses, **metrics}, mask)
+        items = num_items_in_batch or self.total_items([inputs])
+        loss = self.step_share(losses, mask, items["tokens"])
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def full_losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses `[B, T - 1]` of the response tokens, and metrics of that shape, from whole distributions."""
+        with torch.no_grad():
+            teacher = model_logits(self.teacher, batch)[:, :-1].to(logits.dtype)
+        found = segkernel.token_divergences(
+            logits,
+            teacher,
+            batch["response_mask"][:, 1:],
+            batch["input_ids"][:, 1:],
+            kind="js",
+            beta=self.args.beta,
+            temperature=self.args.temperature,
+        )
+        metrics = {"entropy": found.entropy, "teacher_entropy": found.other_entropy}
+        assert found.logprobs is not None
+        assert found.other_logprobs is not None
+        return found.divergence, {**metrics, "logps": found.logprobs, "teacher_logps": found.other_logprobs}
+
+    def top_k_losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses `[B, T - 1]` of the response tokens, and metrics of that shape, from the teacher's likely tokens."""
+        teacher = batch["teacher_top_logprobs"][:, 1:]
+        losses = segkernel.topk_divergence(
+            logits,
+            batch["teacher_ids"][:, 1:],
+            teacher,
+            batch["response_mask"][:, 1:],
+            kind="kl" if self.args.beta == 1 else "reverse_kl",
+            temperature=self.args.temperature,
+        )
+        return losses, {"teacher_mass": teacher.exp().sum(-1)}
+
+    def sampled_losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses `[B, T - 1]` of the response tokens, and metrics of that shape, from the sampled tokens."""
+        old, teacher = batch["old_logprobs"][:, 1:], batch["teacher_logprobs"][:, 1:]
+        logprobs = self.token_logprobs(logits, batch)[:, 1:]
+        return (logprobs - old).exp() * (old - teacher), {"logps": logprobs, "teacher_logps": teacher}
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        responses = self.sample(inputs["prompts"], None)
+        batch = response_batch(inputs["prompts"], responses, self.response_collator, self.args.device)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            losses, metrics = self.full_losses(model_logits(model, batch)[:, :-1], batch)
+        mask = batch["response_mask"]
+        means = {name: row_means(values[mask[:, 1:]], mask) for name, values in {"loss": losses, **metrics}.items()}
+        ended = self.response_tokens.ended(responses).to(mask.device)
+        return self.predicted({**means, "length": mask.sum(1), "ended": ended})
+
+
+def before(values: Tensor) -> Tensor:
+    """Values `[B, T - 1, ...]` of the tokens after the first, as `[B, T, ...]` with 0 at the first."""
+    return F.pad(values, (0, 0) * (values.dim() - 2) + (1, 0))
+
+
+def prompts_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batch of prompts to answer."""
+    return {"prompts": [row["prompt_ids"] for row in rows]}

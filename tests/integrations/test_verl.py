@@ -180,12 +180,13 @@ def test_plugin_registers_names_in_a_fresh_process_and_a_ray_worker_and_patches_
     group, name, value = table.groups()
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
     path = os.pathsep.join(map(str, (ROOT, verl, tmp_path)))
-    # Ray's services hold a pipe open for minutes after their end.
+    # By default Ray's workers run at niceness 15: on busy cores the import of torch takes them minutes.
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONWARNINGS": "ignore"}
     output = tmp_path / "output"
-    with output.open("w") as file:
+    with output.open("w") as file:  # Ray's services hold a pipe open after their end
         ran = subprocess.run(
             [sys.executable, "-c", PLUGIN],
-            env={**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, "PYTHONPATH": path, **variables},
             cwd=tmp_path,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -194,9 +194,7 @@ class SegmentCredit:
         """Entropies of the policy at the completion's tokens, `[B, T]`."""
         trainer: Any = self
         training = trainer.model.training
-        batch_size = (
-            trainer.args.per_device_train_batch_size if training else trainer.args.per_device_eval_batch_size
-        )
+        batch_size = trainer.args.per_device_train_batch_size if training else trainer.args.per_device_eval_batch_size
         with torch.no_grad():
             found = trainer._get_per_token_logps_and_entropies(
                 trainer.model, input_ids, attention_mask, length, batch_size=batch_size, compute_entropy=True

@@ -193,16 +193,16 @@ def _prepare(framework: str, target: Target, verify: bool) -> Swap:
     if names != parameters(target.replacement)[: len(names)]:
         raise Unknown("unknown signature")
     unknown = fingerprint(theirs, *sources) not in target.known
-    if unknown and not verify:
+    if unknown and not (verify and target.example):
         raise Unknown("unknown source")
-    if verify:
+    note = ""
+    if verify and target.example:
         difference = disagreement(theirs, target)
         if difference:
             raise Kept(f"results differ: {difference}")
+        note = "unknown source, verified" if unknown else "verified"
     calls = Calls()
-    swap = Swap(framework, target, theirs, replace(theirs, target.replacement, calls), owner, calls)
-    swap.note = "unknown source, verified" if unknown else "verified" if verify else ""
-    return swap
+    return Swap(framework, target, theirs, replace(theirs, target.replacement, calls), owner, calls, note)
 
 
 def _find(module: str, attribute: str) -> tuple[Any, type | None]:

@@ -38,7 +38,7 @@ class Target:
         sources: further objects that the replacement relies on, `module.attribute`.
         registries: dictionaries that hold the object, too, `module.attribute`.
         everywhere: whether to swap the object in all loaded modules that hold it, or only in `module`.
-        example: arguments on which `verify=True` compares both functions.
+        example: arguments on which `verify=True` compares both functions; None for one that differs on purpose.
     """
 
     module: str

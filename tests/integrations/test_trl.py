@@ -8,13 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from segkernel import integrations
+from segkernel.integrations.targets import PassBack
 from segkernel.integrations.trl import SegmentPreferenceCollator, segment_masks
+from segkernel.integrations.trl.swaps import fused_head
 
 pytestmark = [pytest.mark.usefixtures("trl"), pytest.mark.packages]
 
 SIDES = ("chosen", "rejected")
+
+
+def sharded(weight: Tensor) -> Tensor:
+    """Weight with the attribute by which DeepSpeed marks ZeRO-3 parameters."""
+    weight.ds_id = 0  # type: ignore[attr-defined]
+    return weight
+
+
 HEAD = "trl.trainer.utils._ChunkedLogProbFunction"
 
 
@@ -25,7 +36,7 @@ def run(trl: None) -> Any:
     return run
 
 
-@pytest.mark.parametrize("kind", ["GRPO", "RLOO"])
+@pytest.mark.parametrize("kind", ["DPO", "SFT", "KTO", "GRPO", "RLOO"])
 def test_trl_trainer_gives_the_same_losses_metrics_and_gradients_when_patched(
     run: Any, kind: str, tmp_path: Path
 ) -> None:
@@ -44,6 +55,55 @@ def test_trl_trainer_gives_the_same_losses_metrics_and_gradients_when_patched(
         assert log.keys() == expected_log.keys()
         for name in log.keys() - timed:
             assert log[name] == pytest.approx(expected_log[name], rel=2e-4, abs=2e-6), name
+
+
+def test_trl_functions_agree_in_values_and_gradients(trl: Path) -> None:
+    report = integrations.patch("trl", verify=True)
+    assert {row.target.rsplit(".", 1)[1]: row.reason for row in report.rows} == {
+        "_ChunkedLogProbFunction": "verified",
+        "_use_triton": "",
+        "selective_log_softmax": "verified",
+        "entropy_from_logits": "verified",
+        "selective_log_softmax_and_entropy": "verified",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"weight": torch.zeros(5, 3, device="meta")}, "device meta"),
+        ({"hidden": torch.zeros(2, 3, dtype=torch.float64)}, "dtype float64"),
+        ({"logit_scale": 0.0}, "logit_scale 0"),
+        ({"outputs": ("log_probs", "varentropy")}, "output varentropy"),
+        ({"weight": sharded(torch.zeros(5, 3))}, "ZeRO-3 weight"),
+    ],
+    ids=["device", "dtype", "logit_scale", "output", "ZeRO-3"],
+)
+def test_trl_head_passes_back_what_it_does_not_serve(changes: dict[str, Any], reason: str) -> None:
+    arguments = {
+        "hidden": torch.zeros(2, 3),
+        "weight": torch.zeros(5, 3),
+        "bias": None,
+        "targets": torch.tensor([0, 4]),
+    }
+    with pytest.raises(PassBack, match=f"^{reason}$"):
+        fused_head(**{**arguments, "temperature": 1.0, "chunk_size": 8, **changes})
+
+
+def test_trl_head_computes_in_the_dtype_of_autocast(run: Any) -> None:
+    """float32 weights under bfloat16 autocast, as in training with bf16=True."""
+    from trl.kernels import ChunkedLogProbFunction
+
+    hidden, weight = torch.randn(6, 16).requires_grad_(), torch.randn(40, 16).requires_grad_()
+    targets = torch.arange(6)
+    results = []
+    for function in (ChunkedLogProbFunction.apply, fused_head):
+        with torch.autocast("cpu", torch.bfloat16):
+            logprobs, *_ = function(hidden, weight, None, targets, 1.0, 16)
+        results.append((logprobs, *torch.autograd.grad(logprobs.sum(), (hidden, weight))))
+    for actual, expected in zip(results[1], results[0], strict=True):
+        assert actual.dtype == expected.dtype == torch.float32
+        torch.testing.assert_close(actual, expected, rtol=2e-2, atol=2e-2)
 
 
 @pytest.fixture

@@ -48,10 +48,6 @@ def fused_head(
     check_weight(weight)
     check_served(hidden, weight)
     check_positive(temperature=temperature, logit_scale=logit_scale)
-    if wanted not in ([], ["entropy"]):
-        raise PassBack(f"output {wanted[-1]}")
-    if hidden.dtype != weight.dtype or torch.is_autocast_enabled(hidden.device.type):
-        raise PassBack("mixed dtypes")
     found = linear_token_logprobs(
         hidden,
         weight,
@@ -60,9 +56,10 @@ def fused_head(
         temperature=temperature,
         logit_scale=logit_scale,
         softcap=final_logit_softcapping,
-        entropy=bool(wanted),
+        outputs=[OUTPUTS[name] for name in wanted],
     )
-    return (*found, None, None, None) if wanted else (found, None, None, None, None)
+    log_sum_squares = None if found.sum_squares is None else found.sum_squares.log()
+    return found.logprobs, found.entropy, log_sum_squares, found.mean_logit, found.is_argmax
 
 
 def fused_head_with_entropy(

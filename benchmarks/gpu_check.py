@@ -36,6 +36,7 @@ GROUPS = {
     "bandwidth": 20,
     "token_logprobs": 40,
     "token_logprobs_backward": 40,
+    "token_divergences": 25,
     "scaling": 15,
     "segment": 20,
     "select_tokens": 14,

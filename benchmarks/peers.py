@@ -6,6 +6,7 @@ Functions of other libraries are `None` where the library is not installed; ever
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -40,6 +41,54 @@ def eager_outputs(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
 def eager_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-softmax and gather in eager torch."""
     return torch.log_softmax(logits, dim=-1).gather(-1, labels[..., None])[..., 0]
+
+
+def eager_kl(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """`KL(p || q)` per token from two log-softmaxes in eager torch."""
+    log_p, log_q = (x.log_softmax(dim=-1, dtype=torch.float32) for x in (logits, other_logits))
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def eager_js(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """Jensen-Shannon divergence per token, with beta = 1/2, from two log-softmaxes in eager torch."""
+    log_p, log_q = (x.log_softmax(dim=-1, dtype=torch.float32) for x in (logits, other_logits))
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return ((log_p.exp() * (log_p - log_m)) + (log_q.exp() * (log_q - log_m))).sum(-1) / 2
+
+
+EAGER_DIVERGENCES = {"kl": eager_kl, "js": eager_js}
+
+
+def divergences(device: str, kind: str) -> Peers:
+    """`(logits [B, T, V], other logits) -> divergences [B, T]`."""
+    beta = {"kl": 1.0, "js": 0.5}[kind]
+    trainer = installed("trl.experimental.gkd.gkd_trainer", "GKDTrainer")
+    trl = trainer and (
+        lambda logits, other_logits: trainer.generalized_jsd_loss(
+            logits, other_logits, beta=beta, reduction="none"
+        ).sum(-1)
+    )
+    if device == "cpu":
+        return {"TRL (GKD)": trl}
+    liger = installed("liger_kernel.transformers.functional", f"liger_{'kl_div' if kind == 'kl' else 'jsd'}")
+
+    def with_liger(logits: Tensor, other_logits: Tensor) -> Tensor:
+        log_p, log_q = (x.log_softmax(dim=-1).flatten(0, -2) for x in (logits, other_logits))
+        if kind == "kl":  # whose first argument is the distribution in the logarithm only
+            return liger(log_q, log_p, reduction="sum", log_target=True)
+        return liger(log_p, log_q, jsd_beta=beta)
+
+    return {"TRL (GKD)": trl, "Liger, of log-softmaxes": liger and with_liger}
+
+
+def trl_chunked_divergence() -> Callable[..., Tensor] | None:
+    """TRL's `KL(p || q)` per token from both models' hidden states and heads."""
+    chunked = installed("trl.kernels.chunked_divergence", "ChunkedDivergenceFunction")
+    return chunked and (
+        lambda hidden, weight, other_hidden, other_weight: chunked.apply(
+            hidden, weight, None, other_hidden, other_weight, None, 1.0
+        )[0]
+    )
 
 
 @cache

@@ -34,6 +34,14 @@ def logprobs_and_entropy(function: Callable[..., Any], logits: Tensor, labels: T
         assert_close(masked, torch.where(mask, dense, 0), rtol=0, atol=0)
 
 
+def divergences(function: Callable[..., Tensor], kind: str, logits: Tensor, other_logits: Tensor) -> None:
+    """Check divergences against float64."""
+    rows = torch.linspace(0, logits[..., 0].numel() - 1, CHECKED_ROWS, dtype=torch.float64, device=logits.device).long()
+    exact = reference.token_divergences(*(x.flatten(0, 1)[rows].double() for x in (logits, other_logits)), kind=kind)
+    found = function(logits, other_logits).flatten()[rows]
+    assert_close(found.double(), exact.divergence, rtol=1e-5, atol=1e-5)
+
+
 def outputs(function: Callable[..., Any], logits: Tensor, labels: Tensor) -> None:
     """Check all outputs against float64."""
     rows, exact_logits, exact_labels = some_rows(logits, labels)

@@ -54,6 +54,8 @@ def test_rehearsal_runs_every_phase_and_leaves_the_pages_alone(tmp_path: Path) -
         f"{targets.FEW}: 32 of 128 kept, bf16 V=130",
         "token_logprobs, forward + backward, bf16",
         f"{targets.FEW_BACKWARD}: 32, bf16 V=130",
+        *(f"token_divergences, {kind}, bf16" for kind in ("kl, forward", "js, forward", "kl, forward + backward")),
+        "token_divergences, kl, of two heads, forward + backward, bf16",
         *(f"{series}: token_logprobs + entropy, bf16" for series in ("by share",) * 6 + ("by tokens",) * 3),
         *("by vocabulary: token_logprobs + entropy, bf16",) * 3,
         *("segment", "segment", "segment", "select_tokens", "select_tokens", "select_tokens"),
@@ -253,6 +255,8 @@ def spoilt(operator: Callable[..., Any]) -> Callable[..., Any]:
         outputs = operator(*args, **kwargs)
         if isinstance(outputs, torch.Tensor):
             return 1.02 * outputs
+        if isinstance(outputs, segkernel.TokenDivergences):
+            return outputs._replace(divergence=1.02 * outputs.divergence)
         *others, last = outputs
         return (*others, ~last if last.dtype is torch.bool else 1.001 * last)
 
@@ -264,6 +268,7 @@ def spoilt(operator: Callable[..., Any]) -> Callable[..., Any]:
     [
         ("token_logprobs", "token_logprobs"),
         ("token_logprobs_backward", "token_logprobs"),
+        ("token_divergences", "token_divergences"),
         ("segment", "segment"),
         ("select_tokens", "select_tokens"),
         ("gae", "gae"),

@@ -16,9 +16,10 @@ blocked = sys.argv[1:]
 sys.modules.update(dict.fromkeys(blocked))
 import segkernel
 
+others = ("training", "_cpu", "_cuda", "__main__", "integrations.verl.plugin")  # the last one acts on import
 found = []
 for module in pkgutil.walk_packages(segkernel.__path__, "segkernel.", onerror=lambda name: None):
-    if not module.name.startswith(("segkernel.training", "segkernel._cpu", "segkernel._cuda", "segkernel.__main__")):
+    if not module.name.startswith(tuple(f"segkernel.{name}" for name in others)):
         importlib.import_module(module.name)
         found.append(module.name)
 for name in segkernel.__all__:

@@ -24,8 +24,8 @@ SK_INLINE Vec exp2(Vec t) {
   return scale(fma(exp2m1_over_f(f), f, Vec::broadcast(1)), t);
 }
 
-// log2(x) = e + log2(m) with x = m * 2^e and sqrt(1/2) <= m < sqrt(2), for finite normal x > 0. The polynomial is the
-// minimax one of log2(m) / (m - 1) for the relative error.
+// log2(x) = e + log2(m) with x = m * 2^e and sqrt(1/2) <= m < sqrt(2), within 1.6 ulp, for normal x > 0; q is the
+// minimax polynomial of log2(m) / (m - 1) for the relative error.
 SK_INLINE Vec log2(Vec x) {
   constexpr uint32_t kRootHalf = 0x3f3504f3u;
   const auto exponent = reinterpret_cast<Vec::Integers>(x.bits() - kRootHalf) >> 23;

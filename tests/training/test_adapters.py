@@ -397,7 +397,7 @@ def train(files: dict[str, str], method: str, output: str, *options: str) -> int
     data = ["--preferences", files["preferences"], "--max_length=64"]
     if method == "pretrain":
         data = ["--texts", files["texts"], "--max_length=64"]
-    if "ppo" in method or "rft" in method:
+    if method == "distill" or "ppo" in method or "rft" in method:
         data = ["--prompts", files["preferences"], "--max_new_tokens=4", "--max_prompt_length=32"]
     data += ["--eval_fraction=0", "--use_cpu", "--disable_tqdm=True", "--max_steps=1", "--learning_rate=1e-2"]
     return cli.main(["train", method, *data, "--output_dir", str(Path(files["out"]).parent / output), *options])
@@ -408,6 +408,7 @@ def train(files: dict[str, str], method: str, output: str, *options: str) -> int
     [
         ("dpo", "lm_adapter", []),
         ("aligndistil", "lm_adapter", ["--dpo_model", "lm_adapter", "--reverse_dpo_model", "lm"]),
+        ("distill", "lm_adapter", ["--teacher", "lm_adapter", "--per_device_train_batch_size=4"]),
         ("rft", "lm_adapter", ["--reward_model", "rm_adapter", "--samples=2"]),
         ("ppo", "lm_adapter", ["--reward_model", "rm_adapter", "--rollout_epochs=1"]),
         ("asr-dpo", "lm", ["--reward_policy", "lm_adapter", "--delta=0.01"]),
@@ -422,6 +423,8 @@ def test_adapter_directories_stand_where_a_model_is_read(
     logs = {name: value for log in state["log_history"] for name, value in log.items()}
     if method == "dpo":
         assert logs["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    if method == "distill":
+        assert logs["divergence"] == pytest.approx(0, abs=1e-6)  # teacher and policy start as the same adapter
     if method == "ppo":
         assert logs["rollout/kl"] == 0  # the reference is the adapter as it was loaded
     if model == "lm_adapter":

@@ -25,6 +25,7 @@ from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts
 from segkernel.training.data.tables import Rows
 from segkernel.training.models import check_teacher
+from segkernel.training.models.adapters import share_frozen_weights
 from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import sample_responses
@@ -78,7 +79,8 @@ class DistillTrainer(RolloutTrainer):
     """Distills a teacher into a policy on responses that the policy samples to the prompts of `train_dataset`.
 
     Student and teacher are compared at the sampling temperature. Held-out prompts are answered greedily; their loss is
-    the mean divergence of the whole distributions over the response's tokens, whatever the signal in training.
+    the mean divergence of the whole distributions over the response's tokens, whatever the signal in training. A policy
+    and a teacher with adapters on the same model share its weights in memory.
 
     Args:
         teacher: causal language model over the policy's tokens; frozen.
@@ -112,6 +114,9 @@ class DistillTrainer(RolloutTrainer):
             compute_metrics=self.mean_metrics,
             **kwargs,
         )
+        if not self.is_fsdp_enabled:  # which shards the policy's weights
+            policy: Any = self.model
+            share_frozen_weights(self.teacher, policy)
         self.response_tokens = ResponseTokens.of(model, processing_class, pad_id=self.response_collator.pad_token_id)
 
     def frozen_models(self) -> dict[str, Any]:
@@ -138,7 +143,7 @@ class DistillTrainer(RolloutTrainer):
     def collect(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Batch:
         responses = self.sample(prompts, keys)
         batch = response_batch(prompts, responses, self.response_collator, self.args.device)
-        ended = self.response_tokens.ended(responses)
+        ended = self.response_tokens.ended(responses).to(self.args.device)
         self.record({"rollout/length": batch["response_mask"].sum(1).float(), "rollout/ended": ended.float()})
         size = self.args.per_device_train_batch_size
         with self.compute_loss_context_manager():

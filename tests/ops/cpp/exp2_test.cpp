@@ -1,8 +1,9 @@
-// Largest errors of exp2, in units in the last place (ulp), and of tanh, absolute, against the C library in double.
+// Largest errors of exp2 and log2, in units in the last place (ulp), and of tanh, absolute, against the C library in
+// double.
 //
 // Usage: exp2_test vec|scalar STRIDE. `vec` tests csrc/simd/vec_math.h for the instruction set of the compiler flags,
-// `scalar` csrc/core/scalar_vec.h. One float in STRIDE is tested, all of them with 1; tanh is tested at one in 101 of
-// those. Prints the largest errors and exits with 1 if one exceeds its bound.
+// `scalar` csrc/core/scalar_vec.h. One float in STRIDE is tested, all of them with 1; log2 and tanh are tested at
+// one in 101 of those. Prints the largest errors and exits with 1 if one exceeds its bound.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -27,6 +28,7 @@ void by_vectors(const float* x, float* y) {
   for (int i = 0; i < kBlock; i += Vec::kLanes) kFunction(Vec::load(x + i)).store(y + i);
 }
 void vec_exp2(const float* x, float* y) { by_vectors<segkernel::exp2>(x, y); }
+void vec_log2(const float* x, float* y) { by_vectors<segkernel::log2>(x, y); }
 void vec_tanh(const float* x, float* y) { by_vectors<segkernel::tanh>(x, y); }
 void scalar_exp2(const float* x, float* y) {
   for (int i = 0; i < kBlock; ++i) y[i] = fast_exp2(x[i]);
@@ -41,6 +43,9 @@ void exact_exp2(const float* x, double* y) {
     const double a = x[i] * kLn2;
     y[i] = small ? 1 + (a + a * a / 2) : std::exp2(double{x[i]});
   }
+}
+void exact_log2(const float* x, double* y) {
+  for (int i = 0; i < kBlock; ++i) y[i] = std::log2(double{x[i]});
 }
 void exact_tanh(const float* x, double* y) {
   for (int i = 0; i < kBlock; ++i) y[i] = std::tanh(double{x[i]});
@@ -128,6 +133,14 @@ int main(int argc, char** argv) {
     ok &= expect(value(exp2, below) >= 0 && value(exp2, below) <= 0x1p-126f, "0 <= exp2(t) <= 2^-126 for t < -126");
   }
   ok &= expect(value(exp2, Vec::kLowest) == 0, "exp2(kLowest) = 0");
+
+  Worst worst_log2;
+  scan<in_ulp>(bits_of_float(0x1p-126f), kInfinity, 101 * stride, vec_log2, exact_log2, worst_log2);
+  ok &= report("log2 on [2^-126, 2^128), error in ulp", worst_log2, 2);
+  for (int exponent = -126; exponent < 128; ++exponent) {
+    ok &= expect(value(vec_log2, std::ldexp(1.0f, exponent)) == exponent, "log2(2^n) = n");
+  }
+  ok &= expect(std::isnan(value(vec_log2, NAN)), "log2(NaN) = NaN");
 
   Worst worst_tanh;
   scan<absolute>(0, kInfinity + 1, 101 * stride, vec_tanh, exact_tanh, worst_tanh);

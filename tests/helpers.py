@@ -206,12 +206,11 @@ SCAN_OPS = (
     ScanOp(
         "gae",
         ("rewards", "values"),
-        lambda B: {"gamma": torch.linspace(0.9, 1.0, B), "lam": torch.linspace(0.0, 1.0, B)},
-    ),
-    ScanOp(
-        "gae",
-        ("rewards", "values"),
-        lambda B: {"gamma": 0.99, "value_lam": torch.linspace(0.0, 1.0, B), "holes": "decay"},
+        lambda B: {
+            "gamma": torch.linspace(0.9, 1.0, B),
+            "lam": torch.linspace(0.0, 1.0, B),
+            "value_lam": torch.linspace(1.0, 0.5, B),
+        },
     ),
     ScanOp(
         "importance_weights",

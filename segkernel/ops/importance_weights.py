@@ -49,7 +49,8 @@ def importance_weights(
 
     Returns:
         `(weights, keep)`: float32 (float64 if one of the inputs is) and bool, the shape of `logprobs`. Where `keep` is
-        False, at masked and rejected tokens, the weight is 0. Constants to autograd.
+        False, at masked and rejected tokens, the weight is 0. A ratio that is NaN is rejected by "mask" and left by
+        "clip". Constants to autograd.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.

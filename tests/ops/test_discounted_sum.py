@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import segkernel
+from tests.helpers import assert_identical
 
 NAN = float("nan")
 
@@ -49,6 +50,18 @@ def test_discounted_sum_first_and_second_derivatives_pass_gradcheck():
         x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(function, x)
         assert torch.autograd.gradgradcheck(lambda x, f=function: f(x).square(), x)
+
+
+def test_discounted_sum_gradient_compiles_as_one_graph():
+    torch.compiler.reset()
+    mask, discount, weights = torch.rand(3, 20) < 0.7, torch.tensor([0.5, 0.9, 1.0]), torch.randn(3, 20)
+    compiled = torch.compile(segkernel.discounted_sum, fullgraph=True, backend="aot_eager")
+    values = torch.randn(3, 20, requires_grad=True)
+    gradients = [
+        torch.autograd.grad((weights * function(values, mask, discount=discount)).sum(), values)
+        for function in (compiled, segkernel.discounted_sum)
+    ]
+    assert_identical(*gradients)
 
 
 def test_discounted_sum_refuses_discounts_of_another_shape_and_with_gradients():

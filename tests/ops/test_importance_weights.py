@@ -67,6 +67,16 @@ def test_importance_weights_of_infinite_ratios():
     assert (weights.tolist(), keep.tolist()) == ([[0.0, 1.0]], [[False, True]])
 
 
+def test_importance_weights_of_nan_are_rejected_or_stay_nan():
+    for level in ("token", "sequence"):
+        options = {"level": level, "high": 2.0}
+        weights, keep = segkernel.importance_weights(torch.full((1, 1), NAN), torch.zeros(1, 1), mode="mask", **options)
+        assert (weights.tolist(), keep.tolist()) == ([[0.0]], [[False]])
+        weights, keep = segkernel.importance_weights(torch.full((1, 1), NAN), torch.zeros(1, 1), **options)
+        assert weights.isnan().all()
+        assert keep.all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_importance_weights_equal_the_reference(dtype: torch.dtype):
     batch = random_batch(65)

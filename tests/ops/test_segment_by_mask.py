@@ -5,7 +5,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import LENGTHS, assert_identical, opcheck, random_batch
+from tests.helpers import BACKEND, LENGTHS, assert_identical, opcheck, random_batch
 
 
 def test_segment_by_mask_literals():
@@ -43,6 +43,15 @@ def test_segment_by_mask_passes_opcheck_and_compiles_as_one_graph():
     for mask, cu_seqlens in (padded, packed):
         opcheck(lambda mask=mask, cu_seqlens=cu_seqlens: segkernel.segment_by_mask(mask, cu_seqlens=cu_seqlens))
         assert_identical(compiled(mask, cu_seqlens=cu_seqlens), segkernel.segment_by_mask(mask, cu_seqlens=cu_seqlens))
+
+
+@pytest.mark.skipif(BACKEND == "cpu", reason="the CPU's operators refuse them")
+def test_segment_by_mask_of_unchecked_cu_seqlens_does_not_affect_later_calls():
+    mask, right = torch.rand(5000) < 0.7, torch.tensor([0, 10, 10, 1500, 1501, 4999, 5000])
+    expected = segkernel.segment_by_mask(mask, cu_seqlens=right)
+    for wrong in (right.flip(0), torch.tensor([0, 1030, 2050, 0, 5000, 5000, 5000]), right * 2**30 - 7):
+        segkernel.segment_by_mask(mask, cu_seqlens=wrong)
+        assert_identical(segkernel.segment_by_mask(mask, cu_seqlens=right), expected)
 
 
 def test_segment_by_mask_refuses_what_is_no_mask(value_checks: None):

@@ -45,19 +45,19 @@ test-slow: $(READY)
 
 # Packages that the integration tests run, each in a folder of its own: verl and OpenRLHF both bring a package `tests`.
 # Their dependencies are listed, not resolved: none of them may replace torch.
-PEERS := $(patsubst tests/integrations/requirements/%.txt,build/peers/%,$(wildcard tests/integrations/requirements/*.txt))
+FRAMEWORKS ?= $(patsubst tests/integrations/requirements/%.txt,%,$(wildcard tests/integrations/requirements/*.txt))
 
-peers: $(PEERS)
+peers: $(FRAMEWORKS:%=build/peers/%)
 
 build/peers/%: tests/integrations/requirements/%.txt | $(READY)
 	rm -rf $@
 	$(INSTALL) --no-deps --target $@ -r $<
 	touch $@
 
-# The tests on the packages themselves, each in a process of its own.
+# The tests on the packages themselves, each file in a process of its own: make test-integrations FRAMEWORKS="trl verl".
 test-integrations: peers
-	for tests in tests/integrations/test_*.py; do OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
-		$(BIN)/python -m pytest -q -m packages $$tests || test $$? = 5 || exit 1; done
+	for tests in tests/integrations/test_replacements.py $(foreach name,$(FRAMEWORKS),$(wildcard tests/integrations/test_$(name)*.py)); do \
+		OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m packages $$tests || exit 1; done
 
 # The documentation site in build/docs: every warning is an error, and nothing is downloaded.
 docs: $(READY).docs

@@ -242,3 +242,15 @@ def test_segment_preference_collator_names_a_bad_mask(changes: dict[str, Any], m
     row = {"prompt_ids": [1], "chosen_ids": [2, 3], "rejected_ids": [4], "chosen_mask": [1, 1], "rejected_mask": [1]}
     with pytest.raises(ValueError, match=f"^{message}"):
         SegmentPreferenceCollator(lambda rows: {"input_ids": 0, "completion_mask": 1})([{**row, **changes}])
+
+
+def test_example_of_segment_masked_dpo_trains_on_the_rewarded_words(
+    run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from examples.trl_segment_dpo import main
+
+    rows, losses = main()
+    assert rows["chosen_mask"][:] == [[True, True, False, False], [True, True, False]]
+    assert rows["rejected_mask"][:] == [[True, False, True, False], [True, False, True, False]]
+    assert losses[-1] < 0.6
+    assert "_ChunkedLogProbFunction" in capsys.readouterr().out

@@ -226,3 +226,15 @@ def test_verl_own_tests_pass_when_patched(verl: Path) -> None:
     )
     assert ran.returncode == 0, ran.stdout
     assert re.search(r"compute_gae_advantage_return +2 +0$", ran.stderr, re.M)
+
+
+def test_example_configuration_composes_with_verl_and_feeds_the_estimator(verl: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "examples"), version_base=None):
+        config = compose("verl_asr_grpo")
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode in credit.LOSSES
+    estimator = credit.ESTIMATORS[config.algorithm.adv_estimator]
+    rewards = torch.tensor([[2.0, 2.0, -2.0], [1.0, -2.0, 1.0]])
+    advantages, _ = estimator(rewards, torch.ones(2, 3), ["x", "x"], config.algorithm)
+    assert advantages.sign().tolist() == [[1.0, 1.0, 0.0], [0.0, -1.0, 0.0]]

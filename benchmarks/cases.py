@@ -164,6 +164,20 @@ def token_logprobs(machine: Machine) -> Iterator[Case]:
             lambda inputs=(logits, labels), ours=all_outputs: truth.outputs(ours, *inputs),
         )
 
+        K = 16  # a teacher's most likely tokens
+        several = torch.randint(logits.shape[-1], (*labels.shape, K), device=machine.device)
+        yield Case(
+            f"token_logprobs of {K} labels, forward, {dtype} {shape(machine.shapes.logits)}",
+            {
+                OURS: segkernel.token_logprobs,
+                "torch.compile": machine.compiled(peers.eager_logprobs_of_several),
+                "eager torch": peers.eager_logprobs_of_several,
+            },
+            [(logits, several)],
+            {"": logits.nbytes},
+            lambda inputs=(logits, several): truth.several_labels(segkernel.token_logprobs, *inputs),
+        )
+
         # Few rows, in the layout of one short batch. The masks keep other rows each.
         rows = min(512, labels.numel())
         few, few_labels = logits.flatten(0, 1)[None, :rows], labels.view(1, -1)[:, :rows]

@@ -43,6 +43,11 @@ def eager_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1).gather(-1, labels[..., None])[..., 0]
 
 
+def eager_logprobs_of_several(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-softmax and gather of labels `[..., K]` in eager torch."""
+    return torch.log_softmax(logits, dim=-1).gather(-1, labels)
+
+
 def eager_kl(logits: Tensor, other_logits: Tensor) -> Tensor:
     """`KL(p || q)` per token from two log-softmaxes in eager torch."""
     log_p, log_q = (x.log_softmax(dim=-1, dtype=torch.float32) for x in (logits, other_logits))

@@ -51,6 +51,14 @@ def outputs(function: Callable[..., Any], logits: Tensor, labels: Tensor) -> Non
         assert_close(found.flatten()[rows].to(expected.dtype), expected, rtol=1e-5, atol=1e-4)
 
 
+def several_labels(function: Callable[..., Tensor], logits: Tensor, labels: Tensor) -> None:
+    """Check log-probabilities of labels `[..., K]` against float64."""
+    rows, exact_logits, _ = some_rows(logits, labels[..., 0])
+    exact = reference.token_logprobs(exact_logits, labels.flatten(0, 1)[rows])
+    assert isinstance(exact, Tensor)
+    assert_close(function(logits, labels).flatten(0, 1)[rows].double(), exact, rtol=1e-5, atol=1e-4)
+
+
 def gradient_in_place(function: Callable[..., Tensor], logits: Tensor, labels: Tensor) -> None:
     """Check the gradient that `function` leaves in `logits`."""
     rows, exact_logits, exact_labels = some_rows(logits, labels)

@@ -77,7 +77,7 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       "weight_needed, bool bias_needed)"
       " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
   library.def(
-      "_linear_token_logprobs_valid(Tensor labels, Tensor? mask, Tensor? token_temperature, int vocabulary)"
+      "_linear_token_logprobs_valid(Tensor labels, Tensor? mask, Tensor? token_temperature, int dims, int vocabulary)"
       " -> Tensor");
   library.def(
       "_linear_token_logprobs_fold_(Tensor(a!) sums, Tensor(b!) label_y, Tensor tile, Tensor labels, int first,"

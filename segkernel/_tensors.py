@@ -246,7 +246,7 @@ def labels_in_range(labels: Tensor, mask: Tensor | None, vocabulary: int) -> Non
         return
     wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != -100)
     if mask is not None:
-        wrong &= mask
+        wrong &= mask if mask.dim() == labels.dim() else mask.unsqueeze(-1)
     for position in wrong.nonzero().tolist():
         raise IndexError(
             f"labels: expected 0 <= label < {vocabulary}, or -100 where there is none, "

@@ -11,7 +11,15 @@ from torch import Tensor
 from segkernel import _tensors, _validate
 from segkernel._enums import LOGPROB_OUTPUTS
 from segkernel._library import cuda_kernels, ops, register_fake
-from segkernel.ops.token_logprobs import check_labels, fake_outputs, logit_options, outputs_code, per_token, results
+from segkernel.ops.token_logprobs import (
+    COMPUTED_FROM,
+    check_labels,
+    fake_outputs,
+    logit_options,
+    outputs_code,
+    per_token,
+    results,
+)
 from segkernel.types import TokenLogprobs
 
 if TYPE_CHECKING:
@@ -114,7 +122,7 @@ def linear_token_logprobs(
     Args:
         hidden: `[..., H]`, float64, float32, bfloat16 or float16.
         weight: `[V, H]`, the LM head, of any of these dtypes.
-        labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks.
+        labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks. Or `[..., K]`, as in `token_logprobs`.
         mask: `[...]`, bool or numeric, nonzero is valid; None means all valid.
         bias: `[V]`, of any of these dtypes.
         temperature, logit_scale, softcap, entropy, outputs: as in `token_logprobs`.
@@ -149,9 +157,9 @@ def linear_token_logprobs(
         _check_with_hidden("bias", bias, hidden)
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias: expected [{weight.shape[0]}] to match weight, got {_validate.describe(bias)}")
-    labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1])
+    labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1], several=True)
     _tensors.labels_in_range(labels, mask, weight.shape[0])
-    temperature, token_temperature = per_token("temperature", temperature, labels, mask)
+    temperature, token_temperature = per_token("temperature", temperature, labels, mask, hidden.dim() - 1)
     options = logit_options(temperature, logit_scale, softcap)
     computed, dtype = outputs_code(entropy, outputs), _dtype_code(compute_dtype, hidden)
     found = ops.linear_token_logprobs.default(
@@ -216,16 +224,20 @@ class _Tiles:
         token_temperature: Tensor | None,
         dtype: torch.dtype,
     ) -> None:
-        is_valid = ops._linear_token_logprobs_valid.default(labels, mask, token_temperature, weight.shape[0])  # [N]
+        self.dims = hidden.dim() - 1  # of the tokens
+        is_valid = ops._linear_token_logprobs_valid.default(  # [N]
+            labels, mask, token_temperature, self.dims, weight.shape[0]
+        )
         compacts = _may_compact(labels, mask)
         self.valid = is_valid.nonzero().squeeze(-1) if compacts else None
-        self.all_kept = self.valid is None or self.valid.shape[0] == labels.numel()
-        self.hidden = self.compact(hidden.reshape(-1, hidden.shape[-1])).to(dtype)  # [n, H]
-        self.labels = self.compact(labels.flatten())  # [n]
-        self.temperature = None if token_temperature is None else self.compact(token_temperature.flatten())  # [n]
+        self.tokens = is_valid.shape[0]
+        self.all_kept = self.valid is None or self.valid.shape[0] == self.tokens
+        self.hidden = self.compact(hidden).to(dtype)  # [n, H]
+        self.labels = self.compact(labels)  # [n] or [n, K]
+        self.temperature = None if token_temperature is None else self.compact(token_temperature)  # [n]
         self.is_valid = None if compacts else is_valid[:, None]
         if self.is_valid is not None:
-            self.labels = torch.where(is_valid, self.labels, -100)
+            self.labels = torch.where(is_valid if self.labels.dim() == 1 else self.is_valid, self.labels, -100)
             if self.temperature is not None:
                 self.temperature = torch.where(is_valid, self.temperature, 1.0)
         if weight.dim() != 2 or weight.shape[0] == 0:
@@ -238,8 +250,9 @@ class _Tiles:
         """`hidden` with 0 at invalid tokens, whose hidden states may be NaN."""
         return self.hidden if self.is_valid is None else torch.where(self.is_valid, self.hidden, 0)
 
-    def compact(self, rows: Tensor) -> Tensor:
-        """Rows of all tokens to rows of the multiplied ones."""
+    def compact(self, values: Tensor) -> Tensor:
+        """Values of all tokens `[...]` to rows of the multiplied ones."""
+        rows = values.reshape(self.tokens, *values.shape[self.dims :])
         return rows if self.all_kept else rows[self.valid]
 
     def spread(self, rows: Tensor, like: Tensor) -> Tensor:
@@ -294,12 +307,11 @@ def _forward(
     finished = ops._linear_token_logprobs_finish.default(
         sums, label_y, tiles.labels, tiles.hidden, weight.shape[0], *options
     )
-    # The same outputs in the shape of the labels, with 0 at dropped tokens.
+    # The same outputs for all tokens, with 0 at dropped ones.
+    found = fake_outputs(labels, hidden.shape[:-1], _tensors.compute_dtype(tiles.hidden), outputs)
     return tuple(
-        tiles.spread(value.to(like.dtype), labels) if like.shape == labels.shape else like
-        for value, like in zip(
-            finished, fake_outputs(labels, _tensors.compute_dtype(tiles.hidden), outputs), strict=True
-        )
+        tiles.spread(value.to(like.dtype), like) if outputs >= least else like
+        for value, like, least in zip(finished, found, COMPUTED_FROM, strict=True)
     )
 
 
@@ -326,7 +338,7 @@ def _gradients(
     options = (tiles.temperature, logit_scale, temperature, softcap)
 
     def per_row(values: Tensor | None) -> Tensor | None:
-        return None if values is None else tiles.compact(values.flatten()).to(torch.float64).contiguous()
+        return None if values is None else tiles.compact(values).to(torch.float64).contiguous()
 
     upstream = (per_row(grad_logprobs), per_row(grad_entropies))
     known = (per_row(entropies if grad_entropies is not None else lse), per_row(lse))
@@ -386,7 +398,7 @@ def _(
     compute_dtype: int,
 ) -> tuple[Tensor, ...]:
     wide = _dtype_of(compute_dtype) is torch.float64
-    return fake_outputs(labels, torch.float64 if wide else torch.float32, outputs)
+    return fake_outputs(labels, hidden.shape[:-1], torch.float64 if wide else torch.float32, outputs)
 
 
 @register_fake("linear_token_logprobs_backward")

@@ -91,7 +91,8 @@ def token_logprobs(
     Args:
         logits: `[..., V]`, float64, float32, bfloat16 or float16. Only the last dimension must be contiguous:
             `logits[:, :-1]` is not copied.
-        labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks.
+        labels: `[...]`, integer, in `[0, V)` at valid positions. -100 masks. Or `[..., K]`, up to 256 labels per
+            position, for example a teacher's most likely tokens: a position is masked if all of them are -100.
         mask: `[...]`, bool or numeric, nonzero is valid; None means all valid.
         temperature: `> 0`, a number or a floating-point tensor that broadcasts to `labels`: `[B, 1]` for one per row,
             `[B, T]` for one per token. A constant: it takes no gradient. Values at masked positions are not used.
@@ -104,9 +105,9 @@ def token_logprobs(
             `torch.compile` a buffer is still allocated.
 
     Returns:
-        Log-probabilities `[...]`, `(log-probabilities, entropies)` with `entropy`, or a `TokenLogprobs` with `outputs`;
-        float32, or float64 for float64 logits. 0 at masked positions. A valid row of nothing but -inf, or with a NaN
-        or +inf, is NaN.
+        Log-probabilities in the shape of `labels`, `(log-probabilities, entropies)` with `entropy`, or a
+        `TokenLogprobs` with `outputs`; float32, or float64 for float64 logits. 0 at masked positions and labels. A
+        valid row of nothing but -inf, or with a NaN or +inf, is NaN.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -125,9 +126,9 @@ def token_logprobs(
         tensor([-0.6931,  0.0000])
     """
     check_logits(logits)
-    labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
+    labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1], several=True)
     _tensors.labels_in_range(labels, mask, logits.shape[-1])
-    temperature, token_temperature = per_token("temperature", temperature, labels, mask)
+    temperature, token_temperature = per_token("temperature", temperature, labels, mask, logits.dim() - 1)
     options = logit_options(temperature, logit_scale, softcap)
     computed = outputs_code(entropy, outputs)
     _validate.boolean("inplace_backward", inplace_backward)
@@ -169,6 +170,9 @@ def results(
     return TokenLogprobs(found[0], **{name: found[_FIELDS[name]] for name in outputs})
 
 
+MOST_LABELS = 256  # RowLabels::kMost in csrc/ops/token_logprobs/token_logprobs_arguments.h
+
+
 def check_logits(logits: Tensor, name: str = "logits") -> None:
     _tensors.tensor(name, logits)
     if logits.dim() == 0:
@@ -181,24 +185,34 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
 
 
 def check_labels(
-    labels: Tensor, mask: Tensor | None, name: str, like: Tensor, shape: torch.Size
+    labels: Tensor, mask: Tensor | None, name: str, like: Tensor, shape: torch.Size, *, several: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Labels and mask of the given shape as the operators take them: int64 and bool, contiguous."""
+    """Labels and mask of the given shape as the operators take them: int64 and bool, contiguous.
+
+    With `several`, the labels may have one more dimension.
+    """
     _tensors.tensor("labels", labels, _tensors.INTEGERS, "integer")
-    if labels.shape != shape:
-        raise ValueError(f"labels: expected {list(shape)} like {name}, got {_validate.describe(labels)}")
+    if labels.shape != shape and not (several and labels.dim() > 0 and labels.shape[:-1] == shape):
+        more = f", or {[*shape, 'K']}".replace("'", "") if several else ""
+        raise ValueError(f"labels: expected {list(shape)} like {name}{more}, got {_validate.describe(labels)}")
+    if labels.dim() > len(shape) and not 1 <= labels.shape[-1] <= MOST_LABELS:
+        raise ValueError(f"labels: expected 1 to {MOST_LABELS} labels per position, got {_validate.describe(labels)}")
     _tensors.same_device("labels", labels, name, like)
-    return labels.to(torch.int64).contiguous(), _tensors.token_mask(mask, "labels", labels, labels.shape)
+    return labels.to(torch.int64).contiguous(), _tensors.token_mask(mask, "labels", labels, shape)
 
 
-def per_token(name: str, value: float | Tensor, labels: Tensor, mask: Tensor | None) -> tuple[float, Tensor | None]:
+def per_token(
+    name: str, value: float | Tensor, labels: Tensor, mask: Tensor | None, dims: int | None = None
+) -> tuple[float, Tensor | None]:
     """Positive option as the kernels' pair `(scalar, tensor or None)`; the tensor is float64, of the shape of `labels`.
 
-    `value` is a scalar, or a tensor that broadcasts to `labels`. A scalar is not validated; the values of a tensor are
-    validated under `debug()`, and by the CPU kernels.
+    `value` is a scalar, or a tensor that broadcasts to `labels`, or to the first `dims` dimensions of them. A scalar is
+    not validated; the values of a tensor are validated under `debug()`, and by the CPU kernels.
     """
     if not isinstance(value, Tensor):
         return value, None
+    if dims is not None and labels.dim() > dims:
+        labels = labels.amax(-1)  # -100 if all are
     _tensors.tensor(name, value)
     _tensors.same_device(name, value, "labels", labels)
     missing = labels.dim() - value.dim()
@@ -256,19 +270,24 @@ def _(
     outputs: int,
     inplace_backward: bool,
 ) -> tuple[Tensor, ...]:
-    return fake_outputs(labels, _tensors.compute_dtype(logits), outputs)
+    return fake_outputs(labels, logits.shape[:-1], _tensors.compute_dtype(logits), outputs)
 
 
-def fake_outputs(labels: Tensor, dtype: torch.dtype, outputs: int) -> tuple[Tensor, ...]:
-    """Uninitialized outputs of the operators; those that are not computed are `[0]`."""
+# The least of LOGPROB_OUTPUTS with which each of the operators' outputs is computed.
+COMPUTED_FROM = tuple(
+    LOGPROB_OUTPUTS[least] for least in ("logprobs", "entropies", "logprobs", "statistics", "statistics", "statistics")
+)
 
-    def like(dtype: torch.dtype, least: str) -> Tensor:
-        wanted = outputs >= LOGPROB_OUTPUTS[least]
-        return torch.empty_like(labels, dtype=dtype) if wanted else labels.new_empty((0,), dtype=dtype)
 
-    lse = like(torch.float64, "logprobs")
-    statistics = (like(kind, "statistics") for kind in (dtype, dtype, torch.bool))
-    return like(dtype, "logprobs"), like(dtype, "entropies"), lse, *statistics
+def fake_outputs(labels: Tensor, shape: Sequence[int], dtype: torch.dtype, outputs: int) -> tuple[Tensor, ...]:
+    """Uninitialized outputs of the operators for rows of this shape; those that are not computed are `[0]`."""
+    of_labels, of_rows = labels.shape, tuple(shape)
+    shapes = (of_labels, of_rows, of_rows, of_rows, of_rows, of_labels)
+    dtypes = (dtype, dtype, torch.float64, dtype, dtype, torch.bool)
+    return tuple(
+        labels.new_empty(size if outputs >= least else (0,), dtype=kind)
+        for size, kind, least in zip(shapes, dtypes, COMPUTED_FROM, strict=True)
+    )
 
 
 @register_fake("token_logprobs_backward")

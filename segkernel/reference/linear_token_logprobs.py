@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segkernel.reference.rows import compute_dtype as wide
-from segkernel.reference.token_logprobs import label_logprobs, per_valid, spread, valid_labels
+from segkernel.reference.token_logprobs import label_logprobs, per_valid, spread, valid_rows
 from segkernel.types import TokenLogprobs
 
 
@@ -24,7 +24,7 @@ def linear_token_logprobs(
     outputs: Sequence[str] | None = None,
     compute_dtype: torch.dtype | None = None,
 ) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
-    valid = valid_labels(labels, mask, vocabulary=weight.shape[0])
+    valid = valid_rows(labels, mask, hidden.new_empty(()).expand(*hidden.shape[:-1], weight.shape[0]))
     inputs = [hidden[valid], weight] if bias is None else [hidden[valid], weight, bias]  # only valid tokens
     rounded = (value.to(compute_dtype or hidden.dtype) for value in inputs)
     h, w, *b = (value.to(wide(value)) for value in rounded)

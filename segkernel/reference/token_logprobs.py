@@ -20,7 +20,7 @@ def token_logprobs(
     entropy: bool = False,
     outputs: Sequence[str] | None = None,
 ) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
-    valid = valid_labels(labels, mask, vocabulary=logits.shape[-1])
+    valid = valid_rows(labels, mask, logits)
     # Masked rows are not read.
     found = label_logprobs(logits[valid], labels[valid], per_valid(temperature, valid), logit_scale, softcap)
     return spread(found, valid, entropy, outputs)
@@ -29,7 +29,7 @@ def token_logprobs(
 def label_logprobs(
     logits: Tensor, labels: Tensor, temperature: float | Tensor, logit_scale: float, softcap: float | None
 ) -> dict[str, Tensor]:
-    """All outputs `[n]` for valid rows of logits `[n, V]` with labels `[n]`.
+    """All outputs `[n]` for valid rows of logits `[n, V]` with labels `[n]`, or `[n, K]`, of which -100 gives 0.
 
     `temperature` is a scalar or `[n, 1]`.
     """
@@ -41,12 +41,14 @@ def label_logprobs(
     # Tokens of probability 0 contribute 0 to the entropy: 0 log 0 = 0.
     entropies = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
     is_distribution = log_p.exp().sum(-1) > 0
+    several = labels.long() if labels.dim() == 2 else labels.long()[:, None]  # [n, K]
     return {
-        "logprobs": log_p.gather(-1, labels.long()[:, None]).squeeze(-1),
+        "logprobs": log_p.gather(-1, several.clamp(min=0)).where(several != -100, 0.0).view(labels.shape),
         "entropy": entropies,
         "sum_squares": log_p.detach().exp().square().sum(-1),
         "mean_logit": z.detach().mean(-1).where(is_distribution, torch.nan),
-        "is_argmax": (z.argmax(-1) == labels) & is_distribution,  # argmax is the first of equal ones
+        # argmax is the first of equal ones
+        "is_argmax": ((z.argmax(-1)[:, None] == several) & is_distribution[:, None]).view(labels.shape),
     }
 
 
@@ -55,7 +57,10 @@ def spread(
 ) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
     """The outputs that were asked for, in the shape of `valid`, with 0 at masked positions."""
 
-    every = {name: values.new_zeros(valid.shape).masked_scatter(valid, values) for name, values in found.items()}
+    every = {}
+    for name, values in found.items():
+        of_labels = valid if values.dim() == 1 else valid[..., None].expand(*valid.shape, values.shape[-1])
+        every[name] = values.new_zeros(of_labels.shape).masked_scatter(of_labels, values)
     if outputs is not None:
         return TokenLogprobs(every["logprobs"], **{name: every[name] for name in outputs})
     return (every["logprobs"], every["entropy"]) if entropy else every["logprobs"]
@@ -64,6 +69,14 @@ def spread(
 def per_valid(temperature: float | Tensor, valid: Tensor) -> float | Tensor:
     """A temperature that broadcasts to `valid` `[...]`, as `[n, 1]` for the valid rows; a scalar stays as it is."""
     return temperature.expand(valid.shape)[valid][:, None] if isinstance(temperature, Tensor) else temperature
+
+
+def valid_rows(labels: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+    """Rows `[..., V]` that are valid and have a label; `labels` may be `[..., K]`."""
+    if labels.dim() < rows.dim():
+        return valid_labels(labels, mask, vocabulary=rows.shape[-1])
+    of_labels = None if mask is None else mask[..., None].expand(labels.shape)
+    return valid_labels(labels, of_labels, vocabulary=rows.shape[-1]).any(-1)
 
 
 def valid_labels(labels: Tensor, mask: Tensor | None, vocabulary: int) -> Tensor:

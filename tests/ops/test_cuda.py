@@ -129,6 +129,9 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     "token_logprobs, outputs": lambda ops, x: ops.token_logprobs(
         x["logits"], x["labels"], x["kept"], outputs=("sum_squares", "mean_logit", "is_argmax"), temperature=x["warm"]
     ),
+    "token_logprobs, several labels": lambda ops, x: ops.token_logprobs(
+        x["logits"], torch.stack([x["labels"], -100 - 0 * x["labels"], 0 * x["labels"]], -1), x["kept"], entropy=True
+    ),
     "token_logprobs, gradient": gradient,
     "token_divergences": lambda ops, x: ops.token_divergences(x["logits"], x["other_logits"], x["kept"]),
     "token_divergences, gradient": divergence_gradient,

@@ -51,6 +51,7 @@ def test_rehearsal_runs_every_phase_and_leaves_the_pages_alone(tmp_path: Path) -
     assert [name.partition(" [")[0].partition(" N=")[0] for name in ours] == [
         "token_logprobs + entropy, forward, bf16",
         "token_logprobs + all outputs, forward, bf16",
+        "token_logprobs of 16 labels, forward, bf16",
         f"{targets.FEW}: 32 of 128 kept, bf16 V=130",
         "token_logprobs, forward + backward, bf16",
         f"{targets.FEW_BACKWARD}: 32, bf16 V=130",

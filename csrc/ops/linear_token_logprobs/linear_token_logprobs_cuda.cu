@@ -13,10 +13,10 @@ namespace segkernel {
 namespace {
 
 __global__ void __launch_bounds__(kLogitThreads)
-    valid_kernel(const int64_t* labels, const bool* mask, int64_t count, int64_t vocabulary, bool* valid) {
+    valid_kernel(RowLabels labels, const bool* mask, int64_t count, int64_t vocabulary, bool* valid) {
   const int64_t token = int64_t{blockIdx.x} * kLogitThreads + threadIdx.x;
   if (token < count) {
-    valid[token] = kind_of(is_valid(mask, token), labels[token], vocabulary) != RowKind::masked;
+    valid[token] = kind_of(is_valid(mask, token), labels[token], labels.per_row, vocabulary) != RowKind::masked;
   }
 }
 
@@ -26,11 +26,10 @@ struct Tile {
   RowOffsets offset;
   int width;
   int64_t first;
-  const int64_t* labels;
+  RowLabels labels;
 
   __device__ T* row(int64_t row) const { return logits + offset(row); }
-  __device__ bool ignored(int64_t row) const { return labels[row] == kIgnoredLabel; }
-  __device__ int label_index(int64_t row) const { return static_cast<int>(index_in_tile(labels[row], first, width)); }
+  __device__ bool ignored(int64_t row) const { return all_ignored(labels[row], labels.per_row); }
 };
 
 template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
@@ -41,26 +40,31 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
   const T* logits = tile.row(row);
   const LogitTransform transform = transforms.of<C>(row);
   const auto of_tile = row_sums<kCapped, kOutputs>(logits, tile.width, transform);
+  const int64_t k = threadIdx.x;  // of a label; RowLabels::kMost is kLogitThreads
+  if (k < tile.labels.per_row) {
+    double& y = label_y[row * tile.labels.per_row + k];
+    const int64_t label = index_in_tile(tile.labels[row][k], tile.first, tile.width);
+    if (label >= 0) {
+      y = y_of<kCapped>(widen(logits[label]), static_cast<C>(transform.inner));
+    } else if (tile.first == 0) {
+      y = NAN;
+    }
+  }
   if (threadIdx.x != 0) return;
   RowSums<double> known = tile.first == 0 ? RowSums<double>::empty() : sums[row];
   known.running = merge(known.running, of_tile.running, transform.factor);
   if constexpr (has_statistics(kOutputs)) known.totals = followed_by(known.totals, of_tile.totals, tile.first);
   sums[row] = known;
-  const int label = tile.label_index(row);
-  if (label >= 0) {
-    label_y[row] = y_of<kCapped>(widen(logits[label]), static_cast<C>(transform.inner));
-  } else if (tile.first == 0) {
-    label_y[row] = NAN;
-  }
 }
 
 template <class C>
 __global__ void __launch_bounds__(kLogitThreads)
-    finish_kernel(const RowSums<double>* sums, const double* label_y, const int64_t* labels, int64_t count,
+    finish_kernel(const RowSums<double>* sums, const double* label_y, RowLabels labels, int64_t count,
                   int64_t vocabulary, LogitTransforms transforms, OutputPointers<double> out) {
   const int64_t row = int64_t{blockIdx.x} * kLogitThreads + threadIdx.x;
   if (row >= count) return;
-  finish_row(out, row, labels[row], label_y[row], sums[row], transforms.of<C>(row).factor, vocabulary);
+  finish_row(out, row, labels[row], label_y + row * labels.per_row, sums[row], transforms.of<C>(row).factor,
+             vocabulary);
 }
 
 template <bool kCapped, bool kEntropy, class T>
@@ -70,8 +74,8 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
   T* logits = tile.row(row);
   const Slice slice = whole_row(logits, tile.width);
   if (tile.ignored(row)) return fill_row(logits, tile.width, slice, T{});
-  write_row_gradient<kCapped, kEntropy>(logits, logits, tile.width, slice, tile.label_index(row),
-                                        transforms.of<compute_t<T>>(row), gradients[row]);
+  write_row_gradient<kCapped, kEntropy>(logits, logits, tile.width, tile.first, slice, row, tile.labels[row],
+                                        transforms.of<compute_t<T>>(row), gradients);
 }
 
 int64_t blocks_for(int64_t count) { return (count + kLogitThreads - 1) / kLogitThreads; }
@@ -79,19 +83,20 @@ int64_t blocks_for(int64_t count) { return (count + kLogitThreads - 1) / kLogitT
 template <class T>
 Tile<T> tile_of(const Tensor& tile, const LogitRows& rows, const Tensor& labels, int64_t first, const Device& device) {
   return {mutable_data<T>(tile), rows.offset, static_cast<int>(rows.vocabulary), first,
-          data<int64_t>("labels", labels, rows.positions.count, device)};
+          RowLabels::of(labels, rows.positions, device)};
 }
 
 }  // namespace
 
 // As linear_token_logprobs_valid_cpu, except that labels and temperatures out of range are not detected.
 Tensor linear_token_logprobs_valid_cuda(const Tensor& labels, const OptionalTensor& mask,
-                                        const OptionalTensor& token_temperature, int64_t vocabulary) {
+                                        const OptionalTensor& token_temperature, int64_t dims, int64_t vocabulary) {
   const DeviceScope device("labels", labels);
-  const int64_t count = labels.numel();
+  const Positions rows = row_positions(labels, dims);
+  const int64_t count = rows.count;
   Tensor valid = empty<bool>({count}, device);
   launch("linear_token_logprobs", valid_kernel, blocks_for(count), kLogitThreads, device.stream(),
-         data<int64_t>("labels", labels, count, device), data<bool>("mask", mask, count, device), count, vocabulary,
+         RowLabels::of(labels, rows, device), data<bool>("mask", mask, count, device), count, vocabulary,
          mutable_data<bool>(valid));
   return valid;
 }
@@ -109,7 +114,8 @@ void linear_token_logprobs_fold_cuda(const Tensor& sums, const Tensor& label_y, 
   const LogitTransforms transforms =
       make_transforms(tile, logit_scale, temperature, token_temperature, softcap, count, device);
   data<double>("sums", sums, kRowSums * count, device);
-  data<double>("label_y", label_y, count, device);
+  const int64_t labels_per_row = RowLabels::of(labels, rows.positions, device).per_row;
+  data<double>("label_y", label_y, count * labels_per_row, device);
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const Tile<T> part = tile_of<T>(tile, rows, labels, first, device);
@@ -122,26 +128,31 @@ void linear_token_logprobs_fold_cuda(const Tensor& sums, const Tensor& label_y, 
   });
 }
 
-// sums [n, 7], label_y [n], labels [n] -> LogprobOutputs [n] in float64, all of them. `like` has the logits' dtype.
+// sums [n, 7], label_y and labels [n] or [n, K] -> LogprobOutputs in float64, all of them. `like` has the logits'
+// dtype.
 SixTensors linear_token_logprobs_finish_cuda(const Tensor& sums, const Tensor& label_y, const Tensor& labels,
                                              const Tensor& like, int64_t vocabulary,
                                              const OptionalTensor& token_temperature, double logit_scale,
                                              double temperature, std::optional<double> softcap) {
   const DeviceScope device("sums", sums);
-  const int64_t count = labels.numel();
+  const Positions rows = row_positions(labels, 1);
+  const int64_t count = rows.count;
+  const RowLabels row_labels = RowLabels::of(labels, rows, device);
   check_floats("like", like.scalar_type());
   const LogitTransforms transforms =
       make_transforms(like, logit_scale, temperature, token_temperature, softcap, count, device);
   data<double>("sums", sums, kRowSums * count, device);
-  const LogprobOutputs results(ScalarType::Double, labels, Outputs::statistics);
+  const LogprobOutputs results(ScalarType::Double, labels, rows, row_labels.per_row, Outputs::statistics);
   const auto finish = like.scalar_type() == ScalarType::Double ? finish_kernel<double> : finish_kernel<float>;
   launch("linear_token_logprobs", finish, blocks_for(count), kLogitThreads, device.stream(),
-         static_cast<const RowSums<double>*>(sums.const_data_ptr()), data<double>("label_y", label_y, count, device),
-         data<int64_t>("labels", labels, count, device), count, vocabulary, transforms, results.pointers<double>());
+         static_cast<const RowSums<double>*>(sums.const_data_ptr()),
+         data<double>("label_y", label_y, count * row_labels.per_row, device), row_labels, count, vocabulary,
+         transforms, results.pointers<double>());
   return results.tensors();
 }
 
-// Replaces a tile of logits by the gradient with respect to them. Per-row arguments are float64 [n].
+// Replaces a tile of logits by the gradient with respect to them. Per-row arguments are float64 [n], `grad_logprobs`
+// [n] or [n, K].
 void linear_token_logprobs_gradient_cuda(const Tensor& tile, const Tensor& labels, int64_t first,
                                          const OptionalTensor& grad_logprobs, const OptionalTensor& grad_entropy,
                                          const Tensor& entropy, const Tensor& lse,
@@ -153,7 +164,9 @@ void linear_token_logprobs_gradient_cuda(const Tensor& tile, const Tensor& label
   const int64_t count = rows.positions.count;
   const LogitTransforms transforms =
       make_transforms(tile, logit_scale, temperature, token_temperature, softcap, count, device);
-  const auto gradients = row_gradients<double>(grad_logprobs, grad_entropy, entropy, lse, count, device);
+  const int64_t labels_per_row = RowLabels::of(labels, rows.positions, device).per_row;
+  const auto gradients =
+      row_gradients<double>(grad_logprobs, grad_entropy, entropy, lse, count, labels_per_row, device);
   dispatch_floats("tile", tile.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const Tile<T> part = tile_of<T>(tile, rows, labels, first, device);

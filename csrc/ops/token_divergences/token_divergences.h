@@ -62,8 +62,8 @@ SK_INLINE PairSums<S> merge(const PairSums<S>& a, const PairSums<S>& b, S factor
   const S second_max = b.second.max > a.second.max ? b.second.max : a.second.max;
   const PairSums<S> left = a.relative_to(first_max, second_max, factor);
   const PairSums<S> right = b.relative_to(first_max, second_max, factor);
-  return {{first_max, left.first.sum + right.first.sum, left.first.weighted + right.first.weighted},
-          {second_max, left.second.sum + right.second.sum, left.second.weighted + right.second.weighted},
+  return {{first_max, left.first.sum + right.first.sum, left.first.weighted + right.first.weighted, 0},
+          {second_max, left.second.sum + right.second.sum, left.second.weighted + right.second.weighted, 0},
           left.cross + right.cross};
 }
 

@@ -20,7 +20,7 @@ struct PairPartition {
 
   PairPartition(const LogitRows& rows, const int64_t* labels, const bool* mask) {
     if (labels != nullptr) {
-      RowPartition partition(rows.positions, rows.vocabulary, labels, mask, nullptr);
+      RowPartition partition(rows.positions, rows.vocabulary, RowLabels{labels, 1}, mask, nullptr);
       valid = std::move(partition.valid);
       masked = std::move(partition.masked);
       return;

@@ -60,8 +60,8 @@ __device__ inline void accumulate_vector_pairs(const uint4 (&words)[kPairLoads],
         terms.add({y(widened<T>(words[u], j), u, j)}, {y(widened<T>(other_words[u], j), u, j)}, first, second);
       }
     }
-    return PairSums<C>{{reference, terms.sum.v, terms.weighted.v},
-                       {other_reference, terms.other_sum.v, terms.other_weighted.v},
+    return PairSums<C>{{reference, terms.sum.v, terms.weighted.v, 0},
+                       {other_reference, terms.other_sum.v, terms.other_weighted.v, 0},
                        terms.cross.v};
   };
   const auto maxima_of = [&](auto vectors) { return Pair<C>{max_of(words, vectors), max_of(other_words, vectors)}; };
@@ -76,8 +76,8 @@ __device__ inline PairSums<C> warp_pair_sums(const PairSums<C>& mine, C factor) 
   const auto add = [](C a, C b) { return a + b; };
   const C first_max = warp_reduce(mine.first.max, max), second_max = warp_reduce(mine.second.max, max);
   const PairSums<C> relative = mine.relative_to(first_max, second_max, factor);
-  return {{first_max, warp_reduce(relative.first.sum, add), warp_reduce(relative.first.weighted, add)},
-          {second_max, warp_reduce(relative.second.sum, add), warp_reduce(relative.second.weighted, add)},
+  return {{first_max, warp_reduce(relative.first.sum, add), warp_reduce(relative.first.weighted, add), 0},
+          {second_max, warp_reduce(relative.second.sum, add), warp_reduce(relative.second.weighted, add), 0},
           warp_reduce(relative.cross, add)};
 }
 
@@ -104,8 +104,8 @@ __device__ inline PairSums<double> read_row_pair(const T* row, const T* other, i
   if (lane_index() == 0) of_warps[warp_index()] = of_warp;
   __syncthreads();
   const PairSums<C> all = warp_pair_sums(lane_index() < kWarps ? of_warps[lane_index()] : PairSums<C>::empty(), factor);
-  return {{all.first.max, all.first.sum, all.first.weighted},
-          {all.second.max, all.second.sum, all.second.weighted},
+  return {{all.first.max, all.first.sum, all.first.weighted, 0},
+          {all.second.max, all.second.sum, all.second.weighted, 0},
           all.cross};
 }
 

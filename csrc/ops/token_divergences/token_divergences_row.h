@@ -63,9 +63,9 @@ PairSums<double> sum_chunk_pair(const T* values, const T* others, int64_t count,
     even.add(a, other_a, first, second);
     odd.add(b, other_b, first, second);
   });
-  return {{reference.first, reduce_add(even.sum + odd.sum), reduce_add(even.weighted + odd.weighted)},
+  return {{reference.first, reduce_add(even.sum + odd.sum), reduce_add(even.weighted + odd.weighted), 0},
           {reference.second, reduce_add(even.other_sum + odd.other_sum),
-           reduce_add(even.other_weighted + odd.other_weighted)},
+           reduce_add(even.other_weighted + odd.other_weighted), 0},
           kCross ? reduce_add(even.cross + odd.cross) : 0};
 }
 

@@ -18,6 +18,7 @@ namespace segkernel {
 
 constexpr double kLog2E = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
+constexpr int64_t kIgnoredLabel = -100;
 
 // Outputs of a pass over the logits; each value includes those before it. Keep in sync with segkernel/_enums.py.
 enum class Outputs : int64_t { logprobs, entropies, statistics };
@@ -36,9 +37,13 @@ struct LogitTransform {
   // Constants rounded to the compute type C, so that results in double agree with sums in C.
   template <class C>
   static SK_INLINE LogitTransform make(double logit_scale, double temperature, const double* softcap) {
+    return make<C>(logit_scale, temperature, softcap != nullptr, softcap == nullptr ? 0 : *softcap);
+  }
+  template <class C>
+  static SK_INLINE LogitTransform make(double logit_scale, double temperature, bool capped, double softcap) {
     const double slope = logit_scale / temperature;
-    if (softcap == nullptr) return {false, 1.0, slope, static_cast<C>(slope * kLog2E)};
-    return {true, static_cast<C>(logit_scale / *softcap), slope, static_cast<C>(*softcap / temperature * kLog2E)};
+    if (!capped) return {false, 1.0, slope, static_cast<C>(slope * kLog2E)};
+    return {true, static_cast<C>(logit_scale / softcap), slope, static_cast<C>(softcap / temperature * kLog2E)};
   }
 
   SK_INLINE double derivative(double y) const { return capped ? slope * (1 - y * y) : slope; }
@@ -70,7 +75,7 @@ struct LogitTransforms {
     if (temperatures == nullptr) return shared;
     const double given = temperatures[row];
     const double temperature = given > 0 && given < INFINITY ? given : NAN;
-    return LogitTransform::make<C>(logit_scale, temperature, shared.capped ? &softcap : nullptr);
+    return LogitTransform::make<C>(logit_scale, temperature, shared.capped, softcap);
   }
 };
 
@@ -83,7 +88,7 @@ struct RunningSums {
   S max;
   S sum;
   S weighted;
-  S squares = 0;
+  S squares;
 
   static SK_INLINE RunningSums empty() { return {-INFINITY, 0, 0, 0}; }
 

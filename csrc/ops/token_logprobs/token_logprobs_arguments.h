@@ -7,16 +7,25 @@
 #include <vector>
 
 #include "../../torch/arguments.h"
+#include "token_logprobs.h"
 
 namespace segkernel {
-
-constexpr int64_t kIgnoredLabel = -100;
 
 enum class RowKind { masked, scored, label_out_of_range };
 
 SK_HOST_DEVICE inline RowKind kind_of(bool valid, int64_t label, int64_t vocabulary) {
   if (!valid || label == kIgnoredLabel) return RowKind::masked;
   return label >= 0 && label < vocabulary ? RowKind::scored : RowKind::label_out_of_range;
+}
+
+// The kind of a row with several labels: masked if all of them are ignored.
+SK_HOST_DEVICE inline RowKind kind_of(bool valid, const int64_t* labels, int64_t count, int64_t vocabulary) {
+  RowKind kind = RowKind::masked;
+  for (int64_t k = 0; k < count; ++k) {
+    const RowKind of_label = kind_of(valid, labels[k], vocabulary);
+    if (of_label > kind) kind = of_label;
+  }
+  return kind;
 }
 
 // The leading dimensions, flattened in row-major order.
@@ -94,22 +103,37 @@ struct LogitRows {
   int64_t vocabulary = 0;
 };
 
+// The labels of every row: one, or K where `labels` has one more dimension than the rows.
+struct RowLabels {
+  const int64_t* labels;
+  int64_t per_row;
+
+  // A thread of a block takes one label of its row.
+  static constexpr int64_t kMost = 256;
+
+  static RowLabels of(const Tensor& labels, const Positions& rows, const Device& device = {}) {
+    const auto dims = static_cast<int64_t>(rows.sizes.size());
+    const int64_t per_row = labels.dim() == dims ? 1 : labels.dim() == dims + 1 ? labels.size(dims) : -1;
+    check(per_row >= 0, "labels", "expected the dimensions of the rows of logits, and at most one more");
+    check(per_row <= kMost, "labels", "expected at most ", kMost, " labels per row, got ", per_row);
+    return {data<int64_t>("labels", labels, rows.count * per_row, device), per_row};
+  }
+
+  SK_HOST_DEVICE const int64_t* operator[](int64_t row) const { return labels + row * per_row; }
+};
+
 // Partition into valid rows and rows that are masked or have the ignored label, so that threads get equal numbers of
 // valid ones. Throws when a valid row has a label out of range, or a temperature that is not positive and finite.
 struct RowPartition {
   std::vector<int64_t> valid;
   std::vector<int64_t> masked;
 
-  RowPartition(const Positions& rows, int64_t vocabulary, const int64_t* labels, const bool* mask,
+  RowPartition(const Positions& rows, int64_t vocabulary, const RowLabels& labels, const bool* mask,
                const double* temperatures) {
     valid.reserve(rows.count);
     for (int64_t row = 0; row < rows.count; ++row) {
-      const RowKind kind = kind_of(is_valid(mask, row), labels[row], vocabulary);
-      if (kind == RowKind::label_out_of_range) {
-        throw std::out_of_range("labels: expected 0 <= label < " + std::to_string(vocabulary) +
-                                ", or -100 where there is none, got " + std::to_string(labels[row]) + " at " +
-                                rows.name(row));
-      }
+      const RowKind kind = kind_of(is_valid(mask, row), labels[row], labels.per_row, vocabulary);
+      if (kind == RowKind::label_out_of_range) fail_at(rows, row, labels, vocabulary);
       if (kind == RowKind::scored && temperatures != nullptr) {
         const double temperature = temperatures[row];
         check(temperature > 0 && temperature < INFINITY, "temperature", "expected a finite number > 0, got ",
@@ -117,6 +141,16 @@ struct RowPartition {
       }
       (kind == RowKind::masked ? masked : valid).push_back(row);
     }
+  }
+
+ private:
+  [[noreturn]] static void fail_at(const Positions& rows, int64_t row, const RowLabels& labels, int64_t vocabulary) {
+    int64_t k = 0;
+    while (kind_of(true, labels[row][k], vocabulary) != RowKind::label_out_of_range) ++k;
+    std::string at = rows.name(row);
+    if (labels.per_row > 1) at.insert(at.size() - 1, (rows.sizes.empty() ? "" : ", ") + std::to_string(k));
+    throw std::out_of_range("labels: expected 0 <= label < " + std::to_string(vocabulary) +
+                            ", or -100 where there is none, got " + std::to_string(labels[row][k]) + " at " + at);
   }
 };
 

@@ -10,18 +10,19 @@
 
 namespace segkernel {
 
-// logits [..., V], labels [...] -> LogprobOutputs. `inplace_backward` is read by the registered derivative only.
+// logits [..., V], labels [...] or [..., K] -> LogprobOutputs. `inplace_backward` is read by the registered derivative
+// only.
 SixTensors token_logprobs_cpu(const Tensor& logits, const Tensor& labels, const OptionalTensor& mask,
                               const OptionalTensor& token_temperature, double logit_scale, double temperature,
                               std::optional<double> softcap, int64_t outputs_code, bool inplace_backward) {
   const Outputs outputs = outputs_of(outputs_code);
   const LogitRows rows(logits);
-  const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
+  const RowLabels row_labels = RowLabels::of(labels, rows.positions);
   const LogitTransforms transforms =
       make_transforms(logits, logit_scale, temperature, token_temperature, softcap, rows.positions.count);
-  const RowPartition partition(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count),
-                               transforms.temperatures);
-  const LogprobOutputs results(compute_dtype(logits), labels, outputs);
+  const RowPartition partition(rows.positions, rows.vocabulary, row_labels,
+                               data<bool>("mask", mask, rows.positions.count), transforms.temperatures);
+  const LogprobOutputs results(compute_dtype(logits), labels, rows.positions, row_labels.per_row, outputs);
 
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
@@ -39,9 +40,13 @@ SixTensors token_logprobs_cpu(const Tensor& logits, const Tensor& labels, const 
       const LogitTransform transform = transforms.of<C>(row);
       auto sums = RowSums<double>::empty();
       kernels.accumulate(values, rows.vocabulary, 0, transform, outputs, sums);
-      const double label_y = y_of(values + label[row], transform, kernels);
       dispatch_outputs(outputs, [&](auto wanted) {
-        out.template write<wanted>(row, label[row], label_y, sums, transform.factor, rows.vocabulary);
+        out.template write_row<wanted>(row, sums, transform.factor, rows.vocabulary);
+        for (int64_t k = 0; k < row_labels.per_row; ++k) {
+          const int64_t label = row_labels[row][k];
+          const double label_y = label == kIgnoredLabel ? 0 : y_of(values + label, transform, kernels);
+          out.template write_label<wanted>(row, k, label, label_y, sums, transform.factor);
+        }
       });
     });
   });
@@ -57,17 +62,18 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
                     std::optional<double> softcap, const Tensor& grad) {
   const LogitRows rows(logits);
   const LogitRows grad_rows(grad);
-  const int64_t* label = data<int64_t>("labels", labels, rows.positions.count);
+  const RowLabels row_labels = RowLabels::of(labels, rows.positions);
   const LogitTransforms transforms =
       make_transforms(logits, logit_scale, temperature, token_temperature, softcap, rows.positions.count);
-  const RowPartition partition(rows.positions, rows.vocabulary, label, data<bool>("mask", mask, rows.positions.count),
-                               transforms.temperatures);
+  const RowPartition partition(rows.positions, rows.vocabulary, row_labels,
+                               data<bool>("mask", mask, rows.positions.count), transforms.temperatures);
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using C = compute_t<T>;
     const T* in = static_cast<const T*>(logits.const_data_ptr());
     T* out = mutable_data<T>(grad);
-    const auto gradients = row_gradients<C>(grad_logprobs, grad_entropy, entropy, lse, rows.positions.count);
+    const auto gradients =
+        row_gradients<C>(grad_logprobs, grad_entropy, entropy, lse, rows.positions.count, row_labels.per_row);
     const RowKernels<T>& kernels = row_kernels(T{});
     const auto count = static_cast<int64_t>(partition.valid.size());
     for_each_row(count, count * rows.vocabulary, [&](int64_t i) {
@@ -75,10 +81,7 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
       const T* values = in + rows.offset(row);
       T* row_grad = out + grad_rows.offset(row);
       const LogitTransform transform = transforms.of<C>(row);
-      const RowGradient gradient = gradients[row];
-      const double at_label = gradient.at_label(y_of(values + label[row], transform, kernels), transform);
-      kernels.gradient(values, row_grad, rows.vocabulary, transform, gradient.off_label(transform));
-      row_grad[label[row]] = narrow<T>(static_cast<C>(at_label));
+      write_row_gradient(values, row_grad, rows.vocabulary, 0, row, row_labels[row], transform, gradients, kernels);
     });
     const auto masked = static_cast<int64_t>(partition.masked.size());
     for_each_row(masked, masked * rows.vocabulary, [&](int64_t i) {

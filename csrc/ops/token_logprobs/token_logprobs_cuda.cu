@@ -23,12 +23,21 @@ struct Batch {
   const T* logits;
   RowOffsets offset;
   int vocabulary;
-  const int64_t* labels;
+  RowLabels labels;
   const bool* mask;
 
   __device__ const T* row(int64_t row) const { return logits + offset(row); }
-  __device__ RowKind kind(int64_t row, int64_t label) const { return kind_of(is_valid(mask, row), label, vocabulary); }
+  __device__ RowKind kind(int64_t row) const {
+    return kind_of(is_valid(mask, row), labels[row], labels.per_row, vocabulary);
+  }
 };
+
+// The y of label k of a scored row, 0 if the row has fewer labels or this one is ignored.
+template <bool kCapped, class T, class C = compute_t<T>>
+__device__ inline C label_y_of(const Batch<T>& batch, int64_t row, int64_t k, C inner) {
+  const int64_t label = k < batch.labels.per_row ? batch.labels[row][k] : kIgnoredLabel;
+  return label == kIgnoredLabel ? C{0} : y_of<kCapped>(widen(batch.row(row)[label]), inner);
+}
 
 // Value of all results of a row that is not scored: 0, or NaN for a label out of range.
 __device__ inline double unscored_value(RowKind kind) { return kind == RowKind::masked ? 0 : NAN; }
@@ -36,22 +45,24 @@ __device__ inline double unscored_value(RowKind kind) { return kind == RowKind::
 template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
     token_logprobs_kernel(Batch<T> batch, LogitTransforms transforms, OutputPointers<C> outputs) {
-  const int64_t label = batch.labels[blockIdx.x];
-  const RowKind kind = batch.kind(blockIdx.x, label);
+  const RowKind kind = batch.kind(blockIdx.x);
   if (kind != RowKind::scored) {
     if (threadIdx.x == 0) outputs.template fill<kOutputs>(blockIdx.x, unscored_value(kind));
     return;
   }
   const T* row = batch.row(blockIdx.x);
   const LogitTransform transform = transforms.of<C>(blockIdx.x);
-  const C label_y = y_of<kCapped>(widen(row[label]), static_cast<C>(transform.inner));
+  const C label_y = label_y_of<kCapped>(batch, blockIdx.x, threadIdx.x, static_cast<C>(transform.inner));
   const auto sums = row_sums<kCapped, kOutputs>(row, batch.vocabulary, transform);
-  if (threadIdx.x != 0) return;
-  outputs.template write<kOutputs>(blockIdx.x, label, label_y, sums, transform.factor, batch.vocabulary);
+  if (threadIdx.x == 0) outputs.template write_row<kOutputs>(blockIdx.x, sums, transform.factor, batch.vocabulary);
+  if (threadIdx.x >= batch.labels.per_row) return;  // at most RowLabels::kMost = kLogitThreads
+  const int64_t label = batch.labels[blockIdx.x][threadIdx.x];
+  outputs.template write_label<kOutputs>(blockIdx.x, threadIdx.x, label, label_y, sums, transform.factor);
 }
 
 // Few rows: blocks of all groups, which occupy a multiprocessor each. Every block finds the scored rows in the whole
 // batch and takes every gridDim.x-th. Its warps do not wait for each other until all of its rows are read.
+static_assert(RowLabels::kMost == kLogitThreads);
 constexpr int kFewRowsThreads = kGroups * kLogitThreads;
 constexpr int kFewRows = kFewRowsThreads;  // one thread per row of the batch
 constexpr int kRowsOfBlock = 8;            // at most
@@ -62,7 +73,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   __shared__ int scored[kFewRows];
   __shared__ RowSums<C> sums[kRowsOfBlock][kWarpsOfRow];
   const int thread = static_cast<int>(threadIdx.x);
-  const RowKind kind = thread < count ? batch.kind(thread, batch.labels[thread]) : RowKind::masked;
+  const RowKind kind = thread < count ? batch.kind(thread) : RowKind::masked;
   const bool is_scored = kind == RowKind::scored;
   const auto earlier = block_scan<kFewRowsThreads>(is_scored ? 1 : 0, 0, [](int a, int b) { return a + b; });
   if (is_scored) scored[earlier.prefix] = thread;
@@ -71,10 +82,10 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
 
   const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
   int64_t label_row = -1;  // the row that this warp finishes
-  T label_logit{};
+  C label_y = 0;           // of this lane's label
   if (first + warp_index() * step < earlier.total) {
     label_row = scored[first + warp_index() * step];
-    label_logit = batch.row(label_row)[batch.labels[label_row]];
+    label_y = label_y_of<kCapped>(batch, label_row, lane_index(), static_cast<C>(transforms.shared.inner));
   }
   const int first_group = thread / kLogitThreads;
 #pragma unroll 1
@@ -87,10 +98,11 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   if (label_row < 0) return;
   const LogitTransform transform = transforms.of<C>(label_row);
   const auto all = merge_warps<kOutputs>(sums[warp_index()], transform);
-  const C label_y = y_of<kCapped>(widen(label_logit), static_cast<C>(transform.inner));
-  if (lane_index() != 0) return;
-  outputs.template write<kOutputs>(label_row, batch.labels[label_row], label_y, all, transform.factor,
-                                   batch.vocabulary);
+  if (lane_index() == 0) outputs.template write_row<kOutputs>(label_row, all, transform.factor, batch.vocabulary);
+  for (int64_t k = lane_index(); k < batch.labels.per_row; k += kWarp) {
+    if (k >= kWarp) label_y = label_y_of<kCapped>(batch, label_row, k, static_cast<C>(transform.inner));
+    outputs.template write_label<kOutputs>(label_row, k, batch.labels[label_row][k], label_y, all, transform.factor);
+  }
 }
 
 template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
@@ -101,14 +113,13 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
   const int64_t row = blockIdx.x / blocks;
   T* row_grad = grad + grad_offset(row);
   const Slice slice = division.slice(row_grad, batch.vocabulary, static_cast<int>(blockIdx.x % blocks));
-  const int64_t label = batch.labels[row];
-  const RowKind kind = batch.kind(row, label);
+  const RowKind kind = batch.kind(row);
   if (kind != RowKind::scored) {
     const C value = kind == RowKind::masked ? C{0} : C{NAN};
     return fill_row(row_grad, batch.vocabulary, slice, narrow<T>(value));
   }
-  write_row_gradient<kCapped, kEntropy>(batch.row(row), row_grad, batch.vocabulary, slice, static_cast<int>(label),
-                                        transforms.of<C>(row), gradients[row]);
+  write_row_gradient<kCapped, kEntropy>(batch.row(row), row_grad, batch.vocabulary, 0, slice, row, batch.labels[row],
+                                        transforms.of<C>(row), gradients);
 }
 
 template <class T>
@@ -117,7 +128,7 @@ Batch<T> batch_of(const Tensor& logits, const LogitRows& rows, const Tensor& lab
   const int64_t count = rows.positions.count;
   check_row_length(rows.vocabulary);
   return {static_cast<const T*>(logits.const_data_ptr()), rows.offset, static_cast<int>(rows.vocabulary),
-          data<int64_t>("labels", labels, count, device), data<bool>("mask", mask, count, device)};
+          RowLabels::of(labels, rows.positions, device), data<bool>("mask", mask, count, device)};
 }
 
 // One block per multiprocessor, or as many as it takes.
@@ -137,7 +148,8 @@ SixTensors token_logprobs_cuda(const Tensor& logits, const Tensor& labels, const
   const LogitRows rows(logits, device);
   const LogitTransforms transforms =
       make_transforms(logits, logit_scale, temperature, token_temperature, softcap, rows.positions.count, device);
-  const LogprobOutputs results(compute_dtype(logits), labels, outputs);
+  const int64_t labels_per_row = RowLabels::of(labels, rows.positions, device).per_row;
+  const LogprobOutputs results(compute_dtype(logits), labels, rows.positions, labels_per_row, outputs);
 
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
@@ -177,7 +189,8 @@ void write_gradient(const OptionalTensor& grad_logprobs, const OptionalTensor& g
     using T = decltype(type);
     using C = compute_t<T>;
     const Batch<T> batch = batch_of<T>(logits, rows, labels, mask, device);
-    const auto gradients = row_gradients<C>(grad_logprobs, grad_entropy, entropy, lse, count, device);
+    const auto gradients =
+        row_gradients<C>(grad_logprobs, grad_entropy, entropy, lse, count, batch.labels.per_row, device);
     const auto division = RowDivision::of<T>(count, rows.vocabulary);
     dispatch_bool(transforms.shared.capped, [&](auto capped) {
       dispatch_bool(grad_entropy.has_value(), [&](auto entropy) {

@@ -280,25 +280,37 @@ __device__ inline void fill_row(T* out, int count, const Slice& slice, T value) 
   for (int i = first; i < slice.end; i += kStride<T>) store_vector(out, count, i, elements);
 }
 
-// Writes a slice of the gradient with respect to a row of logits to `grad`, which may be the row itself. `label`: the
-// index of the label in the row, negative if the label is not in it.
-template <bool kCapped, bool kEntropy, class T, class C = compute_t<T>>
-__device__ inline void write_row_gradient(const T* row, T* grad, int count, const Slice& slice, int label,
-                                          const LogitTransform& transform, const RowGradient& gradient) {
+// Writes a slice of the gradient with respect to a row of logits to `grad`, which may be the row itself. The logits
+// are those of the vocabulary from `first` on; `labels` are the row's, of the whole vocabulary.
+template <bool kCapped, bool kEntropy, class T, class Upstream, class C = compute_t<T>>
+__device__ inline void write_row_gradient(const T* row, T* grad, int count, int64_t first, const Slice& slice,
+                                          int64_t index, const int64_t* labels, const LogitTransform& transform,
+                                          const RowGradients<Upstream>& gradients) {
+  __shared__ RowGradient gradient;
   __shared__ OffLabelCoefficients coefficients;
   const C inner = static_cast<C>(transform.inner);
-  // Double precision is slow on some GPUs, so one thread computes each of these values.
-  const bool in_slice = label >= 0 && label >= slice.begin && label < slice.end;
-  const bool has_label = in_slice && threadIdx.x == kLogitThreads - 1;
+  // Double precision is slow on some GPUs, so one thread computes each of these values. The last thread takes the first
+  // label; RowLabels::kMost is kLogitThreads.
+  const int k = kLogitThreads - 1 - static_cast<int>(threadIdx.x);
+  const int64_t label = k < gradients.labels_per_row ? labels[k] : kIgnoredLabel;
+  const int64_t at = label - first;  // -1 - first or less if the label is ignored
+  const bool has_label = at >= 0 && at >= slice.begin && at < slice.end;
   C label_y = 0;
-  if (has_label) label_y = y_of<kCapped>(widen(row[label]), inner);
-  if (threadIdx.x == 0) coefficients = gradient.off_label(transform);
+  if (has_label) label_y = y_of<kCapped>(widen(row[at]), inner);
+  if (threadIdx.x == 0) {
+    gradient = gradients.of(index, labels);
+    coefficients = gradient.off_label(transform);
+  }
   __syncthreads();
-  const C at_label = has_label ? static_cast<C>(gradient.at_label(label_y, transform)) : C{0};
+  C at_label = 0;
+  if (has_label) {
+    const double of_label = gradients.of_label(index, labels, label);
+    at_label = static_cast<C>(gradient.at_label(label_y, of_label, transform));
+  }
   const auto off_label = OffLabelGradient<ScalarVec<C>, kCapped, kEntropy>::make(transform, coefficients);
   map_row(row, grad, count, slice, [=](C x) { return off_label({y_of<kCapped>(x, inner)}).v; });
   __syncthreads();
-  if (has_label) grad[label] = narrow<T>(at_label);
+  if (has_label) grad[at] = narrow<T>(at_label);
 }
 
 }  // namespace segkernel

@@ -64,12 +64,9 @@ Result run(const std::vector<T>& logits, int64_t label, const LogitTransform& tr
   const auto count = static_cast<int64_t>(logits.size());
   kernels<T>().accumulate(logits.data(), count, 0, transform, Outputs::statistics, sums);
   const double label_y = y_of(&logits[label], transform, kernels<T>());
-  return {logprob_of(label_y, sums.running, transform.factor),
-          entropy_of(sums.running),
-          log_sum_exp(sums.running, transform.factor),
-          sum_squares_of(sums.running),
-          mean_logit_of(sums, transform.factor, count),
-          sums.totals.index};
+  return {logprob_of(label_y, sums.running, transform.factor), entropy_of(sums.running),
+          log_sum_exp(sums.running, transform.factor),         sum_squares_of(sums.running),
+          mean_logit_of(sums, transform.factor, count),        sums.totals.index};
 }
 
 // z of every logit, in double.
@@ -106,11 +103,10 @@ void check(const std::vector<float>& values, const double* softcap, double tempe
   const std::vector<double> z = transformed(logits, 1, temperature, softcap);
   const Result expected = exact(z, label);
   const Result actual = run(logits, label, transform);
-  for (const double error :
-       {actual.logprob - expected.logprob, actual.entropy - expected.entropy, actual.lse - expected.lse,
-        actual.sum_squares - expected.sum_squares,
-        // a mean over -inf is -inf
-        actual.mean_logit == expected.mean_logit ? 0 : actual.mean_logit - expected.mean_logit}) {
+  for (const double error : {actual.logprob - expected.logprob, actual.entropy - expected.entropy,
+                             actual.lse - expected.lse, actual.sum_squares - expected.sum_squares,
+                             // a mean over -inf is -inf
+                             actual.mean_logit == expected.mean_logit ? 0 : actual.mean_logit - expected.mean_logit}) {
     raise(largest_output_error, std::fabs(error));
   }
   // The cap rounds, and may make the y of different logits equal.

@@ -98,17 +98,18 @@ def importance_weights(
 
     if ids is None or num_segments is None:  # one segment per row
         num_segments = 1
-        ids = torch.zeros_like(log_ratios, dtype=torch.int32) if mask is None else mask.int() - 1
+        keep = torch.ones_like(log_ratios, dtype=torch.bool) if mask is None else mask.clone()
+        ids = keep.int() - 1
     else:
         _validate.integer("num_segments", num_segments, at_least=0)
         ids = _tensors.segment_ids(ids, "logprobs", logprobs, logprobs.shape, cu_seqlens)
-        member = (ids >= 0) & (ids < num_segments)
-        ids = torch.where(member if mask is None else member & mask, ids, -1)
+        keep = (ids >= 0) & (ids < num_segments)
+        keep = keep if mask is None else keep & mask
+        ids = torch.where(keep, ids, -1)
     reduced = segment_reduce(log_ratios, ids, num_segments, reduce=average, cu_seqlens=cu_seqlens)
     lowest = low_value if row_low is None else row_low.unsqueeze(1)
     highest = high_value if row_high is None else row_high.unsqueeze(1)
     weights, inside = _bounded(reduced.exp(), lowest, highest, mode)
-    keep = ids >= 0
     if mode == "mask":
         keep = keep & (segment_broadcast(inside.to(dtype), ids, cu_seqlens=cu_seqlens) > 0)
     return segment_broadcast(weights, ids, cu_seqlens=cu_seqlens), keep

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segkernel import _tensors, _validate
 from segkernel._enums import LOGPROB_OUTPUTS
+from segkernel._head_tiles import TILE_ELEMENTS, Tiles
 from segkernel._library import cuda_kernels, ops, register_fake
 from segkernel.ops.token_logprobs import (
     COMPUTED_FROM,
@@ -20,19 +21,14 @@ from segkernel.ops.token_logprobs import (
     per_token,
     results,
 )
+from segkernel.ops.vocab_parallel_linear import vocab_parallel_linear
 from segkernel.types import TokenLogprobs
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from typing_extensions import Unpack
 
     from segkernel.types import LogitOptions
-
-# Logits are computed in tiles of all valid tokens by a slice of the vocabulary. A slice is wide enough for matrix
-# products at full speed and at most 1/16 of the vocabulary, which bounds tile and workspace relative to the logits.
-# On the CPU a tile of 1,024 tokens fits the cache; on CUDA a tile is at most 256 MB of bfloat16.
-TILE_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
-NARROWEST_TILE = 1024
-TILES_AT_LEAST = 16
 
 
 @overload
@@ -46,6 +42,8 @@ def linear_token_logprobs(
     compute_dtype: torch.dtype | None = ...,
     entropy: Literal[False] = False,
     outputs: None = None,
+    group: ProcessGroup | None = ...,
+    first: int | None = ...,
     **options: Unpack[LogitOptions],
 ) -> Tensor: ...
 
@@ -61,6 +59,8 @@ def linear_token_logprobs(
     compute_dtype: torch.dtype | None = ...,
     entropy: Literal[True],
     outputs: None = None,
+    group: ProcessGroup | None = ...,
+    first: int | None = ...,
     **options: Unpack[LogitOptions],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -76,6 +76,8 @@ def linear_token_logprobs(
     compute_dtype: torch.dtype | None = ...,
     entropy: bool,
     outputs: None = None,
+    group: ProcessGroup | None = ...,
+    first: int | None = ...,
     **options: Unpack[LogitOptions],
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
@@ -108,6 +110,8 @@ def linear_token_logprobs(
     entropy: bool = False,
     outputs: Sequence[str] | None = None,
     compute_dtype: torch.dtype | None = None,
+    group: ProcessGroup | None = None,
+    first: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
     """`token_logprobs(hidden @ weight.T + bias, labels, mask)`, without materializing the logits.
 
@@ -129,6 +133,10 @@ def linear_token_logprobs(
         compute_dtype: dtype of the matrix products, and of the logits; by default that of autocast where it is enabled,
             and otherwise that of `hidden`. Inputs of other dtypes are converted, `weight` one slice at a time. As in
             autocast, float64 hidden states stay so by default. Gradients have the dtypes of the inputs.
+        group: processes that share the vocabulary; `weight` and `bias` are then this process's rows of the head, and
+            the exchange is that of `vocab_parallel_token_logprobs`. The gradient of `hidden` is summed over the group.
+            One label per token, without `outputs`.
+        first: with `group`, as in `vocab_parallel_token_logprobs`.
 
     Returns:
         As `token_logprobs`; float64 if the matrix products are.
@@ -158,12 +166,21 @@ def linear_token_logprobs(
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias: expected [{weight.shape[0]}] to match weight, got {_validate.describe(bias)}")
     labels, mask = check_labels(labels, mask, "hidden[..., 0]", hidden, hidden.shape[:-1], several=True)
-    _tensors.labels_in_range(labels, mask, weight.shape[0])
+    if group is None:
+        _tensors.labels_in_range(labels, mask, weight.shape[0])
     temperature, token_temperature = per_token("temperature", temperature, labels, mask, hidden.dim() - 1)
     options = logit_options(temperature, logit_scale, softcap)
-    computed, dtype = outputs_code(entropy, outputs), _dtype_code(compute_dtype, hidden)
+    if group is not None:
+        _check_with_group(hidden, labels, outputs, first)
+        _validate.boolean("entropy", entropy)
+        dtype = _dtype_of(_dtype_code(compute_dtype, hidden))
+        logprobs, entropies = vocab_parallel_linear(
+            hidden, weight, bias, labels, mask, token_temperature, options, dtype, entropy, group, first
+        )
+        return (logprobs, entropies) if entropy else logprobs
+    computed, code = outputs_code(entropy, outputs), _dtype_code(compute_dtype, hidden)
     found = ops.linear_token_logprobs.default(
-        hidden, weight, bias, labels, mask, token_temperature, *options, computed, dtype
+        hidden, weight, bias, labels, mask, token_temperature, *options, computed, code
     )
     return results(found, entropy, outputs)
 
@@ -171,6 +188,15 @@ def linear_token_logprobs(
 def _check_with_hidden(name: str, value: Tensor, hidden: Tensor) -> None:
     _tensors.tensor(name, value)
     _tensors.same_device(name, value, "hidden", hidden)
+
+
+def _check_with_group(hidden: Tensor, labels: Tensor, outputs: Sequence[str] | None, first: int | None) -> None:
+    if labels.dim() != hidden.dim() - 1:
+        raise ValueError(f"labels: expected one per token with group, got {_validate.describe(labels)}")
+    if outputs is not None:
+        raise ValueError(f"outputs: expected None with group, got {outputs!r}")
+    if first is not None:
+        _validate.integer("first", first, at_least=0)
 
 
 # Dtypes of the matrix products; the operators take the index.
@@ -194,97 +220,6 @@ def _dtype_of(code: int) -> torch.dtype:
     return _COMPUTE_DTYPES[code]
 
 
-def _slices(tokens: int, vocabulary: int, device: str) -> Iterator[tuple[int, int]]:
-    """Yields `[first, last)` of every slice of the vocabulary; the slices are of about equal width."""
-    widest = max(min(TILE_ELEMENTS[device] // max(tokens, 1), vocabulary // TILES_AT_LEAST), NARROWEST_TILE)
-    width = -(-vocabulary // -(-vocabulary // widest) // 64) * 64
-    for first in range(0, vocabulary, width):
-        yield first, min(first + width, vocabulary)
-
-
-def _may_compact(labels: Tensor, mask: Tensor | None) -> bool:
-    """Whether the host may read the number of valid tokens: on CUDA that synchronizes."""
-    return not labels.is_cuda or (mask is not None and not torch.cuda.is_current_stream_capturing())
-
-
-class _Tiles:
-    """Iterator over logits tiles `[n, width]` in one reused buffer, with the slices of the weight they are made of.
-
-    Tiles and slices have the dtype of the matrix products. Invalid tokens are dropped, or labeled -100 when compaction
-    would need a device synchronization.
-    """
-
-    def __init__(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        mask: Tensor | None,
-        token_temperature: Tensor | None,
-        dtype: torch.dtype,
-    ) -> None:
-        self.dims = hidden.dim() - 1  # of the tokens
-        is_valid = ops._linear_token_logprobs_valid.default(  # [N]
-            labels, mask, token_temperature, self.dims, weight.shape[0]
-        )
-        compacts = _may_compact(labels, mask)
-        self.valid = is_valid.nonzero().squeeze(-1) if compacts else None
-        self.tokens = is_valid.shape[0]
-        self.all_kept = self.valid is None or self.valid.shape[0] == self.tokens
-        self.hidden = self.compact(hidden).to(dtype)  # [n, H]
-        self.labels = self.compact(labels)  # [n] or [n, K]
-        self.temperature = None if token_temperature is None else self.compact(token_temperature)  # [n]
-        self.is_valid = None if compacts else is_valid[:, None]
-        if self.is_valid is not None:
-            self.labels = torch.where(is_valid if self.labels.dim() == 1 else self.is_valid, self.labels, -100)
-            if self.temperature is not None:
-                self.temperature = torch.where(is_valid, self.temperature, 1.0)
-        if weight.dim() != 2 or weight.shape[0] == 0:
-            raise ValueError(f"weight: expected [V, H] with V >= 1, got {list(weight.shape)}")
-        if bias is not None and bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias: expected [{weight.shape[0]}], got {list(bias.shape)}")
-        self.weight, self.bias = weight, bias
-
-    def hidden_of_valid(self) -> Tensor:
-        """`hidden` with 0 at invalid tokens, whose hidden states may be NaN."""
-        return self.hidden if self.is_valid is None else torch.where(self.is_valid, self.hidden, 0)
-
-    def compact(self, values: Tensor) -> Tensor:
-        """Values of all tokens `[...]` to rows of the multiplied ones."""
-        rows = values.reshape(self.tokens, *values.shape[self.dims :])
-        return rows if self.all_kept else rows[self.valid]
-
-    def spread(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Inverse of `compact`, in the shape of `like`, with 0 at dropped tokens."""
-        if self.all_kept:
-            return rows.view(like.shape)
-        every = rows.new_zeros(like.shape)
-        every.view(-1, *rows.shape[1:])[self.valid] = rows
-        return every
-
-    def __iter__(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-        tokens, dtype = self.hidden.shape[0], self.hidden.dtype
-        slices = list(_slices(tokens, self.weight.shape[0], self.hidden.device.type)) if tokens else []
-        width = max((last - first for first, last in slices), default=0)
-        buffer = self.hidden.new_empty(width * tokens)
-        converted = self.scratch(width, like=self.weight)
-        for first, last in slices:
-            tile = buffer[: tokens * (last - first)].view(tokens, last - first)
-            weight = self.weight[first:last]
-            if converted is not None:
-                weight = converted[: last - first].copy_(weight)
-            if self.bias is None:
-                torch.mm(self.hidden, weight.T, out=tile)
-            else:
-                torch.addmm(self.bias[first:last].to(dtype), self.hidden, weight.T, out=tile)
-            yield first, last, tile, weight
-
-    def scratch(self, rows: int, like: Tensor) -> Tensor | None:
-        """Uninitialized `[rows, H]` in the dtype of the products, or None if that is the dtype of `like`."""
-        return None if like.dtype == self.hidden.dtype else self.hidden.new_empty((rows, self.hidden.shape[1]))
-
-
 def _forward(
     hidden: Tensor,
     weight: Tensor,
@@ -298,7 +233,7 @@ def _forward(
     outputs: int,
     compute_dtype: int,
 ) -> tuple[Tensor, ...]:
-    tiles = _Tiles(hidden, weight, bias, labels, mask, token_temperature, _dtype_of(compute_dtype))
+    tiles = Tiles(hidden, weight, bias, labels, mask, token_temperature, _dtype_of(compute_dtype))
     options = (tiles.temperature, logit_scale, temperature, softcap)
     sums = hidden.new_empty((tiles.hidden.shape[0], 7), dtype=torch.float64)
     label_y = torch.empty_like(tiles.labels, dtype=torch.float64)
@@ -334,47 +269,16 @@ def _gradients(
     weight_needed: bool,
     bias_needed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tiles = _Tiles(hidden, weight, bias, labels, mask, token_temperature, _dtype_of(compute_dtype))
-    options = (tiles.temperature, logit_scale, temperature, softcap)
-
-    def per_row(values: Tensor | None) -> Tensor | None:
-        return None if values is None else tiles.compact(values).to(torch.float64).contiguous()
-
-    upstream = (per_row(grad_logprobs), per_row(grad_entropies))
-    known = (per_row(entropies if grad_entropies is not None else lse), per_row(lse))
-    dtype = _tensors.compute_dtype(tiles.hidden)
-    grad_hidden = torch.zeros_like(tiles.hidden, dtype=dtype) if hidden_needed else hidden.new_empty(0)
-    grad_weight = weight.new_empty(weight.shape) if weight_needed else weight.new_empty(0)
-    grad_bias = weight.new_empty(0) if bias is None or not bias_needed else bias.new_empty(bias.shape)
-    if not tiles.hidden.shape[0]:
-        grad_weight.zero_()
-        grad_bias.zero_()
-    hidden_of_valid = tiles.hidden_of_valid() if weight_needed else tiles.hidden
-    product = tiles.scratch(tiles.hidden.shape[0], like=grad_hidden) if hidden_needed and not hidden.is_cuda else None
-    for first, last, tile, weight_slice in tiles:
-        ops._linear_token_logprobs_gradient_.default(tile, tiles.labels, first, *upstream, *known, *options)
-        if hidden_needed:
-            _add_product(grad_hidden, tile, weight_slice, product)
-        if weight_needed and weight.dtype == tile.dtype:
-            torch.mm(tile.T, hidden_of_valid, out=grad_weight[first:last])
-        elif weight_needed:
-            # The slice of the weight in the dtype of the products is not needed any more.
-            grad_weight[first:last] = torch.mm(tile.T, hidden_of_valid, out=weight_slice)
-        if bias_needed:
-            grad_bias[first:last] = tile.sum(0, dtype=dtype)
-    if hidden_needed:
-        grad_hidden = tiles.spread(grad_hidden.to(hidden.dtype), hidden)
-    return grad_hidden, grad_weight, grad_bias
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor, scratch: Tensor | None) -> None:
-    """`total += a @ b`. For `a`, `b` of lower precision cuBLAS accumulates into `total`; the CPU needs `scratch`."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    elif scratch is None:
-        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
-    else:
-        total.add_(torch.mm(a, b, out=scratch))
+    tiles = Tiles(hidden, weight, bias, labels, mask, token_temperature, _dtype_of(compute_dtype))
+    return tiles.gradients(
+        grad_logprobs,
+        grad_entropies,
+        hidden,
+        entropies,
+        lse,
+        (logit_scale, temperature, softcap),
+        (hidden_needed, weight_needed, bias_needed),
+    )
 
 
 # Without CUDA kernels, `_library` has registered CUDA implementations that raise.

@@ -142,19 +142,24 @@ def shard_state(
     want_weighted: bool,
 ) -> Tensor:
     """`logprob_state` of validated arguments; without `want_weighted`, `w` is 0."""
-    # RowSums in csrc/ops/token_logprobs/token_logprobs.h: maximum, sum, weighted sum, and four that are not computed.
-    empty = [-torch.inf, 0.0, 0.0, 0.0, 0.0, -torch.inf, 0.0]
-    sums = torch.tensor(empty, dtype=torch.float64, device=logits.device).expand(*labels.shape, 7).clone()
-    label_y = torch.full(labels.shape, torch.nan, dtype=torch.float64, device=logits.device)
+    sums, label_y = empty_sums(labels)
     options = (token_temperature, logit_scale, temperature, softcap)
     outputs = LOGPROB_OUTPUTS["entropies" if want_weighted else "logprobs"]
     ops._linear_token_logprobs_fold_.default(sums, label_y, logits, labels, first, *options, outputs)
-    state = torch.cat([sums[..., :3], label_y.unsqueeze(-1)], dim=-1)
-    return in_nats(state, labels, logits, *options)
+    return in_nats(sums, label_y, labels, logits, *options)
+
+
+def empty_sums(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The kernels' state before any column is read: sums `[..., 7]` and the label's logit `[...]`."""
+    # RowSums in csrc/ops/token_logprobs/token_logprobs.h: maximum, sum, weighted sum, and four that are not computed.
+    empty = [-torch.inf, 0.0, 0.0, 0.0, 0.0, -torch.inf, 0.0]
+    sums = torch.tensor(empty, dtype=torch.float64, device=labels.device).expand(*labels.shape, 7).clone()
+    return sums, torch.full(labels.shape, torch.nan, dtype=torch.float64, device=labels.device)
 
 
 def in_nats(
-    state: Tensor,
+    sums: Tensor,
+    label_y: Tensor,
     labels: Tensor,
     like: Tensor,
     token_temperature: Tensor | None,
@@ -170,8 +175,8 @@ def in_nats(
     temperatures = torch.tensor(temperature, dtype=torch.float64) if token_temperature is None else token_temperature
     factor = (logit_scale if softcap is None else softcap) / temperatures * math.log2(math.e)
     factor = factor.to(_tensors.compute_dtype(like)).double() * math.log(2)
-    maximum, total, weighted, label = state.unbind(-1)
-    nats = torch.stack([maximum * factor, total, weighted * math.log(2), label * factor], dim=-1)
+    maximum, total, weighted, *_ = sums.unbind(-1)
+    nats = torch.stack([maximum * factor, total, weighted * math.log(2), label_y * factor], dim=-1)
     return nats.masked_fill_((labels == -100).unsqueeze(-1), 0.0)
 
 

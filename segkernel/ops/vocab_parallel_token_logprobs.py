@@ -76,14 +76,18 @@ def vocab_parallel_token_logprobs(
     inplace = inplace_backward and logits.requires_grad and torch.is_grad_enabled()
     if inplace:
         check_writable(logits)
-    if not dist.is_initialized():
-        raise RuntimeError("group: expected an initialized process group; call torch.distributed.init_process_group")
+    check_initialized()
     labels = ignored_where_masked(labels, mask)
-    first = first_column(logits, group) if first is None else first
+    first = first_column(logits.shape[-1], logits.device, group) if first is None else first
     arguments = (token_temperature, *options)
     logprobs: Tensor
     logprobs, entropies = _apply(logits, labels, first, group, entropy, inplace, arguments)
     return (logprobs, entropies) if entropy else logprobs
+
+
+def check_initialized() -> None:
+    if not dist.is_initialized():
+        raise RuntimeError("group: expected an initialized process group; call torch.distributed.init_process_group")
 
 
 def all_gather(gathered: Tensor, mine: Tensor, group: dist.ProcessGroup | None) -> None:
@@ -93,9 +97,9 @@ def all_gather(gathered: Tensor, mine: Tensor, group: dist.ProcessGroup | None) 
     gather(gathered, mine, group=group)
 
 
-def first_column(logits: Tensor, group: dist.ProcessGroup | None) -> int:
+def first_column(columns: int, device: torch.device, group: dist.ProcessGroup | None) -> int:
     """Index of this process's first column, from the widths of the shards of lower ranks."""
-    width = torch.tensor([logits.shape[-1]], device=logits.device)
+    width = torch.tensor([columns], device=device)
     widths = width.new_empty(dist.get_world_size(group))
     all_gather(widths, width, group)
     return int(widths[: dist.get_rank(group)].sum())

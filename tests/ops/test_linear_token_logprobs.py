@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import segkernel
-from segkernel import reference
+from segkernel import _head_tiles, reference
 from tests.helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, leaves, opcheck, unchanged
 from tests.ops.logprob_helpers import OUTPUTS, TRANSFORMS, accuracy, random_labels
 
@@ -63,7 +63,7 @@ def test_linear_token_logprobs_match_float64_reference(H, V, dtype, transform):
 @pytest.mark.parametrize("compacts", [True, False])
 def test_linear_is_argmax_is_the_first_of_equal_logits(compacts, monkeypatch):
     """Largest logits in several tiles: that with the lowest index counts, and with a bias not the same one."""
-    monkeypatch.setattr(implementation, "_may_compact", lambda labels, mask: compacts)
+    monkeypatch.setattr(_head_tiles, "may_compact", lambda labels, mask: compacts)
     V = 3001  # three tiles
     hidden, weight = torch.ones(6, 2), torch.zeros(V, 2)
     weight[[700, 1500, 2900]] = 4.0
@@ -181,7 +181,7 @@ def test_linear_token_logprobs_without_compaction(dtype, masked, monkeypatch):
         )
         spread = [torch.zeros(N, *part.shape[1:], dtype=part.dtype) for part in parts[:3]]
         expected = [every.index_put((kept,), part) for every, part in zip(spread, parts, strict=False)] + parts[3:]
-    monkeypatch.setattr(implementation, "_may_compact", lambda labels, mask: False)
+    monkeypatch.setattr(_head_tiles, "may_compact", lambda labels, mask: False)
     actual = values_and_gradients(*arguments)
     eps = torch.finfo(dtype).eps
     for out, wanted in zip(actual, expected, strict=True):
@@ -376,7 +376,7 @@ def test_linear_token_logprobs_of_one_temperature_per_token(monkeypatch):
 
     apart = [results(0.5, slice(1)), results(1.25, slice(1, 2))]
     for compacts in (True, False):
-        monkeypatch.setattr(implementation, "_may_compact", lambda labels, mask, compacts=compacts: compacts)
+        monkeypatch.setattr(_head_tiles, "may_compact", lambda labels, mask, compacts=compacts: compacts)
         together = results(temperature)
         for index, value in enumerate(together):
             parts = [part[index] for part in apart]

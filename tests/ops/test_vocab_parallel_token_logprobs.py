@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 import segkernel
-from tests.ops.vocab_parallel import DTYPES, OPTIONS, PROCESSES, SHAPE, WIDTHS, inputs, my_shard, results
+from tests.ops.vocab_parallel import (
+    DTYPES,
+    OPTIONS,
+    PROCESSES,
+    SHAPE,
+    WIDTHS,
+    head,
+    head_results,
+    inputs,
+    my_shard,
+    results,
+)
 
 CASES = [(size, name, dtype) for size in WIDTHS for name in OPTIONS for dtype in DTYPES]
 # Outputs are rounded to float32, gradients to the dtype of the logits.
@@ -67,6 +78,27 @@ def test_all_processes_get_the_same_bits(by_rank: dict[int, Any], size: int) -> 
                 assert one.numpy().tobytes() == two.numpy().tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("size", WIDTHS)
+def test_heads_of_processes_agree_with_one(by_rank: dict[int, Any], size: int, dtype: str) -> None:
+    expected = head_results(*head(DTYPES[dtype]), temperature=0.7)
+    tolerance = {"float64": 1e-12, "float32": 5e-6}[dtype]
+    for rank, every in enumerate(by_rank[size]):
+        for name, found in every[f"head, {dtype}"].items():
+            whole = expected[name]
+            wanted = whole.split(WIDTHS[size])[rank] if name in ("weight", "bias") else whole
+            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("size", WIDTHS)
+def test_heads_give_all_processes_the_same_bits(by_rank: dict[int, Any], size: int) -> None:
+    first, *others = (every["head, bfloat16"] for every in by_rank[size])
+    for other in others:
+        for name in ("logprobs", "entropies", "hidden"):
+            assert torch.equal(first[name], other[name])
+        assert (other["hidden"][1, 1:3] == 0).all()
+
+
 @pytest.mark.parametrize("size", WIDTHS)
 def test_masked_tokens_are_zero_and_their_nan_logits_do_not_spread(by_rank: dict[int, Any], size: int) -> None:
     for every in by_rank[size]:
@@ -103,6 +135,11 @@ def test_inplace_backward_writes_the_gradient_into_the_logits(by_rank: dict[int,
         expected = my_shard(logits.grad, size, rank)
         torch.testing.assert_close(every["in place"]["storage"], expected, rtol=2e-6, atol=2e-6)
         torch.testing.assert_close(every["in place"]["gradient"], expected, rtol=2e-6, atol=2e-6)
+
+
+def head_of_group(labels: Tensor, **options: Any) -> Any:
+    group: Any = object()  # arguments are checked before it is used
+    return segkernel.linear_token_logprobs(torch.zeros(1, 3), torch.zeros(2, 3), labels, group=group, **options)
 
 
 def state(*values: float) -> Tensor:
@@ -162,6 +199,9 @@ def test_finish_literals_in_the_given_dtype() -> None:
         (lambda: segkernel.finish_logprobs(state(0, 0, 0)), r"state: expected \[\.\.\., 4\], got"),
         (lambda: segkernel.logprob_state(torch.zeros(1, 2), torch.tensor([0]), first=-1), "first: expected"),
         (lambda: segkernel.vocab_parallel_token_logprobs(torch.zeros(1, 2), torch.tensor([0])), "group: expected"),
+        (lambda: head_of_group(torch.tensor([[0, 1]])), "labels: expected one per token with group, got int64"),
+        (lambda: head_of_group(torch.tensor([0]), outputs=("entropy",)), "outputs: expected None with group"),
+        (lambda: head_of_group(torch.tensor([0]), first=-1), "first: expected"),
     ],
 )
 def test_wrong_arguments_are_named(call: Any, message: str) -> None:

@@ -61,6 +61,30 @@ def results(function: Callable[..., Any], logits: Tensor, *args: Tensor, **optio
     return {"logprobs": logprobs.detach(), "entropies": entropies.detach(), "gradient": logits.grad}
 
 
+def head(dtype: torch.dtype) -> list[Tensor]:
+    """Hidden states, weight and bias of the whole LM head; the hidden states of a masked token are NaN."""
+    generator = torch.Generator().manual_seed(8)
+    shapes = ((*SHAPE, 8), (VOCABULARY, 8), (VOCABULARY,))
+    hidden, weight, bias = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    hidden[1, 1] = torch.nan
+    return [value.to(dtype) for value in (hidden, weight, bias)]
+
+
+def head_results(hidden: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> dict[str, Tensor]:
+    """Outputs of `linear_token_logprobs`, and the gradients of a weighted sum of both."""
+    _, labels, mask = inputs(torch.float32)
+    leaves = [value.clone().requires_grad_() for value in (hidden, weight, bias)]
+    logprobs, entropies = segkernel.linear_token_logprobs(
+        leaves[0], leaves[1], labels, mask, bias=leaves[2], entropy=True, **options
+    )
+    ((weights(1) * logprobs).sum() + (weights(2) * entropies).sum()).backward()
+    found = {"logprobs": logprobs.detach(), "entropies": entropies.detach()}
+    for name, leaf in zip(("hidden", "weight", "bias"), leaves, strict=True):
+        assert leaf.grad is not None
+        found[name] = leaf.grad
+    return found
+
+
 def my_shard(whole: Tensor, size: int, rank: int) -> Tensor:
     return whole.split(WIDTHS[size], dim=-1)[rank]
 
@@ -75,6 +99,9 @@ def run_cases(group: Any, size: int, rank: int) -> dict[str, Any]:
             found[f"{name}, {dtype_name}"] = results(
                 segkernel.vocab_parallel_token_logprobs, shard, labels, mask, group=group, **options
             )
+        hidden, weight, bias = head(dtype)
+        rows = [value.split(WIDTHS[size])[rank] for value in (weight, bias)]
+        found[f"head, {dtype_name}"] = head_results(hidden, *rows, group=group, temperature=0.7)
     logits, labels, mask = inputs(torch.float32)
     shard = my_shard(logits, size, rank)
     call = segkernel.vocab_parallel_token_logprobs

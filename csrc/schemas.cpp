@@ -52,18 +52,18 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       " Tensor? mask, Tensor? token_temperature, Tensor entropy, Tensor lse, float logit_scale, float temperature,"
       " float? softcap) -> ()");
   library.def(
-      "token_divergences(Tensor logits, Tensor other_logits, Tensor? labels, Tensor? mask, int kind, float beta,"
-      " float logit_scale, float temperature, float? softcap, bool inplace_backward)"
+      "token_divergences(Tensor logits, Tensor other_logits, Tensor? labels, Tensor? mask, Tensor? token_temperature,"
+      " int kind, float beta, float logit_scale, float temperature, float? softcap, bool inplace_backward)"
       " -> (Tensor divergence, Tensor entropy, Tensor other_entropy, Tensor logprobs, Tensor other_logprobs,"
       " Tensor state)");
   library.def(
       "token_divergences_backward(Tensor? grad_divergence, Tensor? grad_entropy, Tensor? grad_logprobs, Tensor logits,"
-      " Tensor other_logits, Tensor? labels, Tensor? mask, Tensor state, int kind, float beta, float logit_scale,"
-      " float temperature, float? softcap) -> Tensor");
+      " Tensor other_logits, Tensor? labels, Tensor? mask, Tensor? token_temperature, Tensor state, int kind,"
+      " float beta, float logit_scale, float temperature, float? softcap) -> Tensor");
   library.def(
       "token_divergences_backward_(Tensor? grad_divergence, Tensor? grad_entropy, Tensor? grad_logprobs,"
-      " Tensor(a!) logits, Tensor other_logits, Tensor? labels, Tensor? mask, Tensor state, int kind, float beta,"
-      " float logit_scale, float temperature, float? softcap) -> ()");
+      " Tensor(a!) logits, Tensor other_logits, Tensor? labels, Tensor? mask, Tensor? token_temperature, Tensor state,"
+      " int kind, float beta, float logit_scale, float temperature, float? softcap) -> ()");
   // linear_token_logprobs is written in Python around matrix products; those with an underscore are its steps.
   library.def(
       "linear_token_logprobs(Tensor hidden, Tensor weight, Tensor? bias, Tensor labels, Tensor? mask,"

@@ -10,7 +10,7 @@ from torch import Tensor
 from segkernel import _tensors, _validate
 from segkernel._enums import DIVERGENCE
 from segkernel._library import ops, register_fake
-from segkernel.ops.token_logprobs import check_labels, check_logits, check_writable, logit_options
+from segkernel.ops.token_logprobs import check_labels, check_logits, check_writable, logit_options, per_token
 from segkernel.types import TokenDivergences
 
 
@@ -22,7 +22,7 @@ def token_divergences(
     *,
     kind: str = "kl",
     beta: float = 0.5,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     inplace_backward: bool = False,
@@ -51,7 +51,9 @@ def token_divergences(
         kind: one of the above.
         beta: weight in `"js"`, from 0 to 1. 0 means `KL(q || p)` and 1 means `KL(p || q)`, as in TRL. Not used by the
             other kinds.
-        temperature, logit_scale, softcap: `> 0`; a `softcap` of None means no cap.
+        temperature: of both distributions, `> 0`; a number, or a tensor that broadcasts to `[...]`, as in
+            `token_logprobs`.
+        logit_scale, softcap: `> 0`; a `softcap` of None means no cap.
         inplace_backward: the backward pass writes the gradient into the storage of `logits`; see `token_logprobs`.
 
     Returns:
@@ -91,6 +93,10 @@ def token_divergences(
     else:
         labels, mask = check_labels(labels, mask, "logits[..., 0]", logits, logits.shape[:-1])
         _tensors.labels_in_range(labels, mask, logits.shape[-1])
+    token_temperature = None
+    if isinstance(temperature, Tensor):
+        positions = logits.new_zeros(logits.shape[:-1], dtype=torch.int64) if labels is None else labels
+        temperature, token_temperature = per_token("temperature", temperature, positions, mask)
     options = logit_options(temperature, logit_scale, softcap)
     _validate.boolean("inplace_backward", inplace_backward)
     # A compiled graph must not write to tensors that it saved for its backward pass.
@@ -104,7 +110,7 @@ def token_divergences(
             )
     share = beta if kind == "js" else 0.5
     divergence, entropy, other_entropy, logprobs, other_logprobs, _ = ops.token_divergences.default(
-        logits, other_logits, labels, mask, DIVERGENCE[kind], share, *options, inplace
+        logits, other_logits, labels, mask, token_temperature, DIVERGENCE[kind], share, *options, inplace
     )
     if labels is None:
         return TokenDivergences(divergence, entropy, other_entropy, None, None)
@@ -133,6 +139,7 @@ def _(
     other_logits: Tensor,
     labels: Tensor | None,
     mask: Tensor | None,
+    token_temperature: Tensor | None,
     kind: int,
     beta: float,
     logit_scale: float,
@@ -166,11 +173,11 @@ def _(*args: Any) -> None:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, other_logits, labels, mask, *ctx.options, ctx.inplace = inputs
+    logits, other_logits, labels, mask, token_temperature, *ctx.options, ctx.inplace = inputs
     _, _, other_entropy, _, other_logprobs, state = output
     ctx.mark_non_differentiable(other_entropy, other_logprobs, state)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, other_logits, labels, mask, state)
+    ctx.save_for_backward(logits, other_logits, labels, mask, token_temperature, state)
 
 
 def _backward(
@@ -181,7 +188,7 @@ def _backward(
     grad_logprobs: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor | None, ...]:
-    no_grads = (None,) * 9
+    no_grads = (None,) * 10
     logits, *saved = ctx.saved_tensors
     if saved[1] is None:
         grad_logprobs = None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from segkernel.reference.rows import compute_dtype
-from segkernel.reference.token_logprobs import valid_labels
+from segkernel.reference.token_logprobs import per_valid, valid_labels
 from segkernel.types import TokenDivergences
 
 
@@ -16,7 +16,7 @@ def token_divergences(
     *,
     kind: str = "kl",
     beta: float = 0.5,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> TokenDivergences:
@@ -29,7 +29,7 @@ def token_divergences(
         z = x[valid].to(compute_dtype(x)) * logit_scale  # masked rows are not read
         if softcap is not None:
             z = softcap * torch.tanh(z / softcap)
-        return (z / temperature).log_softmax(-1)
+        return (z / per_valid(temperature, valid)).log_softmax(-1)
 
     log_p, log_q = log_softmax(logits), log_softmax(other_logits.detach())
     outputs = [divergence(log_p, log_q, kind, beta), entropy(log_p), entropy(log_q)]

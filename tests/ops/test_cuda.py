@@ -135,6 +135,9 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
     "token_logprobs, gradient": gradient,
     "token_divergences": lambda ops, x: ops.token_divergences(x["logits"], x["other_logits"], x["kept"]),
     "token_divergences, gradient": divergence_gradient,
+    "token_divergences, temperatures": lambda ops, x: ops.token_divergences(
+        x["logits"], x["other_logits"], x["kept"], kind="tv", temperature=x["warm"]
+    ),
     "topk_divergence, gradient": topk_gradient,
     "sequence_logprobs": lambda ops, x: ops.sequence_logprobs(x["logits"], x["labels"], x["kept"], reduce="mean"),
     "segment_logprobs": lambda ops, x: ops.segment_logprobs(
@@ -145,6 +148,7 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
 CALLS = EXACT | NEAR
 # Calls that also use torch's operators.
 WITH_TORCH = (
+    "token_divergences, temperatures",
     "topk_divergence, gradient",
     "sequence_logprobs",
     "segment_logprobs",

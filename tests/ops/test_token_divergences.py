@@ -28,6 +28,10 @@ def divergence(p, q, kind, **options):
     return segkernel.token_divergences(log_p, log_q, kind=kind, **options).divergence.tolist()
 
 
+def sum_of_differentiable(out):
+    return sum(values.sum() for values in (out.divergence, out.entropy, out.logprobs))
+
+
 def test_token_divergences_literals():
     p, q = [[0.5, 0.25, 0.25]], [[0.25, 0.25, 0.5]]
     # Half of p doubles q, a quarter halves it: 1/2 log 2 - 1/4 log 2. By symmetry the same in the other direction.
@@ -80,6 +84,37 @@ def test_token_divergences_match_float64_reference(V, dtype, kind):
             assert_near(found.double(), wanted, **accuracy(dtype))
         without_labels = segkernel.token_divergences(*poisoned, mask, **options)
         assert_identical(tuple(without_labels[:3]), tuple(out[:3]))
+
+
+@every_kind
+@pytest.mark.parametrize("transform", [{}, {"softcap": 5.0, "logit_scale": 1.5}], ids=str)
+def test_token_divergences_with_one_temperature_per_token(kind, transform):
+    """The bits of each token's temperature as a scalar, in outputs and gradients."""
+    logits, others = pair(2, 3, 4099, dtype=torch.bfloat16)
+    labels, mask = random_labels(2, 3, V=4099), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    temperature = torch.tensor([[0.5, 1.0, NAN], [2.0, 0.7, 1.0]])  # not used at masked positions
+    leaf = logits.clone().requires_grad_()
+    out = segkernel.token_divergences(leaf, others, mask, labels, kind=kind, temperature=temperature, **transform)
+    sum_of_differentiable(out).backward()
+    for b, t in mask.nonzero().tolist():
+        row = logits[b, t].clone().requires_grad_()
+        scalar = {"temperature": temperature[b, t].item(), **transform}
+        one = segkernel.token_divergences(row, others[b, t], None, labels[b, t], kind=kind, **scalar)
+        assert_identical([values[b, t].detach() for values in out], [values.detach() for values in one])
+        sum_of_differentiable(one).backward()
+        assert_identical(leaf.grad[b, t], row.grad)
+    per_row = segkernel.token_divergences(logits, others, mask, kind=kind, temperature=torch.tensor([[0.5], [2.0]]))
+    assert_identical(
+        per_row.divergence[0, 0],
+        segkernel.token_divergences(logits[0, 0], others[0, 0], kind=kind, temperature=0.5).divergence,
+    )
+
+
+@pytest.mark.skipif(BACKEND != "cpu", reason="CUDA's operators give NaN")
+@pytest.mark.parametrize("labels", [None, torch.tensor([0, 1])])
+def test_token_divergences_refuse_a_temperature_that_is_not_positive(labels):
+    with pytest.raises(ValueError, match=r"temperature: expected a finite number > 0, got 0 at \[1\]"):
+        segkernel.token_divergences(X, X.clone(), None, labels, temperature=torch.tensor([1.0, 0.0]))
 
 
 @every_kind
@@ -267,6 +302,7 @@ X = torch.zeros(2, 3)
         (X, {"mask": torch.ones(2, 2)}, ValueError, r"mask: expected \[2\].*got float32 \[2, 2\]"),
         (X, {"labels": torch.zeros(3, dtype=torch.int64)}, ValueError, r"labels: expected \[2\]"),
         (X, {"temperature": 0.0}, ValueError, r"temperature: expected a finite number > 0, got 0.0"),
+        (X, {"temperature": torch.ones(3)}, ValueError, r"temperature: expected a number or a tensor that broadcasts"),
         (X, {"inplace_backward": 1}, TypeError, r"inplace_backward: expected True or False, got int 1"),
     ],
 )

@@ -18,14 +18,22 @@ struct PairPartition {
   std::vector<int64_t> valid;
   std::vector<int64_t> masked;
 
-  PairPartition(const LogitRows& rows, const int64_t* labels, const bool* mask) {
+  // Throws as RowPartition does.
+  PairPartition(const LogitRows& rows, const int64_t* labels, const bool* mask, const double* temperatures) {
     if (labels != nullptr) {
-      RowPartition partition(rows.positions, rows.vocabulary, RowLabels{labels, 1}, mask, nullptr);
+      RowPartition partition(rows.positions, rows.vocabulary, RowLabels{labels, 1}, mask, temperatures);
       valid = std::move(partition.valid);
       masked = std::move(partition.masked);
       return;
     }
-    for (int64_t row = 0; row < rows.positions.count; ++row) (is_valid(mask, row) ? valid : masked).push_back(row);
+    for (int64_t row = 0; row < rows.positions.count; ++row) {
+      (is_valid(mask, row) ? valid : masked).push_back(row);
+      if (temperatures != nullptr && is_valid(mask, row)) {
+        const double temperature = temperatures[row];
+        check(temperature > 0 && temperature < INFINITY, "temperature", "expected a finite number > 0, got ",
+              temperature, " at ", rows.positions.name(row));
+      }
+    }
   }
 };
 
@@ -68,13 +76,14 @@ DivergedRow diverge(Divergence kind, double beta, const T* logits, const T* othe
 // logits, other_logits [..., V] -> DivergenceOutputs. `inplace_backward` is read by the registered derivative only.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> token_divergences_cpu(
     const Tensor& logits, const Tensor& other_logits, const OptionalTensor& labels, const OptionalTensor& mask,
-    int64_t kind_code, double beta, double logit_scale, double temperature, std::optional<double> softcap,
-    bool inplace_backward) {
+    const OptionalTensor& token_temperature, int64_t kind_code, double beta, double logit_scale, double temperature,
+    std::optional<double> softcap, bool inplace_backward) {
   const Divergence kind = divergence_kind(kind_code, beta);
   const LogitRowPairs pairs(logits, other_logits);
   const int64_t* label = data<int64_t>("labels", labels, pairs.count());
-  const PairPartition partition(pairs.rows, label, data<bool>("mask", mask, pairs.count()));
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
+  const LogitTransforms transforms =
+      make_transforms(logits, logit_scale, temperature, token_temperature, softcap, pairs.count());
+  const PairPartition partition(pairs.rows, label, data<bool>("mask", mask, pairs.count()), transforms.temperatures);
   const DivergenceOutputs outputs(logits, pairs, labels.has_value());
 
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
@@ -88,6 +97,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> token_divergences_cpu
       const int64_t row = partition.valid[i];
       const T* values = in + pairs.rows.offset(row);
       const T* others = other_in + pairs.others.offset(row);
+      const LogitTransform transform = transforms.of<compute_t<T>>(row);
       const DivergedRow result = diverge(kind, beta, values, others, pairs.rows.vocabulary, transform);
       out.write(row, result.divergence, result.state, result.other_entropy);
       if (label == nullptr) return;
@@ -108,13 +118,16 @@ namespace {
 // Writes d loss / d logits of all rows to `grad` [..., V], of any leading strides; it may be the logits' own storage.
 void write_gradient(const OptionalTensor& grad_divergence, const OptionalTensor& grad_entropy,
                     const OptionalTensor& grad_logprobs, const Tensor& logits, const Tensor& other_logits,
-                    const OptionalTensor& labels, const OptionalTensor& mask, const Tensor& state, int64_t kind_code,
-                    double beta, const LogitTransform& transform, const Tensor& grad) {
+                    const OptionalTensor& labels, const OptionalTensor& mask, const OptionalTensor& token_temperature,
+                    const Tensor& state, int64_t kind_code, double beta, double logit_scale, double temperature,
+                    std::optional<double> softcap, const Tensor& grad) {
   const Divergence kind = divergence_kind(kind_code, beta);
   const LogitRowPairs pairs(logits, other_logits);
   const LogitRows grad_rows(grad);
   const int64_t* label = data<int64_t>("labels", labels, pairs.count());
-  const PairPartition partition(pairs.rows, label, data<bool>("mask", mask, pairs.count()));
+  const LogitTransforms transforms =
+      make_transforms(logits, logit_scale, temperature, token_temperature, softcap, pairs.count());
+  const PairPartition partition(pairs.rows, label, data<bool>("mask", mask, pairs.count()), transforms.temperatures);
   const int64_t vocabulary = pairs.rows.vocabulary;
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
@@ -129,6 +142,7 @@ void write_gradient(const OptionalTensor& grad_divergence, const OptionalTensor&
       const T* values = in + pairs.rows.offset(row);
       const T* others = other_in + pairs.others.offset(row);
       T* row_grad = out + grad_rows.offset(row);
+      const LogitTransform transform = transforms.of<C>(row);
       const PairUpstream upstream = gradients.upstream[row];
       const PairCoefficients coefficients = upstream.coefficients(kind, beta, transform, gradients.state[row]);
       double at_label = 0;
@@ -156,23 +170,23 @@ void write_gradient(const OptionalTensor& grad_divergence, const OptionalTensor&
 Tensor token_divergences_backward_cpu(const OptionalTensor& grad_divergence, const OptionalTensor& grad_entropy,
                                       const OptionalTensor& grad_logprobs, const Tensor& logits,
                                       const Tensor& other_logits, const OptionalTensor& labels,
-                                      const OptionalTensor& mask, const Tensor& state, int64_t kind, double beta,
-                                      double logit_scale, double temperature, std::optional<double> softcap) {
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
+                                      const OptionalTensor& mask, const OptionalTensor& token_temperature,
+                                      const Tensor& state, int64_t kind, double beta, double logit_scale,
+                                      double temperature, std::optional<double> softcap) {
   Tensor grad = torch::stable::new_empty(logits, logits.sizes());
-  write_gradient(grad_divergence, grad_entropy, grad_logprobs, logits, other_logits, labels, mask, state, kind, beta,
-                 transform, grad);
+  write_gradient(grad_divergence, grad_entropy, grad_logprobs, logits, other_logits, labels, mask, token_temperature,
+                 state, kind, beta, logit_scale, temperature, softcap, grad);
   return grad;
 }
 
 void token_divergences_backward_in_place_cpu(const OptionalTensor& grad_divergence, const OptionalTensor& grad_entropy,
                                              const OptionalTensor& grad_logprobs, const Tensor& logits,
                                              const Tensor& other_logits, const OptionalTensor& labels,
-                                             const OptionalTensor& mask, const Tensor& state, int64_t kind, double beta,
-                                             double logit_scale, double temperature, std::optional<double> softcap) {
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
-  write_gradient(grad_divergence, grad_entropy, grad_logprobs, logits, other_logits, labels, mask, state, kind, beta,
-                 transform, logits);
+                                             const OptionalTensor& mask, const OptionalTensor& token_temperature,
+                                             const Tensor& state, int64_t kind, double beta, double logit_scale,
+                                             double temperature, std::optional<double> softcap) {
+  write_gradient(grad_divergence, grad_entropy, grad_logprobs, logits, other_logits, labels, mask, token_temperature,
+                 state, kind, beta, logit_scale, temperature, softcap, logits);
 }
 
 }  // namespace segkernel

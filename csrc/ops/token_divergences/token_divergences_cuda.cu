@@ -46,7 +46,7 @@ PairBatch<T> pair_batch(const LogitRowPairs& pairs, const Tensor& logits, const 
 
 template <bool kCapped, Divergence kKind, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
-    token_divergences_kernel(PairBatch<T> batch, double beta, LogitTransform transform, DivergencePointers<C> out) {
+    token_divergences_kernel(PairBatch<T> batch, double beta, LogitTransforms transforms, DivergencePointers<C> out) {
   constexpr bool kReversed = kKind == Divergence::reverse_kl;
   const int64_t at = blockIdx.x;
   const RowKind row_kind = batch.kind(at);
@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
     if (threadIdx.x == 0) out.fill(at, row_kind == RowKind::masked ? 0 : NAN);
     return;
   }
+  const LogitTransform transform = transforms.of<C>(at);
   const T* row = batch.row(at);
   const T* other = batch.other(at);
   const auto sums = row_pair_sums<kCapped, !takes_second_pass(kKind)>(kReversed ? other : row, kReversed ? row : other,
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
 
 template <bool kCapped, Divergence kKind, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
-    pair_gradient_kernel(PairBatch<T> batch, RowDivision division, double beta, LogitTransform transform,
+    pair_gradient_kernel(PairBatch<T> batch, RowDivision division, double beta, LogitTransforms transforms,
                          PairUpstreams<C> upstreams, const PairState* states, T* grad, RowOffsets grad_offset) {
   const auto blocks = static_cast<unsigned>(division.blocks);
   const int64_t row = blockIdx.x / blocks;
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
   const PairUpstream upstream = upstreams[row];
   const int label = upstream.logprob == 0 ? -1 : static_cast<int>(batch.labels[row]);
   write_pair_gradient<kCapped, kKind>(batch.row(row), batch.other(row), row_grad, batch.vocabulary, slice, label, beta,
-                                      transform, upstream, states[row]);
+                                      transforms.of<C>(row), upstream, states[row]);
 }
 
 // Calls body(capped) with the kind and whether there is a softcap as compile-time constants.
@@ -120,21 +121,22 @@ void dispatch_kernel(Divergence kind, bool capped, const Body& body) {
 // As token_divergences_cpu, except that a label out of range gives NaN.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> token_divergences_cuda(
     const Tensor& logits, const Tensor& other_logits, const OptionalTensor& labels, const OptionalTensor& mask,
-    int64_t kind_code, double beta, double logit_scale, double temperature, std::optional<double> softcap,
-    bool inplace_backward) {
+    const OptionalTensor& token_temperature, int64_t kind_code, double beta, double logit_scale, double temperature,
+    std::optional<double> softcap, bool inplace_backward) {
   const DeviceScope device("logits", logits);
   const Divergence kind = divergence_kind(kind_code, beta);
   const LogitRowPairs pairs(logits, other_logits, device);
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
+  const LogitTransforms transforms =
+      make_transforms(logits, logit_scale, temperature, token_temperature, softcap, pairs.count(), device);
   const DivergenceOutputs outputs(logits, pairs, labels.has_value());
 
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const PairBatch<T> batch = pair_batch<T>(pairs, logits, other_logits, labels, mask, device);
     const DivergencePointers<compute_t<T>> out(outputs, labels.has_value());
-    dispatch_kernel(kind, transform.capped, [&]<bool kCapped, Divergence kKind>() {
+    dispatch_kernel(kind, transforms.shared.capped, [&]<bool kCapped, Divergence kKind>() {
       launch("token_divergences", token_divergences_kernel<kCapped, kKind, T>, pairs.count(), kLogitThreads,
-             device.stream(), batch, beta, transform, out);
+             device.stream(), batch, beta, transforms, out);
     });
   });
   return {outputs.divergence, outputs.entropy,        outputs.other_entropy,
@@ -146,21 +148,24 @@ namespace {
 // Writes d loss / d logits of all rows to `grad`, which has its own strides and may share the logits' storage.
 void write_gradient(const OptionalTensor& grad_divergence, const OptionalTensor& grad_entropy,
                     const OptionalTensor& grad_logprobs, const Tensor& logits, const Tensor& other_logits,
-                    const OptionalTensor& labels, const OptionalTensor& mask, const Tensor& state, int64_t kind_code,
-                    double beta, const LogitTransform& transform, const Tensor& grad, const DeviceScope& device) {
+                    const OptionalTensor& labels, const OptionalTensor& mask, const OptionalTensor& token_temperature,
+                    const Tensor& state, int64_t kind_code, double beta, double logit_scale, double temperature,
+                    std::optional<double> softcap, const Tensor& grad, const DeviceScope& device) {
   const Divergence kind = divergence_kind(kind_code, beta);
   const LogitRowPairs pairs(logits, other_logits, device);
   const LogitRows grad_rows(grad, device);
   const int64_t count = pairs.count();
+  const LogitTransforms transforms =
+      make_transforms(logits, logit_scale, temperature, token_temperature, softcap, count, device);
   dispatch_floats("logits", logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const PairBatch<T> batch = pair_batch<T>(pairs, logits, other_logits, labels, mask, device);
     const DivergenceGradients<compute_t<T>> gradients(grad_divergence, grad_entropy, grad_logprobs, labels, state,
                                                       count, device);
     const auto division = RowDivision::of<T>(count, pairs.rows.vocabulary);
-    dispatch_kernel(kind, transform.capped, [&]<bool kCapped, Divergence kKind>() {
+    dispatch_kernel(kind, transforms.shared.capped, [&]<bool kCapped, Divergence kKind>() {
       launch("token_divergences_backward", pair_gradient_kernel<kCapped, kKind, T>, count * division.blocks,
-             kLogitThreads, device.stream(), batch, division, beta, transform, gradients.upstream, gradients.state,
+             kLogitThreads, device.stream(), batch, division, beta, transforms, gradients.upstream, gradients.state,
              mutable_data<T>(grad), grad_rows.offset);
     });
   });
@@ -171,26 +176,25 @@ void write_gradient(const OptionalTensor& grad_divergence, const OptionalTensor&
 Tensor token_divergences_backward_cuda(const OptionalTensor& grad_divergence, const OptionalTensor& grad_entropy,
                                        const OptionalTensor& grad_logprobs, const Tensor& logits,
                                        const Tensor& other_logits, const OptionalTensor& labels,
-                                       const OptionalTensor& mask, const Tensor& state, int64_t kind, double beta,
-                                       double logit_scale, double temperature, std::optional<double> softcap) {
+                                       const OptionalTensor& mask, const OptionalTensor& token_temperature,
+                                       const Tensor& state, int64_t kind, double beta, double logit_scale,
+                                       double temperature, std::optional<double> softcap) {
   const DeviceScope device("logits", logits);
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
   Tensor grad = torch::stable::new_empty(logits, logits.sizes());
-  write_gradient(grad_divergence, grad_entropy, grad_logprobs, logits, other_logits, labels, mask, state, kind, beta,
-                 transform, grad, device);
+  write_gradient(grad_divergence, grad_entropy, grad_logprobs, logits, other_logits, labels, mask, token_temperature,
+                 state, kind, beta, logit_scale, temperature, softcap, grad, device);
   return grad;
 }
 
 void token_divergences_backward_in_place_cuda(const OptionalTensor& grad_divergence, const OptionalTensor& grad_entropy,
                                               const OptionalTensor& grad_logprobs, const Tensor& logits,
                                               const Tensor& other_logits, const OptionalTensor& labels,
-                                              const OptionalTensor& mask, const Tensor& state, int64_t kind,
-                                              double beta, double logit_scale, double temperature,
-                                              std::optional<double> softcap) {
+                                              const OptionalTensor& mask, const OptionalTensor& token_temperature,
+                                              const Tensor& state, int64_t kind, double beta, double logit_scale,
+                                              double temperature, std::optional<double> softcap) {
   const DeviceScope device("logits", logits);
-  const LogitTransform transform = make_transform(logits, logit_scale, temperature, softcap);
-  write_gradient(grad_divergence, grad_entropy, grad_logprobs, logits, other_logits, labels, mask, state, kind, beta,
-                 transform, logits, device);
+  write_gradient(grad_divergence, grad_entropy, grad_logprobs, logits, other_logits, labels, mask, token_temperature,
+                 state, kind, beta, logit_scale, temperature, softcap, logits, device);
 }
 
 }  // namespace segkernel

@@ -17,11 +17,6 @@ inline Divergence divergence_kind(int64_t kind, double beta) {
   return static_cast<Divergence>(kind);
 }
 
-inline LogitTransform make_transform(const Tensor& logits, double logit_scale, double temperature,
-                                     std::optional<double> softcap) {
-  return make_transforms(logits, logit_scale, temperature, std::nullopt, softcap, 0).shared;
-}
-
 // The rows of two tensors of logits of one shape and dtype.
 struct LogitRowPairs {
   LogitRowPairs(const Tensor& logits, const Tensor& other_logits, const Device& device = {})

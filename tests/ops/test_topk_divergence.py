@@ -143,7 +143,7 @@ def test_topk_divergence_second_derivatives_raise():
     logits = random_logits(2, 7, dtype=torch.float32).requires_grad_()
     out = segkernel.topk_divergence(logits, *teacher(2, V=7, K=2))
     (grad,) = torch.autograd.grad(out.sum(), logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="second derivatives are not available"):
         grad.sum().backward()
 
 
@@ -164,7 +164,7 @@ LOGITS, IDS, OTHER = torch.zeros(2, 5), torch.tensor([[0, 1], [2, 3]]), torch.fu
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"ids": IDS[:1]}, ValueError, r"ids: expected \[2, 'K'\] with K >= 1 like logits, got int64 \[1, 2\]"),
+        ({"ids": IDS[:1]}, ValueError, r"ids: expected \[2, 'K'\] like logits with K from 1 to 256, got .*\[1, 2\]"),
         ({"ids": IDS[:, :0]}, ValueError, r"ids: expected .*got int64 \[2, 0\]"),
         ({"ids": IDS.float()}, TypeError, r"ids: expected an integer tensor, got float32"),
         ({"other_logprobs": OTHER[:, :1]}, ValueError, r"other_logprobs: expected \[2, 2\] like ids, got .*\[2, 1\]"),

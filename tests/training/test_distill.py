@@ -81,7 +81,7 @@ def test_distill_loss_is_the_mean_divergence_of_the_response_tokens(
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("beta", "top_k"), [(1.0, 3), (0.0, 3), (1.0, 10**6)])
+@pytest.mark.parametrize(("beta", "top_k"), [(1.0, 3), (0.0, 3), (1.0, 200)])
 def test_distill_top_k_loss_takes_other_tokens_as_one_outcome(
     tmp_path: Path, tokenizer: Any, beta: float, top_k: int
 ) -> None:
@@ -170,7 +170,7 @@ def test_distill_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, sig
         ({"signal": "all"}, r"signal: expected one of 'full', 'top_k', 'sampled', got 'all'"),
         ({"signal": "top_k", "beta": 0.5}, r"beta: expected 0 or 1 with signal='top_k', got 0.5"),
         ({"signal": "sampled", "beta": 0.0}, r"beta: expected 1 with signal='sampled', got 0.0"),
-        ({"top_k": 0}, r"top_k: expected at least 1, got 0"),
+        ({"top_k": 0}, r"top_k: expected a number from 1 to 256, got 0"),
     ],
 )
 def test_distill_refuses_options_out_of_range(options: dict[str, Any], message: str) -> None:

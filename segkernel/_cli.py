@@ -21,7 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train a language model, a reward model or a policy", "segkernel.training.cli.train"),
     "inspect": Command("show the segments of a preference file as an HTML page", "segkernel.training.cli.inspect"),
-    "run": Command("run a program with functions of TRL, verl or OpenRLHF replaced", "segkernel.integrations.run"),
+    "run": Command("run a program with functions of TRL, verl, ... replaced", "segkernel.integrations.run"),
     "info": Command("show versions, backends and devices", "segkernel._info"),
 }
 

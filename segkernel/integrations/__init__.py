@@ -1,4 +1,4 @@
-"""Operators of segkernel inside other trainers: TRL, verl, OpenRLHF, LLaMA-Factory, ms-swift.
+"""Operators of segkernel inside other trainers: TRL, verl, OpenRLHF, LLaMA-Factory.
 
 Nothing is patched until `patch` is called:
 

@@ -11,6 +11,7 @@ FRAMEWORKS = {
     "trl": "segkernel.integrations.trl.swaps",
     "verl": "segkernel.integrations.verl.swaps",
     "openrlhf": "segkernel.integrations.openrlhf.swaps",
+    "llamafactory": "segkernel.integrations.llamafactory.swaps",
 }
 
 # Modules that have functions to replace, by framework.
@@ -18,6 +19,7 @@ MODULES = {
     "trl": ("trl.trainer.utils",),
     "verl": ("verl.utils.torch_functional", "verl.utils.experimental.torch_functional", "verl.trainer.ppo.core_algos"),
     "openrlhf": ("openrlhf.models.utils", "openrlhf.trainer.ppo_utils.experience_maker"),
+    "llamafactory": ("llamafactory.train.trainer_utils",),
 }
 
 

@@ -73,7 +73,7 @@ def patch(*names: str, verify: bool = False) -> PatchReport:
         >>> from segkernel import integrations
         >>> integrations.patch("pytorch")
         Traceback (most recent call last):
-        ValueError: names: expected some of trl, verl, openrlhf, got 'pytorch'
+        ValueError: names: expected some of trl, verl, openrlhf, llamafactory, got 'pytorch'
     """
     return _patch(names, verify)[0]
 

@@ -23,6 +23,7 @@ import torch
 STAND_INS = {
     "trl": set(),
     "verl": {"codetiming", "hydra", "omegaconf", "orjson", "ray", "tensordict"},
+    "llamafactory": {"av", "fire", "librosa", "modelscope", "trl", "tyro"},
     "openrlhf": {"aiohttp", "deepspeed", "flash_attn", "peft", "pylatexenc", "ray", "torchdata", "vllm"},
 }
 ABSENT = {"flash_attn.ops"}  # Triton kernels: without them, OpenRLHF computes with torch

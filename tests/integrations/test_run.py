@@ -36,8 +36,8 @@ def test_scripts_and_modules_run_in_this_python_and_commands_from_its_folder(tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--patch", "nemo", "--", "x.py"], "--patch: expected trl, verl or openrlhf, got 'nemo'"),
-        (["--", "x.py"], "--patch: expected trl, verl or openrlhf, got none"),
+        (["--patch", "nemo", "--", "x.py"], "--patch: expected trl, verl, openrlhf or llamafactory, got 'nemo'"),
+        (["--", "x.py"], "--patch: expected trl, verl, openrlhf or llamafactory, got none"),
     ],
 )
 def test_run_names_a_wrong_framework(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

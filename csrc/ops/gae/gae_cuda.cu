@@ -18,8 +18,10 @@ namespace {
 // Scan state: the recursion with each lambda.
 template <class C>
 struct Recursions {
-  Affine<C> of_lam{1, 0};
-  Affine<C> of_value_lam{1, 0};
+  Affine<C> of_lam;
+  Affine<C> of_value_lam;
+
+  static __device__ Recursions identity() { return {{1, 0}, {1, 0}}; }
 
   __device__ Advantages<C> operator()(const Advantages<C>& next) const {
     return {of_lam(next.of_lam), of_value_lam(next.of_value_lam)};
@@ -40,7 +42,7 @@ __global__ void __launch_bounds__(kThreads)
   const Tile tile(schedule);
   if (!tile.exists()) {
     all_values.publish(tile.block, LastValid<C>{});
-    all_recursions.publish(tile.block, Recursions<C>{});
+    all_recursions.publish(tile.block, Recursions<C>::identity());
     return;
   }
   const Row row = tile.row;
@@ -83,16 +85,17 @@ __global__ void __launch_bounds__(kThreads)
     }
     return next;
   };
-  Recursions<C> tokens;
+  auto tokens = Recursions<C>::identity();
   const Advantages<C> gains = advantages_from({}, [&](int, const Advantages<C>&) {
     tokens.of_lam.decay *= gamma * lam;
     tokens.of_value_lam.decay *= gamma * value_lam;
   });
   tokens.of_lam.gain = gains.of_lam;
   tokens.of_value_lam.gain = gains.of_value_lam;
-  const auto after = block_scan<kThreads>(tokens, Recursions<C>{}, compose_both<C>);
+  const auto after = block_scan<kThreads>(tokens, Recursions<C>::identity(), compose_both<C>);
   all_recursions.publish(tile.block, after.total);
-  const Recursions<C> later = look_back_by_distance<kThreads>(all_recursions, tile, Recursions<C>{}, compose_both<C>);
+  const Recursions<C> later =
+      look_back_by_distance<kThreads>(all_recursions, tile, Recursions<C>::identity(), compose_both<C>);
 
   Items<C> advantage{};
   Items<C> sum{};

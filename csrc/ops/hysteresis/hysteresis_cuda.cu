@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads)
                       PerRow<C> lows, PerRow<C> highs, PerRow<int8_t> initials, bool hold, int8_t* states) {
   const auto then = [](int earlier, int later) { return then_transition(earlier, later); };
   const Tile tile(schedule);
-  if (!tile.exists()) return transitions.publish(tile.block, kUnchanged);
+  if (!tile.exists()) return transitions.publish(tile.block, int{kUnchanged});
   const Row row = tile.row;
   const int64_t first = tile.begin() + threadIdx.x * kItems;
   const C low = lows[tile.row_index];

@@ -58,6 +58,8 @@ class Tiles:
         first: int = 0,
         vocabulary: int | None = None,
     ) -> None:
+        for name, value in (("hidden", hidden), ("weight", weight), *([] if bias is None else [("bias", bias)])):
+            _tensors.tensor(name, value)
         self.dims, self.first = hidden.dim() - 1, first
         is_valid = ops._linear_token_logprobs_valid.default(  # [N]
             labels, mask, token_temperature, self.dims, weight.shape[0] if vocabulary is None else vocabulary

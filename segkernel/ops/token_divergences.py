@@ -34,12 +34,13 @@ def token_divergences(
     and `"reverse_kl"` (a second time on CUDA where they hold -inf), and twice for `"js"` and `"tv"`, whose terms need
     normalized probabilities. Masked rows of neither are read.
 
-    | `kind` | divergence | order |
-    | --- | --- | --- |
-    | `"kl"` | `KL(p \\|\\| q)` | the reverse KL of distillation if `p` is the student |
-    | `"reverse_kl"` | `KL(q \\|\\| p)` | the forward KL of distillation |
-    | `"js"` | `beta KL(q \\|\\| m) + (1 - beta) KL(p \\|\\| m)`, `m = beta q + (1 - beta) p` | GKD (arXiv 2306.13649) |
-    | `"tv"` | total variation distance `sum_v \\|p_v - q_v\\| / 2` | symmetric |
+    With the mixture `m = beta q + (1 - beta) p`, `kind` is
+
+    - `"kl"`: `KL(p || q)`, the reverse KL of distillation if `p` is the student;
+    - `"reverse_kl"`: `KL(q || p)`, the forward KL of distillation;
+    - `"js"`: `beta KL(q || m) + (1 - beta) KL(p || m)`, the generalized Jensen-Shannon divergence of GKD
+      (arXiv 2306.13649);
+    - `"tv"`: the total variation distance `sum_v |p_v - q_v| / 2`.
 
     Args:
         logits: `[..., V]`, float64, float32, bfloat16 or float16. Only the last dimension must be contiguous:

@@ -13,21 +13,13 @@ Options of an estimator are read from `algorithm.segkernel`, which verl's config
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from segkernel.ops.discounted_sum import discounted_sum
-from segkernel.ops.group_normalize import group_normalize
-from segkernel.ops.importance_weights import importance_weights
-from segkernel.ops.segment import segment
-from segkernel.ops.segment_broadcast import segment_broadcast
-from segkernel.ops.segment_by_mask import segment_by_mask
-from segkernel.ops.segment_reduce import segment_reduce
+from segkernel.integrations.advantages import agreeing_advantages, segment_ratios, turn_advantages
 
 TURN_OPTIONS: dict[str, Any] = {"per": "group"}
 ASR_OPTIONS: dict[str, Any] = {
@@ -37,10 +29,8 @@ ASR_OPTIONS: dict[str, Any] = {
     "hold": True,
     "keep_neutral": False,
 }
-MAX_LOG_RATIO = 10.0  # as in verl's GSPO
 
 
-@torch.no_grad()
 def turn_grpo(
     token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any = None, **_: Any
 ) -> tuple[Tensor, Tensor]:
@@ -62,16 +52,17 @@ def turn_grpo(
         Advantages and returns, `[B, T]`, equal: there is no critic.
     """
     options = _options(config, TURN_OPTIONS)
-    ids, counts = segment_by_mask(response_mask)
-    rewards = segment_reduce(token_level_rewards, ids, response_mask.shape[1])
-    present = torch.arange(rewards.shape[1], device=rewards.device) < counts[:, None]
-    returns = discounted_sum(rewards, present, discount=float(_get(config, "gamma", 1.0)))
-    advantages = group_normalize(returns, counts, _groups(index, ids), per=options["per"], scale=_scale(config))
-    per_token = segment_broadcast(advantages, ids)
+    per_token = turn_advantages(
+        token_level_rewards,
+        response_mask,
+        index,
+        gamma=float(_get(config, "gamma", 1.0)),
+        scale=_scale(config),
+        **options,
+    )
     return per_token, per_token
 
 
-@torch.no_grad()
 def asr_grpo(
     token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any = None, **_: Any
 ) -> tuple[Tensor, Tensor]:
@@ -99,13 +90,7 @@ def asr_grpo(
             "algorithm.segkernel: expected delta or pivot_threshold for segkernel_asr_grpo, got neither; add for "
             "example +algorithm.segkernel.delta=0.5"
         )
-    valid = response_mask.bool()
-    scores = token_level_rewards.masked_fill(~valid, 0.0).sum(1, keepdim=True)
-    ones = torch.ones(len(scores), dtype=torch.int32, device=scores.device)
-    advantages = group_normalize(scores, ones, _groups(index, scores), scale=_scale(config))
-    kept = segment(token_level_rewards, valid, sequence_sign=advantages[:, 0], **options).mask
-    assert kept is not None  # since signs were given
-    per_token = advantages * kept
+    per_token = agreeing_advantages(token_level_rewards, response_mask, index, scale=_scale(config), **options)
     return per_token, per_token
 
 
@@ -137,17 +122,7 @@ def segment_ratio(
     low, high = (
         config.clip_ratio if bound is None else bound for bound in (config.clip_ratio_low, config.clip_ratio_high)
     )
-    ids, _ = segment_by_mask(response_mask.bool() & (advantages != 0))
-    ratios, _ = importance_weights(
-        log_prob.detach(),
-        old_log_prob,
-        level="segment",
-        ids=ids,
-        num_segments=ids.shape[1],
-        high=math.exp(MAX_LOG_RATIO),
-    )
-    # Value of the segment's ratio, gradient of the token's.
-    ratios = ratios * (log_prob - log_prob.detach()).exp()
+    ratios = segment_ratios(log_prob, old_log_prob, response_mask.bool() & (advantages != 0))
     losses = -advantages * ratios
     clipped = -advantages * ratios.clamp(1 - low, 1 + high)
     per_token = torch.maximum(losses, clipped)
@@ -195,8 +170,3 @@ def _options(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
         if name not in defaults:
             raise ValueError(f"algorithm.segkernel: expected options of {', '.join(defaults)}, got {name}")
     return {**defaults, **given}
-
-
-def _groups(index: Any, like: Tensor) -> Tensor:
-    """Number of each response's prompt, `[B]` int64."""
-    return torch.from_numpy(np.unique(np.asarray(index).astype(str), return_inverse=True)[1]).to(like.device)

@@ -1,0 +1,74 @@
+"""Advantages and importance ratios per segment, shared by the integrations of frameworks with token-level batches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segkernel.ops.discounted_sum import discounted_sum
+from segkernel.ops.group_normalize import group_normalize
+from segkernel.ops.importance_weights import importance_weights
+from segkernel.ops.segment import segment
+from segkernel.ops.segment_broadcast import segment_broadcast
+from segkernel.ops.segment_by_mask import segment_by_mask
+from segkernel.ops.segment_reduce import segment_reduce
+
+MAX_LOG_RATIO = 10.0  # as in verl's GSPO
+
+
+@torch.no_grad()
+def turn_advantages(
+    rewards: Tensor, mask: Tensor, index: Any, *, gamma: float = 1.0, per: str = "group", scale: bool = True
+) -> Tensor:
+    """Advantages `[B, T]` of turns, the runs of valid positions: their returns relative to those of the group.
+
+    A turn's return is the sum of its own token rewards and of the later turns', discounted by `gamma` per turn.
+    `index` `[B]` is equal for samples of one prompt; `per` and `scale` as in `segkernel.group_normalize`.
+    """
+    ids, counts = segment_by_mask(mask)
+    turns = segment_reduce(rewards, ids, mask.shape[1])
+    present = torch.arange(turns.shape[1], device=turns.device) < counts[:, None]
+    returns = discounted_sum(turns, present, discount=gamma)
+    return segment_broadcast(group_normalize(returns, counts, _groups(index, ids), per=per, scale=scale), ids)
+
+
+@torch.no_grad()
+def agreeing_advantages(rewards: Tensor, mask: Tensor, index: Any, *, scale: bool = True, **options: Any) -> Tensor:
+    """Advantages `[B, T]` of responses, 0 outside of the segments whose sign agrees with them (arXiv 2411.00809).
+
+    A response's advantage is the sum of its token rewards relative to the group's; `options` are those of
+    `segkernel.segment`.
+    """
+    valid = mask.bool()
+    scores = rewards.masked_fill(~valid, 0.0).sum(1, keepdim=True)
+    ones = torch.ones(len(scores), dtype=torch.int32, device=scores.device)
+    advantages = group_normalize(scores, ones, _groups(index, scores), scale=scale)
+    kept = segment(rewards, valid, sequence_sign=advantages[:, 0], **options).mask
+    assert kept is not None  # since signs were given
+    return advantages * kept
+
+
+def segment_ratios(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Importance ratios `[B, T]` of runs of valid positions, `exp` of their mean log-ratio; 0 at masked positions.
+
+    The value is that of the run, the gradient that of the token, as in GSPO (arXiv 2507.18071, eq. 14).
+    """
+    ids, _ = segment_by_mask(mask)
+    ratios, _ = importance_weights(
+        logprobs.detach(),
+        old_logprobs,
+        level="segment",
+        ids=ids,
+        num_segments=ids.shape[1],
+        high=math.exp(MAX_LOG_RATIO),
+    )
+    return ratios * (logprobs - logprobs.detach()).exp()
+
+
+def _groups(index: Any, like: Tensor) -> Tensor:
+    """Number of each response's prompt, `[B]` int64."""
+    return torch.from_numpy(np.unique(np.asarray(index).astype(str), return_inverse=True)[1]).to(like.device)

@@ -47,6 +47,7 @@ def make_inputs(device: str, seed: int = 0) -> Inputs:
             "kept": torch.arange(9) % 3 < torch.arange(B)[:, None] % 4,
             "ids": torch.stack([labels, V - 1 - labels.clamp(0)], -1),
             "top": torch.rand(B, 9, 2) - 3,
+            "candidates": torch.stack([labels, torch.full_like(labels, -100), torch.zeros_like(labels)], -1),
             "weights": torch.rand(B, 9),
             "warm": torch.linspace(0.5, 2.0, B)[:, None].clone(),
             "hidden": torch.randn(40, 24),
@@ -130,7 +131,7 @@ NEAR: dict[str, Callable[[Any, Inputs], Any]] = {
         x["logits"], x["labels"], x["kept"], outputs=("sum_squares", "mean_logit", "is_argmax"), temperature=x["warm"]
     ),
     "token_logprobs, several labels": lambda ops, x: ops.token_logprobs(
-        x["logits"], torch.stack([x["labels"], -100 - 0 * x["labels"], 0 * x["labels"]], -1), x["kept"], entropy=True
+        x["logits"], x["candidates"], x["kept"], entropy=True
     ),
     "token_logprobs, gradient": gradient,
     "token_divergences": lambda ops, x: ops.token_divergences(x["logits"], x["other_logits"], x["kept"]),

@@ -54,10 +54,11 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
   const LogitTransform transform = transforms.of<C>(blockIdx.x);
   const C label_y = label_y_of<kCapped>(batch, blockIdx.x, threadIdx.x, static_cast<C>(transform.inner));
   const auto sums = row_sums<kCapped, kOutputs>(row, batch.vocabulary, transform);
-  if (threadIdx.x == 0) outputs.template write_row<kOutputs>(blockIdx.x, sums, transform.factor, batch.vocabulary);
+  const double factor = transforms.of<C>(blockIdx.x).factor;  // computed again, which costs no registers in the loop
+  if (threadIdx.x == 0) outputs.template write_row<kOutputs>(blockIdx.x, sums, factor, batch.vocabulary);
   if (threadIdx.x >= batch.labels.per_row) return;  // at most RowLabels::kMost = kLogitThreads
   const int64_t label = batch.labels[blockIdx.x][threadIdx.x];
-  outputs.template write_label<kOutputs>(blockIdx.x, threadIdx.x, label, label_y, sums, transform.factor);
+  outputs.template write_label<kOutputs>(blockIdx.x, threadIdx.x, label, label_y, sums, factor);
 }
 
 // Few rows: blocks of all groups, which occupy a multiprocessor each. Every block finds the scored rows in the whole

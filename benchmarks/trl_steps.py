@@ -56,7 +56,7 @@ def main() -> None:
         rows.append(row)
         print(row, flush=True)
     if arguments.output:
-        arguments.output.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+        arguments.output.write_text(json.dumps({"machine": machine(), "steps": rows}, indent=1) + "\n")
 
 
 def measure(rounds: int) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,8 @@ sum(out.sum() for out in found[:2]).backward()
 sum(out.sum() for out in expected[:2]).backward()
 assert torch.equal(logits.grad, readable.grad)
 assert not logits.grad[[1, 3, 4]].any() and logits.grad[[0, 2, 5]].any()
+several = segkernel.token_logprobs(logits, torch.stack([labels, labels], -1), mask)
+assert torch.equal(several, torch.stack([found[0], found[0]], -1))
 sums = segkernel.sequence_logprobs(logits[None], labels[None], mask[None])
 assert torch.allclose(sums, found[0].sum()[None])
 

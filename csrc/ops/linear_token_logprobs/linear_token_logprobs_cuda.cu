@@ -94,6 +94,7 @@ Tensor linear_token_logprobs_valid_cuda(const Tensor& labels, const OptionalTens
   const DeviceScope device("labels", labels);
   const Positions rows = row_positions(labels, dims);
   const int64_t count = rows.count;
+  data<double>("temperature", token_temperature, count, device);  // its values are not checked
   Tensor valid = empty<bool>({count}, device);
   launch("linear_token_logprobs", valid_kernel, blocks_for(count), kLogitThreads, device.stream(),
          RowLabels::of(labels, rows, device), data<bool>("mask", mask, count, device), count, vocabulary,

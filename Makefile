@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
 .PHONY: run test test-host test-emulated test-cpp test-slow test-integrations docs pictures peers lint format sanitize sanitize-emulated \
-	experiment bench gpu-check wheels wheel-check clean
+	experiment bench gpu-check cuda-audit wheels wheel-check clean
 
 # Train the demonstration models, print the table of results, write a report.
 run: $(READY)
@@ -110,6 +110,10 @@ gpu-check:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check --tests "$(EMULATED_TESTS)" \
 		$(if $(DRY),--rehearse) $(if $(BUILT),--built)
 
+# Compile every CUDA kernel for four architectures and check its machine code. No GPU is needed.
+cuda-audit: $(READY).audit
+	$(BIN)/python -m benchmarks.cuda_audit
+
 # A source distribution, a CPU wheel, and a wheel per CUDA toolkit: make wheels CUDA="13.0 13.2".
 wheels: $(READY)
 	$(BIN)/python -m build_support.wheels --cuda "$(CUDA)"
@@ -130,6 +134,6 @@ $(READY): pyproject.toml setup.py build_support/cuda.py $(CXX_SOURCES)
 	PYTHONWARNINGS=ignore $(INSTALL) --no-build-isolation -e ".[train,peft,gguf]" --group test
 	touch $@
 
-$(READY).docs $(READY).lint: $(READY).%: pyproject.toml $(READY)
+$(READY).audit $(READY).docs $(READY).lint: $(READY).%: pyproject.toml $(READY)
 	$(INSTALL) --group $*
 	touch $@

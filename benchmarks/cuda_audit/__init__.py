@@ -1,0 +1,1 @@
+"""Audit of the compiled CUDA kernels: resources and instructions, counted without a GPU."""

@@ -1,0 +1,89 @@
+"""The stored audit: a JSON file with one line per kernel, and the table on the page of benchmarks."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import astuple, fields
+from pathlib import Path
+
+from tabulate import tabulate
+
+from benchmarks.cuda_audit.kernels import Kernel
+from benchmarks.cuda_audit.occupancy import ARCHITECTURES
+from benchmarks.cuda_audit.rules import Kernels
+from benchmarks.pages import replace_between
+
+MARKERS = ("<!-- cuda-audit:begin -->", "<!-- cuda-audit:end -->")
+SHOWN = "9.0"  # the architecture whose instructions and occupancy the table shows
+COLUMNS = [field.name for field in fields(Kernel)]
+
+
+def write(path: Path, kernels: Kernels, toolkit: str) -> None:
+    """Write the audit; every kernel is a line, with the values of `columns` for each architecture."""
+    lines = []
+    for name in sorted({name for name, _ in kernels}):
+        values = {
+            architecture: astuple(kernels[name, architecture])
+            for architecture in ARCHITECTURES
+            if (name, architecture) in kernels
+        }
+        lines.append(f"  {json.dumps(name)}: {json.dumps(values)}")
+    head = f'"toolkit": {json.dumps(toolkit)},\n "columns": {json.dumps(COLUMNS)}'
+    path.write_text(f'{{{head},\n "kernels": {{\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+
+
+def read(path: Path) -> tuple[dict[tuple[str, str], Kernel], str]:
+    """Kernels of a stored audit, and the version of the toolkit that compiled them."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    kernels = {
+        (name, architecture): Kernel(**dict(zip(stored["columns"], values, strict=True)))
+        for name, by_architecture in stored["kernels"].items()
+        for architecture, values in by_architecture.items()
+    }
+    return kernels, stored["toolkit"]
+
+
+def is_shown(name: str) -> bool:
+    """Whether the table has a kernel.
+
+    Example:
+        >>> is_shown("gae_kernel<bfloat16, float>"), is_shown("valid_kernel"), is_shown("gae_kernel<float16, float>")
+        (True, True, False)
+    """
+    return "bfloat16" in name or re.search(r"\b(double|float|float16)\b", name) is None
+
+
+def table(kernels: Kernels) -> str:
+    """Markdown table of the kernels for bfloat16, or for no floating-point values, as compiled for `SHOWN`."""
+    rows = []
+    for name in sorted({name for name, _ in kernels if is_shown(name)}):
+        registers = [kernels[name, architecture].registers for architecture in ARCHITECTURES]
+        shown = kernels[name, SHOWN]
+        rows.append(
+            [
+                f"`{name}`",
+                " / ".join(map(str, registers)),
+                shown.shared_memory,
+                shown.threads,
+                f"{shown.occupancy(SHOWN):.0%}",
+                shown.stack or "",
+                shown.wide_loads or "",
+                f"{shown.instructions:.0f}" if shown.is_loop else "",
+            ]
+        )
+    headers = [
+        "kernel",
+        "registers, sm_" + " / ".join(name.replace(".", "") for name in ARCHITECTURES),
+        "shared memory, bytes",
+        "threads",
+        "occupancy",
+        "stack, bytes",
+        "128-bit loads",
+        "instructions per 512 bytes",
+    ]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def write_page(page: Path, kernels: Kernels, toolkit: str) -> None:
+    replace_between(page, MARKERS, f"Compiled by nvcc {toolkit}.\n\n{table(kernels)}")

@@ -293,7 +293,8 @@ __device__ inline void write_row_gradient(const T* row, T* grad, int count, int6
   // label; RowLabels::kMost is kLogitThreads.
   const int k = kLogitThreads - 1 - static_cast<int>(threadIdx.x);
   const int64_t label = k < gradients.labels_per_row ? labels[k] : kIgnoredLabel;
-  const int64_t at = label - first;  // -1 - first or less if the label is ignored
+  // Unsigned, since a direct call may give any `first`. Negative if the label is ignored.
+  const auto at = static_cast<int64_t>(static_cast<uint64_t>(label) - static_cast<uint64_t>(first));
   const bool has_label = at >= 0 && at >= slice.begin && at < slice.end;
   C label_y = 0;
   if (has_label) label_y = y_of<kCapped>(widen(row[at]), inner);

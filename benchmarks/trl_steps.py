@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trl_steps", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions, of which the median counts")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; the median is reported")
     parser.add_argument("--output", type=Path, help="JSON file of the results")
     arguments = parser.parse_args()
     sys.path.append(str(PEERS))
@@ -95,7 +95,7 @@ def measure(rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def batch(kept: float) -> Batch:
-    """Two completions of full length and two of half of it, of which a random share is kept."""
+    """Two completions of full length and two of half of it, with a random share of their tokens kept."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 40000, (ROWS, PROMPT + COMPLETION), generator=generator)
     attention = torch.ones_like(ids)

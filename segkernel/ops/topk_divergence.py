@@ -25,7 +25,7 @@ def topk_divergence(
     softcap: float | None = None,
     inplace_backward: bool = False,
 ) -> Tensor:
-    """KL divergence of a model and another one of which only the log-probabilities of `K` tokens are known.
+    """KL divergence between a model and another one, given the other one's log-probabilities of `K` tokens.
 
     For on-policy distillation from a server that returns its top `K` tokens. With `p = softmax(z)` as in
     `token_logprobs` and `q` the other model's probabilities, the sum over the `K` tokens is

@@ -29,7 +29,7 @@ def token_logprobs(
 def label_logprobs(
     logits: Tensor, labels: Tensor, temperature: float | Tensor, logit_scale: float, softcap: float | None
 ) -> dict[str, Tensor]:
-    """All outputs `[n]` for valid rows of logits `[n, V]` with labels `[n]`, or `[n, K]`, of which -100 gives 0.
+    """All outputs `[n]` for valid rows of logits `[n, V]` with labels `[n]` or `[n, K]`; a label of -100 gives 0.
 
     `temperature` is a scalar or `[n, 1]`.
     """

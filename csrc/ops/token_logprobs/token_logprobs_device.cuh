@@ -83,8 +83,8 @@ __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor
   accumulate_part(running, factor, max_of_first, max, sums);
 }
 
-// Adds the y of kLoads vectors, of which the first begins at index `first`, to `totals`: y(x, u, j) as above, of which
-// those with an index >= `count` are no logits. The index in `totals` becomes `first`: see `index_of_largest`.
+// Adds the y of kLoads vectors to `totals`: y(x, u, j) as above. The first vector begins at index `first`; elements
+// with an index >= `count` are no logits. The index in `totals` becomes `first`: see `index_of_largest`.
 template <class T, class C, class Y>
 __device__ inline void add_totals(const uint4 (&words)[kLoads], int first, int count, const Y& y, Totals<C>& totals) {
   C largest = -INFINITY;

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import CPU, Case, Function, Machine
+from benchmarks.cases.case import Case, Function
+from benchmarks.cases.machine import CPU, Machine
 
 TURNS = 3
 SECONDS_PER_TURN = 0.5

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import GPU, REHEARSAL, Case, Function, Machine, nothing
+from benchmarks.cases.case import Case, Function, nothing
+from benchmarks.cases.machine import GPU, REHEARSAL, Machine
 from benchmarks.targets import OURS
 
 REPEATS, REPEATS_OF_SLOW = 30, 5

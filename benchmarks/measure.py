@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import CPU_GROUPS, Case
+from benchmarks.cases import CPU_GROUPS
+from benchmarks.cases.case import Case
 from benchmarks.clock_cpu import CpuClock
 from benchmarks.clock_gpu import CudaClock, RehearsalClock
 from benchmarks.targets import BARE, OURS

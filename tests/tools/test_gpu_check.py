@@ -16,7 +16,9 @@ import torch
 import segkernel
 from benchmarks import gpu_check as check
 from benchmarks import report, targets
-from benchmarks.cases import CPU_GROUPS, GPU, Case, shape
+from benchmarks.cases import CPU_GROUPS
+from benchmarks.cases.case import Case, shape
+from benchmarks.cases.machine import GPU
 from benchmarks.clock_gpu import CudaClock
 from benchmarks.measure import main
 from benchmarks.pages import replace_between

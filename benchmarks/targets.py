@@ -11,6 +11,7 @@ OURS = "segkernel"
 FORWARD, BACKWARD = "token_logprobs + entropy, forward", "token_logprobs, forward + backward"
 FEW, FEW_BACKWARD = "token_logprobs + entropy, few rows", "token_logprobs, backward, few rows"
 HEAD, BARE = "linear_token_logprobs", "bare matrix products"
+BY_SHARE, BY_TOKENS, BY_VOCABULARY = "by share", "by tokens", "by vocabulary"  # series of the group scaling
 SHARE, DENSE, DENSE_SHARE = "of copy bandwidth", "of the dense time", "of the dense bandwidth"
 PERCENT = (SHARE, DENSE, DENSE_SHARE)
 

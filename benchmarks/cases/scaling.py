@@ -12,9 +12,7 @@ import segkernel
 from benchmarks import peers, truth
 from benchmarks.cases.case import Case, shape
 from benchmarks.cases.machine import Machine, random_logits
-from benchmarks.targets import OURS
-
-BY_SHARE, BY_TOKENS, BY_VOCABULARY = "by share", "by tokens", "by vocabulary"  # series
+from benchmarks.targets import BY_SHARE, BY_TOKENS, BY_VOCABULARY, OURS
 
 
 def scaling(machine: Machine) -> Iterator[Case]:

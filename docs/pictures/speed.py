@@ -5,23 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from style import HERE, INK, KEPT, MUTED, ROOT, save
+from style import HERE, INK, KEPT, MUTED, OURS, RESULTS, color_of, save
 
-RESULTS = ROOT / "benchmarks" / "results" / "amd-epyc-2-cores.json"
 LEFT_OUT = {"bandwidth", "import_time", "scaling"}  # no operators, or in a picture of its own
-OURS = "segkernel"
-# Colors of implementations, by the beginning of their name.
-COLORS = {
-    OURS: KEPT,
-    "TRL": "#d1495b",
-    "torch.compile": "#e0912f",
-    "vectorized torch": "#e0912f",
-    "eager torch": "#3d6fb6",
-    "materialized logits": "#3d6fb6",
-    "loop over": MUTED,
-    "bare matrix products": "white",
-}
-OTHERS = "#8b5fbf"
 
 
 def draw(folder: Path = HERE) -> Path:
@@ -62,7 +48,7 @@ def draw_group(axes: plt.Axes, group: str, works: dict[str, dict[str, float]]) -
         axes.plot([min(ratios.values()), max(ratios.values())], [line] * 2, color=MUTED, alpha=0.4, zorder=1)
         axes.text(0, line - 0.3, work, transform=axes.get_yaxis_transform(), fontsize=9, color=INK)
         for name, ratio in ratios.items():
-            color = next((color for start, color in COLORS.items() if name.startswith(start)), OTHERS)
+            color = color_of(name)
             is_variant = name.startswith(OURS) and name != OURS
             axes.scatter(
                 ratio,

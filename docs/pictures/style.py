@@ -25,6 +25,21 @@ KEPT = "#2f9e6e"
 POSITIVE, NEGATIVE, NEUTRAL = "#2f9e6e", "#d1495b", "#aab2bd"
 SEGMENTS = ("#3d6fb6", "#e0912f")
 
+RESULTS = ROOT / "benchmarks" / "results" / "amd-epyc-2-cores.json"  # benchmarks of the pictures
+OURS = "segkernel"
+# Colors of implementations, by the beginning of their name.
+COLORS = {
+    OURS: KEPT,
+    "TRL": "#d1495b",
+    "torch.compile": "#e0912f",
+    "vectorized torch": "#e0912f",
+    "eager torch": "#3d6fb6",
+    "materialized logits": "#3d6fb6",
+    "loop over": MUTED,
+    "bare matrix products": "white",
+}
+OTHERS = "#8b5fbf"
+
 mpl.rcParams.update(
     {
         "svg.hashsalt": "segkernel",
@@ -42,6 +57,11 @@ mpl.rcParams.update(
         "savefig.facecolor": "white",
     }
 )
+
+
+def color_of(implementation: str) -> str:
+    """Color of an implementation in the pictures of the benchmarks."""
+    return next((color for start, color in COLORS.items() if implementation.startswith(start)), OTHERS)
 
 
 def save(figure: Figure, name: str, folder: Path = HERE) -> Path:

@@ -22,10 +22,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 RECIPE = DOCS / "adding-an-operator.md"
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-# The picture of answers is drawn from a run that may not be stored yet.
-ANSWERS = ROOT / "benchmarks" / "results" / "experiments" / "smollm2-answers.json"
-PICTURES = sorted(path for path in (DOCS / "pictures").glob("*.py") if path.stem != "style")
-PICTURES = [path for path in PICTURES if path.stem != "answers" or ANSWERS.is_file()]
+# A script whose data are not stored yet has no picture next to it.
+PICTURES = sorted(path for path in (DOCS / "pictures").glob("*.py") if path.with_suffix(".svg").is_file())
 
 PUBLIC = {name: getattr(segkernel, name) for name in segkernel.__all__}
 PUBLIC = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}

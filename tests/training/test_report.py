@@ -282,12 +282,52 @@ def test_inspect_reads_token_rewards_from_columns(tmp_path, capsys):
     ]
 
 
+def test_inspect_shows_the_rewards_that_a_policy_implies(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    from segkernel.training.cli.inspect import main
+    from tests.training.trainer_helpers import tiny_lm, tiny_tokenizer, write_jsonl
+
+    tokenizer = tiny_tokenizer()
+    models = {name: tiny_lm(tokenizer, seed).eval() for seed, name in enumerate(("start", "policy"))}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    data = write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "2+2=", "chosen": "4", "rejected": "5, 5"}] * 2)
+    paths = {"preferences": data, "reward_policy": tmp_path / "policy", "model": tmp_path / "start"}
+    page = tmp_path / "page.html"
+    options = ["--reward_policy_beta=0.5", "--threshold_unit=reward", "--baseline=0", "--delta=0", "--rows=1"]
+    main([*(f"--{name}={path}" for name, path in paths.items()), f"--output={page}", *options])
+    assert capsys.readouterr().err.count("segments: half of them") <= 1
+    shown = Page(page.read_text(encoding="utf-8"))
+    assert f"policy {tmp_path / 'policy'}" in shown.text
+    expected = []
+    for response in ("4", "5, 5"):
+        prompt, ids = tokenizer("2+2=")["input_ids"], tokenizer(response)["input_ids"] + [tokenizer.eos_token_id]
+        with torch.no_grad():
+            logits = [models[name](torch.tensor([prompt + ids])).logits[0] for name in ("policy", "start")]
+        new, old = (rows[len(prompt) - 1 : -1].log_softmax(1)[range(len(ids)), ids] for rows in logits)
+        expected += (0.5 * (new - old)).tolist()
+    found = [float(title.split("reward ")[1].split()[0].rstrip(",")) for _, _, title in shown.tokens]
+    assert found == pytest.approx(expected, abs=0.006)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([], "preferences: expected a .jsonl, .json, .csv or .parquet file"),
         (["--preferences", "x.jsonl"], "reward_model: expected a directory"),
         (["--preferences", "x.jsonl", "--token_rewards", "column"], "tokenizer: expected a directory"),
+        (["--preferences", "x.jsonl", "--check_calculations"], "tokenizer: expected a directory"),
+        (["--preferences", "x.jsonl", "--reward_policy", "dpo"], "model: expected the model that --reward_policy was"),
+        (["--preferences", "x.jsonl", "--reward_policy", "./dpo", "--model", "."], "reward_policy: there is no"),
+        (
+            ["--preferences", "x.jsonl", "--reward_policy", "dpo", "--model", "lm", "--reward_model", "rm"],
+            "expected one source of rewards, got rm and policy dpo",
+        ),
+        (
+            ["--preferences", "x.jsonl", "--reward_model", "rm", "--token_rewards", "column"],
+            "token_rewards: expected no other source with `column`, got rm",
+        ),
         (["--preferences", "x.jsonl", "--rows", "0"], "rows: expected at least 1, got 0"),
     ],
 )

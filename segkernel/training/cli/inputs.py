@@ -46,24 +46,44 @@ def rewards_in_data(options: Options) -> bool:
 
 
 def check_rewards(options: Options) -> dict[str, str]:
-    if not rewards_in_data(options):
-        return {"rewards": options.rewards.source()}
-    if options.rewards.given():
-        raise ValueError(f"token_rewards: expected no other source with `column`, got {options.rewards.given()[0]}")
-    return {"rewards": "column"}
+    return {"rewards": source_of_rewards(options.rewards, options.model.model, in_data=rewards_in_data(options))}
+
+
+def source_of_rewards(rewards: RewardArguments, model: str | None, *, in_data: bool) -> str:
+    """The one source of rewards, as the record of the run names it: `column` for token rewards in the data.
+
+    Args:
+        rewards: options for other sources.
+        model: directory of the model that a `reward_policy` was trained from.
+        in_data: whether the token rewards are a column of the data.
+
+    Raises:
+        ValueError: there is no source, or there are several, or a reward policy without `model`.
+    """
+    if in_data and rewards.given():
+        raise ValueError(f"token_rewards: expected no other source with `column`, got {rewards.given()[0]}")
+    source = "column" if in_data else rewards.source()
+    if rewards.reward_policy is not None and model is None:
+        raise ValueError("model: expected the model that --reward_policy was trained from, got none (--model DIR)")
+    return source
 
 
 def load_rewards(options: Options, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | PrefixScorer | None:
-    """The scorer of prefixes; a model is refused when its tokens are not the policy's."""
-    rewards, start = options.rewards, options.model
-    if rewards_in_data(options):
-        return None
+    """The scorer of prefixes; `None` if the token rewards are a column of the data."""
+    return None if rewards_in_data(options) else load_scorer(options.rewards, options.model, tokenizer)
+
+
+def load_scorer(
+    rewards: RewardArguments, start: ModelArguments, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel | PrefixScorer:
+    """The scorer of prefixes that `source_of_rewards` found; a model is refused when its tokens are not `tokenizer`'s.
+
+    `start.model` is the reference of a reward policy, and `start.dtype` the data type of every model.
+    """
     if rewards.reward_model is not None:
         return load_scoring_model(rewards.reward_model, tokenizer, start.dtype)
-    if rewards.reward_policy is None:
+    if rewards.reward_policy is None or start.model is None:
         return CalculationScorer(tokenizer)
-    if start.model is None:
-        raise ValueError("model: expected the model that --reward_policy was trained from, got none (--model DIR)")
     policy = load_frozen_lm("reward_policy", rewards.reward_policy, tokenizer, start.dtype)
     reference = load_frozen_lm("model", start.model, tokenizer, start.dtype)
     return ImplicitRewardScorer(policy, reference, beta=rewards.reward_policy_beta)

@@ -10,7 +10,8 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 from segkernel._arguments import UserError
-from segkernel.training.cli.arguments import PreferenceArguments
+from segkernel.training.cli.arguments import PreferenceArguments, RewardArguments
+from segkernel.training.cli.inputs import load_scorer, source_of_rewards
 from segkernel.training.cli.options import OptionParser
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.data.containers import check_source
@@ -18,8 +19,9 @@ from segkernel.training.data.encoding import encode_preferences
 from segkernel.training.data.options import RowOptions
 from segkernel.training.data.readers import read_preferences
 from segkernel.training.data.tables import head
-from segkernel.training.models import ModelArguments, load_scoring_model, load_tokenizer
+from segkernel.training.models import ModelArguments, load_tokenizer
 from segkernel.training.models.context import fit_length
+from segkernel.training.models.paths import locate
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.progress import shows_bars
 from segkernel.training.report.example import Example
@@ -41,13 +43,14 @@ class InspectArguments(RowOptions):
     preferences: str = field(
         default="", metadata=dict(PreferenceArguments.__dataclass_fields__["preferences"].metadata)
     )
-    reward_model: str | None = field(
-        default=None, metadata={"help": "Reward model made with `segkernel train reward`.", "metavar": "DIR"}
+    model: str | None = field(
+        default=None, metadata={"help": "Model that --reward_policy was trained from.", "metavar": "DIR"}
     )
     tokenizer: str | None = field(
         default=None,
         metadata={
-            "help": "Tokenizer; default: the reward model's. Required with --token_rewards column.",
+            "help": "Tokenizer; default: that of --reward_model or --reward_policy. Required with other sources of "
+            "rewards.",
             "metavar": "DIR",
         },
     )
@@ -59,7 +62,7 @@ class InspectArguments(RowOptions):
     )
     max_length: int | None = field(
         default=None,
-        metadata={"help": "Most tokens of prompt and response together. Default: 512, or the reward model's context."},
+        metadata={"help": "Most tokens of prompt and response together. Default: 512, or the models' context."},
     )
     output: str = field(default="inspect.html", metadata={"help": "HTML file to write.", "metavar": "FILE"})
 
@@ -70,11 +73,11 @@ class InspectArguments(RowOptions):
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
-def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
+def inspect(arguments: InspectArguments, options: PairSegmentOptions, rewards: RewardArguments) -> Path:
     """Render the first pairs of a preference file.
 
-    Token rewards come from `arguments.reward_model`, or from columns of the file if `options.token_rewards` is
-    `column`.
+    Token rewards come from the source in `rewards`, as in `segkernel train asr-dpo`, or from columns of the file if
+    `options.token_rewards` is `column`.
 
     Returns:
         Path of the page.
@@ -85,32 +88,31 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
     """
     check_source("preferences", arguments.preferences)
     from_column = options.token_rewards == "column"
-    if from_column == (arguments.reward_model is not None):
-        raise ValueError(
-            "reward_model: expected none, since --token_rewards column takes the rewards from the data"
-            if from_column
-            else "reward_model: expected a directory (or --token_rewards column), got none"
-        )
-    tokenizer_path = arguments.tokenizer or arguments.reward_model
+    token_rewards = source_of_rewards(rewards, arguments.model, in_data=from_column)
+    paths = {"model": arguments.model, "reward_model": rewards.reward_model, "reward_policy": rewards.reward_policy}
+    for name, path in paths.items():
+        if path is not None:
+            locate(path, name)
+    tokenizer_path = arguments.tokenizer or rewards.reward_model or rewards.reward_policy
     if tokenizer_path is None:
-        raise ValueError("tokenizer: expected a directory with --token_rewards column, got none")
+        raise ValueError(f"tokenizer: expected a directory with rewards from {token_rewards}, got none")
     how: dict[str, Any] = {"separator": arguments.separator, "skip_bad_rows": arguments.skip_bad_rows}
     how |= options.reward_columns
     source = read_preferences(arguments.preferences, **how)
     source = head(source, max(arguments.rows, arguments.fit_rows))
     tokenizer = load_tokenizer(ModelArguments(tokenizer=tokenizer_path), ())
-    model = None if arguments.reward_model is None else load_scoring_model(arguments.reward_model, tokenizer)
+    scorer = None if from_column else load_scorer(rewards, ModelArguments(model=arguments.model), tokenizer)
     rows = encode_preferences(
         source,
         tokenizer,
-        max_length=fit_length("max_length", arguments.max_length, MAX_LENGTH, {"reward_model": model}),
+        max_length=fit_length("max_length", arguments.max_length, MAX_LENGTH, {"reward_model": scorer}),
         name=arguments.preferences,
         skip_bad_rows=arguments.skip_bad_rows,
     )
-    if model is not None:
+    if scorer is not None:
         config = SegkernelConfig(output_dir=str(Path(arguments.output).parent))
-        rows = with_token_rewards(rows, model, options.token_rewards, PreferenceCollator.of(tokenizer), config)
-    end_ids = () if model is None else ResponseTokens.of(None, tokenizer, pad_id=0).end_ids
+        rows = with_token_rewards(rows, scorer, options.token_rewards, PreferenceCollator.of(tokenizer), config)
+    end_ids = () if scorer is None else ResponseTokens.of(None, tokenizer, pad_id=0).end_ids
     rows = with_smoothed_rewards(rows, options.smoothing, end_ids)
     thresholds = fit_to_pairs(head(rows, arguments.fit_rows), options, end_ids)
     rows = with_masks(rows, thresholds, end_ids, warn=True)
@@ -120,13 +122,13 @@ def inspect(arguments: InspectArguments, options: PairSegmentOptions) -> Path:
         output.parent,
         title=f"Segments of {Path(arguments.preferences).name}",
         examples=examples,
-        summary=_summary(examples, arguments, options, thresholds),
+        summary=_summary(examples, token_rewards, options, thresholds),
         filename=output.name,
     )
 
 
 def _summary(
-    examples: list[Example], arguments: InspectArguments, options: PairSegmentOptions, thresholds: Thresholds
+    examples: list[Example], token_rewards: str, options: PairSegmentOptions, thresholds: Thresholds
 ) -> dict[str, Any]:
     tokens = sum(len(example.tokens) for example in examples)
     return {
@@ -134,7 +136,7 @@ def _summary(
         "tokens": tokens,
         "segments": sum(len(example.spans()) for example in examples),
         "tokens trained on": f"{100 * sum(sum(example.kept) for example in examples) / tokens:.1f} %",
-        "token rewards": options.token_rewards if arguments.reward_model is None else arguments.reward_model,
+        "token rewards": token_rewards,
         "baseline": thresholds.baseline,
         "baseline shift": thresholds.shift,
         "delta": thresholds.delta,
@@ -147,16 +149,16 @@ def _summary(
 def main(argv: Sequence[str]) -> int:
     """Run `segkernel inspect`."""
     parser = OptionParser(
-        [InspectArguments, PairSegmentOptions],
+        [InspectArguments, RewardArguments, PairSegmentOptions],
         prog="segkernel inspect",
         description="Show the responses of a preference file, cut into segments, as one HTML page.",
         title="inspect",
     )
     try:
-        arguments, options = parser.parse(argv)
+        arguments, rewards, options = parser.parse(argv)
         if not shows_bars(disable_tqdm=False):
             disable_progress_bar()
-        print(f"report: {inspect(arguments, options)}")
+        print(f"report: {inspect(arguments, options, rewards)}")
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     return 0

@@ -37,19 +37,37 @@ def turn_advantages(
 
 
 @torch.no_grad()
-def agreeing_advantages(rewards: Tensor, mask: Tensor, index: Any, *, scale: bool = True, **options: Any) -> Tensor:
+def agreeing_advantages(
+    rewards: Tensor, mask: Tensor, index: Any, *, scores: Tensor | None = None, scale: bool = True, **options: Any
+) -> Tensor:
     """Advantages `[B, T]` of responses, 0 outside of the segments whose sign agrees with them (arXiv 2411.00809).
 
-    A response's advantage is the sum of its token rewards relative to the group's; `options` are those of
-    `segkernel.segment`.
+    A response's advantage is its score relative to the group's. `scores` `[B]` default to the sums of the token
+    rewards; `options` are those of `segkernel.segment`.
     """
     valid = mask.bool()
-    scores = rewards.masked_fill(~valid, 0.0).sum(1, keepdim=True)
+    scores = rewards.masked_fill(~valid, 0.0).sum(1) if scores is None else scores
     ones = torch.ones(len(scores), dtype=torch.int32, device=scores.device)
-    advantages = group_normalize(scores, ones, _groups(index, scores), scale=scale)
+    advantages = group_normalize(scores[:, None], ones, _groups(index, scores), scale=scale)
     kept = segment(rewards, valid, sequence_sign=advantages[:, 0], **options).mask
     assert kept is not None  # since signs were given
     return advantages * kept
+
+
+def with_remainder(rewards: Tensor, mask: Tensor, scores: Tensor) -> Tensor:
+    """Token rewards `[B, T]` whose sums over a row's valid tokens are `scores` `[B]`: the last one gets the difference.
+
+    Rewards at masked positions are 0. Rows without valid tokens stay 0.
+
+    Example:
+        >>> rewards, mask = torch.tensor([[1.0, 9.0, 2.0, 9.0]]), torch.tensor([[1, 0, 1, 0]])
+        >>> with_remainder(rewards, mask, torch.tensor([5.0]))
+        tensor([[1., 0., 4., 0.]])
+    """
+    valid = mask.bool()
+    rewards = rewards.masked_fill(~valid, 0.0)
+    last = valid & (valid.flip(1).cumsum(1).flip(1) == 1)
+    return rewards + last * (scores - rewards.sum(1))[:, None]
 
 
 def segment_ratios(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:

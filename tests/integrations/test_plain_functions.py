@@ -1,4 +1,4 @@
-"""Functions for SkyRL and PRIME-RL, with the arguments that these frameworks pass."""
+"""Functions for SkyRL, slime and PRIME-RL, with the arguments that these frameworks pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from segkernel.integrations import prime_rl, skyrl
+from segkernel.integrations import prime_rl, skyrl, slime
 
 MASK = torch.tensor([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0]])
 
@@ -43,6 +43,88 @@ def test_skyrl_asr_grpo_literals() -> None:
     assert advantages.tolist() == [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0]]
     with pytest.raises(ValueError, match=r"^delta: expected it or pivot_threshold, got neither"):
         skyrl.asr_grpo(**arguments)
+
+
+class SlimeSample(SimpleNamespace):
+    """slime's sample, with the fields that the functions read."""
+
+    def __init__(self, reward: Any, length: int, loss_mask: list[int] | None = None, **fields: Any) -> None:
+        super().__init__(
+            reward=reward, response_length=length, loss_mask=loss_mask, **{"group_index": 0, "index": 7, **fields}
+        )
+        self.remove_sample = fields.get("remove_sample", False)
+
+    def get_reward_value(self, args: Any) -> float:
+        return self.reward if not args.reward_key else self.reward[args.reward_key]
+
+
+def slime_arguments(reward_key: str | None = "score", **options: Any) -> SimpleNamespace:
+    return SimpleNamespace(reward_key=reward_key, grpo_std_normalization=False, gamma=1.0, segkernel=options)
+
+
+def test_slime_asr_grpo_literals() -> None:
+    """Scores 2 and 0, which are not the sums of the token rewards: advantages +1 and -1. NaN where masked."""
+    samples = [
+        SlimeSample({"score": 2.0, "token_rewards": [2.0, 2.0, math.nan, -2.0]}, 4, [1, 1, 0, 1]),
+        SlimeSample({"score": 0.0, "token_rewards": [1.0, -2.0, 5.0]}, 3),
+        SlimeSample({"score": 9.0, "token_rewards": [1.0]}, 1, group_index=1),
+    ]
+    scores, advantages = slime.asr_grpo(slime_arguments(delta=0.5), samples)
+    assert scores == [2.0, 0.0, 9.0]
+    assert [row.tolist() for row in advantages] == [[1.0, 1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0]]
+
+
+def test_slime_turn_grpo_literals() -> None:
+    """Returns of the turns: 4 and 3, then 2 and 2, whose reward has no values per token; their mean is 2.75."""
+    samples = [
+        SlimeSample({"score": 4.0, "token_rewards": [0.0, 1.0, math.nan, 2.0]}, 4, [1, 1, 0, 1]),
+        SlimeSample({"score": 2.0}, 3, [1, 0, 1]),
+        SlimeSample({"score": 9.0}, 2, remove_sample=True),
+    ]
+    scores, advantages = slime.turn_grpo(slime_arguments(), samples)
+    assert scores == [4.0, 2.0, 9.0]
+    assert [row.tolist() for row in advantages] == [[1.25, 1.25, 0.0, 0.25], [-0.75, 0.0, -0.75], [0.0, 0.0]]
+    same = slime.turn_grpo(slime_arguments(None), [SlimeSample(1.0, 2), SlimeSample(0.0, 1)])[1]
+    assert [row.tolist() for row in same] == [[0.5, 0.5], [-0.5]]
+
+
+def test_slime_token_advantages_slice_those_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("slime.backends.megatron_utils.cp_utils")
+    # A context-parallel rank with every token but the first.
+    module.__dict__["slice_log_prob_with_cp"] = lambda values, total, response: values[total - response :]
+    for name in ("slime", "slime.backends", "slime.backends.megatron_utils"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    data: dict[str, Any] = {
+        "rewards": [torch.tensor([1.0, 0.0, 2.0]), torch.tensor([-1.0])],
+        "total_lengths": [4, 1],
+        "response_lengths": [3, 1],
+        "kl": [torch.zeros(2), torch.zeros(1)],
+    }
+    slime.token_advantages(SimpleNamespace(), data)
+    assert [row.tolist() for row in data["advantages"]] == [[0.0, 2.0], [-1.0]]
+    assert [row.tolist() for row in data["returns"]] == [[0.0, 2.0], [-1.0]]
+    with pytest.raises(ValueError, match=r"^rewards: expected advantages per token, got scalars; set --custom-reward"):
+        slime.token_advantages(SimpleNamespace(), {"rewards": [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("options", "sample", "message"),
+    [
+        ({}, SlimeSample({"score": 1.0}, 2), r"segkernel in --custom-config-path: expected delta or pivot_threshold"),
+        ({"dleta": 1}, SlimeSample({"score": 1.0}, 2), "segkernel in --custom-config-path: expected options of base"),
+        ({"delta": 1}, SlimeSample({"score": 1.0}, 2), "token_rewards: expected 2 values in .* sample 7, got none"),
+        ({"delta": 1}, SlimeSample({"score": 1.0, "token_rewards": [1.0]}, 2), "token_rewards: expected 2 .* got 1"),
+        (
+            {"delta": 1},
+            SlimeSample({"score": 1.0, "token_rewards": [1.0]}, 1, group_index=None),
+            "group_index: expected that of a prompt, got None for sample 7",
+        ),
+    ],
+)
+def test_slime_asr_grpo_names_what_is_wrong(options: dict[str, Any], sample: SlimeSample, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        slime.asr_grpo(slime_arguments(**options), [sample])
 
 
 def test_prime_rl_segment_ratio_loss_literals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,22 +13,13 @@ Options of an estimator are read from `algorithm.segkernel`, which verl's config
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from segkernel.integrations.advantages import agreeing_advantages, segment_ratios, turn_advantages
-
-TURN_OPTIONS: dict[str, Any] = {"per": "group"}
-ASR_OPTIONS: dict[str, Any] = {
-    "baseline": 0.0,
-    "delta": None,
-    "pivot_threshold": None,
-    "hold": True,
-    "keep_neutral": False,
-}
+from segkernel.integrations.estimators import estimator_options
 
 
 def turn_grpo(
@@ -51,7 +42,7 @@ def turn_grpo(
     Returns:
         Advantages and returns, `[B, T]`, equal: there is no critic.
     """
-    options = _options(config, TURN_OPTIONS)
+    options = _options("segkernel_turn_grpo", config)
     per_token = turn_advantages(
         token_level_rewards,
         response_mask,
@@ -84,12 +75,7 @@ def asr_grpo(
     Raises:
         ValueError: neither `delta` nor `pivot_threshold`, or an unknown option.
     """
-    options = _options(config, ASR_OPTIONS)
-    if options["delta"] is None and options["pivot_threshold"] is None:
-        raise ValueError(
-            "algorithm.segkernel: expected delta or pivot_threshold for segkernel_asr_grpo, got neither; add for "
-            "example +algorithm.segkernel.delta=0.5"
-        )
+    options = _options("segkernel_asr_grpo", config)
     per_token = agreeing_advantages(token_level_rewards, response_mask, index, scale=_scale(config), **options)
     return per_token, per_token
 
@@ -159,14 +145,6 @@ def _scale(config: Any) -> bool:
     return bool(_get(config, "norm_adv_by_std_in_grpo", True))
 
 
-def _options(config: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the section `segkernel`, with defaults.
-
-    Raises:
-        ValueError: an unknown option.
-    """
-    given = dict(_get(config, "segkernel", None) or {})
-    for name in given:
-        if name not in defaults:
-            raise ValueError(f"algorithm.segkernel: expected options of {', '.join(defaults)}, got {name}")
-    return {**defaults, **given}
+def _options(name: str, config: Any) -> dict[str, Any]:
+    given = _get(config, "segkernel", None)
+    return estimator_options(name, given, "algorithm.segkernel", "+algorithm.segkernel.delta=0.5")

@@ -13,11 +13,12 @@ from typing import Any
 
 from benchmarks.experiments.framework.data import Rows, digest, store_rows
 from benchmarks.experiments.framework.experiment import Experiment
-from benchmarks.experiments.framework.output import write_page, write_results
+from benchmarks.experiments.framework.output import write_results
+from benchmarks.experiments.framework.page import captioned, write_page
 from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.framework.schedule import pool_of, run_plan, runs
 from benchmarks.experiments.framework.summary import summarize
-from benchmarks.experiments.framework.tables import candidate_table, markdown, method_table
+from benchmarks.experiments.framework.tables import candidate_tables, method_tables
 from benchmarks.experiments.registry import MODULES, load_experiment
 from benchmarks.machine import installed_versions
 
@@ -77,9 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = write_results(results, folder / f"{plan.name}.json", folder / plan.name)
     else:
         report = write_results(results, RESULTS / f"{plan.name}.json", RESULTS / plan.name)
-        write_page(results, plan.name, PAGE)
-    tables = [method_table(results), *([candidate_table(results)] if results["candidates"] else [])]
-    print("", *map(markdown, tables), f"report: {report}", sep="\n\n")
+        write_page(results, plan.name, PAGE, RESULTS / plan.name)
+    questions = [
+        {f"{name}, {of}": one for of, one in found.items()} for name, found in candidate_tables(results).items()
+    ]
+    tables = [text for found in (method_tables(results), *questions) for text in captioned(found)]
+    print("", *tables, f"report: {report}", sep="\n\n")
     return 0
 
 

@@ -29,7 +29,8 @@ from benchmarks.experiments.capitals.settings import CapitalsSettings
 from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.jobs import with_needed
 from benchmarks.experiments.framework.plan import Plan
-from benchmarks.experiments.framework.tables import markdown, method_table
+from benchmarks.experiments.framework.tables import markdown, method_tables
+from benchmarks.experiments.policies.advantages import ADVANTAGES, UNCHANGED
 from benchmarks.experiments.policies.credit import TrainedResponse, credit_measures
 from benchmarks.experiments.policies.logprobs import divergence, response_logprobs
 from benchmarks.experiments.policies.timing import timing
@@ -37,7 +38,7 @@ from examples.capitals.pairs import Pair
 from examples.capitals.task import CAPITALS, answer_text, make_tokenizer, score
 from examples.common.estimates import Estimate
 from examples.common.workers import quiet
-from segkernel.training import ASRDPOConfig, ASRPPOConfig, ASRRFTConfig
+from segkernel.training import ASRDPOConfig, ASRPPOConfig, ASRRFTConfig, DPOConfig, PPOConfig
 from tests.quiet import restored_after_quiet
 
 ALL_PAIRS = EXPERIMENT.main_condition
@@ -127,11 +128,30 @@ def test_jobs_survive_pickling_for_worker_processes():
 
 def test_every_option_of_a_candidate_exists():
     """An option that is misspelt would fail only when its job runs."""
-    configs: dict = {"asr-dpo": ASRDPOConfig, "asr-rft": ASRRFTConfig, "asr-ppo": ASRPPOConfig}
+    configs: dict = {
+        "dpo": DPOConfig,
+        "asr-dpo": ASRDPOConfig,
+        "asr-rft": ASRRFTConfig,
+        "asr-ppo": ASRPPOConfig,
+        "ppo": PPOConfig,
+    }
     for question in EXPERIMENT.questions:
         for candidate in question.candidates:
             if candidate.method.name in configs:
-                assert candidate.method.options.keys() <= configs[candidate.method.name].__dataclass_fields__.keys()
+                fields = configs[candidate.method.name].__dataclass_fields__
+                assert candidate.method.options.keys() - {"advantages"} <= fields.keys()
+                assert candidate.method.options.get("advantages", UNCHANGED) in ADVANTAGES
+
+
+def test_every_question_has_the_unchanged_method_among_its_candidates():
+    """An option that a method takes without naming it would give a second job for the same training."""
+    lacking = {
+        (question.name, question.of.name)
+        for question in EXPERIMENT.questions
+        if question.of.options not in [candidate.method.options for candidate in question.candidates]
+    }
+    # Pivots take the place of the trigger.
+    assert lacking == {("pivots only", "asr-dpo")}
 
 
 def test_timing_accumulates_and_restores_the_function():
@@ -276,7 +296,7 @@ def test_repeated_job_has_the_same_result(finished, smallest):
 def test_page_shows_the_stored_results():
     results = json.loads((command.RESULTS / "capitals.json").read_text())
     page = command.PAGE.read_text(encoding="utf-8")
-    assert markdown(method_table(results)) in page
+    assert [table for table in method_tables(results).values() if markdown(table) not in page] == []
     for entry in results["methods"]:
         shown = Estimate(**entry["mean"]["parts_right"]).percent()
         assert any(line.startswith(f"| {entry['method']} ") and shown in line for line in page.splitlines())

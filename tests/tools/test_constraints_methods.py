@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from benchmarks.experiments.constraints.proximal import AgainstRolloutMean, OverKeptTokens
+from benchmarks.experiments.policies.advantages import AgainstRolloutMean, OverKeptTokens
 
 
 def whitened(trainer_type, advantages, **attributes):

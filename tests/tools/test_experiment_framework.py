@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,10 +21,11 @@ from benchmarks.experiments.framework.columns import Column
 from benchmarks.experiments.framework.experiment import Candidate, Experiment, Method, Question
 from benchmarks.experiments.framework.hardware import environment
 from benchmarks.experiments.framework.jobs import Job, Need, Step, with_needed
-from benchmarks.experiments.framework.output import markers, page_text, ran_on, write_page, write_results
+from benchmarks.experiments.framework.output import write_results
+from benchmarks.experiments.framework.page import markers, page_text, pictures_of, ran_on, write_page
 from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.framework.settings import Settings
-from benchmarks.experiments.framework.tables import candidate_table, detailed_table, method_table, stage_table
+from benchmarks.experiments.framework.tables import candidate_tables, detailed_table, method_tables, stage_table
 from benchmarks.experiments.framework.workspace import Workspace
 from benchmarks.experiments.registry import MODULES
 
@@ -325,31 +327,37 @@ def test_workers_share_the_cores(monkeypatch, processes, threads):
     assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
 
 
-def test_method_table_literals(tuned):
-    rows = method_table(tuned[1]).to_dict("records")
-    assert list(rows[0]) == [
-        "method",
-        "baseline",
-        *(f"{name}, {c}" for c in ("all pairs", "bad pairs") for name in ("right", "gain", "kept")),
+def test_method_tables_literals(tuned):
+    tables = method_tables(tuned[1])
+    assert list(tables) == ["all pairs", "bad pairs"]
+    assert tables["all pairs"].to_dict("split")["data"] == [
+        ["start", "25.0 ± 0.0", "", "", ""],
+        ["plain", "57.0 ± 9.9", "+32.0 ± 9.9 ↑", "start", "1.00 ± 0.00"],
+        ["masked", "82.0 ± 9.9", "+25.0 ± 0.0 ↑", "plain", "0.75 ± 0.00 ↓"],
+        ["control", "25.0 ± 0.0", "-32.0 ± 9.9 ↓", "plain", "0.75 ± 0.00 ↓"],
     ]
-    shown = [(r["method"], r["right, all pairs"], r["gain, bad pairs"], r["kept, bad pairs"]) for r in rows]
-    assert shown == [
-        ("start", "25.0 ± 0.0", "", ""),
-        ("plain", "57.0 ± 9.9 ↑", "-18.0 ± 9.9 ↓", "1.00 ± 0.00"),
-        ("masked", "82.0 ± 9.9 ↑", "+25.0 ± 0.0 ↑", "0.75 ± 0.00 ↓"),
-        ("control", "25.0 ± 0.0 ↓", "+18.0 ± 9.9 ↑", "0.75 ± 0.00 ↓"),
-    ]
+    bad = tables["bad pairs"]
+    assert list(bad) == ["method", "right", "gain", "over", "kept"]
+    # The start model has no pairs, so it runs in the main condition only.
+    assert bad["method"].tolist() == ["plain", "masked", "control"]
+    assert bad["gain"].tolist() == ["-18.0 ± 9.9 ↓", "+25.0 ± 0.0 ↑", "+18.0 ± 9.9 ↑"]
 
 
-def test_candidate_table_compares_with_the_unchanged_method_and_the_baseline(tuned):
-    rows = candidate_table(tuned[1]).to_dict("records")
+def test_candidate_tables_compare_with_the_unchanged_method(tuned):
+    tables = candidate_tables(tuned[1])
+    assert {question: list(methods) for question, methods in tables.items()} == {"strength": ["masked"]}
     # No question has several lines, so the table has no column for them.
-    assert [(r["question"], r["method"], r["value"]) for r in rows] == [
-        ("strength", "masked", v) for v in "0.5 1 2".split()
+    assert tables["strength"]["masked"].to_dict("records") == [
+        {"trained on": condition, "value": value, "right": right, "change": change, "kept": kept}
+        for condition, value, right, change, kept in [
+            ("all pairs", "0.5", "69.5 ± 9.9", "-12.5 ± 0.0 ↓", "0.88 ± 0.00 ↑"),
+            ("all pairs", "1", "82.0 ± 9.9", "unchanged", "0.75 ± 0.00"),
+            ("all pairs", "2", "107.0 ± 9.9", "+25.0 ± 0.0 ↑", "0.50 ± 0.00 ↓"),
+            ("bad pairs", "0.5", "19.5 ± 9.9", "-12.5 ± 0.0 ↓", "0.88 ± 0.00 ↑"),
+            ("bad pairs", "1", "32.0 ± 9.9", "unchanged", "0.75 ± 0.00"),
+            ("bad pairs", "2", "57.0 ± 9.9", "+25.0 ± 0.0 ↑", "0.50 ± 0.00 ↓"),
+        ]
     ]
-    assert [r["right, bad pairs"] for r in rows] == ["19.5 ± 9.9 ↓", "32.0 ± 9.9", "57.0 ± 9.9 ↑"]
-    assert [r["gain, bad pairs"] for r in rows] == ["+12.5 ± 0.0 ↑", "+25.0 ± 0.0 ↑", "+50.0 ± 0.0 ↑"]
-    assert "line" not in rows[0]
 
 
 def test_other_tables_literals(tuned):
@@ -375,20 +383,37 @@ def test_results_are_written_as_files_and_page(tuned, tmp_path):
     page = tmp_path / "page.md"
     begin, end = markers("stub-tuning")
     page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    write_page(results, "stub-tuning", page)
+    write_page(results, "stub-tuning", page, tmp_path / "plots")
     # The stored file has all that the page shows.
-    assert page.read_text() == f"before\n{begin}\n{page_text(stored)}\n{end}\nafter\n"
-    assert "| masked " in page.read_text()
+    assert page.read_text() == f"before\n{begin}\n{page_text(stored, 'plots')}\n{end}\nafter\n"
     assert "Right is right. Mean over seeds 4 to 5 and 95 % t-interval." in page.read_text()
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", page.read_text())
+    assert shown == ["plots/strength.png", "plots/methods.png"]
+    assert all((tmp_path / path).is_file() for path in shown)
     page.write_text("no markers\n")
     with pytest.raises(ValueError, match="expected the markers <!-- stub-tuning:begin -->"):
-        write_page(results, "stub-tuning", page)
+        write_page(results, "stub-tuning", page, tmp_path / "plots")
     assert page.read_text() == "no markers\n"
+
+
+def test_page_shows_the_deciding_columns_and_hides_the_rest(tuned):
+    _, results = tuned
+    text = page_text({**results, "candidates": []}, "plots")
+    open_part, _, hidden = text.partition("<details>\n<summary>all measures</summary>\n\n")
+    headings = ["| method   | right      | gain          | over   | kept          |"]
+    assert [line for line in open_part.splitlines() if line.startswith("| method")][:1] == headings
+    assert "**Trained on bad pairs**" in open_part
+    assert "trained on" in hidden
+    assert "| stage" in hidden
+    assert hidden.endswith("\n\n</details>")
+    # The tables of candidates are one block per question.
+    blocks = re.findall(r"<summary>(.*?)</summary>", page_text(results, "plots"))
+    assert blocks == ["strength: masked", "the methods without a change", "all measures"]
 
 
 def test_single_seed_has_no_intervals(tmp_path):
     plan = Plan(replace(STUB, settings=StubSettings(seeds=(0,))))
-    text = page_text(run(plan, tmp_path))
+    text = page_text(run(plan, tmp_path), "plots")
     assert "±" not in text
     assert "Mean over seed 0" in text
 
@@ -411,4 +436,5 @@ def test_pages_show_the_stored_results():
     for path in filter(Path.is_file, (command.RESULTS / f"{name}.json" for name in runs)):
         begin, end = markers(path.stem)
         results = json.loads(path.read_text(encoding="utf-8"))
-        assert f"{begin}\n{page_text(results)}\n{end}\n" in page, path.name
+        pictures = pictures_of(command.RESULTS / path.stem, command.PAGE)
+        assert f"{begin}\n{page_text(results, pictures)}\n{end}\n" in page, path.name

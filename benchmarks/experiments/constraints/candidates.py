@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from benchmarks.experiments.constraints.pair_selectors import PAIR_SELECTORS
 from benchmarks.experiments.constraints.preferences import ASR_DPO, DPO
-from benchmarks.experiments.constraints.proximal import ADVANTAGES, ASR_PPO, ENTROPY_PPO, PPO
+from benchmarks.experiments.constraints.proximal import ASR_PPO, ENTROPY_PPO, PPO
 from benchmarks.experiments.constraints.rejection import ASR_RFT, RFT
 from benchmarks.experiments.constraints.sample_selectors import SLM_RFT
 from benchmarks.experiments.framework.questions import option
+from benchmarks.experiments.policies.advantages import ADVANTAGES
 from benchmarks.experiments.policies.thresholds import limits, units
 
 LEARNING_RATES = (3e-5, 1e-4, 3e-4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from benchmarks.experiments.constraints.answers import MAX_TOKENS, prompt_ids
@@ -14,6 +14,7 @@ from benchmarks.experiments.constraints.rejection import NEEDS, reward_job
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.experiment import Method
 from benchmarks.experiments.framework.jobs import Job, Need
+from benchmarks.experiments.policies.advantages import UNCHANGED, with_advantages
 from benchmarks.experiments.policies.rollouts import (
     observe_rollouts,
     observe_selection,
@@ -35,38 +36,8 @@ from segkernel.training import (
     RandomPPOConfig,
     RandomPPOTrainer,
 )
-from segkernel.training.trainer.batches import Batch
 
 MINIBATCHES = 2
-
-
-class OverKeptTokens(PPOTrainer):
-    """Mixin of PPO trainers: advantages are scaled to mean 0 over the tokens of the policy loss only."""
-
-    def policy_mask(self, batch: Batch) -> Tensor:
-        self.kept = super().policy_mask(batch) & batch["response_mask"]
-        return self.kept
-
-    def whiten(self, advantages: Tensor, error: Tensor, mask: Tensor) -> Tensor:
-        return super().whiten(advantages, error, self.kept)
-
-
-class AgainstRolloutMean(PPOTrainer):
-    """Mixin of PPO trainers: the baseline of a token's return is the mean of the rollout, not its value."""
-
-    def policy_mask(self, batch: Batch) -> Tensor:
-        self.values = batch["values"]
-        return super().policy_mask(batch)
-
-    def whiten(self, advantages: Tensor, error: Tensor, mask: Tensor) -> Tensor:
-        return super().whiten(advantages + self.values, error, mask)
-
-
-ADVANTAGES: dict[str, tuple[type[PPOTrainer], ...]] = {
-    "values": (),
-    "values, over kept tokens": (OverKeptTokens,),
-    "rollout mean": (AgainstRolloutMean,),
-}
 
 
 def ppo_trainer(
@@ -75,7 +46,7 @@ def ppo_trainer(
     """A trainer with as many responses as there are pairs in the methods on pairs; `options` on top of the job's."""
     settings = work.settings
     given = {**work.policy_options(job), **options}
-    bound: Any = type(trainer_type.__name__, (*ADVANTAGES[given.pop("advantages")], trainer_type), {})
+    bound: Any = with_advantages(trainer_type, given.pop("advantages"))
     responses = MINIBATCHES * settings.batch_size
     rollouts = settings.policy_pairs // responses
     steps = rollouts * MINIBATCHES * given["rollout_epochs"]
@@ -148,7 +119,7 @@ OPTIONS = {
     "gae_lambda": 1.0,
     "rollout_epochs": 2,
     "missing_eos_penalty": 1.0,
-    "advantages": "values",
+    "advantages": UNCHANGED,
 }
 PPO = Method(
     "ppo",

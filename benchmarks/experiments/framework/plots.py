@@ -18,6 +18,7 @@ COLORS = ("#2456a6", "#c2560a", "#14805e", "#8a4fb0")
 MARKERS, LINES = ("o", "s", "^", "D"), ("-", ":", "-.", "--")
 SIZES: dict[str, Any] = {"capsize": 3, "markersize": 4}
 PLOTS_PER_ROW = 3
+METHODS = "methods"  # stem of the plot of every method
 
 Results = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -26,7 +27,7 @@ Entry = Mapping[str, Any]
 def write_plots(results: Results, folder: Path) -> list[tuple[str, Path]]:
     """Write every plot as a PNG; returns titles and files."""
     folder.mkdir(parents=True, exist_ok=True)
-    plots = [(f"{columns_of(results)[0].label}, every method", methods_plot(results), "methods")]
+    plots = [(methods_title(results), methods_plot(results), METHODS)]
     for question in dict.fromkeys(entry["question"] for entry in results["candidates"]):
         plots.append((question, question_plot(results, question), slug(question)))
     written = []
@@ -35,6 +36,11 @@ def write_plots(results: Results, folder: Path) -> list[tuple[str, Path]]:
         figure.savefig(path, dpi=110, metadata={"Software": None})
         written.append((title, path))
     return written
+
+
+def methods_title(results: Results) -> str:
+    """Title of the plot of every method."""
+    return f"{columns_of(results)[0].label}, every method"
 
 
 def colors(results: Results) -> dict[str, str]:
@@ -113,7 +119,8 @@ def draw_candidates(axes: Axes, results: Results, entries: Sequence[Entry]) -> N
             (level,), _ = values([entry], headline)
             label = f"{entry['condition']}, {entry['method']}"
             axes.axhline(level, color=color[entry["condition"]], linestyle="--", linewidth=1, label=label)
-    axes.set_xticks(range(len(labels)), labels, fontsize=8)
+    slanted: dict[str, Any] = {} if ordered else {"rotation": 25, "ha": "right"}
+    axes.set_xticks(range(len(labels)), labels, fontsize=8, **slanted)
     axes.set_xlabel(", ".join(filter(None, [entries[0]["question"], entries[0]["unit"]])))
     axes.set_ylabel(axis_label(headline))
     if headline.unit == "percent":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -19,19 +19,42 @@ def columns_of(results: Results, name: str = "columns") -> list[Column]:
     return [Column(**column) for column in results[name]]
 
 
-def method_table(results: Results) -> pd.DataFrame:
-    """One row per method: headline, difference to the baseline, and the compact columns, in every condition."""
-    return _compared(results, results["methods"], {"method": "method", "baseline": "baseline"}, "against_baseline")
+def method_tables(results: Results) -> dict[str, pd.DataFrame]:
+    """One table per condition: headline, difference to the baseline and compact columns of every method."""
+    tables = {}
+    for condition in results["conditions"]:
+        entries = [entry for entry in results["methods"] if entry["condition"] == condition]
+        if entries:
+            rows = [{"method": e["method"], **_decisive(e, results, "gain"), **_compact(e, results)} for e in entries]
+            tables[condition] = pd.DataFrame(rows)
+    return tables
 
 
-def candidate_table(results: Results) -> pd.DataFrame:
-    """One row per candidate: headline, difference to the method's baseline, and the compact columns.
+def candidate_tables(results: Results) -> dict[str, dict[str, pd.DataFrame]]:
+    """By question and method, one row per condition and candidate: headline, change, and compact columns.
 
-    The arrows of the headline and the compact columns compare with the method without the change.
+    The change is the difference to the method without the change; "unchanged" marks the method itself.
     """
-    keys = {"question": "question", "of": "method", "label": "value", "series": "line"}
-    table = _compared(results, results["candidates"], keys, "against_unchanged")
-    return table.loc[:, (table != "").any()]
+    tables: dict[str, dict[str, pd.DataFrame]] = {}
+    for entry in results["candidates"]:
+        tables.setdefault(entry["question"], {}).setdefault(entry["of"], pd.DataFrame())
+    for question, methods in tables.items():
+        for method in methods:
+            rows = [
+                {
+                    "trained on": condition,
+                    "value": entry["label"],
+                    "line": entry["series"],
+                    **_decisive(entry, results, "change", "against_unchanged"),
+                    **_compact(entry, results, "against_unchanged"),
+                }
+                for condition in results["conditions"]
+                for entry in results["candidates"]
+                if (entry["question"], entry["of"], entry["condition"]) == (question, method, condition)
+            ]
+            table = pd.DataFrame(rows)
+            methods[method] = table.loc[:, (table != "").any()]
+    return tables
 
 
 def detailed_table(results: Results) -> pd.DataFrame:
@@ -70,40 +93,34 @@ def name_of(entry: Entry) -> str:
     return ", ".join(filter(None, [entry["of"], entry["question"], entry["series"]]))
 
 
-def _compared(results: Results, entries: Sequence[Entry], keys: Mapping[str, str], arrows: str) -> pd.DataFrame:
-    """Rows by `keys` (field: heading); per condition the headline, its gain, and the compact columns."""
-    headline, *others = columns_of(results)
-    conditions = [name for name in results["conditions"] if any(entry["condition"] == name for entry in entries)]
-    rows: dict[tuple[str, ...], Row] = {}
-    for entry in entries:
-        key = tuple(entry[field] or "" for field in keys)
-        row = rows.setdefault(key, dict(zip(keys.values(), key, strict=True)))
-        condition = entry["condition"]
-        row[f"{headline.label}, {condition}"] = cell(entry, headline, arrows)
-        row[f"gain, {condition}"] = gain(entry, headline)
-        row |= {f"{column.label}, {condition}": cell(entry, column, arrows) for column in others if column.compact}
-    names = [
-        f"{label}, {condition}"
-        for condition in conditions
-        for label in [headline.label, "gain", *(column.label for column in others if column.compact)]
-    ]
-    return pd.DataFrame(list(rows.values()), columns=[*keys.values(), *names]).fillna("")
+def _decisive(entry: Entry, results: Results, name: str, against: str = "against_baseline") -> Row:
+    """The headline, and the paired difference `name` with the method that it is to."""
+    headline = columns_of(results)[0]
+    row = {headline.label: cell(entry, headline, arrows=None)}
+    if against == "against_unchanged":
+        return row | {name: difference_cell(entry, headline, against) or "unchanged"}
+    found = difference_cell(entry, headline, against)
+    return row | {name: found, "over": entry["baseline"] if found else ""}
 
 
-def cell(entry: Entry, column: Column, arrows: str = "against_baseline") -> str:
-    """Mean and interval of a measure with the arrow of a difference; "" where it was not measured."""
+def _compact(entry: Entry, results: Results, arrows: str = "against_baseline") -> Row:
+    return {column.label: cell(entry, column, arrows) for column in columns_of(results)[1:] if column.compact}
+
+
+def cell(entry: Entry, column: Column, arrows: str | None = "against_baseline") -> str:
+    """Mean and interval of a measure, "" where it was not measured; with `arrows`, the arrow of that difference."""
     if column.measure not in entry["mean"]:
         return ""
-    against = entry[arrows].get(column.measure)
+    against = entry[arrows].get(column.measure) if arrows else None
     return column.text(Estimate(**entry["mean"][column.measure])) + (
         ARROWS[Estimate(**against).sign] if against else ""
     )
 
 
-def gain(entry: Entry, column: Column) -> str:
-    """Paired difference to the baseline, "" where there is none."""
-    against = entry["against_baseline"].get(column.measure)
-    return column.difference(Estimate(**against)) if against else ""
+def difference_cell(entry: Entry, column: Column, against: str) -> str:
+    """Paired difference with its interval and arrow, "" where there is none."""
+    found = entry[against].get(column.measure)
+    return column.difference(Estimate(**found)) if found else ""
 
 
 def markdown(table: pd.DataFrame) -> str:

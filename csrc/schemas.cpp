@@ -29,8 +29,8 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       " Tensor? sequence_rewards, float mix, Tensor? row_mix, Tensor? cu_seqlens) -> Tensor");
   library.def(
       "gae(Tensor rewards, Tensor values, Tensor? mask, float gamma, Tensor? row_gamma, float lam, Tensor? row_lam,"
-      " float value_lam, Tensor? row_value_lam, bool holes_are_steps, Tensor? cu_seqlens) -> (Tensor advantages, "
-      "Tensor returns)");
+      " float value_lam, Tensor? row_value_lam, bool holes_are_steps, Tensor? cu_seqlens)"
+      " -> (Tensor advantages, Tensor returns)");
   library.def(
       "discounted_sum(Tensor values, Tensor? mask, float discount, Tensor? row_discount, bool adjoint,"
       " Tensor? cu_seqlens) -> Tensor");
@@ -64,17 +64,17 @@ STABLE_TORCH_LIBRARY(segkernel, library) {
       "token_divergences_backward_(Tensor? grad_divergence, Tensor? grad_entropy, Tensor? grad_logprobs,"
       " Tensor(a!) logits, Tensor other_logits, Tensor? labels, Tensor? mask, Tensor? token_temperature, Tensor state,"
       " int kind, float beta, float logit_scale, float temperature, float? softcap) -> ()");
-  // linear_token_logprobs is written in Python around matrix products; those with an underscore are its steps.
+  // linear_token_logprobs is written in Python around matrix products; the operators with an underscore are its steps.
   library.def(
       "linear_token_logprobs(Tensor hidden, Tensor weight, Tensor? bias, Tensor labels, Tensor? mask,"
-      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, int outputs, int "
-      "compute_dtype)"
+      " Tensor? token_temperature, float logit_scale, float temperature, float? softcap, int outputs,"
+      " int compute_dtype)"
       " -> (Tensor logprobs, Tensor entropy, Tensor lse, Tensor sum_squares, Tensor mean_logit, Tensor is_argmax)");
   library.def(
       "linear_token_logprobs_backward(Tensor? grad_logprobs, Tensor? grad_entropy, Tensor hidden, Tensor weight,"
       " Tensor? bias, Tensor labels, Tensor? mask, Tensor? token_temperature, Tensor entropy, Tensor lse,"
-      " float logit_scale, float temperature, float? softcap, int compute_dtype, bool hidden_needed, bool "
-      "weight_needed, bool bias_needed)"
+      " float logit_scale, float temperature, float? softcap, int compute_dtype, bool hidden_needed,"
+      " bool weight_needed, bool bias_needed)"
       " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
   library.def(
       "_linear_token_logprobs_valid(Tensor labels, Tensor? mask, Tensor? token_temperature, int dims, int vocabulary)"

@@ -72,7 +72,7 @@ __device__ inline T look_back(const TileAggregates<T>& aggregates, const Tile& t
   return tile.index == 0 ? identity : look_back<kThreads>(aggregates, tile.first_block(), tile.block, identity, op);
 }
 
-// The same, for floating-point numbers in tiles that are processed from the row's end: padding there changes no bits.
+// The same for tiles that are processed from the row's end: padding at the end does not change floating-point results.
 template <int kThreads, class T, class Op>
 __device__ inline T look_back_by_distance(const TileAggregates<T>& aggregates, const Tile& tile, const T& identity,
                                           const Op& op) {

@@ -8,7 +8,7 @@
 
 namespace segkernel {
 
-// `words` 64-bit words per block, set to 0 on the stream. None if every row is a single tile.
+// `words` 64-bit words per block, set to 0 on the stream. Empty if every row is a single tile.
 class TileMemory {
  public:
   TileMemory(const char* op, const TileSchedule& schedule, int words, const DeviceScope& device)

@@ -12,7 +12,7 @@ SK_HOST_DEVICE inline C gae_step(C reward, C value, C next_value, C next_advanta
   return discounted(reward + gamma * next_value - value, gamma * lam, next_advantage);
 }
 
-// Advantages of one token: of `lam`, and of `value_lam`, to which its value is added for the return.
+// Advantages of one token under `lam` and under `value_lam`. The latter plus the token's value is its return.
 template <class C>
 struct Advantages {
   C of_lam;

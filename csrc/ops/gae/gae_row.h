@@ -1,5 +1,5 @@
-// Generalized advantage estimation along one row on the host, last token first. The second lambda costs no time: each
-// recursion waits for its own last step.
+// Generalized advantage estimation along one row on the host, last token first. The second recursion takes no
+// extra time: each is bound by the latency of its own steps.
 #pragma once
 
 #include "../../core/rows.h"

@@ -7,8 +7,8 @@
 
 namespace segkernel {
 
-// Moments of a group's values, relative to its first value: equal values have deviations of exactly 0. float64 for
-// every dtype, so that the order of summation hardly shows in float32 results.
+// Moments of a group's values, relative to its first value, so that equal values have deviations of exactly 0. They are
+// float64 for every dtype, so that float32 results hardly depend on the order of summation.
 struct Moments {
   int64_t count = 0;
   double first = 0;

@@ -15,7 +15,7 @@ namespace segkernel {
 
 namespace {
 
-// The rows of one group. Per segment, the values of each index are a group of their own.
+// Normalizes the rows of one group. With kPerSegment, the values of each segment index are a group of their own.
 template <bool kPerSegment, class T, class C = compute_t<T>>
 void normalize_group(const GroupNormalize<T>& all, const int64_t* rows, int64_t count) {
   std::conditional_t<kPerSegment, std::vector<Moments>, std::array<Moments, 1>> moments{};

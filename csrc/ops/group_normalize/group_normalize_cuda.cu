@@ -1,5 +1,5 @@
-// Normalization within groups: the thread block of a group's first row processes the group, the other blocks end at
-// once. It visits the group's rows in order, so sums depend on these rows only. No floating-point atomics.
+// Normalization within groups: the thread block of a group's first row processes the group in the order of its rows;
+// the blocks of its other rows return at once. Sums depend on the group only; there are no floating-point atomics.
 #include "../../cuda/warp.cuh"
 #include "../../torch/cuda_device.h"
 #include "../../torch/dispatch.h"
@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Whether no row before `row` is of its group. Called by all threads of the block. The nearest rows are compared first:
+// Whether `row` is the first of its group. All threads of the block call it. The nearest rows are compared first, since
 // the rows of a group are usually next to each other.
 __device__ bool is_first_of_group(const int64_t* groups, int64_t row) {
   for (int64_t chunk = row; chunk > 0; chunk -= kThreads) {
@@ -29,7 +29,7 @@ __device__ void for_each_row_of_group(const int64_t* groups, int64_t rows, int64
   for (int64_t chunk = first; chunk < rows; chunk += kThreads) {
     const int64_t row = chunk + threadIdx.x;
     const bool member = row < rows && groups[row] == groups[first];
-    // Its barriers also keep the members of the last chunk until all threads have visited them.
+    // The barriers of the scan also keep the last chunk's `members` until all threads have visited them.
     const auto scanned = block_scan<kThreads>(int{member}, 0, [](int a, int b) { return a + b; });
     if (member) members[scanned.prefix] = row;
     __syncthreads();
@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kThreads) group_normalize_kernel(GroupNormaliz
     for (int64_t k = count + threadIdx.x; k < all.segments; k += kThreads) all.normalized[row * all.segments + k] = 0;
   });
 
-  // Per segment, each thread has the moments of one index at a time; otherwise the block has those of all values.
+  // With kPerSegment, a thread computes the moments of one segment index at a time; otherwise the block computes those
+  // of all values together.
   const int64_t ends = kPerSegment ? longest : 1;
   for (int64_t tile = 0; tile < ends; tile += kThreads) {
     Moments moments;

@@ -1,8 +1,8 @@
 // State of linear_token_logprobs for one row of logits, which is computed a tile at a time: a tile holds the logits of
 // all rows for the slice [first, first + width) of the vocabulary.
 //
-// `sums` [n, 7], float64: RowSums<double> of every row. `label_y` [n, K], float64: the y of the row's labels, NaN until
-// the label's tile; they stay NaN if the label is out of range.
+// `sums` [n, 7], float64: RowSums<double> of every row. `label_y` [n, K], float64: y at the row's labels; NaN before
+// the tile that has the label, and at the end if the label is out of range.
 #pragma once
 
 #include "../token_logprobs/token_logprobs_arguments.h"
@@ -17,7 +17,7 @@ SK_INLINE int64_t index_in_tile(int64_t label, int64_t first, int64_t width) {
   return label >= first && label < first + width ? label - first : -1;
 }
 
-// The rows of flattened labels: their first `dims` dimensions, all or all but the last.
+// Positions of the rows: the first `dims` dimensions of the labels, all of them or all but the last.
 inline Positions row_positions(const Tensor& labels, int64_t dims) {
   check(dims == labels.dim() || dims + 1 == labels.dim(), "dims", "expected ", labels.dim(), " or one less, got ",
         dims);

@@ -3,8 +3,8 @@
 // The sums of both rows and of their cross term run side by side over the same parts, by online softmax
 // (token_logprobs.h). With a = factor * (x - max) and b = factor * (y - other max), logarithms in base 2:
 //
-//   KL(p || q) = sum_i p_i (log p_i - log q_i) = cross / sum - log(sum) + log(other sum),  cross = sum_i 2^a_i (a_i -
-//   b_i).
+//   KL(p || q) = sum_i p_i (log p_i - log q_i) = cross / sum - log(sum) + log(other sum),
+//   cross = sum_i 2^a_i (a_i - b_i).
 //
 // The Jensen-Shannon divergence and the total variation distance need normalized probabilities in every term, so they
 // take a second pass.
@@ -125,9 +125,9 @@ struct ShapeSums {
   double second;
 };
 
-// Values of a row that its gradient needs, a row of the operator's output `state` [..., 4], float64. `center`, the
-// expectation under p of the gradient's term in the divergence: KL(p || q) for kl, KL(p || m) for js,
-// sum_i p_i sign(p_i - q_i) for tv, unused for reverse_kl.
+// Results of a row that its gradient needs, a row of the operator's output `state` [..., 4], float64. `center` is the
+// mean under p of the term that multiplies p_i in the gradient of the divergence: KL(p || q) for kl, KL(p || m) for js,
+// sum_i p_i sign(p_i - q_i) for tv. reverse_kl does not use it.
 struct PairState {
   double lse;
   double other_lse;
@@ -143,7 +143,7 @@ struct RowDivergence {
 
 SK_INLINE RowDivergence finish_shape(Divergence kind, double beta, const ShapeSums& sums, const Normalizer& of_row,
                                      const Normalizer& of_other) {
-  // No probability is larger or smaller than NaN, so the signs do not show it.
+  // Comparisons with NaN are false, so a NaN in the sum of differences is missing from the sum of signs.
   if (kind == Divergence::tv) return {sums.first / 2, sums.first == sums.first ? sums.second : NAN};
   const double from_row = kLn2 * ::exp2(-of_row.rest) * sums.first;
   const double from_other = kLn2 * ::exp2(-of_other.rest) * sums.second;

@@ -28,11 +28,7 @@ struct PairPartition {
     }
     for (int64_t row = 0; row < rows.positions.count; ++row) {
       (is_valid(mask, row) ? valid : masked).push_back(row);
-      if (temperatures != nullptr && is_valid(mask, row)) {
-        const double temperature = temperatures[row];
-        check(temperature > 0 && temperature < INFINITY, "temperature", "expected a finite number > 0, got ",
-              temperature, " at ", rows.positions.name(row));
-      }
+      if (is_valid(mask, row)) check_temperature(temperatures, rows.positions, row);
     }
   }
 };

@@ -1,5 +1,5 @@
-// Divergences, entropies, label log-probabilities and gradients: one block per pair of rows, gradients of few rows with
-// several. Both rows are read side by side, once, and a second time for js and tv; masked rows are not read.
+// Divergences, entropies, label log-probabilities and gradients. A pair of rows takes one block; gradients of few pairs
+// take several blocks each. Both rows are read together, once, and again for js and tv; masked rows are not read.
 #include <tuple>
 
 #include "../../torch/cuda_device.h"
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
                                       transforms.of<C>(row), upstream, states[row]);
 }
 
-// Calls body(capped) with the kind and whether there is a softcap as compile-time constants.
+// Calls body<kCapped, kKind>(), with the softcap's presence and the kind as compile-time constants.
 template <class Body>
 void dispatch_kernel(Divergence kind, bool capped, const Body& body) {
   dispatch_divergence(kind, [&]<Divergence kKind>() {

@@ -14,7 +14,7 @@ template <class T>
 constexpr int kPairChunk = kPairLoads * kStride<T>;
 
 // Calls body(words, other words, is_whole, first index) for the calling thread's vectors of every chunk of both rows.
-// Elements outside the rows, which only a chunk that is not whole has, are zeros.
+// Elements outside of the rows are zeros; only a chunk that is not whole has any.
 template <class T, class Body>
 __device__ inline void for_pair_chunks(const T* row, const T* other, int count, const Slice& slice, const Body& body) {
   const RowVectors<T> vectors(row, count, slice.begin), others(other, count, slice.begin);
@@ -109,7 +109,7 @@ __device__ inline PairSums<double> read_row_pair(const T* row, const T* other, i
           all.cross};
 }
 
-// The same, exact for -inf in any place, which takes a second read of the rows that have one. A block calls it once.
+// The same, also for rows with -inf, which are read a second time. A block calls it once.
 template <bool kCapped, bool kCross, class T>
 __device__ inline PairSums<double> row_pair_sums(const T* row, const T* other, int count,
                                                  const LogitTransform& transform) {
@@ -146,15 +146,15 @@ __device__ inline ShapeSums row_shape_sums(const T* row, const T* other, int cou
   return {block_reduce<kLogitThreads>(from_row, C{0}, add), block_reduce<kLogitThreads>(from_other, C{0}, add)};
 }
 
-// Writes a slice of the gradient with respect to a row of logits to `grad`, which may be the row itself. `label`: -1 if
-// there is none with a gradient.
+// Writes a slice of the gradient with respect to a row of logits to `grad`, which may be the row itself. `label` is -1
+// if its log-probability has no gradient.
 template <bool kCapped, Divergence kKind, class T, class C = compute_t<T>>
 __device__ inline void write_pair_gradient(const T* row, const T* other, T* grad, int count, const Slice& slice,
                                            int label, double beta, const LogitTransform& transform,
                                            const PairUpstream& upstream, const PairState& state) {
   __shared__ PairCoefficients coefficients;
   const C inner = static_cast<C>(transform.inner);
-  // Double precision is slow on some GPUs, so one thread computes each of these values.
+  // Double precision is slow on some GPUs, so each of these values is computed by one thread.
   const bool in_slice = label >= 0 && label >= slice.begin && label < slice.end;
   const bool has_label = in_slice && threadIdx.x == kLogitThreads - 1;
   C label_x = 0, label_y = 0;

@@ -37,7 +37,7 @@ struct PairUpstream {
     const Normalizer other = Normalizer::make(state.other_lse, transform.factor);
     double constant = -logprob - (entropy == 0 ? 0 : entropy * (state.entropy - kLn2 * row.rest));
     double shape = 0;
-    if (divergence != 0) {  // a divergence that is infinite, but not in the loss, has no gradient
+    if (divergence != 0) {  // an infinite divergence that the loss does not use must not give 0 * inf
       if (kind == Divergence::kl) {
         constant += divergence * (kLn2 * (other.rest - row.rest) - state.center);
         shape = divergence * kLn2;

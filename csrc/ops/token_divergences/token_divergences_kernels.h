@@ -10,7 +10,7 @@ namespace segkernel {
 
 template <class T>
 struct PairKernels {
-  // Merges the sums over both rows [count] into `running`; `cross` stays 0 unless wanted.
+  // Merges the sums over both rows [count] into `running`; without `cross`, its `cross` stays 0.
   void (*accumulate)(const T* first, const T* second, int64_t count, const LogitTransform& transform, bool cross,
                      PairSums<double>& running);
   // The second pass of js and tv.

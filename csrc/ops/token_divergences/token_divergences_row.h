@@ -1,5 +1,5 @@
-// Row kernels over a vector type V (csrc/simd), in chunks of both rows as in token_logprobs_row.h, whose rule on
-// symbols holds here, too: everything is a template over V or always inlined.
+// Row kernels over a vector type V (csrc/simd), in chunks of both rows as in token_logprobs_row.h. As there, everything
+// is a template over V or always inlined.
 #pragma once
 
 #include <string.h>
@@ -25,8 +25,8 @@ SK_INLINE void for_vector_pairs(const T* values, const T* others, int64_t count,
   body(padded, other_padded, i);
 }
 
-// Calls body(chunk, other chunk, count, next) for the chunks of both rows, capped if the transform says so: then they
-// are arrays of the compute type, padded to whole vectors with -inf. `next`: whether the chunks after these are whole.
+// Calls body(chunk, other chunk, count, next) for the chunks of both rows. Under a softcap these are arrays of y in the
+// compute type, padded to pairs of vectors with -inf. `next` is whether the next chunks are whole.
 template <class V, class T, class Body>
 SK_INLINE void for_chunk_pairs(const T* logits, const T* others, int64_t count, const LogitTransform& transform,
                                const Body& body) {
@@ -46,7 +46,7 @@ SK_INLINE void for_chunk_pairs(const T* logits, const T* others, int64_t count, 
 template <class V, bool kCross, bool kExact, class T>
 PairSums<double> sum_chunk_pair(const T* values, const T* others, int64_t count, Pair<double> reference, double factor,
                                 bool prefetches_next) {
-  // The maximum of nothing but -inf is no valid reference; any finite one gives the sum 0.
+  // -inf, the maximum of a chunk of -inf only, is no valid reference; any finite one gives the sum 0.
   const auto first = Difference<V>::make(factor, reference.first == -INFINITY ? 0 : reference.first);
   const auto second = Difference<V>::make(factor, reference.second == -INFINITY ? 0 : reference.second);
   const char* next = reinterpret_cast<const char*>(values + kChunk<T>);

@@ -33,10 +33,6 @@ struct LogitRowPairs {
   LogitRows others;
 };
 
-inline ScalarType compute_dtype(const Tensor& logits) {
-  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // Uninitialized, in the leading shape of the logits: divergences, entropies, other entropies, label log-probabilities
 // of both rows ([0] without labels), and `state` [..., 4].
 struct DivergenceOutputs {

@@ -70,7 +70,7 @@ struct NormalizedPair {
             broadcast_as<V>(beta)};
   }
 
-  // log2(q / p), limited to where the smaller probability still counts in the mixture.
+  // log2(q / p), clamped: beyond the limits the smaller probability does not change the mixture.
   SK_INLINE V log_ratio(V a, V b) const {
     const V limit = V::broadcast(126);
     return maximum(V::broadcast(-126), minimum(limit, b - a + rest_difference));

@@ -66,7 +66,7 @@ inline void dispatch_outputs(Outputs outputs, const Body& body) {
 struct LogitTransforms {
   LogitTransform shared;
   double logit_scale;
-  double softcap;              // of capped transforms
+  double softcap;              // used if `shared` is capped
   const double* temperatures;  // [rows] or null
 
   // A temperature that is not positive and finite makes the row NaN.
@@ -96,7 +96,7 @@ struct RunningSums {
     if (max == reference) return *this;
     const S shift = factor * (max - reference);
     const S scale = fast_exp2(shift);
-    // Where 2^shift vanishes so does 2^shift * shift, but 0 * -inf would be NaN.
+    // 2^shift * shift tends to 0 with 2^shift, but 0 * -inf is NaN.
     return {reference, scale * sum, scale * weighted + (scale == 0 ? 0 : scale * shift) * sum, scale * scale * squares};
   }
 };
@@ -111,7 +111,7 @@ SK_INLINE RunningSums<S> merge(const RunningSums<S>& a, const RunningSums<S>& b,
   return {max, left.sum + right.sum, left.weighted + right.weighted, left.squares + right.squares};
 }
 
-// Sum of the y of a part of a row, and the largest of them with its index in the row; of equal ones the first.
+// Sum, maximum and argmax of y over a part of a row. Among equal maxima, `index` is the first.
 template <class S>
 struct Totals {
   S total;
@@ -122,7 +122,7 @@ struct Totals {
   static SK_INLINE Totals empty() { return {0, -INFINITY, kNone}; }
 };
 
-// Totals of a row and of the tile of it that begins at index `first`, after all that is in `row`.
+// Totals of the part of a row before index `first`, extended by the tile that begins there.
 SK_INLINE Totals<double> followed_by(const Totals<double>& row, const Totals<double>& tile, int64_t first) {
   const bool raised = tile.largest > row.largest;
   return {row.total + tile.total, raised ? tile.largest : row.largest, raised ? first + tile.index : row.index};
@@ -167,8 +167,8 @@ SK_INLINE double logprob_of(double label_y, const Running& row, double factor) {
 }
 SK_INLINE double entropy_of(const Running& row) { return kLn2 * (::log2(row.sum) - row.weighted / row.sum); }
 
-// Sum of p^2, mean of z over the vocabulary, and whether the label's z is the first of the largest: NaN, NaN and false
-// for a row that is no distribution.
+// Sum of p^2, mean of z over the vocabulary, and whether the label is the argmax (the first of equal maxima). NaN, NaN
+// and false for a row that is no distribution.
 SK_INLINE double sum_squares_of(const Running& row) { return row.squares / (row.sum * row.sum); }
 SK_INLINE double mean_logit_of(const RowSums<double>& row, double factor, int64_t vocabulary) {
   return row.running.sum > 0 ? kLn2 * factor * (row.totals.total / static_cast<double>(vocabulary)) : NAN;

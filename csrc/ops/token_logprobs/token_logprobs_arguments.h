@@ -87,6 +87,10 @@ class RowOffsets {
   int64_t strides_[kMaxDims] = {};
 };
 
+inline ScalarType compute_dtype(const Tensor& logits) {
+  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 struct LogitRows {
   explicit LogitRows(const Tensor& logits, const Device& device = {})
       : positions(logits, logits.dim() - 1), offset(logits, logits.dim() - 1) {
@@ -122,6 +126,12 @@ struct RowLabels {
   SK_HOST_DEVICE const int64_t* operator[](int64_t row) const { return labels + row * per_row; }
 };
 
+// Throws if the temperature of a row is not positive and finite. `temperatures` may be null.
+inline void check_temperature(const double* temperatures, const Positions& rows, int64_t row) {
+  if (temperatures == nullptr || (temperatures[row] > 0 && temperatures[row] < INFINITY)) return;
+  fail("temperature", "expected a finite number > 0, got ", temperatures[row], " at ", rows.name(row));
+}
+
 // Partition into valid rows and rows that are masked or have the ignored label, so that threads get equal numbers of
 // valid ones. Throws when a valid row has a label out of range, or a temperature that is not positive and finite.
 struct RowPartition {
@@ -134,11 +144,7 @@ struct RowPartition {
     for (int64_t row = 0; row < rows.count; ++row) {
       const RowKind kind = kind_of(is_valid(mask, row), labels[row], labels.per_row, vocabulary);
       if (kind == RowKind::label_out_of_range) fail_at(rows, row, labels, vocabulary);
-      if (kind == RowKind::scored && temperatures != nullptr) {
-        const double temperature = temperatures[row];
-        check(temperature > 0 && temperature < INFINITY, "temperature", "expected a finite number > 0, got ",
-              temperature, " at ", rows.name(row));
-      }
+      if (kind == RowKind::scored) check_temperature(temperatures, rows, row);
       (kind == RowKind::masked ? masked : valid).push_back(row);
     }
   }

@@ -1,6 +1,6 @@
-// Log-probabilities, entropies and gradients. A row is read once; masked rows are not read. The kernels differ by the
-// number of rows, with the same bits: one block per row if there are many; if there are few, larger blocks that share
-// the scored rows, and for gradients several blocks per row.
+// Log-probabilities, entropies and gradients. A row is read once; masked rows are not read. Many rows take one block
+// each. Few rows take larger blocks that share the scored ones, and their gradients take several blocks per row; the
+// bits are the same.
 #include <algorithm>
 
 #include "../../torch/cuda_device.h"
@@ -32,7 +32,7 @@ struct Batch {
   }
 };
 
-// The y of label k of a scored row, 0 if the row has fewer labels or this one is ignored.
+// The y of label k of a scored row; 0 if there is no such label, or if it is ignored.
 template <bool kCapped, class T, class C = compute_t<T>>
 __device__ inline C label_y_of(const Batch<T>& batch, int64_t row, int64_t k, C inner) {
   const int64_t label = k < batch.labels.per_row ? batch.labels[row][k] : kIgnoredLabel;
@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
   outputs.template write_label<kOutputs>(blockIdx.x, threadIdx.x, label, label_y, sums, factor);
 }
 
-// Few rows: blocks of all groups, which occupy a multiprocessor each. Every block finds the scored rows in the whole
-// batch and takes every gridDim.x-th. Its warps do not wait for each other until all of its rows are read.
+// Kernel for few rows. A block has the threads of all groups and occupies a multiprocessor. It finds the scored rows of
+// the whole batch and takes every gridDim.x-th of them; its warps synchronize only after all of its rows are read.
 static_assert(RowLabels::kMost == kLogitThreads);
 constexpr int kFewRowsThreads = kGroups * kLogitThreads;
 constexpr int kFewRows = kFewRowsThreads;  // one thread per row of the batch
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   __syncthreads();
 
   const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
-  int64_t label_row = -1;  // the row that this warp finishes
+  int64_t label_row = -1;  // row whose outputs this warp writes
   C label_y = 0;           // of this lane's label
   if (first + warp_index() * step < earlier.total) {
     label_row = scored[first + warp_index() * step];
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   const int first_group = thread / kLogitThreads;
 #pragma unroll 1
   for (int i = first, k = 0; i < earlier.total; i += step, ++k) {
-    // The groups rotate: the first groups of a row may have one chunk more than the last.
+    // The groups rotate, since the first groups of a row may have one chunk more than the last.
     sum_group<kCapped, kOutputs>(batch.row(scored[i]), batch.vocabulary, (first_group + k) % kGroups,
                                  transforms.of<C>(scored[i]), sums[k]);
   }

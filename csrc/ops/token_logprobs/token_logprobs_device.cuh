@@ -157,8 +157,8 @@ __device__ inline RunningSums<C> warp_sums(const RunningSums<C>& mine, C factor)
           has_statistics(kOutputs) ? warp_reduce(relative.squares, add) : 0};
 }
 
-// The merged totals of the lanes of a warp, in all lanes. index() is the index of the lane's largest y; it is called by
-// the lanes that have the largest of all.
+// The merged totals of the lanes of a warp, in all lanes. index() returns the index of the lane's largest y; only lanes
+// with the warp's maximum call it.
 template <class C, class Index>
 __device__ inline Totals<C> warp_totals(const Totals<C>& mine, const Index& index) {
   const C total = warp_reduce(mine.total, [](C a, C b) { return a + b; });
@@ -168,8 +168,7 @@ __device__ inline Totals<C> warp_totals(const Totals<C>& mine, const Index& inde
   return {total, largest, warp_reduce(has_it ? index() : Totals<C>::kNone, first)};
 }
 
-// Sums over the logits of a group's chunks by the calling warp, one of the group's: writes them to the row's
-// `of_warps`.
+// Writes the calling warp's sums over the chunks of its group to `of_warps`, the sums of all warps of the row.
 template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
 __device__ inline void sum_group(const T* row, int count, int group, const LogitTransform& transform,
                                  RowSums<C> (&of_warps)[kWarpsOfRow]) {
@@ -222,12 +221,12 @@ __device__ inline Slice whole_row(const T* out, int count) {
   return {first_vector(out), count};
 }
 
-// How many blocks write one row of the gradient, and how many chunks of it each block writes.
+// Division of a row of the gradient among thread blocks.
 struct RowDivision {
-  int blocks;
+  int blocks;  // per row
   int chunks;  // per block
 
-  // One block per row if there are many rows, otherwise as many as it takes to occupy a large GPU several times over.
+  // One block per row if there are many rows, otherwise enough blocks to fill a large GPU several times.
   template <class T>
   static RowDivision of(int64_t rows, int64_t length) {
     constexpr int64_t kEnoughBlocks = 2048;
@@ -238,8 +237,8 @@ struct RowDivision {
     return {static_cast<int>(ceiling(chunks, of_block)), static_cast<int>(of_block)};
   }
 
-  // The slice of one of the row's blocks. The last block also writes what a row that begins between 16-byte boundaries
-  // has beyond its last whole chunk.
+  // Slice of one of the row's blocks. That of the last block ends with the row, which exceeds the whole chunks if it
+  // begins between 16-byte boundaries.
   template <class T>
   __device__ Slice slice(const T* out, int count, int block) const {
     const Slice row = whole_row(out, count);
@@ -280,8 +279,8 @@ __device__ inline void fill_row(T* out, int count, const Slice& slice, T value) 
   for (int i = first; i < slice.end; i += kStride<T>) store_vector(out, count, i, elements);
 }
 
-// Writes a slice of the gradient with respect to a row of logits to `grad`, which may be the row itself. The logits
-// are those of the vocabulary from `first` on; `labels` are the row's, of the whole vocabulary.
+// Writes a slice of the gradient with respect to logits [count] to `grad`, which may be `row` itself. The logits begin
+// at column `first` of the vocabulary; `labels` are the row's, as columns of the whole vocabulary.
 template <bool kCapped, bool kEntropy, class T, class Upstream, class C = compute_t<T>>
 __device__ inline void write_row_gradient(const T* row, T* grad, int count, int64_t first, const Slice& slice,
                                           int64_t index, const int64_t* labels, const LogitTransform& transform,
@@ -289,8 +288,8 @@ __device__ inline void write_row_gradient(const T* row, T* grad, int count, int6
   __shared__ RowGradient gradient;
   __shared__ OffLabelCoefficients coefficients;
   const C inner = static_cast<C>(transform.inner);
-  // Double precision is slow on some GPUs, so one thread computes each of these values. The last thread takes the first
-  // label; RowLabels::kMost is kLogitThreads.
+  // Double precision is slow on some GPUs, so each of these values is computed by one thread. Label k belongs to thread
+  // kLogitThreads - 1 - k; RowLabels::kMost is kLogitThreads.
   const int k = kLogitThreads - 1 - static_cast<int>(threadIdx.x);
   const int64_t label = k < gradients.labels_per_row ? labels[k] : kIgnoredLabel;
   // Unsigned, since a direct call may give any `first`. Negative if the label is ignored.

@@ -24,7 +24,7 @@ struct RowGradient {
   double lse;
   double entropy;
 
-  // `of_label`: g_i.
+  // Gradient at a label's element; `of_label` is g_i.
   SK_INLINE double at_label(double y, double of_label, const LogitTransform& transform) const {
     const double log_p = kLn2 * (transform.factor * y) - lse;
     const double p = ::exp(log_p);
@@ -32,8 +32,7 @@ struct RowGradient {
     return transform.derivative(y) * (of_label - grad_logprob * p - entropy_part);
   }
 
-  // The reference is log sum exp in units of y, so that 2^d is p. Its rounding error is compensated by a factor
-  // 2^-rest.
+  // The reference is log sum exp in units of y, so that 2^d is p. A factor 2^-rest compensates its rounding error.
   SK_INLINE OffLabelCoefficients off_label(const LogitTransform& transform) const {
     const double lse2 = lse * kLog2E;
     const float reference = static_cast<float>(lse2 / transform.factor);
@@ -52,7 +51,7 @@ struct RowGradients {
   const double* lses;
   int64_t labels_per_row;
 
-  // `labels`: those of the row. Upstream gradients of ignored labels are not used.
+  // `labels` are the row's. Upstream gradients of ignored labels are not used.
   SK_INLINE RowGradient of(int64_t row, const int64_t* labels) const {
     double grad_logprob = 0;
     if (grad_logprobs != nullptr) {

@@ -10,8 +10,8 @@ namespace segkernel {
 
 template <class T>
 struct RowKernels {
-  // Merges the sums over logits [count], of which the first has the index `first` in its row, into `row`. Sums that
-  // `outputs` does not need are left unchanged. The logits of a row come in order.
+  // Merges the sums over logits [count] into `row`; `first` is the index of the first logit in its row. Sums that
+  // `outputs` does not need stay as they are. A row may be read in parts, in order.
   void (*accumulate)(const T* logits, int64_t count, int64_t first, const LogitTransform& transform, Outputs outputs,
                      RowSums<double>& row);
   // y = tanh(inner * x) of one logit, bit for bit as in `accumulate`.

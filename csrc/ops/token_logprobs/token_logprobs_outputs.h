@@ -16,10 +16,6 @@ inline Outputs outputs_of(int64_t code) {
   return static_cast<Outputs>(code);
 }
 
-inline ScalarType compute_dtype(const Tensor& logits) {
-  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // Results of all rows, of type C; log-probabilities and `is_argmax` of `labels_per_row` labels each. Pointers to
 // outputs that are not computed are null.
 template <class C>
@@ -32,7 +28,7 @@ struct OutputPointers {
   bool* is_argmax;
   int64_t labels_per_row;
 
-  // Results of a row of scored logits that do not depend on its labels, from its sums.
+  // Writes the results of a scored row that do not depend on its labels, from its sums.
   template <Outputs kOutputs>
   SK_INLINE void write_row(int64_t row, const RowSums<double>& sums, double factor, int64_t vocabulary) const {
     lses[row] = log_sum_exp(sums.running, factor);
@@ -43,7 +39,7 @@ struct OutputPointers {
     }
   }
 
-  // Results of label k of the row; 0 and false if it is ignored.
+  // Writes the results of label k of the row; 0 and false if it is ignored.
   template <Outputs kOutputs>
   SK_INLINE void write_label(int64_t row, int64_t k, int64_t label, double label_y, const RowSums<double>& sums,
                              double factor) const {
@@ -53,7 +49,7 @@ struct OutputPointers {
     if constexpr (has_statistics(kOutputs)) is_argmax[index] = !ignored && segkernel::is_argmax(sums, label);
   }
 
-  // The same value, and false, for all results of a row that is not scored.
+  // Writes one value, and false, as all results of a row that is not scored.
   template <Outputs kOutputs>
   SK_INLINE void fill(int64_t row, double value) const {
     lses[row] = value;

@@ -62,10 +62,10 @@ SK_INLINE typename V::Scalar chunk_max(const T* values, int64_t count) {
   return reduce_max(maximum(first, second));
 }
 
-// The sums over values [count], relative to `reference`. Prefetches `next`, the chunk after this one, unless null.
+// Sums over values [count], relative to `reference`. Prefetches `next`, the chunk after this one, unless null.
 template <class V, Outputs kOutputs, class T>
 Running chunk_sums(const T* values, int64_t count, double reference, double factor, const char* next) {
-  // The maximum of nothing but -inf is no valid reference; any finite one gives the sum 0.
+  // -inf, the maximum of a chunk of -inf only, is no valid reference; any finite one gives the sum 0.
   const auto difference = Difference<V>::make(factor, reference == -INFINITY ? 0 : reference);
   TermSums<V, kOutputs> even, odd;
   for_vectors<V>(values, count, [&](const T* at, int64_t i) SK_INLINE_LAMBDA {
@@ -89,8 +89,9 @@ SK_INLINE void accumulate_chunk(const T* values, int64_t count, double factor, c
           SK_INLINE_LAMBDA { return chunk_sums<V, kOutputs>(values, count, reference, factor, next); });
 }
 
-// Adds the first `count` y of a chunk, of which the first has the index `first` in its row, to `totals`. `values` are
-// logits, which are y, or, in whole pairs of vectors and in the order of load2, the y of logits of type T.
+// Adds the `count` y of a chunk to `totals`; `first` is the index of the first one in its row. `values` holds the
+// logits (then y = x), or y as cap_chunk writes it for logits of type T: in the order of load2, padded to pairs of
+// vectors.
 template <class V, class T, class Value>
 SK_INLINE void add_totals(const Value* values, int64_t count, int64_t first, Totals<double>& totals) {
   using Scalar = typename V::Scalar;
@@ -117,7 +118,7 @@ SK_INLINE void add_totals(const Value* values, int64_t count, int64_t first, Tot
   totals.total += reduce_add(sum_a + sum_b) + last;
   const Scalar largest = reduce_max(maximum(max_a, max_b));
   if (!(largest > totals.largest)) return;
-  // Few chunks raise the maximum of their row, so its index is searched for only now.
+  // Few chunks raise the maximum of their row, so the search for its index is rare.
   totals.largest = largest;
   totals.index = Totals<double>::kNone;
   for_vectors<V>(values, stored, [&](const Value* at, int64_t i) SK_INLINE_LAMBDA {
@@ -144,7 +145,7 @@ SK_INLINE int64_t cap_chunk(const T* logits, int64_t count, double inner_factor,
     V::store2(capped + i, tanh(a * inner), tanh(b * inner));
   }
   if (i == count) return count;
-  T padded[kStep], penalty[kStep];  // past the end 0 and -inf: the padding is added after tanh, which is finite
+  T padded[kStep], penalty[kStep];  // past the end 0 and -inf; the penalty is added after tanh, which is finite
   for (int64_t k = 0; k < kStep; ++k) {
     padded[k] = i + k < count ? logits[i + k] : T{};
     penalty[k] = i + k < count ? T{} : kMinusInfinity<T>;

@@ -17,8 +17,8 @@ RowGradients<C> row_gradients(const OptionalTensor& grad_logprobs, const Optiona
           data<double>("lse", lses, count, device), labels_per_row};
 }
 
-// Writes the gradient with respect to logits [count] to `grad`, which may be `logits` itself. The logits are those of
-// the vocabulary from `first` on; `labels` are the row's, of the whole vocabulary.
+// Writes the gradient with respect to logits [count] to `grad`, which may be `logits` itself. `logits` are a slice of
+// the row that begins at column `first`; `labels` are the row's, as columns of the whole vocabulary.
 template <class T, class Upstream>
 void write_row_gradient(const T* logits, T* grad, int64_t count, int64_t first, int64_t row, const int64_t* labels,
                         const LogitTransform& transform, const RowGradients<Upstream>& gradients,

@@ -6,8 +6,7 @@
 
 namespace segkernel {
 
-// `token_temperature`, float64 with one temperature for each of `rows` rows, wins over `temperature`. Its values are
-// not checked.
+// `token_temperature`, float64 [rows], replaces `temperature`. Its values are not checked.
 inline LogitTransforms make_transforms(const Tensor& logits, double logit_scale, double temperature,
                                        const OptionalTensor& token_temperature, std::optional<double> softcap,
                                        int64_t rows, const Device& device = {}) {

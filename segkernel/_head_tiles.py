@@ -42,7 +42,7 @@ class Tiles:
         weight, bias: of the whole vocabulary, or of the shard of it that begins at column `first`.
         labels, mask, token_temperature: of all tokens.
         dtype: of the matrix products.
-        vocabulary: labels are below it; by default the rows of the weight.
+        vocabulary: upper bound of the labels; default: the number of rows of the weight.
     """
 
     def __init__(
@@ -60,6 +60,10 @@ class Tiles:
     ) -> None:
         for name, value in (("hidden", hidden), ("weight", weight), *([] if bias is None else [("bias", bias)])):
             _tensors.tensor(name, value)
+        if weight.dim() != 2 or weight.shape[0] == 0:
+            raise ValueError(f"weight: expected [V, H] with V >= 1, got {list(weight.shape)}")
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias: expected [{weight.shape[0]}], got {list(bias.shape)}")
         self.dims, self.first = hidden.dim() - 1, first
         is_valid = ops._linear_token_logprobs_valid.default(  # [N]
             labels, mask, token_temperature, self.dims, weight.shape[0] if vocabulary is None else vocabulary
@@ -76,10 +80,6 @@ class Tiles:
             self.labels = torch.where(is_valid if self.labels.dim() == 1 else self.is_valid, self.labels, -100)
             if self.temperature is not None:
                 self.temperature = torch.where(is_valid, self.temperature, 1.0)
-        if weight.dim() != 2 or weight.shape[0] == 0:
-            raise ValueError(f"weight: expected [V, H] with V >= 1, got {list(weight.shape)}")
-        if bias is not None and bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias: expected [{weight.shape[0]}], got {list(bias.shape)}")
         self.weight, self.bias = weight, bias
 
     def hidden_of_valid(self) -> Tensor:
@@ -87,7 +87,7 @@ class Tiles:
         return self.hidden if self.is_valid is None else torch.where(self.is_valid, self.hidden, 0)
 
     def compact(self, values: Tensor) -> Tensor:
-        """Values of all tokens `[...]` to rows of the multiplied ones."""
+        """Rows of the tokens that are multiplied, from values of all tokens `[...]`."""
         rows = values.reshape(self.tokens, *values.shape[self.dims :])
         return rows if self.all_kept else rows[self.valid]
 
@@ -165,7 +165,7 @@ class Tiles:
             if weight_needed and weight.dtype == tile.dtype:
                 torch.mm(tile.T, hidden_of_valid, out=grad_weight[first:last])
             elif weight_needed:
-                # The slice of the weight in the dtype of the products is not needed any more.
+                # The converted slice of the weight is not needed any more, so the product overwrites it.
                 grad_weight[first:last] = torch.mm(tile.T, hidden_of_valid, out=weight_slice)
             if bias_needed:
                 grad_bias[first:last] = tile.sum(0, dtype=dtype)

@@ -53,10 +53,11 @@ class TokenDivergences(NamedTuple):
 
 
 class TokenLogprobs(NamedTuple):
-    """Result of `token_logprobs` and `linear_token_logprobs` with `outputs`; fields that were not asked for are None.
+    """Result of `token_logprobs` and `linear_token_logprobs` with `outputs`; fields not named there are None.
 
-    Of the distribution `p = softmax(z)` over the vocabulary at each position, in the shape of `labels`; float32, or
-    float64 for float64 logits. 0 or False at masked positions; NaN or False in a row that is no distribution.
+    Statistics of `p = softmax(z)` over the vocabulary, `[...]`; `logprobs` and `is_argmax` in the shape of `labels`.
+    float32, or float64 for float64 logits. 0 or False at masked positions; NaN or False in a row that is no
+    distribution.
 
     | field | meaning |
     | --- | --- |
@@ -64,7 +65,7 @@ class TokenLogprobs(NamedTuple):
     | `entropy` | entropy of `p`, in nats; differentiable |
     | `sum_squares` | sum of `p[v]^2`: the probability that two samples agree |
     | `mean_logit` | mean of `z[v]` over the vocabulary |
-    | `is_argmax` | bool: whether the label's `z` is the largest; of equal ones the first counts |
+    | `is_argmax` | bool: whether the label is the argmax of `z`, the first of equal maxima |
     """
 
     logprobs: Tensor

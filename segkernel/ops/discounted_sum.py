@@ -1,4 +1,4 @@
-"""Discounted sums of the values to come."""
+"""Discounted sums of following values: rewards to go."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def discounted_sum(
 ) -> Tensor:
     """Discounted sum of each valid token's value and those after it. Differentiable.
 
-    `y_t = x_t + discount * y_next`, where "next" is the next valid token of the row, and 0 after the last. The sum of
-    rewards is the reward-to-go: the return of REINFORCE, REINFORCE++ (arXiv 2501.03262) and PRIME (arXiv 2502.01456).
+    `y_t = x_t + discount * y_next`, where "next" is the next valid token of the row; `y_next` is 0 after the last one.
+    The sum of rewards is the reward-to-go: the return of REINFORCE, REINFORCE++ (arXiv 2501.03262) and PRIME (arXiv
+    2502.01456).
 
     Args:
         values: one per token, `[B, T]`, or packed `[N]` with `cu_seqlens`; float64, float32, bfloat16 or float16.

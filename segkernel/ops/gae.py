@@ -32,15 +32,15 @@ def gae(
             float32, bfloat16 or float16. If their dtypes differ, both are promoted.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
         gamma, lam: discount and trace decay, scalars or one per row `[B]`.
-        value_lam: trace decay of the returns, likewise, if it is not that of the advantages: VAPO (arXiv 2504.05118,
-            sec. 4.1) has 1 here and a `lam` per row that depends on the response's length.
-        holes: masked positions between two valid tokens, such as tool output. "skip": they are no steps (verl).
-            "decay": each is a step with reward and value 0, so that the trace decays through it (OpenRLHF).
+        value_lam: trace decay of the returns, a scalar or one per row; default: `lam`. VAPO (arXiv 2504.05118, sec.
+            4.1) has 1 here and a `lam` per row that depends on the response's length.
+        holes: treatment of masked positions between two valid tokens, such as tool output. "skip": they are no steps
+            (verl). "decay": each is a step with reward and value 0, so that the trace decays through it (OpenRLHF).
         cu_seqlens: `[B + 1]` int32 or int64, row offsets of packed tokens.
 
     Returns:
-        `(advantages, returns)`, `returns = advantages + values`, there with the advantages of `value_lam`: float32
-        (float64 for float64 input), the shape of `rewards`; 0 at masked positions. Constants to autograd.
+        `(advantages, returns)`; a return is the advantage under `value_lam` plus the value. float32 (float64 for
+        float64 input), the shape of `rewards`; 0 at masked positions. Constants to autograd.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.

@@ -26,18 +26,18 @@ def group_normalize(
 
     Args:
         values: rewards, `[B, S]`, one row per sample; float64, float32, bfloat16 or float16. Those past `counts` are
-            never used.
-        counts: number of rewards per row, integer `[B]`; a number above `S` is `S`.
-        group: integer `[B]`, any values: rows of one group are samples of one prompt. They may be in any order.
-        per: "group" takes mean and standard deviation over all rewards of a group, so that every reward has the same
-            weight, however many its row has; "segment" takes them over the rewards of a group with the same index.
+            not used.
+        counts: number of rewards per row, integer `[B]`; a number above `S` counts as `S`.
+        group: integer `[B]`, any values: rows of equal value are samples of one prompt. They may be in any order.
+        per: "group" takes mean and standard deviation over all rewards of a group, each with the same weight; "segment"
+            takes them over the rewards of a group that have the same index in their rows.
         scale: whether to divide by the standard deviation (with Bessel's correction) plus `eps`.
         eps: `>= 0`, in units of reward.
 
     Returns:
-        `[B, S]`, float32 (float64 for float64 values), 0 past `counts`. One reward that is normalized by itself, or
-        several equal ones, give 0. Sums are in float64 and in the order of the group's rows: other groups do not change
-        a bit. Constants to autograd.
+        `[B, S]`, float32 (float64 for float64 values), 0 past `counts`. A reward that is normalized by itself gives 0,
+        and so do equal ones. Sums are in float64 and in the order of the group's rows, so the bits do not depend on
+        other groups. Constants to autograd.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.

@@ -29,8 +29,8 @@ def importance_weights(
     """Ratios of two policies' probabilities per token, segment or sequence, bounded by clipping or by rejection.
 
     A token's ratio is `exp(logprobs - rollout_logprobs)`. That of a segment or a sequence is `exp` of the mean or the
-    sum of its tokens' differences, and all its tokens get it. At level "sequence", "mean" gives the ratio of GSPO
-    (arXiv 2507.18071, eq. 7) and "sum" that of the probabilities of whole sequences.
+    sum of its tokens' differences, and is the ratio of each of its tokens. At level "sequence", "mean" gives the ratio
+    of GSPO (arXiv 2507.18071, eq. 7) and "sum" that of the probabilities of whole sequences.
 
     Args:
         logprobs: of the trained policy, `[B, T]`, or packed `[N]` with `cu_seqlens`, in nats; float64, float32,
@@ -38,7 +38,7 @@ def importance_weights(
         rollout_logprobs: of the policy that sampled, same shape, any of these dtypes.
         mask: same shape, bool or numeric, nonzero is valid; None means all valid.
         level: "token", "segment" or "sequence".
-        ids: only for level "segment": integer, same shape, the token's segment in its row, as `segment` returns them.
+        ids: only for level "segment": integer, same shape, the token's segment in its row, as from `segment`.
             Tokens with a negative id or one of at least `num_segments` are masked.
         num_segments: only for level "segment": `S`.
         average: "mean" or "sum", for the levels above the token.

@@ -22,6 +22,7 @@ from segkernel.ops.token_logprobs import (
     results,
 )
 from segkernel.ops.vocab_parallel_linear import vocab_parallel_linear
+from segkernel.ops.vocab_parallel_token_logprobs import first_column
 from segkernel.types import TokenLogprobs
 
 if TYPE_CHECKING:
@@ -171,9 +172,13 @@ def linear_token_logprobs(
     temperature, token_temperature = per_token("temperature", temperature, labels, mask, hidden.dim() - 1)
     options = logit_options(temperature, logit_scale, softcap)
     if group is not None:
-        _check_with_group(hidden, labels, outputs, first)
+        if labels.dim() != hidden.dim() - 1:
+            raise ValueError(f"labels: expected one per token with group, got {_validate.describe(labels)}")
+        if outputs is not None:
+            raise ValueError(f"outputs: expected None with group, got {outputs!r}")
         _validate.boolean("entropy", entropy)
         dtype = _dtype_of(_dtype_code(compute_dtype, hidden))
+        first = first_column(first, weight.shape[0], weight.device, group)
         logprobs, entropies = vocab_parallel_linear(
             hidden, weight, bias, labels, mask, token_temperature, options, dtype, entropy, group, first
         )
@@ -188,15 +193,6 @@ def linear_token_logprobs(
 def _check_with_hidden(name: str, value: Tensor, hidden: Tensor) -> None:
     _tensors.tensor(name, value)
     _tensors.same_device(name, value, "hidden", hidden)
-
-
-def _check_with_group(hidden: Tensor, labels: Tensor, outputs: Sequence[str] | None, first: int | None) -> None:
-    if labels.dim() != hidden.dim() - 1:
-        raise ValueError(f"labels: expected one per token with group, got {_validate.describe(labels)}")
-    if outputs is not None:
-        raise ValueError(f"outputs: expected None with group, got {outputs!r}")
-    if first is not None:
-        _validate.integer("first", first, at_least=0)
 
 
 # Dtypes of the matrix products; the operators take the index.

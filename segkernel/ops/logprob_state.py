@@ -83,10 +83,10 @@ def merge_logprob_states(states: Tensor) -> Tensor:
     _check_states("states", states, "[S, ..., 4]", 2)
     maximum, total, weighted, label = states.unbind(-1)
     largest = maximum.amax(0)
-    # A shard of nothing but -inf has the maximum -inf; if all have, the difference would be NaN.
+    # A shard of -inf only has the maximum -inf; if all shards have, the difference would be NaN.
     shift = torch.where(maximum == -torch.inf, -torch.inf, maximum - largest)
     scale = shift.exp()
-    # 0 for a shard of nothing but -inf, whose shift would give 0 * -inf = NaN.
+    # 0 for a shard of -inf only, whose shift would give 0 * -inf = NaN.
     moved = torch.where(scale == 0, 0.0, scale * shift)
     found = ~label.isnan()
     return torch.stack(
@@ -151,7 +151,7 @@ def shard_state(
 
 def empty_sums(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The kernels' state before any column is read: sums `[..., 7]` and the label's logit `[...]`."""
-    # RowSums in csrc/ops/token_logprobs/token_logprobs.h: maximum, sum, weighted sum, and four that are not computed.
+    # RowSums in csrc/ops/token_logprobs/token_logprobs.h: maximum, sum, weighted sum, and four that stay as they are.
     empty = [-torch.inf, 0.0, 0.0, 0.0, 0.0, -torch.inf, 0.0]
     sums = torch.tensor(empty, dtype=torch.float64, device=labels.device).expand(*labels.shape, 7).clone()
     return sums, torch.full(labels.shape, torch.nan, dtype=torch.float64, device=labels.device)
@@ -167,10 +167,10 @@ def in_nats(
     temperature: float,
     softcap: float | None,
 ) -> Tensor:
-    """The kernels' state, whose exponentials are in base 2 and whose maximum is that of the logits, as that of `z`.
+    """State of `logprob_state`, in nats and in units of `z`, from the kernels' state, in base 2 and in units of `y`.
 
-    `csrc/ops/token_logprobs/token_logprobs.h` defines the kernels' state and its factor, which is rounded to the
-    compute dtype of `like`, the logits.
+    `csrc/ops/token_logprobs/token_logprobs.h` defines the latter and the factor from `y` to `z`, which is rounded to
+    the compute dtype of `like`, the logits.
     """
     temperatures = torch.tensor(temperature, dtype=torch.float64) if token_temperature is None else token_temperature
     factor = (logit_scale if softcap is None else softcap) / temperatures * math.log2(math.e)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from segkernel import _tensors, _validate
 from segkernel._enums import DIVERGENCE
+from segkernel._inplace_backward import overwrites, overwritten
 from segkernel._library import ops, register_fake
-from segkernel.ops.token_logprobs import check_labels, check_logits, check_writable, logit_options, per_token
+from segkernel.ops.token_logprobs import check_labels, check_logits, logit_options, per_token
 from segkernel.types import TokenDivergences
 
 
@@ -32,7 +33,7 @@ def token_divergences(
     `p = softmax(z)` for `logits` and `q = softmax(z)` for `other_logits`, with `z = cap(logit_scale * x) / temperature`
     and `cap(y) = softcap * tanh(y / softcap)`. The gradient goes to `logits` only. Both rows are read once for `"kl"`
     and `"reverse_kl"` (a second time on CUDA where they hold -inf), and twice for `"js"` and `"tv"`, whose terms need
-    normalized probabilities. Masked rows of neither are read.
+    normalized probabilities. Masked rows are not read.
 
     With the mixture `m = beta q + (1 - beta) p`, `kind` is
 
@@ -47,7 +48,7 @@ def token_divergences(
             `logits[:, :-1]` is not copied.
         other_logits: the other model's, of the same shape and dtype, without gradient.
         mask: `[...]`, bool or numeric, nonzero is valid; None means all valid.
-        labels: `[...]`, integer, in `[0, V)` at valid positions; -100 masks. With them the results have their
+        labels: `[...]`, integer, in `[0, V)` at valid positions; -100 masks. With labels the result has their
             log-probabilities under both models.
         kind: one of the above.
         beta: weight in `"js"`, from 0 to 1. 0 means `KL(q || p)` and 1 means `KL(p || q)`, as in TRL. Not used by the
@@ -60,8 +61,8 @@ def token_divergences(
     Returns:
         `TokenDivergences`: `divergence`, `entropy`, `other_entropy`, `logprobs`, `other_logprobs`, each `[...]`, in
         nats; float32, or float64 for float64 logits. 0 at masked positions. A term of `"kl"` is 0 where `p_v = 0`, and
-        inf where only `q_v = 0`; `"reverse_kl"` likewise. A valid row of nothing but -inf, or with a NaN or +inf, is
-        NaN.
+        inf where only `q_v = 0`; `"reverse_kl"` likewise. A valid row whose logits are all -inf, or with a NaN or +inf,
+        gives NaN.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -99,16 +100,11 @@ def token_divergences(
         positions = logits.new_zeros(logits.shape[:-1], dtype=torch.int64) if labels is None else labels
         temperature, token_temperature = per_token("temperature", temperature, positions, mask)
     options = logit_options(temperature, logit_scale, softcap)
-    _validate.boolean("inplace_backward", inplace_backward)
-    # A compiled graph must not write to tensors that it saved for its backward pass.
-    writes = inplace_backward and logits.requires_grad and torch.is_grad_enabled()
-    inplace = writes and not torch.compiler.is_compiling()
-    if inplace:
-        check_writable(logits)
-        if logits.untyped_storage().data_ptr() == other_logits.untyped_storage().data_ptr():
-            raise ValueError(
-                "inplace_backward: expected other_logits in another storage, which the gradient overwrites"
-            )
+    inplace = overwrites(inplace_backward, logits)
+    if inplace and logits.untyped_storage().data_ptr() == other_logits.untyped_storage().data_ptr():
+        raise ValueError(
+            "inplace_backward: expected other_logits in another storage than logits, which the gradient overwrites"
+        )
     share = beta if kind == "js" else 0.5
     divergence, entropy, other_entropy, logprobs, other_logprobs, _ = ops.token_divergences.default(
         logits, other_logits, labels, mask, token_temperature, DIVERGENCE[kind], share, *options, inplace
@@ -199,15 +195,8 @@ def _backward(
     grads = [None if grad is None else grad.contiguous() for grad in upstream]
     if not ctx.inplace:
         return ops.token_divergences_backward.default(*grads, logits, *saved, *ctx.options), *no_grads
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "inplace_backward: the gradient overwrites the logits, so it cannot be differentiated again; call without "
-            "create_graph=True, or without inplace_backward"
-        )
-    grad = logits.detach()
-    ops.token_divergences_backward_.default(*grads, grad, *saved, *ctx.options)
-    # Autograd then raises if another operation saved these logits for its backward pass.
-    torch.autograd.graph.increment_version(grad)
+    with overwritten(logits) as grad:
+        ops.token_divergences_backward_.default(*grads, grad, *saved, *ctx.options)
     return grad, *no_grads
 
 

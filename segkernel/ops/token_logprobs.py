@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segkernel import _tensors, _validate
 from segkernel._enums import LOGPROB_OUTPUTS
+from segkernel._inplace_backward import overwrites, overwritten
 from segkernel._library import ops, register_fake
 from segkernel.types import TokenLogprobs
 
@@ -107,7 +108,7 @@ def token_logprobs(
     Returns:
         Log-probabilities in the shape of `labels`, `(log-probabilities, entropies)` with `entropy`, or a
         `TokenLogprobs` with `outputs`; float32, or float64 for float64 logits. 0 at masked positions and labels. A
-        valid row of nothing but -inf, or with a NaN or +inf, is NaN.
+        valid row whose logits are all -inf, or with a NaN or +inf, gives NaN.
 
     Raises:
         TypeError: a dtype or type that is not one of the above.
@@ -131,12 +132,7 @@ def token_logprobs(
     temperature, token_temperature = per_token("temperature", temperature, labels, mask, logits.dim() - 1)
     options = logit_options(temperature, logit_scale, softcap)
     computed = outputs_code(entropy, outputs)
-    _validate.boolean("inplace_backward", inplace_backward)
-    # A compiled graph must not write to tensors that it saved for its backward pass.
-    writes = inplace_backward and logits.requires_grad and torch.is_grad_enabled()
-    inplace = writes and not torch.compiler.is_compiling()
-    if inplace:
-        check_writable(logits)
+    inplace = overwrites(inplace_backward, logits)
     found = ops.token_logprobs.default(logits, labels, mask, token_temperature, *options, computed, inplace)
     return results(found, entropy, outputs)
 
@@ -206,13 +202,13 @@ def per_token(
 ) -> tuple[float, Tensor | None]:
     """Positive option as the kernels' pair `(scalar, tensor or None)`; the tensor is float64, of the shape of `labels`.
 
-    `value` is a scalar, or a tensor that broadcasts to `labels`, or to the first `dims` dimensions of them. A scalar is
-    not validated; the values of a tensor are validated under `debug()`, and by the CPU kernels.
+    `value` is a scalar, or a tensor that broadcasts to `labels`, or to their first `dims` dimensions. Only the shape
+    and type of a tensor are validated here; its values are by the CPU kernels, and elsewhere under `debug()`.
     """
     if not isinstance(value, Tensor):
         return value, None
     if dims is not None and labels.dim() > dims:
-        labels = labels.amax(-1)  # -100 if all are
+        labels = labels.amax(-1)  # -100 if all labels of the row are
     _tensors.tensor(name, value)
     _tensors.same_device(name, value, "labels", labels)
     missing = labels.dim() - value.dim()
@@ -239,25 +235,6 @@ def logit_options(temperature: float, logit_scale: float, softcap: float | None)
     return logit_scale, temperature, softcap
 
 
-def check_writable(logits: Tensor) -> None:
-    """Validates that the gradient may overwrite `logits`."""
-    if logits.is_leaf or (logits._base is not None and logits._base.is_leaf):
-        raise ValueError(
-            "inplace_backward: expected logits that an operation computed, got a leaf that requires grad (or a view of "
-            "one), whose values the gradient would overwrite"
-        )
-    # Smallest stride first: the stride of a dimension must exceed the extent of all dimensions before it.
-    extent = 1
-    for stride, size in sorted(zip(logits.stride(), logits.shape, strict=True)):
-        if size > 1:
-            if stride < extent:
-                raise ValueError(
-                    f"inplace_backward: expected logits that don't overlap in memory, got {_validate.describe(logits)} "
-                    f"with strides {list(logits.stride())}"
-                )
-            extent = stride * (size - 1) + extent
-
-
 @register_fake("token_logprobs")
 def _(
     logits: Tensor,
@@ -273,7 +250,7 @@ def _(
     return fake_outputs(labels, logits.shape[:-1], _tensors.compute_dtype(logits), outputs)
 
 
-# The least of LOGPROB_OUTPUTS with which each of the operators' outputs is computed.
+# For each output of the operators, the least of LOGPROB_OUTPUTS that computes it.
 COMPUTED_FROM = tuple(
     LOGPROB_OUTPUTS[least] for least in ("logprobs", "entropies", "logprobs", "statistics", "statistics", "statistics")
 )
@@ -333,15 +310,8 @@ def _backward(
     grads = [None if grad is None else grad.contiguous() for grad in (grad_logprobs, grad_entropies)]
     if not ctx.inplace:
         return ops.token_logprobs_backward.default(*grads, logits, *saved, *ctx.options), *no_grads
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "inplace_backward: the gradient overwrites the logits, so it cannot be differentiated again; call without "
-            "create_graph=True, or without inplace_backward"
-        )
-    grad = logits.detach()
-    ops.token_logprobs_backward_.default(*grads, grad, *saved, *ctx.options)
-    # Autograd then raises if another operation saved these logits for its backward pass.
-    torch.autograd.graph.increment_version(grad)
+    with overwritten(logits) as grad:
+        ops.token_logprobs_backward_.default(*grads, grad, *saved, *ctx.options)
     return grad, *no_grads
 
 

@@ -1,4 +1,4 @@
-"""Divergence from a teacher that returns its most likely tokens only."""
+"""Divergence from a teacher that returns only its most likely tokens."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def topk_divergence(
         smallest = torch.finfo(_tensors.compute_dtype(logits)).eps
         log_p, log_q = (torch.cat([log, log_rest(log, smallest)], -1) for log in (log_p, log_q))
     first, second = (log_p, log_q) if kind == "kl" else (log_q, log_p)
-    impossible = first == -torch.inf  # contributes 0, also where the other probability is 0, too
+    impossible = first == -torch.inf  # contributes 0, even where the other probability is 0
     divergence = (first.exp() * (first - second).masked_fill(impossible, 0.0)).sum(-1)
     return divergence.where(known.any(-1), 0.0).to(_tensors.compute_dtype(logits))
 
 
 def log_rest(logs: Tensor, smallest: float) -> Tensor:
-    """Logarithm of the mass that probabilities with these logarithms leave, `[..., 1]`, at least that of `smallest`."""
+    """`log(1 - sum exp(logs))`, `[..., 1]`: the logarithm of the mass of all other tokens, at least `smallest`."""
     return (1 - logs.exp().sum(-1, keepdim=True)).clamp(min=smallest).log()
 
 

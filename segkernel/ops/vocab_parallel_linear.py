@@ -14,32 +14,9 @@ from segkernel._enums import LOGPROB_OUTPUTS
 from segkernel._head_tiles import Tiles
 from segkernel._library import ops
 from segkernel.ops.logprob_state import empty_sums, in_nats
-from segkernel.ops.vocab_parallel_token_logprobs import check_initialized, first_column, gathered_results
+from segkernel.ops.vocab_parallel_token_logprobs import gathered_results
 
-ANY_LABEL = 2**62  # the labels of other shards are valid, too
-
-
-def vocab_parallel_linear(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor,
-    mask: Tensor | None,
-    token_temperature: Tensor | None,
-    options: tuple[float, float, float | None],
-    dtype: torch.dtype,
-    entropy: bool,
-    group: dist.ProcessGroup,
-    first: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies `[...]` of validated arguments, from this process's rows of the head."""
-    check_initialized()
-    if first is None:
-        first = first_column(weight.shape[0], weight.device, group)
-    logprobs, entropies = _apply(
-        hidden, weight, bias, labels, mask, token_temperature, options, dtype, entropy, group, first
-    )
-    return logprobs, entropies
+ANY_LABEL = 2**62  # labels in other shards are valid
 
 
 class _VocabParallelLinear(torch.autograd.Function):
@@ -92,4 +69,5 @@ class _VocabParallelLinear(torch.autograd.Function):
         return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 8
 
 
-_apply: Any = _VocabParallelLinear.apply
+# Log-probabilities and entropies `[...]` from this process's rows of the head; the arguments of `forward`, validated.
+vocab_parallel_linear: Any = _VocabParallelLinear.apply

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch.autograd.function import once_differentiable
 
 from segkernel import _tensors, _validate
 from segkernel._debug import checks_values
+from segkernel._inplace_backward import overwrites, overwritten
 from segkernel._library import ops
 from segkernel.ops.logprob_state import finished, ignored_where_masked, merge_logprob_states, shard_state
-from segkernel.ops.token_logprobs import check_labels, check_logits, check_writable, logit_options, per_token
+from segkernel.ops.token_logprobs import check_labels, check_logits, logit_options, per_token
 
 
 def vocab_parallel_token_logprobs(
@@ -70,24 +72,13 @@ def vocab_parallel_token_logprobs(
     temperature, token_temperature = per_token("temperature", temperature, labels, mask)
     options = logit_options(temperature, logit_scale, softcap)
     _validate.boolean("entropy", entropy)
-    _validate.boolean("inplace_backward", inplace_backward)
-    if first is not None:
-        _validate.integer("first", first, at_least=0)
-    inplace = inplace_backward and logits.requires_grad and torch.is_grad_enabled()
-    if inplace:
-        check_writable(logits)
-    check_initialized()
+    inplace = overwrites(inplace_backward, logits)
+    first = first_column(first, logits.shape[-1], logits.device, group)
     labels = ignored_where_masked(labels, mask)
-    first = first_column(logits.shape[-1], logits.device, group) if first is None else first
     arguments = (token_temperature, *options)
     logprobs: Tensor
     logprobs, entropies = _apply(logits, labels, first, group, entropy, inplace, arguments)
     return (logprobs, entropies) if entropy else logprobs
-
-
-def check_initialized() -> None:
-    if not dist.is_initialized():
-        raise RuntimeError("group: expected an initialized process group; call torch.distributed.init_process_group")
 
 
 def all_gather(gathered: Tensor, mine: Tensor, group: dist.ProcessGroup | None) -> None:
@@ -97,8 +88,19 @@ def all_gather(gathered: Tensor, mine: Tensor, group: dist.ProcessGroup | None) 
     gather(gathered, mine, group=group)
 
 
-def first_column(columns: int, device: torch.device, group: dist.ProcessGroup | None) -> int:
-    """Index of this process's first column, from the widths of the shards of lower ranks."""
+def first_column(first: int | None, columns: int, device: torch.device, group: dist.ProcessGroup | None) -> int:
+    """Index of this process's first column: `first`, or the sum of the widths of the shards of lower ranks.
+
+    Raises:
+        TypeError, ValueError: `first` is no integer, or negative.
+        RuntimeError: the process group is not initialized.
+    """
+    if first is not None:
+        _validate.integer("first", first, at_least=0)
+    if not dist.is_initialized():
+        raise RuntimeError("group: expected an initialized process group; call torch.distributed.init_process_group")
+    if first is not None:
+        return first
     width = torch.tensor([columns], device=device)
     widths = width.new_empty(dist.get_world_size(group))
     all_gather(widths, width, group)
@@ -150,15 +152,13 @@ class _VocabParallel(torch.autograd.Function):
         if grad_logprobs is None and grad_entropies is None:
             return (None,) * 7
         logits, labels, entropies, lse = ctx.saved_tensors
-        grad = logits.detach() if ctx.inplace else logits.detach().clone(memory_format=torch.contiguous_format)
         token_temperature, *scalars = ctx.options
         upstream = (None if given is None else given.double().contiguous() for given in (grad_logprobs, grad_entropies))
-        ops._linear_token_logprobs_gradient_.default(
-            grad, labels, ctx.first, *upstream, entropies, lse, token_temperature, *scalars
-        )
-        if ctx.inplace:
-            # Autograd then raises if another operation saved these logits for its backward pass.
-            torch.autograd.graph.increment_version(grad)
+        copied = None if ctx.inplace else logits.detach().clone(memory_format=torch.contiguous_format)
+        with overwritten(logits) if copied is None else nullcontext(copied) as grad:
+            ops._linear_token_logprobs_gradient_.default(
+                grad, labels, ctx.first, *upstream, entropies, lse, token_temperature, *scalars
+            )
         return grad, *(None,) * 6
 
 

@@ -1,4 +1,4 @@
-"""Discounted sums of the values to come."""
+"""Discounted sums of following values: rewards to go."""
 
 import torch
 from torch import Tensor

@@ -54,7 +54,7 @@ def divergence(log_p: Tensor, log_q: Tensor, kind: str, beta: float) -> Tensor:
 
 
 def kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    impossible = log_a == -torch.inf  # contributes 0, also where the other distribution excludes it, too
+    impossible = log_a == -torch.inf  # contributes 0, even where the other probability is 0
     return (log_a.exp() * (log_a - log_b).masked_fill(impossible, 0.0)).sum(-1)
 
 

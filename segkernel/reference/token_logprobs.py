@@ -47,7 +47,7 @@ def label_logprobs(
         "entropy": entropies,
         "sum_squares": log_p.detach().exp().square().sum(-1),
         "mean_logit": z.detach().mean(-1).where(is_distribution, torch.nan),
-        # argmax is the first of equal ones
+        # argmax is the first of equal maxima
         "is_argmax": ((z.argmax(-1)[:, None] == several) & is_distribution[:, None]).view(labels.shape),
     }
 
@@ -55,8 +55,7 @@ def label_logprobs(
 def spread(
     found: dict[str, Tensor], valid: Tensor, entropy: bool, outputs: Sequence[str] | None
 ) -> Tensor | tuple[Tensor, Tensor] | TokenLogprobs:
-    """The outputs that were asked for, in the shape of `valid`, with 0 at masked positions."""
-
+    """The requested outputs, in the shape of `valid`, with 0 at masked positions."""
     every = {}
     for name, values in found.items():
         of_labels = valid if values.dim() == 1 else valid[..., None].expand(*valid.shape, values.shape[-1])

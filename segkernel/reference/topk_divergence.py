@@ -1,10 +1,11 @@
-"""KL divergence over the `K` tokens whose log-probabilities are known of the other model, and the rest as one."""
+"""KL divergence over the `K` tokens whose log-probabilities under the other model are known, and the rest as one."""
 
 import torch
 from torch import Tensor
 
 from segkernel.reference.rows import compute_dtype
 from segkernel.reference.token_divergences import kl
+from segkernel.reference.token_logprobs import per_valid
 
 
 def topk_divergence(
@@ -21,12 +22,10 @@ def topk_divergence(
 ) -> Tensor:
     divergences = logits.new_zeros(logits.shape[:-1], dtype=compute_dtype(logits))
     valid = torch.ones_like(divergences, dtype=torch.bool) if mask is None else mask != 0
-    if isinstance(temperature, Tensor):
-        temperature = temperature.expand(valid.shape)[valid][:, None]
     z = logits[valid].to(divergences.dtype) * logit_scale
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
-    log_softmax = (z / temperature).log_softmax(-1)
+    log_softmax = (z / per_valid(temperature, valid)).log_softmax(-1)
     rows = []
     for log_p, row_ids, log_q in zip(log_softmax, ids[valid], other_logprobs[valid].detach(), strict=True):
         known = row_ids != -100

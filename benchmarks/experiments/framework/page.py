@@ -52,7 +52,7 @@ def pictures_of(folder: Path, page: Path) -> str:
 
 
 def page_text(results: Results, pictures: str) -> str:
-    """What a page shows of a run, as Markdown: the columns that decide, and the rest in blocks that can be opened."""
+    """Results of a run as Markdown: the columns that decide, and the rest in blocks that can be opened."""
     tables = {f"Trained on {condition}": table for condition, table in method_tables(results).items()}
     shown = [picture(methods_title(results), f"{pictures}/{METHODS}.png"), *captioned(tables)]
     if results["candidates"]:

@@ -44,7 +44,8 @@ def adaptive_teacher(
     _validate.not_negative("strength", strength)
     _validate.positive("floor", floor)
     _tensors.same_shape(dpo_logits=dpo_logits, reverse_dpo_logits=reverse_dpo_logits)
-    dpo, reverse = (logits.to(_tensors.compute_dtype(logits)) for logits in (dpo_logits, reverse_dpo_logits))
+    dtype = _compute_dtype(dpo_logits, reverse_dpo_logits)
+    dpo, reverse = dpo_logits.to(dtype), reverse_dpo_logits.to(dtype)
     distance = token_divergences(dpo.detach(), reverse.detach(), kind="tv").divergence
     weights = strength * distance + floor
     # An entry that both models exclude with -inf stays excluded: -inf - -inf would be NaN.
@@ -75,9 +76,15 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     _tensors.same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
     student, teacher = student_logits, teacher_logits.detach()
     if student.dtype is not teacher.dtype:
-        student, teacher = (logits.to(_tensors.compute_dtype(logits)) for logits in (student, teacher))
+        dtype = _compute_dtype(student, teacher)
+        student, teacher = student.to(dtype), teacher.to(dtype)
     # Entries that the student excludes with -inf contribute 0, even if the teacher is -inf, too.
     return token_divergences(student, teacher).divergence
+
+
+def _compute_dtype(*logits: Tensor) -> torch.dtype:
+    """float64 if one of the tensors is, otherwise float32."""
+    return torch.float64 if any(each.dtype is torch.float64 for each in logits) else torch.float32
 
 
 def aligndistil_loss(

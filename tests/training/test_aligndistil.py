@@ -133,6 +133,19 @@ def test_aligndistil_refuses_parameters_out_of_range(options: dict[str, float], 
         AlignDistilConfig(use_cpu=True, **options)
 
 
+@pytest.mark.parametrize("student", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("teacher", [torch.float32, torch.float16, torch.float64])
+def test_distillation_loss_of_two_dtypes_is_in_the_wider_one(student: torch.dtype, teacher: torch.dtype) -> None:
+    """`log((1 + e) / 2) - 1/2` in each case; the logits 0 and 1 are exact in every dtype."""
+    zeros, logits = torch.zeros(1, 2, dtype=student), torch.tensor([[0.0, 1.0]], dtype=teacher)
+    wide = torch.float64 in (student, teacher)
+    loss = distillation_loss(zeros, logits)
+    assert loss.dtype is (torch.float64 if wide else torch.float32)
+    assert loss.item() == pytest.approx(math.log((1 + math.e) / 2) - 0.5, rel=1e-12 if wide else 1e-6)
+    found, weights = adaptive_teacher(zeros, logits, strength=1.0, floor=0.5)
+    assert found.dtype is weights.dtype is loss.dtype
+
+
 def test_distillation_losses_refuse_shapes_that_would_broadcast() -> None:
     with pytest.raises(ValueError, match=r"reverse_dpo_logits: .* of dpo_logits, \[2, 3\], got \[1, 3\]"):
         adaptive_teacher(torch.zeros(2, 3), torch.zeros(1, 3))

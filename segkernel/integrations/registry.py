@@ -42,6 +42,10 @@ class Kept(Exception):
     """Reason why a target stays as it is."""
 
 
+class NotReplaced(Exception):
+    """Raised for a target that the user requested and that cannot be swapped."""
+
+
 class Unknown(Kept):
     """Reason that is worth a warning: signature or source is none that segkernel was tested with."""
 
@@ -129,6 +133,8 @@ def _patch(names: Sequence[str], verify: bool, module: str | None = None) -> tup
             try:
                 swap = _prepare(framework.name, target, verify)
             except Kept as reason:
+                if target.requested is not None:
+                    raise NotReplaced(f"{target.name} of {label} cannot be replaced: {reason}") from reason
                 rows.append(PatchRow(target.name, label, False, str(reason)))
                 unknown += [target.name] if isinstance(reason, Unknown) else []
             else:

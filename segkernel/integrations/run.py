@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segkernel._arguments import CommandParser, UserError, did_you_mean, either
+from segkernel.integrations.estimators import REQUEST, parse_request
 from segkernel.integrations.frameworks import FRAMEWORKS, SWITCH, turned_off
 
 STARTUP = Path(__file__).with_name("startup")
@@ -18,7 +19,8 @@ def main(argv: Sequence[str]) -> int:
     """Replace this process by the program.
 
     Raises:
-        UserError: an unknown framework, one that is not installed, or a program that is not found.
+        UserError: an unknown framework, one that is not installed, advantages that are not as expected, or a program
+            that is not found.
     """
     arguments = list(argv)
     split = arguments.index("--") if "--" in arguments else len(arguments)
@@ -33,13 +35,23 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--patch", metavar="NAMES", default="", help=f"frameworks, separated by commas: {', '.join(FRAMEWORKS)}"
     )
-    names = [name for name in parser.parse_args(options).patch.split(",") if name]
+    parser.add_argument(
+        "--advantages",
+        metavar=("NAME", "OPTION=VALUE"),
+        nargs="+",
+        default=[],
+        help="advantages of OpenRLHF, whose own options cannot name them: segkernel_turn_grpo, or segkernel_asr_grpo "
+        "with rewards=MODULE.FUNCTION and delta=0.5",
+    )
+    given = parser.parse_args(options)
+    names = [name for name in given.patch.split(",") if name]
     check_names(names)
+    check_advantages(given.advantages, names)
     if not program:
         raise UserError("PROGRAM: expected one after `--`, got none (see `segkernel run --help`)")
     command = command_line(program)
     sys.stdout.flush()
-    os.execve(command[0], command, environment(names, os.environ))
+    os.execve(command[0], command, environment(names, os.environ, given.advantages))
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -56,6 +68,27 @@ def check_names(names: Sequence[str]) -> None:
             raise UserError(f"--patch: expected {either(list(FRAMEWORKS))}, got {name!r}{hint}")
         if importlib.util.find_spec(name) is None:
             raise UserError(f"--patch: {name} is not installed")
+
+
+def check_advantages(words: Sequence[str], names: Sequence[str]) -> None:
+    """Check the name and the options of requested advantages, and that the framework takes them from here.
+
+    Raises:
+        UserError: they are not as expected.
+    """
+    if not words:
+        return
+    if "openrlhf" not in names:
+        raise UserError(
+            f"--advantages: expected --patch openrlhf, got {','.join(names)}; other frameworks name advantages in "
+            "their own configuration"
+        )
+    if turned_off():
+        raise UserError(f"--advantages: expected {SWITCH} not to be 0, which turns the integrations off")
+    try:
+        parse_request(words, "--advantages")
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def command_line(program: Sequence[str]) -> list[str]:
@@ -77,7 +110,7 @@ def command_line(program: Sequence[str]) -> list[str]:
     return [path, *program[1:]]
 
 
-def environment(names: Sequence[str], inherited: Mapping[str, str]) -> dict[str, str]:
+def environment(names: Sequence[str], inherited: Mapping[str, str], advantages: Sequence[str] = ()) -> dict[str, str]:
     """Environment that patches frameworks in every Python process; unchanged with `SEGKERNEL_INTEGRATIONS=0`."""
     if turned_off():
         print(f"segkernel: {SWITCH}=0, nothing is patched", file=sys.stderr)
@@ -87,6 +120,8 @@ def environment(names: Sequence[str], inherited: Mapping[str, str]) -> dict[str,
         return separator.join([*values, *filter(None, [inherited.get(name)])])
 
     changed = {SWITCH: ",".join(names), "PYTHONPATH": joined("PYTHONPATH", str(STARTUP), separator=os.pathsep)}
+    if advantages:
+        changed[REQUEST] = " ".join(advantages)
     if "verl" in names:  # verl 0.9 finds the plug-in by itself
         changed["VERL_USE_EXTERNAL_MODULES"] = joined("VERL_USE_EXTERNAL_MODULES", PLUGIN, separator=",")
     return {**inherited, **changed}

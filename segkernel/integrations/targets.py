@@ -39,6 +39,8 @@ class Target:
         registries: dictionaries that hold the object, too, `module.attribute`.
         everywhere: whether to swap the object in all loaded modules that hold it, or only in `module`.
         example: arguments on which `verify=True` compares both functions; None for one that differs on purpose.
+        requested: whether the user requested it, for a target that changes results. It is swapped only then, and it
+            is an error if it cannot be.
     """
 
     module: str
@@ -50,6 +52,7 @@ class Target:
     registries: tuple[str, ...] = ()
     everywhere: bool = True
     example: Callable[[], Arguments] | None = None
+    requested: Callable[[], bool] | None = None
 
     @property
     def name(self) -> str:
@@ -73,7 +76,12 @@ class Framework:
     def targets_of(self, release: Release) -> list[Target]:
         """Targets of a release. One that is newer than all known ones is taken for the newest."""
         newest = max(target.versions[1] for target in self.targets)
-        return [target for target in self.targets if target.versions[0] <= min(release, newest) <= target.versions[1]]
+        return [
+            target
+            for target in self.targets
+            if target.versions[0] <= min(release, newest) <= target.versions[1]
+            and (target.requested is None or target.requested())
+        ]
 
 
 @dataclass

@@ -13,8 +13,9 @@ from segkernel import integrations
 from segkernel._arguments import UserError
 from segkernel._cli import main
 from segkernel.integrations import import_hook, registry
+from segkernel.integrations.estimators import parse_request
 from segkernel.integrations.frameworks import FRAMEWORKS, MODULES
-from segkernel.integrations.run import STARTUP, command_line, environment
+from segkernel.integrations.run import STARTUP, check_advantages, command_line, environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +59,89 @@ def test_environment_adds_to_what_is_there() -> None:
         "VERL_USE_EXTERNAL_MODULES": "segkernel.integrations.verl.plugin,mine",
         "X": "1",
     }
+
+
+def test_environment_has_the_requested_advantages() -> None:
+    words = ["segkernel_asr_grpo", "delta=0.5", "rewards=my.rewards"]
+    assert (
+        environment(["openrlhf"], {}, words)["SEGKERNEL_ADVANTAGES"]
+        == "segkernel_asr_grpo delta=0.5 rewards=my.rewards"
+    )
+
+
+def test_requested_advantages_have_typed_options_and_defaults() -> None:
+    request = parse_request(["segkernel_asr_grpo", "delta=1", "hold=false", "rewards=my.rewards"], "--advantages")
+    assert request.options == {
+        "baseline": 0.0,
+        "delta": 1,
+        "pivot_threshold": None,
+        "hold": False,
+        "keep_neutral": False,
+    }
+    assert request.rewards == "my.rewards"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("segkernel_asr", "expected segkernel_turn_grpo or segkernel_asr_grpo, got 'segkernel_asr'"),
+        ("segkernel_turn_grpo per", "expected OPTION=VALUE, got 'per'"),
+        ("segkernel_turn_grpo delta=1", "expected options of per, got delta"),
+        ("segkernel_asr_grpo delta=x rewards=a.b", "expected a number for delta, got 'x'"),
+        ("segkernel_asr_grpo delta=true rewards=a.b", "expected a number for delta, got 'true'"),
+        ("segkernel_asr_grpo hold=1 rewards=a.b", "expected true or false for hold, got '1'"),
+        (
+            "segkernel_asr_grpo rewards=a.b",
+            "expected delta or pivot_threshold for segkernel_asr_grpo, got neither; add for example delta=0.5",
+        ),
+        (
+            "segkernel_asr_grpo delta=1",
+            "expected rewards=MODULE.FUNCTION, the token rewards of segkernel_asr_grpo, got none",
+        ),
+        ("segkernel_turn_grpo rewards=rewards", "expected rewards=MODULE.FUNCTION, got 'rewards'"),
+        ("segkernel_turn_grpo rewards=a/b.c", "expected rewards=MODULE.FUNCTION, got 'a/b.c'"),
+    ],
+)
+def test_run_names_what_is_wrong_with_the_advantages(words: str, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check_advantages(words.split(), ["openrlhf"])
+    assert str(raised.value) == f"--advantages: {message}"
+
+
+def test_run_refuses_advantages_of_other_frameworks_and_with_the_off_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"^--advantages: expected --patch openrlhf, got verl; other frameworks name"):
+        check_advantages(["segkernel_turn_grpo"], ["verl"])
+    monkeypatch.setenv("SEGKERNEL_INTEGRATIONS", "0")
+    with pytest.raises(UserError, match=r"^--advantages: expected SEGKERNEL_INTEGRATIONS not to be 0"):
+        check_advantages(["segkernel_turn_grpo"], ["openrlhf"])
+
+
+def test_import_hook_stops_a_program_whose_requested_advantages_cannot_be_had(tmp_path: Path) -> None:
+    """An OpenRLHF whose experience maker is unknown: training with its own advantages would be silently wrong."""
+    package = tmp_path / "openrlhf" / "trainer" / "ppo_utils"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "experience_maker.py").write_text(
+        "class RemoteExperienceMaker:\n    def compute_advantages_and_returns(self, experiences):\n        ...\n"
+    )
+    metadata = tmp_path / "openrlhf-0.11.9.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: openrlhf\nVersion: 0.11.9\n")
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "segkernel", "run", "--patch", "openrlhf", "--advantages", "segkernel_turn_grpo"),
+            *("--", "-c", "import openrlhf.trainer.ppo_utils.experience_maker; print('trained')"),
+        ],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.splitlines()[-1].endswith(
+        "RemoteExperienceMaker.compute_advantages_and_returns of openrlhf 0.11.9 cannot be replaced: unknown source"
+    )
 
 
 def test_environment_of_the_off_switch_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segkernel.integrations.estimators import requested_advantages
+from segkernel.integrations.openrlhf.credit import EXPERIENCE, compute_advantages_and_returns
 from segkernel.integrations.passing import check_positive, check_served
 from segkernel.integrations.targets import Framework, Target
 from segkernel.ops.discounted_sum import discounted_sum
@@ -14,7 +16,6 @@ from segkernel.ops.gae import gae
 from segkernel.ops.token_logprobs import token_logprobs
 
 UTILS = "openrlhf.models.utils"
-EXPERIENCE = "openrlhf.trainer.ppo_utils.experience_maker"
 RELEASES = ((0, 9), (0, 11))
 
 
@@ -113,6 +114,14 @@ FRAMEWORK = Framework(
             RELEASES,
             frozenset({"0ce6cecbf91ab3e1"}),
             example=_returns_example,
+        ),
+        Target(
+            EXPERIENCE,
+            "RemoteExperienceMaker.compute_advantages_and_returns",
+            compute_advantages_and_returns,
+            RELEASES,
+            frozenset({"38c2441ef94c1566", "94cf8039e668c64c", "865cc358017725c7"}),  # to 0.10.0, to 0.11.1, 0.11.2
+            requested=lambda: requested_advantages() is not None,
         ),
     ),
 )

@@ -65,7 +65,39 @@ def test_verl_logprobs_are_float32_and_overwrite_logits_only_where_verl_does(
         assert torch.equal(logits, before) != flash
 
 
-def test_verl_fused_linear_passes_liger_and_temperatures_per_token_back() -> None:
+@pytest.mark.parametrize("temperature", [torch.tensor([[0.5], [2.0], [1.0], [0.7]]), torch.tensor(0.7)])
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+def test_verl_fused_linear_takes_temperatures_per_token(
+    verl: Path, temperature: torch.Tensor, shape: tuple[int, ...]
+) -> None:
+    module: Any = importlib.import_module("verl.utils.experimental.torch_functional")
+    ids = torch.tensor([3, 0, 8, 8]).view(shape)
+    results = []
+    for forward in (module.FusedLinearForPPO.forward, swaps.fused_linear):
+        generator = torch.Generator().manual_seed(0)
+        leaves = [torch.randn(size, generator=generator).requires_grad_() for size in ((*shape, 5), (9, 5))]
+        head = module.FusedLinearForPPO()
+        hidden = leaves[0] * 1.0  # verl changes requires_grad of a view of it
+        logprobs, entropy = forward(head, hidden, leaves[1], ids, temperature)
+        loss = (logprobs * torch.arange(1.0, 5).view(shape)).sum() + entropy.square().sum()
+        results.append([logprobs, entropy, *torch.autograd.grad(loss, leaves)])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "reason"),
+    [
+        (torch.ones(3), "temperature of another shape"),
+        (torch.tensor([[1.0], [0.0]]), "temperature that is not positive"),
+        (torch.ones(2, 1, requires_grad=True), "temperature with a gradient"),
+    ],
+)
+def test_verl_fused_linear_passes_other_temperatures_back(temperature: torch.Tensor, reason: str) -> None:
+    with pytest.raises(PassBack, match=f"^{reason}$"):
+        swaps.fused_linear(SimpleNamespace(), torch.randn(2, 3), torch.randn(5, 3), torch.tensor([1, 4]), temperature)
+
+
+def test_verl_fused_linear_passes_liger_and_other_devices_back() -> None:
     hidden, weight, ids = torch.randn(1, 2, 3), torch.randn(5, 3), torch.tensor([[1, 4]])
     with pytest.raises(PassBack, match=r"^backend liger$"):
         swaps.fused_linear(SimpleNamespace(impl_backend="liger"), hidden, weight, ids)
@@ -226,6 +258,24 @@ def test_verl_own_tests_pass_when_patched(verl: Path) -> None:
     )
     assert ran.returncode == 0, ran.stdout
     assert re.search(r"compute_gae_advantage_return +2 +0$", ran.stderr, re.M)
+
+
+def test_two_workers_of_the_actor_update_as_one_process_with_segment_advantages(verl: Path, tmp_path: Path) -> None:
+    """verl's training worker, FSDP2 and gloo on the CPU: the program compares log-probs, advantages and weights."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.integrations.verl_workers", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    norms = re.search(r"^grad_norm (\S+), expected (\S+)$", ran.stdout, re.M)
+    assert norms is not None
+    assert float(norms[1]) == pytest.approx(float(norms[2]), abs=2e-5)
+    # One micro-batch of log-probs, and two of the update.
+    assert re.search(r"torch_functional.logprobs_from_logits +3 +0$", ran.stdout, re.M)
 
 
 def test_example_configuration_composes_with_verl_and_feeds_the_estimator(verl: Path) -> None:

@@ -49,11 +49,12 @@ def fused_linear(
     """Log-probs (float32) and entropies (dtype of the hidden states) `[...]`, without the logits in memory."""
     if getattr(self, "impl_backend", "torch") != "torch":
         raise PassBack(f"backend {self.impl_backend}")
-    if isinstance(temperature, Tensor):
-        raise PassBack("temperature per token")
     check_weight(vocab_weights)
     check_served(hidden_states, vocab_weights)
-    check_positive(temperature=temperature)
+    if isinstance(temperature, Tensor):
+        temperature = _per_token(temperature, input_ids)
+    else:
+        check_positive(temperature=temperature)
     logprobs, entropy = linear_token_logprobs(
         hidden_states, vocab_weights, input_ids, temperature=temperature, entropy=True
     )
@@ -73,6 +74,20 @@ def compute_gae_advantage_return(
     functional: Any = importlib.import_module(FUNCTIONAL)
     advantages, returns = gae(token_level_rewards, values, response_mask, gamma=float(gamma), lam=float(lam))
     return functional.masked_whiten(advantages, response_mask), returns
+
+
+def _per_token(temperature: Tensor, ids: Tensor) -> Tensor:
+    """Temperatures in the shape of the ids, from one value, or one per token as verl divides logits by it: `[N, 1]`."""
+    if temperature.requires_grad:
+        raise PassBack("temperature with a gradient")
+    if temperature.device.type == "cpu" and not (temperature > 0).all():
+        raise PassBack("temperature that is not positive")
+    temperature = temperature.to(ids.device, torch.float32)
+    if temperature.numel() == 1:
+        return temperature.reshape(()).expand(ids.shape)
+    if temperature.shape not in (ids.shape, (*ids.shape, 1), (ids.numel(), 1)):
+        raise PassBack("temperature of another shape")
+    return temperature.reshape(ids.shape)
 
 
 def _logits(logits: Tensor) -> Tensor:

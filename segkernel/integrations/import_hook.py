@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from segkernel.integrations.estimators import REQUEST
-from segkernel.integrations.frameworks import MODULES, requested
+from segkernel.integrations.frameworks import MODULES, SWITCH, requested
 
 
 class PatchAtImport(MetaPathFinder):
@@ -80,6 +80,9 @@ def report_calls() -> None:
 
 def install() -> None:
     """Prepare the patches of the environment, `SEGKERNEL_INTEGRATIONS=trl`."""
+    for name in requested():
+        if name not in MODULES and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"segkernel: {SWITCH}: expected some of {', '.join(MODULES)}, got {name!r}", file=sys.stderr)
     pending = {module: name for name in requested() for module in MODULES.get(name, ())}
     if pending:
         sys.meta_path.insert(0, PatchAtImport(pending))

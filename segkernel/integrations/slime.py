@@ -30,8 +30,8 @@ Rewards = tuple[list[float], list[Tensor]]
 def turn_grpo(args: Any, samples: Sequence[Any]) -> Rewards:
     """GRPO with an advantage per turn: the rewards from the turn on, relative to all turns of the prompt's samples.
 
-    Turns are the runs of ones in a sample's loss mask. What a sample's reward has beyond the sum of its
-    `token_rewards` belongs to its last turn; without `token_rewards` that is all of it.
+    Turns are the runs of ones in a sample's loss mask. The last turn gets the difference between the sample's reward
+    and the sum of its `token_rewards`; without `token_rewards`, the whole reward.
 
     Args:
         args: slime's arguments: `gamma` discounts per turn, `grpo_std_normalization` divides by the standard

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from segkernel.integrations.openrlhf.swaps import log_probs_from_logits
 
 PEERS = Path(__file__).parents[2] / "build" / "peers"
 
@@ -61,6 +64,13 @@ assert before == {
     "advantages": vars(maker)["get_advantages_and_returns"], "returns": vars(maker)["get_cumulative_returns"],
 }
 """
+
+
+def test_openrlhf_log_probs_divide_the_logits_of_the_caller_in_any_layout() -> None:
+    logits = torch.tensor([[0.0, 2.0], [4.0, 6.0]]).T  # the vocabulary has the stride 2
+    logprobs = log_probs_from_logits(logits, torch.tensor([1, 0]), 2.0)
+    assert logits.tolist() == [[0.0, 2.0], [1.0, 3.0]]
+    assert logprobs.tolist() == pytest.approx([-0.126928, -2.126928], abs=1e-6)
 
 
 @pytest.mark.packages

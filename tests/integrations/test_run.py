@@ -179,6 +179,20 @@ def test_run_patches_in_child_processes_and_keeps_an_unknown_version(tmp_path: P
     assert ran.stderr.count("mine\n") == 3  # in `segkernel run` itself, the program and its child
 
 
+def test_import_hook_names_an_unknown_framework(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "meta_path", [])
+    monkeypatch.setenv("SEGKERNEL_INTEGRATIONS", "tlr, llamafactory")
+    import_hook.install()
+    (hook,) = sys.meta_path
+    assert isinstance(hook, import_hook.PatchAtImport)
+    assert hook.pending == {"llamafactory.train.trainer_utils": "llamafactory"}
+    assert capsys.readouterr().err == (
+        "segkernel: SEGKERNEL_INTEGRATIONS: expected some of trl, verl, openrlhf, llamafactory, got 'tlr'\n"
+    )
+
+
 def test_import_hook_leaves_other_modules_alone() -> None:
     hook = import_hook.PatchAtImport({"json": "trl"})
     assert hook.find_spec("os", None) is None

@@ -21,11 +21,11 @@ RELEASES = ((0, 9), (0, 11))
 
 def log_probs_from_logits(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probs of the labels, `[...]`, in the dtype of the logits, which are divided by the temperature in place."""
+    check_served(logits)
     check_positive(temperature=temperature)
-    logits = _logits(logits)
     if temperature != 1.0:
-        logits.div_(temperature)  # as OpenRLHF does: entropies are computed from these logits afterwards
-    return token_logprobs(logits, labels).to(logits.dtype)
+        logits.div_(temperature)  # the caller's tensor, as in OpenRLHF, which computes entropies from it afterwards
+    return token_logprobs(_logits(logits), labels).to(logits.dtype)
 
 
 def compute_entropy(logits: Tensor) -> Tensor:

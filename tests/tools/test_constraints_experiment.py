@@ -34,6 +34,7 @@ from benchmarks.experiments.constraints.segmented import (
     ADVANCE,
     COLORS,
     END,
+    KEY,
     LEADING,
     SegmentedAnswer,
     draw_answers,
@@ -239,24 +240,32 @@ def test_picture_of_answers_shows_texts_colors_and_underlines():
         "rejected: Why?",
         f"Go to the shining $ea${END}",
         "rejected: Why?",
-        *(text.rstrip() for text in (" word" * 20, "word " * 20, "word " * 10)),
+        *(text.rstrip() for text in (" word" * 11, *["word " * 11] * 3, "word " * 6)),
     ]
     boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)][3:]  # after those of the key
     rectangles = boxes[:7]
     assert [round(one.get_x() + one.get_width()) for one in rectangles] == [2, 3, 5, 10, 14, 17, 23]
     assert [one.get_facecolor() for one in rectangles] == [to_rgba(COLORS[sign]) for sign in (0, 1, 1, 1, 1, -1, -1)]
     # No box for the blank at the end of a line.
-    assert boxes[-3].get_width() + boxes[-3].get_x() == 100
+    assert boxes[-5].get_width() + boxes[-5].get_x() == 55
     # The word "to", and the two parts of "shining".
     underlines = [tuple(line.get_xdata()) for line in axes.lines[1:]]
     assert underlines == [(3, 5), (10, 14), (14, 17)]
 
 
+def test_picture_of_answers_wraps_long_prompts():
+    (axes,) = draw_answers([replace(SEGMENTED, request="Name the tallest mountain of every continent, please.")]).axes
+    assert [text.get_text() for text in axes.texts][4:6] == [
+        "rejected: Name the tallest mountain of every",
+        "continent, please.",
+    ]
+
+
 def test_characters_of_a_png_have_the_width_of_their_boxes(tmp_path):
-    save_png([replace(SEGMENTED, tokens=("x" * 90,), segments=((0, 1, 1),))], tmp_path / "answers.png")
-    top, bottom = (int(150 * LEADING * y) for y in (2.7, 3.5))
+    save_png([replace(SEGMENTED, tokens=("x" * 50,), segments=((0, 1, 1),))], tmp_path / "answers.png")
+    top, bottom = (int(150 * LEADING * y) for y in (KEY + 1.1, KEY + 1.9))
     dark = (imread(tmp_path / "answers.png")[top:bottom, :, :3].max(-1) < 0.5).any(0)
-    assert 89.5 < dark.nonzero()[0].max() / (150 * ADVANCE) < 90
+    assert 49.5 < dark.nonzero()[0].max() / (150 * ADVANCE) < 50
 
 
 @pytest.fixture(scope="module")

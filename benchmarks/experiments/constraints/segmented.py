@@ -20,10 +20,12 @@ from benchmarks.experiments.framework.workspace import write_atomically
 END = "■"  # in place of the EOS token
 COLORS = {1: "#cfe8dc", 0: "#e9ecf0", -1: "#f4d3d8"}
 INK, UNDERLINE = "#1f2933", "#b3261e"
-COLUMNS, SIZE = 100, 8  # characters per line, points
+COLUMNS, SIZE = 56, 9  # characters per line, few enough for the width of a phone; points
+HEADING = 48  # characters per line of a heading, in a proportional font
 ADVANCE = 0.602 * SIZE / 72  # width of a character of DejaVu Sans Mono, in inches
 LEADING = 1.75 * SIZE / 72  # height of a line, in inches
 GAP = 0.15  # between two segments, in characters
+KEY = 2.6  # height of the key, in lines
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,22 @@ def save_png(answers: Sequence[SegmentedAnswer], path: Path) -> None:
 
 def draw_answers(answers: Sequence[SegmentedAnswer]) -> Figure:
     """Texts on the colors of their segments' signs, with violations underlined."""
-    count = 1 + sum(1.6 + len(lines(answer.text, COLUMNS)) for answer in answers)
+    headings = [f"{answer.side}: {answer.request}" for answer in answers]
+    count = KEY + sum(
+        len(lines(heading, HEADING)) + len(lines(answer.text, COLUMNS)) + 0.6
+        for heading, answer in zip(headings, answers, strict=True)
+    )
     figure = Figure(figsize=(COLUMNS * ADVANCE, count * LEADING))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, COLUMNS)
     axes.set_ylim(count, 0)
     axes.axis("off")
     draw_key(axes)
-    y = 1.6
-    for answer in answers:
-        axes.text(0, y + 0.5, f"{answer.side}: {answer.request}", va="center", fontsize=SIZE, fontweight="bold")
-        y += 1
+    y = KEY
+    for heading, answer in zip(headings, answers, strict=True):
+        for start, end in lines(heading, HEADING):
+            axes.text(0, y + 0.5, heading[start:end].rstrip(), va="center", fontsize=SIZE, fontweight="bold")
+            y += 1
         for start, end in lines(answer.text, COLUMNS):
             draw_line(axes, y, answer, start, end)
             y += 1
@@ -117,14 +124,13 @@ def draw_answers(answers: Sequence[SegmentedAnswer]) -> Figure:
 
 
 def draw_key(axes: Axes) -> None:
-    """Key of the colors and the underline."""
-    x = 0.0
-    for sign, label in ((1, "positive segment"), (-1, "negative segment"), (0, "neutral segment")):
-        axes.add_patch(Rectangle((x, 0.1), 2, 0.8, facecolor=COLORS[sign], linewidth=0))
-        axes.text(x + 2.7, 0.5, label, va="center", fontsize=SIZE, color=INK)
-        x += 24
-    axes.plot([x, x + 2], [0.75, 0.75], color=UNDERLINE, linewidth=1.2)
-    axes.text(x + 2.7, 0.5, f"violation    {END} end", va="center", fontsize=SIZE, color=INK)
+    """Key of the colors, the underline and the mark of the end, in two lines."""
+    left, right = 0.0, COLUMNS / 2
+    for x, y, sign, label in ((left, 0, 1, "positive"), (right, 0, -1, "negative"), (left, 1, 0, "neutral")):
+        axes.add_patch(Rectangle((x, y + 0.1), 2, 0.8, facecolor=COLORS[sign], linewidth=0))
+        axes.text(x + 2.7, y + 0.5, f"{label} segment", va="center", fontsize=SIZE, color=INK)
+    axes.plot([right, right + 2], [1.75, 1.75], color=UNDERLINE, linewidth=1.2)
+    axes.text(right + 2.7, 1.5, f"violation    {END} end", va="center", fontsize=SIZE, color=INK)
 
 
 def draw_line(axes: Axes, y: float, answer: SegmentedAnswer, start: int, end: int) -> None:

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 REQUEST = "SEGKERNEL_ADVANTAGES"
 
+# OpenRLHF's estimators with groups, and whether they divide by the standard deviation.
+OPENRLHF_SCALES = {"group_norm": True, "dr_grpo": False}
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "segkernel_turn_grpo": {"per": "group"},
     "segkernel_asr_grpo": {

@@ -1,6 +1,7 @@
 """`segkernel run`: a program in whose processes frameworks are patched."""
 
 import importlib.util
+import itertools
 import os
 import shutil
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segkernel._arguments import CommandParser, UserError, did_you_mean, either
-from segkernel.integrations.estimators import REQUEST, parse_request
+from segkernel.integrations.estimators import OPENRLHF_SCALES, REQUEST, parse_request
 from segkernel.integrations.frameworks import FRAMEWORKS, SWITCH, turned_off
 
 STARTUP = Path(__file__).with_name("startup")
@@ -46,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(options)
     names = [name for name in given.patch.split(",") if name]
     check_names(names)
-    check_advantages(given.advantages, names)
+    if given.advantages:
+        check_advantages(given.advantages, names)
+        check_estimator(program)
     if not program:
         raise UserError("PROGRAM: expected one after `--`, got none (see `segkernel run --help`)")
     command = command_line(program)
@@ -76,8 +79,6 @@ def check_advantages(words: Sequence[str], names: Sequence[str]) -> None:
     Raises:
         UserError: they are not as expected.
     """
-    if not words:
-        return
     if "openrlhf" not in names:
         raise UserError(
             f"--advantages: expected --patch openrlhf, got {','.join(names)}; other frameworks name advantages in "
@@ -89,6 +90,19 @@ def check_advantages(words: Sequence[str], names: Sequence[str]) -> None:
         parse_request(words, "--advantages")
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def check_estimator(program: Sequence[str]) -> None:
+    """Check OpenRLHF's own estimator, if the program's arguments have it: one with groups, whose place the others take.
+
+    Raises:
+        UserError: another estimator.
+    """
+    options = ("--algo.advantage.estimator", "--advantage_estimator")  # the second up to 0.10.0
+    words = [part for word in program for part in (word.split("=", 1) if word.startswith(options) else [word])]
+    for name, value in itertools.pairwise(words):
+        if name in options and value not in OPENRLHF_SCALES:
+            raise UserError(f"{name}: expected {either(list(OPENRLHF_SCALES))} with --advantages, got {value!r}")
 
 
 def command_line(program: Sequence[str]) -> list[str]:

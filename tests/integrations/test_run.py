@@ -15,7 +15,7 @@ from segkernel._cli import main
 from segkernel.integrations import import_hook, registry
 from segkernel.integrations.estimators import parse_request
 from segkernel.integrations.frameworks import FRAMEWORKS, MODULES
-from segkernel.integrations.run import STARTUP, check_advantages, command_line, environment
+from segkernel.integrations.run import STARTUP, check_advantages, check_estimator, command_line, environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +114,16 @@ def test_run_refuses_advantages_of_other_frameworks_and_with_the_off_switch(monk
     monkeypatch.setenv("SEGKERNEL_INTEGRATIONS", "0")
     with pytest.raises(UserError, match=r"^--advantages: expected SEGKERNEL_INTEGRATIONS not to be 0"):
         check_advantages(["segkernel_turn_grpo"], ["openrlhf"])
+
+
+@pytest.mark.parametrize("option", ["--algo.advantage.estimator", "--advantage_estimator"])
+def test_run_refuses_estimators_without_groups(option: str) -> None:
+    check_estimator(["-m", "openrlhf.cli.train_ppo_ray", option, "group_norm", f"{option}=dr_grpo"])
+    for words in ([option, "gae"], [f"{option}=gae"]):
+        with pytest.raises(
+            UserError, match=rf"^{option}: expected group_norm or dr_grpo with --advantages, got 'gae'$"
+        ):
+            check_estimator(["-m", "openrlhf.cli.train_ppo_ray", *words])
 
 
 def test_import_hook_stops_a_program_whose_requested_advantages_cannot_be_had(tmp_path: Path) -> None:

@@ -230,6 +230,52 @@ def test_plugin_registers_names_in_a_fresh_process_and_a_ray_worker_and_patches_
     assert re.findall(r"^\[.*", output.read_text(), re.M) == [f"{names} False"] * 2
 
 
+LAUNCHED = """
+import ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+
+@ray.remote
+def load():
+    import openrlhf.trainer.ppo_utils.experience_maker
+
+try:
+    ray.get(load.remote())
+except Exception as error:
+    print(str(error).splitlines()[-1])
+ray.shutdown()
+"""
+
+
+def test_segkernel_run_reaches_ray_workers(verl: Path, tmp_path: Path) -> None:
+    """An OpenRLHF whose experience maker is unknown: the worker's import names the advantages that it cannot have."""
+    package = tmp_path / "openrlhf" / "trainer" / "ppo_utils"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "experience_maker.py").write_text("class RemoteExperienceMaker:\n    pass\n")
+    metadata = tmp_path / "openrlhf-0.11.9.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: openrlhf\nVersion: 0.11.9\n")
+    (tmp_path / "launched.py").write_text(LAUNCHED)
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONWARNINGS": "ignore"}
+    output = tmp_path / "output"
+    words = ("run", "--patch", "openrlhf", "--advantages", "segkernel_turn_grpo", "--", "launched.py")
+    with output.open("w") as file:  # Ray's services hold a pipe open after their end
+        ran = subprocess.run(
+            [sys.executable, "-m", "segkernel", *words],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, verl, tmp_path))), **variables},
+            cwd=tmp_path,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            timeout=200,
+            check=False,
+        )
+    assert ran.returncode == 0, output.read_text()
+    assert re.search(
+        r"compute_advantages_and_returns of openrlhf 0.11.9 cannot be replaced: not found$", output.read_text(), re.M
+    )
+
+
 @pytest.mark.parametrize(("value", "names", "swapped"), [("verl", 3, 5), ("0", 0, 0)])
 def test_plugin_follows_the_environment(
     verl: Path, monkeypatch: pytest.MonkeyPatch, value: str, names: int, swapped: int

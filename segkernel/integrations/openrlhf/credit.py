@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from segkernel.integrations.advantages import agreeing_advantages, turn_advantages, with_remainder
-from segkernel.integrations.estimators import RequestedAdvantages, requested_advantages
+from segkernel.integrations.estimators import OPENRLHF_SCALES, RequestedAdvantages, requested_advantages
 from segkernel.ops.segment_broadcast import segment_broadcast
 from segkernel.ops.segment_by_mask import segment_by_mask
 
 EXPERIENCE = "openrlhf.trainer.ppo_utils.experience_maker"
-SCALES = {"group_norm": True, "dr_grpo": False}  # by OpenRLHF's estimator: whether to divide by the standard deviation
 
 
 @torch.no_grad()
@@ -34,7 +33,7 @@ def compute_advantages_and_returns(self: Any, experiences: list[Any]) -> list[An
     """
     request = requested_advantages()
     assert request is not None  # as the target is swapped on request only
-    if self.advantage_estimator not in SCALES:
+    if self.advantage_estimator not in OPENRLHF_SCALES:
         raise ValueError(
             f"--algo.advantage.estimator: expected group_norm or dr_grpo with {request.name}, got "
             f"{self.advantage_estimator}"
@@ -76,7 +75,7 @@ def _advantages(
     scores = torch.cat([experience.rewards for experience in experiences]).float()
     samples = getattr(args, "rollout", args).n_samples_per_prompt
     index = [number // samples for experience in experiences for number in experience.index]
-    scale = SCALES[self.advantage_estimator]
+    scale = OPENRLHF_SCALES[self.advantage_estimator]
     if request.name == "segkernel_asr_grpo":
         advantages = agreeing_advantages(
             rewards - kl, mask, index, scores=scores - kl.sum(1), scale=scale, **request.options

@@ -25,6 +25,7 @@ from tests.ops.test_cuda import CALLS, make_inputs
 from tests.ops.test_fake_cuda import Recorder
 
 CALLS_PER_OPERATOR = 2
+V = 67  # small, for thousands of calls
 # AttributeError: of operators written in Python; AssertionError: of torch's fake tensors.
 ERRORS = (ValueError, TypeError, RuntimeError, IndexError, MemoryError, AttributeError, AssertionError)
 INT64_MIN = -(2**63)
@@ -157,9 +158,9 @@ def valid_calls() -> dict[str, list[tuple[Any, ...]]]:
 
     for name, call in CALLS.items():
         if name != "topk_divergence, gradient":  # whose operators are those of token_logprobs
-            record(call, segkernel, make_inputs("cpu"))
-    record(gradient_in_place, make_inputs("cpu"))
-    record(divergence_gradient_in_place, make_inputs("cpu"))
+            record(call, segkernel, make_inputs("cpu", V=V))
+    record(gradient_in_place, make_inputs("cpu", V=V))
+    record(divergence_gradient_in_place, make_inputs("cpu", V=V))
     for name, implementation in WRITTEN_IN_PYTHON.items():
         record(implementation, *_copied(calls[name][0]))
     return calls

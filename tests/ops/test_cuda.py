@@ -24,7 +24,7 @@ V = 1031  # prime: no row of logits is aligned like the one before
 Inputs = dict[str, Tensor]
 
 
-def make_inputs(device: str, seed: int = 0) -> Inputs:
+def make_inputs(device: str, seed: int = 0, V: int = V) -> Inputs:
     """Inputs of `CALLS`, generated on the CPU so that they are the same for every device."""
     torch.manual_seed(seed)
     with torch.device("cpu"):

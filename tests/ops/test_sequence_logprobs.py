@@ -121,9 +121,9 @@ def test_sequence_logprobs_equals_its_reference_in_float64(weighted, reduce, dty
 
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 def test_sequence_logprobs_gradcheck(reduce):
-    logits = random_logits(2, 4, 7, dtype=torch.float64, spread=1.0).requires_grad_()
-    labels, mask = random_labels(2, 4, V=7), torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]])
-    weights = torch.rand(2, 4, dtype=torch.float64)
+    logits = random_logits(2, 3, 5, dtype=torch.float64, spread=1.0).requires_grad_()
+    labels, mask = random_labels(2, 3, V=5), torch.tensor([[1, 1, 0], [0, 1, 1]])
+    weights = torch.rand(2, 3, dtype=torch.float64)
 
     def reduced(logits):
         return segkernel.sequence_logprobs(logits, labels, mask, weights=weights, reduce=reduce, entropy=True)

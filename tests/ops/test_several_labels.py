@@ -53,12 +53,15 @@ def test_several_labels_give_the_bits_of_one_at_a_time(rows, K, dtype):
         poisoned, labels.masked_fill(~mask[..., None], 10**9), mask, outputs=OUTPUTS, **OPTIONS
     )
     assert outs.logprobs.shape == outs.is_argmax.shape == labels.shape
+    first_and_last = torch.arange(rows)[[0, 1, -1]]
+    logits, labels, mask = (x[first_and_last] for x in (logits, labels, mask))
+    outs = [out[first_and_last] for out in outs]
     for k in range(0, K, max(1, K // 6)):
         alone = segkernel.token_logprobs(logits, labels[..., k], mask, outputs=OUTPUTS, **OPTIONS)
         for index in (0, 4):
             assert_identical(outs[index][..., k], alone[index])
     alone = segkernel.token_logprobs(logits, labels.amax(-1), mask, outputs=OUTPUTS, **OPTIONS)
-    assert_identical(tuple(outs)[1:4], tuple(alone)[1:4])
+    assert_identical(tuple(outs[1:4]), tuple(alone)[1:4])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

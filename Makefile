@@ -14,6 +14,8 @@ OP_TESTS := $(filter-out tests/ops/test_isa.py tests/ops/test_fake_cuda.py tests
 # The NumPy extension has its own copy of the CPU kernels, so it is not among the emulated CUDA ones.
 EMULATED_TESTS := $(filter-out tests/ops/test_numpy%.py,$(OP_TESTS)) tests/ops/test_bad_input.py tests/ops/test_cuda.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+# Prefix of a command that runs on the CUDA kernels, which are compiled for the host.
+EMULATED = library=$$($(BIN)/python -m tests.cuda_emulation.build) && SEGKERNEL_LIBRARY=$$library
 
 TORCHES ?= 2.10.0 2.13.0 2.15.0
 
@@ -31,17 +33,18 @@ test-host: $(READY)
 
 # The operator tests on the CUDA kernels, which are compiled for the host. No GPU is needed.
 test-emulated: $(READY)
-	library=$$($(BIN)/python -m tests.cuda_emulation.build) && SEGKERNEL_LIBRARY=$$library $(PYTEST) $(EMULATED_TESTS)
+	$(EMULATED) $(PYTEST) -m "not slow and not compiles" $(EMULATED_TESTS)
 
 # The C++ tests of the vector kernels, for every instruction set of this machine and, where g++-aarch64-linux-gnu and
 # qemu-user are installed, for aarch64.
 test-cpp: $(READY)
 	$(PYTEST) tests/build/test_vector_kernels.py tests/build/test_segment_kernels.py
 
-# The tests that `make test` leaves out: those of test-cpp, runs in several processes, experiments at minimal size, the
-# recipe of the documentation, and the rehearsal of `make gpu-check`.
+# The tests that `make test` leaves out: float64 and float16 in the operator tests, lower instruction sets, builds, runs in
+# several processes, experiments at minimal size, the recipe of the documentation, and the rehearsal of `make gpu-check`.
 test-slow: $(READY)
 	$(PYTEST) -m slow
+	$(EMULATED) $(PYTEST) -m "slow and not compiles" $(EMULATED_TESTS)
 
 # Packages that the integration tests run, each in a folder of its own: verl and OpenRLHF both bring a package `tests`.
 # Their dependencies are listed, not resolved: none of them may replace torch.

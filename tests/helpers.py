@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -23,6 +24,11 @@ DEVICE = "cuda" if BACKEND == "cuda" else "cpu"  # of the tensors
 
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# Parameters of tests: `make test` covers two of the dtypes, `make test-slow` the others.
+EVERY_DTYPE = [
+    pytest.param(dtype, id=str(dtype), marks=() if dtype in (torch.float32, torch.bfloat16) else pytest.mark.slow)
+    for dtype in DTYPES
+]
 # From empty to longer than a vector (up to 32 lanes) and a 64-token word.
 LENGTHS = (0, 1, 2, 15, 16, 17, 63, 64, 65, 257, 1500)
 

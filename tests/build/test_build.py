@@ -222,6 +222,7 @@ def test_build_links_a_runtime_in_lib_or_lib64(toolkit_13: cuda.Toolkit, tmp_pat
     assert library.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(cuda.toolkits()), reason="needs nvcc")
 def test_cuda_build_uses_only_the_stable_abi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGKERNEL_CUDA", "1")

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from tests.cuda_emulation.build import COMPILER, build
 
+pytestmark = pytest.mark.slow
+
 KERNELS = Path(__file__).parents[1] / "cuda_emulation" / "wrong_kernels.cu"
 THREADS = 64
 Run = Callable[..., str]
@@ -194,7 +196,6 @@ def test_results_do_not_depend_on_the_seed() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "SEGKERNEL_EMULATION_SEED": "3"})
 
 
-@pytest.mark.slow
 def test_address_sanitizer_reports_a_read_past_the_end(tmp_path: Path) -> None:
     """AddressSanitizer follows the fibers and detects a kernel's read past the end of a tensor."""
     library = build([KERNELS], name="wrong_kernels.so", sanitize=True)

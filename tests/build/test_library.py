@@ -142,6 +142,7 @@ def copy_of_the_package(tmp_path: Path) -> Path:
     return Path(shutil.copytree(PACKAGE, tmp_path / "copy" / "segkernel", ignore=ignored))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("torch_cuda", "warned"),
     [
@@ -200,12 +201,14 @@ print(*sorted(found))
 """
 
 
+@pytest.mark.slow
 def test_first_use_from_two_threads_does_not_deadlock(copy_of_the_package: Path) -> None:
     done = run_with_copy(copy_of_the_package, "-c", TWO_THREADS)
     assert done.stderr == ""
     assert done.stdout == "gae segment\n"
 
 
+@pytest.mark.slow
 def test_library_for_another_torch_raises_import_error(copy_of_the_package: Path) -> None:
     library = copy_of_the_package / "_cpu.so"
     symbol = b"aoti_torch_empty_strided"
@@ -217,6 +220,7 @@ def test_library_for_another_torch_raises_import_error(copy_of_the_package: Path
     assert "They need torch >= 2.10" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_machine_has_gpu(), reason="a machine with a GPU gets a warning")
 @pytest.mark.parametrize("torch_cuda", [None, "13.0"])
 def test_cpu_build_without_gpu_does_not_warn(copy_of_the_package: Path, torch_cuda: str | None) -> None:

@@ -52,6 +52,7 @@ def test_discounted_sum_first_and_second_derivatives_pass_gradcheck():
         assert torch.autograd.gradgradcheck(lambda x, f=function: f(x).square(), x)
 
 
+@pytest.mark.compiles
 def test_discounted_sum_gradient_compiles_as_one_graph():
     torch.compiler.reset()
     mask, discount, weights = torch.rand(3, 20) < 0.7, torch.tensor([0.5, 0.9, 1.0]), torch.randn(3, 20)

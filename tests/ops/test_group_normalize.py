@@ -6,7 +6,7 @@ from torch import Tensor
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DTYPES, assert_identical, assert_near, opcheck, random_scores, unchanged
+from tests.helpers import EVERY_DTYPE, assert_identical, assert_near, opcheck, random_scores, unchanged
 
 NAN = float("nan")
 
@@ -43,7 +43,7 @@ def test_group_normalize_per_segment_literals():
     assert_near(segkernel.group_normalize(values, counts, group, per="segment", eps=0.0), expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_group_normalize_of_one_or_of_equal_rewards_gives_0(dtype: torch.dtype):
     values = torch.tensor([[0.1, 0.1, 0.1], [0.1, NAN, NAN], [0.7, NAN, NAN]], dtype=dtype)
     counts, group = torch.tensor([3, 1, 1]), torch.tensor([0, 0, 1])
@@ -53,7 +53,7 @@ def test_group_normalize_of_one_or_of_equal_rewards_gives_0(dtype: torch.dtype):
             assert_identical(normalized, torch.zeros_like(normalized))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize(("B", "S"), [(0, 3), (3, 0), (1, 1), (9, 5), (270, 3), (6, 300)])
 def test_group_normalize_equals_its_reference(B: int, S: int, dtype: torch.dtype):
     values, counts, group = random_groups(B, S, dtype)

@@ -7,7 +7,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DTYPES, assert_identical, assert_near, random_batch, unchanged
+from tests.helpers import EVERY_DTYPE, assert_identical, assert_near, random_batch, unchanged
 
 NAN = float("nan")
 # Ratios 1, 2, 4 and 1/2 of the valid tokens, in two rows.
@@ -77,7 +77,7 @@ def test_importance_weights_of_nan_are_rejected_or_stay_nan():
         assert keep.all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_importance_weights_equal_the_reference(dtype: torch.dtype):
     batch = random_batch(65)
     B = len(batch.lengths)

@@ -13,6 +13,8 @@ import segkernel
 from segkernel._library import cpu_isa
 from tests.helpers import DTYPES, LENGTHS, assert_identical, random_batch, random_scores
 
+pytestmark = pytest.mark.slow
+
 LOWER = {"avx512": ["avx2", "baseline"], "avx2": ["baseline"], "baseline": []}
 REDUCTIONS = ("mean", "sum", "last", "max", "min")
 NAN, INF = float("nan"), float("inf")

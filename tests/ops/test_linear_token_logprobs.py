@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import segkernel
 from segkernel import _head_tiles, reference
-from tests.helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, leaves, opcheck, unchanged
+from tests.helpers import BACKEND, DEVICE, EVERY_DTYPE, assert_identical, assert_near, leaves, opcheck, unchanged
 from tests.ops.logprob_helpers import OUTPUTS, TRANSFORMS, accuracy, random_labels
 
 NAN = float("nan")
@@ -85,7 +85,7 @@ def values_and_gradients(function, hidden, weight, bias, labels, mask, upstream)
     return [*(out.detach() for out in outs), *torch.autograd.grad(outs, leaves, upstream)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize(("H", "V"), [(5, 33), (64, 1000), (17, 4099)])
 def test_linear_token_logprobs_error_at_most_that_of_torch(H, V, dtype):
     """Errors of both against float64 on the same low-precision inputs; torch computes eagerly in their dtype."""
@@ -160,7 +160,7 @@ def test_linear_token_logprobs_of_masked_tokens_are_0():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_linear_token_logprobs_without_compaction(dtype, masked, monkeypatch):
     """Without a device synchronization all tokens are multiplied; the results are the same."""
     N, V = 12, 3001
@@ -409,6 +409,7 @@ def test_linear_token_logprobs_opcheck():
     opcheck(lambda: segkernel.linear_token_logprobs(hidden, weight, labels, bias=bias, compute_dtype=torch.bfloat16))
 
 
+@pytest.mark.compiles
 def test_linear_token_logprobs_compile_as_one_graph():
     torch.compiler.reset()
 

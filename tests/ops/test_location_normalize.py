@@ -6,7 +6,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DTYPES, assert_near
+from tests.helpers import EVERY_DTYPE, assert_near
 
 NAN = float("nan")
 # Published fits, arXiv 2501.02790: Phi-3-mini at an entropy of 1.75, Llama-3.1-8B at 2.0.
@@ -40,7 +40,7 @@ def test_location_normalize_counts_segments_past_the_last_kept_one():
     torch.testing.assert_close(few, 1 - torch.tensor([[1 / 8, 2 / 8]]).log())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("fit", [PHI3, LLAMA3])
 def test_location_normalize_equals_its_reference(fit, dtype):
     counts = torch.tensor([0, 1, 2, 5, 32, 33, 100])

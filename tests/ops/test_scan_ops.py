@@ -174,6 +174,7 @@ def test_opcheck_passes(op: ScanOp):
     opcheck(lambda: op(*op.tokens(2, 5, dtype=torch.float64), **op.options(2)))
 
 
+@pytest.mark.compiles
 @every_op
 def test_scan_operators_compile_as_one_graph(op: ScanOp):
     torch.compiler.reset()

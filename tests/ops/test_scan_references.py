@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DTYPES, LENGTHS, Batch, assert_identical, assert_near, random_batch, random_scores
+from tests.helpers import EVERY_DTYPE, LENGTHS, Batch, assert_identical, assert_near, random_batch, random_scores
 
 
 def detect_pivots_options(B: int) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def packed(batch: Batch, outputs: Any) -> Any:
     return tree_map_only(Tensor, lambda out: batch.pack(out) if out.dim() == 2 else out, outputs)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("T", LENGTHS)
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op[0])
 def test_scan_equals_its_reference(op: Any, T: int, dtype: torch.dtype) -> None:

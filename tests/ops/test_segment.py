@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,7 @@ from torch import Tensor
 import segkernel
 from segkernel import reference
 from segkernel.types import Segments
-from tests.helpers import DTYPES, LENGTHS, assert_identical, assert_near, random_batch, random_scores
+from tests.helpers import EVERY_DTYPE, LENGTHS, assert_identical, assert_near, random_batch, random_scores
 
 NAN, INF = float("nan"), float("inf")
 
@@ -163,7 +165,7 @@ def assert_segments(actual: Segments, expected: Segments, tolerance: float) -> N
     assert_identical(actual._replace(rewards=None), expected._replace(rewards=None))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("T", LENGTHS)
 def test_segment_matches_reference(T, dtype):
     batch = random_batch(T)
@@ -185,8 +187,13 @@ def test_segment_matches_reference(T, dtype):
         assert_segments(actual, reference.segment(batch.pack(rewards), **packed), tolerance=1e-6 + 1e-8 * T)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max", "min"])
-@pytest.mark.parametrize("T", [1, 15, 16, 17, 63, 64, 65, 128, 191, 256, 321, 1023, 1024, 1025, 2500])
+@pytest.mark.parametrize(
+    ("T", "reduce"),
+    [
+        *product([1, 15, 16, 17, 63, 64, 65, 128, 191, 256, 321], ["mean", "sum", "last", "max", "min"]),
+        *product([1023, 1024, 1025, 2500], ["mean", "max"]),
+    ],
+)
 def test_segment_rows_without_holes_match_reference(T, reduce):
     """Multiples of 1/4 have exact sums, so that everything is exact; NaN and infinities are among them."""
     rewards = (4 * torch.randn(6, T)).round() / 4

@@ -3,7 +3,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DTYPES, LENGTHS, assert_identical, assert_near, opcheck, random_batch, random_scores
+from tests.helpers import EVERY_DTYPE, LENGTHS, assert_identical, assert_near, opcheck, random_batch, random_scores
 
 NAN = float("nan")
 VALUES = torch.tensor([[6.0, 8.0, NAN], [1.0, NAN, NAN]])
@@ -44,7 +44,7 @@ def random_segments(T: int) -> tuple:
     return batch, segkernel.segment(torch.randn(batch.mask.shape), batch.mask, delta=0.5)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("T", LENGTHS)
 def test_against_the_reference(T, dtype):
     batch, segments = random_segments(T)

@@ -5,7 +5,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DTYPES, OperatorCalls, assert_identical, assert_near, opcheck, unchanged
+from tests.helpers import EVERY_DTYPE, OperatorCalls, assert_identical, assert_near, opcheck, unchanged
 from tests.ops.logprob_helpers import TRANSFORMS, assert_gradient, random_labels, random_logits
 
 NAN = float("nan")
@@ -50,7 +50,7 @@ def test_packed():
 
 
 @pytest.mark.parametrize("transform", [TRANSFORMS[0], TRANSFORMS[-1]], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 def test_against_the_reference_in_float64(reduce, dtype, transform):
     B, T, V, S = 4, 19, 257, 6
@@ -116,6 +116,7 @@ def test_shifted_view_and_gradient_in_its_storage():
     assert_identical(gradients[1], gradients[0])
 
 
+@pytest.mark.compiles
 def test_compiles_as_one_graph():
     torch.compiler.reset()
 

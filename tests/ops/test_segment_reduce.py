@@ -5,7 +5,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DTYPES, LENGTHS, assert_identical, assert_near, opcheck, random_batch, random_scores
+from tests.helpers import EVERY_DTYPE, LENGTHS, assert_identical, assert_near, opcheck, random_batch, random_scores
 
 NAN, INF = float("nan"), float("inf")
 VALUES = torch.tensor([[NAN, 1.0, 3.0, NAN, 2.0, -5.0], [4.0, NAN, NAN, NAN, NAN, NAN]])
@@ -65,7 +65,7 @@ def random_segments(T: int) -> tuple:
     return batch, ids, int(ids.max()) + 2 if ids.numel() else 1
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("T", LENGTHS)
 def test_against_the_reference(T, dtype):
     batch, ids, S = random_segments(T)

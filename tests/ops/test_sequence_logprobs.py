@@ -5,7 +5,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DEVICE, DTYPES, assert_identical, assert_near, opcheck, unchanged
+from tests.helpers import DEVICE, EVERY_DTYPE, assert_identical, assert_near, opcheck, unchanged
 from tests.ops.logprob_helpers import TRANSFORMS, assert_gradient, random_labels, random_logits
 
 NAN, INF = float("nan"), float("inf")
@@ -75,7 +75,7 @@ def test_sequence_logprobs_packed_literals():
 
 
 @pytest.mark.parametrize("transform", [TRANSFORMS[0], TRANSFORMS[-1]], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_sequence_logprobs_equals_its_reference_in_float64(weighted, reduce, dtype, transform):

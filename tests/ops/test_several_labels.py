@@ -8,7 +8,7 @@ from torch import Tensor
 
 import segkernel
 from segkernel import _head_tiles, reference
-from tests.helpers import BACKEND, DTYPES, assert_identical, assert_near, opcheck
+from tests.helpers import BACKEND, EVERY_DTYPE, assert_identical, assert_near, opcheck
 from tests.ops.logprob_helpers import OUTPUTS, accuracy, assert_gradient, chunk, random_labels, random_logits
 
 NAN = float("nan")
@@ -40,7 +40,7 @@ def test_several_labels_literals():
     torch.testing.assert_close(leaf.grad, torch.tensor([[2 - 1.5, -0.75, -0.375, 1 - 0.375]]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize(("rows", "K"), [(3, 1), (3, 5), (3, 256), (400, 40)])  # 400 * 3: the CUDA kernel of many rows
 def test_several_labels_give_the_bits_of_one_at_a_time(rows, K, dtype):
     V = chunk(dtype) + 37
@@ -64,7 +64,7 @@ def test_several_labels_give_the_bits_of_one_at_a_time(rows, K, dtype):
     assert_identical(tuple(outs[1:4]), tuple(alone)[1:4])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("K", [1, 7, 40])
 def test_several_labels_match_float64_reference_with_gradients(K, dtype):
     V = chunk(dtype) + 37
@@ -128,6 +128,7 @@ def test_linear_several_labels_match_those_of_the_logits(compacts, monkeypatch):
     assert_near(results[0], results[1], rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.compiles
 def test_several_labels_opcheck_and_compile():
     logits, labels = random_logits(2, 5, 33, dtype=torch.float32).requires_grad_(), several_labels(2, 5, K=3, V=33)
     hidden, weight = torch.randn(2, 5, 6, requires_grad=True), torch.randn(33, 6, requires_grad=True)

@@ -5,7 +5,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, unchanged
+from tests.helpers import BACKEND, DEVICE, EVERY_DTYPE, assert_identical, assert_near, unchanged
 from tests.ops.logprob_helpers import BEYOND_ONE_PART, TRANSFORMS, accuracy, random_labels, random_logits
 
 NAN, INF = float("nan"), float("inf")
@@ -69,7 +69,7 @@ def test_token_divergences_give_entropies_and_logprobs_of_both_models():
 
 
 @every_kind
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", VOCABULARIES)
 def test_token_divergences_match_float64_reference(V, dtype, kind):
     logits, others = pair(2, 3, V, dtype=dtype)
@@ -127,7 +127,7 @@ def test_token_divergences_of_near_models_at_vocabulary_151936(kind, dtype):
 
 
 @every_kind
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [5, 1024, 4099])
 def test_token_divergences_of_equal_models_are_0(V, dtype, kind):
     logits = random_logits(4, V, dtype=dtype)
@@ -160,7 +160,7 @@ def test_token_divergences_with_a_maximum_that_rises_along_the_row(V, kind):
         assert_near(found.double(), wanted, atol=2e-5, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [6, 1024, 4100])
 def test_token_divergences_of_impossible_tokens(V, dtype):
     """-inf in both rows contributes 0; -inf in one row only makes the divergence in the other's direction infinite."""
@@ -207,7 +207,7 @@ def test_token_divergences_of_disjoint_models_reach_their_bounds():
 
 
 @every_kind
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [2, 33, 2050])
 def test_token_divergences_are_nan_for_rows_that_are_no_distribution(V, dtype, kind):
     """NaN, +inf or nothing but -inf in either row makes the divergence NaN, and only that row's entropy."""
@@ -239,7 +239,7 @@ def test_token_divergences_of_masked_rows_are_0(kind):
 
 
 @every_kind
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_divergences_of_strided_logits_have_the_same_bits(dtype, kind):
     logits, others = pair(3, 6, 4099, dtype=dtype)
     views = {

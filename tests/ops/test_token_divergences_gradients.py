@@ -4,7 +4,7 @@ from torch import Tensor
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DTYPES, assert_identical, opcheck
+from tests.helpers import EVERY_DTYPE, assert_identical, opcheck
 from tests.ops.logprob_helpers import TRANSFORMS, assert_gradient, random_labels, random_logits
 from tests.ops.test_token_divergences import INF, NAN, TRANSFORMS_OF_PAIRS, VOCABULARIES, every_kind, pair
 
@@ -49,7 +49,7 @@ def log_probabilities(logits, *, temperature=1.0, logit_scale=1.0, softcap=None)
 
 
 @every_kind
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", VOCABULARIES)
 def test_token_divergences_gradient_matches_float64_reference(V, dtype, kind):
     logits, others = pair(2, 3, V, dtype=dtype)
@@ -137,7 +137,7 @@ def test_token_divergences_gradient_is_nan_for_rows_that_are_no_distribution(kin
 
 
 @every_kind
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_divergences_write_the_gradient_in_place_with_the_same_bits(dtype, kind):
     logits, others = pair(2, 5, 4099, dtype=dtype)
     labels, upstream = random_labels(2, 4, V=4099), random_upstream(2, 4, dtype=dtype)
@@ -202,6 +202,7 @@ def test_token_divergences_opcheck():
     opcheck(lambda: segkernel.token_divergences(leaf, others, mask, labels, kind="js", **TRANSFORMS[-1]))
 
 
+@pytest.mark.compiles
 def test_token_divergences_compile_as_one_graph():
     torch.compiler.reset()
 

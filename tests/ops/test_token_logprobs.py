@@ -5,7 +5,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import BACKEND, DEVICE, DTYPES, assert_identical, assert_near, unchanged
+from tests.helpers import BACKEND, DEVICE, EVERY_DTYPE, assert_identical, assert_near, unchanged
 from tests.ops.logprob_helpers import (
     BEYOND_ONE_PART,
     GROUPS,
@@ -79,7 +79,7 @@ def test_token_logprobs_outputs_literals():
         assert_identical(outs.logprobs, segkernel.token_logprobs(logits, labels))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("softcap", [None, 20.0])
 def test_is_argmax_is_the_first_of_equal_logits(softcap, dtype):
     V, edge = GROUPS * chunk(dtype) + 37, chunk(dtype)
@@ -139,7 +139,7 @@ def test_token_temperature_literals():
     torch.testing.assert_close(out, torch.tensor([-math.log1p(math.exp(-6 * 15 / 17))]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("rows", [2, 700])  # of both CUDA kernels
 def test_token_temperature_gives_the_bits_of_a_temperature_for_all_rows(rows, dtype):
     V, temperatures = 2 * chunk(dtype) + 3, torch.tensor([0.3, 1.0, 1.7], dtype=torch.float64)
@@ -189,7 +189,7 @@ def test_token_logprobs_of_uniform_and_certain_rows(V):
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [*VOCABULARIES, *BEYOND_ONE_PART])
 def test_token_logprobs_match_float64_reference(V, dtype, transform):
     T = 11 if V in VOCABULARIES else 3
@@ -237,7 +237,7 @@ def test_running_maximum_found_at_any_position(V):
         assert_near(out.double(), wanted, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("jump", [80.0, 95.0, 150.0, 190.0, 300.0, 1000.0])
 def test_running_maximum_may_jump_beyond_the_exponent_range_of_floats(jump, dtype):
     """Relative to the maximum of the first half, 2^d of the second half overflows or saturates."""
@@ -249,7 +249,7 @@ def test_running_maximum_may_jump_beyond_the_exponent_range_of_floats(jump, dtyp
     assert_near(entropy.double(), torch.full((2,), math.log(4096), dtype=torch.float64), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [7, 33, 257, 4099])
 def test_token_logprobs_of_impossible_tokens(V, dtype):
     """Rows that are -inf except for their last, their first, every other, or their last three tokens."""
@@ -279,7 +279,7 @@ def test_token_logprobs_of_vanishing_probabilities():
     assert entropy.tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [2, 33, 1000])
 def test_token_logprobs_are_nan_for_rows_that_are_no_distribution(V, dtype):
     """Rows with NaN, with +inf, and of -inf only are NaN; their neighbors are unaffected."""
@@ -310,7 +310,7 @@ def test_softcap_of_infinite_logits_is_finite():
     assert entropy[2].isnan()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_logprobs_of_masked_rows_are_0(dtype):
     logits, labels = random_logits(2, 5, 33, dtype=dtype), random_labels(2, 5, V=33)
     mask = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
@@ -339,7 +339,7 @@ def test_token_logprobs_accept_any_leading_shape(shape):
         assert_identical(out, flat.view(shape))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [31, 64, 257, *BEYOND_ONE_PART])
 def test_token_logprobs_of_strided_logits_have_the_same_bits(V, dtype):
     """Rows of views start at any alignment and give the same bits as those of a contiguous copy."""
@@ -355,7 +355,7 @@ def test_token_logprobs_of_strided_logits_have_the_same_bits(V, dtype):
         assert_identical(every(view, view_labels), every(view.contiguous(), view_labels.contiguous()))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_logprobs_have_the_same_bits_with_any_thread_count(dtype, threads):
     logits, labels = random_logits(64, 4099, dtype=dtype), random_labels(64, V=4099)
     mask = torch.rand(64) < 0.6
@@ -366,7 +366,7 @@ def test_token_logprobs_have_the_same_bits_with_any_thread_count(dtype, threads)
     assert_identical(outs[1], outs[0])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [33, 1000, *BEYOND_ONE_PART])
 def test_token_logprobs_have_the_same_bits_in_any_batch(V, dtype):
     logits, labels = random_logits(7, 3, V, dtype=dtype), random_labels(7, 3, V=V)
@@ -378,7 +378,7 @@ def test_token_logprobs_have_the_same_bits_in_any_batch(V, dtype):
             assert_identical(alone, [out[b, t] for out in together])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("past", [-1, 0, 1])
 def test_token_logprobs_of_rows_that_end_at_a_chunk_edge(past, dtype):
     for chunks in (1, GROUPS, GROUPS + 1):
@@ -394,7 +394,7 @@ def test_token_logprobs_of_rows_that_end_at_a_chunk_edge(past, dtype):
             assert_near(out.double(), wanted, **accuracy(dtype))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_logprobs_have_the_same_bits_among_few_rows_and_many(dtype):
     """A CUDA kernel of its own takes up to 1024 rows; its blocks share the scored ones."""
     V = (GROUPS + 1) * chunk(dtype) + 3  # every other row is misaligned

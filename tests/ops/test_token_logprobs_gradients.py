@@ -4,7 +4,7 @@ from torch import Tensor
 
 import segkernel
 from segkernel import reference
-from tests.helpers import BACKEND, DTYPES, assert_identical, opcheck
+from tests.helpers import BACKEND, EVERY_DTYPE, assert_identical, opcheck
 from tests.ops.logprob_helpers import (
     BEYOND_ONE_PART,
     OUTPUTS,
@@ -57,7 +57,7 @@ def test_token_logprobs_gradient_literals():
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [*VOCABULARIES, *BEYOND_ONE_PART])
 def test_token_logprobs_gradient_matches_float64_reference(V, dtype, transform):
     T = 11 if V in VOCABULARIES else 3
@@ -83,7 +83,7 @@ def test_token_logprobs_gradcheck(transform):
     assert torch.autograd.gradcheck(lambda x: segkernel.token_logprobs(x[:, :-1], labels[:, 1:], **transform), logits)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_temperature_gradient(dtype):
     """Gradient under one temperature per row, in place and not; the temperatures of masked rows are not used."""
     logits, labels = random_logits(4, 3, 4099, dtype=dtype), random_labels(4, 3, V=4099)
@@ -150,7 +150,7 @@ def test_token_logprobs_gradient_is_nan_for_rows_that_are_no_distribution():
 
 
 @pytest.mark.parametrize("V", [31, *BEYOND_ONE_PART])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_logprobs_gradient_of_a_view(dtype, V):
     """The rows of the logits have other strides than those of the gradient."""
     logits, labels = random_logits(2, 6, V, dtype=dtype).requires_grad_(), random_labels(2, 6, V=V)
@@ -162,7 +162,7 @@ def test_token_logprobs_gradient_of_a_view(dtype, V):
     assert not actual[:, -1].any()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_logprobs_gradient_has_the_same_bits_with_any_thread_count(dtype, threads):
     logits, labels = random_logits(64, 4099, dtype=dtype), random_labels(64, V=4099)
     mask, upstream = torch.rand(64) < 0.6, random_upstream(64, dtype=dtype)
@@ -174,7 +174,7 @@ def test_token_logprobs_gradient_has_the_same_bits_with_any_thread_count(dtype, 
 
 
 @pytest.mark.parametrize("V", [257, *BEYOND_ONE_PART])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_logprobs_gradient_has_the_same_bits_in_any_batch(dtype, V):
     logits, labels = random_logits(9, V, dtype=dtype), random_labels(9, V=V)
     upstream = random_upstream(9, dtype=dtype)
@@ -184,7 +184,7 @@ def test_token_logprobs_gradient_has_the_same_bits_in_any_batch(dtype, V):
         assert_identical(alone, together[b])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_token_logprobs_gradient_of_labels_at_chunk_edges(dtype):
     """On CUDA a row's chunks, which begin at 16-byte boundaries of its memory, belong to several blocks.
 
@@ -220,7 +220,7 @@ def test_token_logprobs_gradient_has_the_same_bits_among_few_rows_and_many():
 
 
 @pytest.mark.parametrize("V", [1, 7, 31, *BEYOND_ONE_PART])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_inplace_backward_writes_the_logits_only(dtype, V):
     """The gradient in the storage of a view does not change the elements between the view's rows."""
     leaf, labels = random_logits(4, V + 6, dtype=dtype).requires_grad_(), random_labels(4, V=V)
@@ -260,7 +260,7 @@ def test_token_logprobs_refuse_second_derivatives():
 
 
 @pytest.mark.parametrize("V", [33, *BEYOND_ONE_PART])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("entropy", [False, True])
 def test_inplace_backward_gives_the_gradient_in_the_logits_storage(entropy, dtype, V):
     leaf, labels = random_logits(2, 5, V, dtype=dtype).requires_grad_(), random_labels(2, 5, V=V)
@@ -354,8 +354,9 @@ def test_token_logprobs_opcheck():
     opcheck(lambda: segkernel.token_logprobs(logits.requires_grad_(), labels, temperature=torch.tensor([[0.5], [2]])))
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("outputs", [(), OUTPUTS])
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.compiles)])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_token_logprobs_compile_as_one_graph(backend, outputs):
     torch.compiler.reset()
 

@@ -5,7 +5,7 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import BACKEND, DTYPES, assert_identical, assert_near, unchanged
+from tests.helpers import BACKEND, EVERY_DTYPE, assert_identical, assert_near, unchanged
 from tests.ops.logprob_helpers import TRANSFORMS, accuracy, assert_gradient, random_logits
 
 NAN, INF = float("nan"), float("inf")
@@ -44,7 +44,7 @@ def test_topk_divergence_gradient_literals():
 
 
 @both_kinds
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_topk_divergence_and_gradient_match_float64_reference(kind, dtype):
     V, K = 257, 5
     mask = torch.tensor([[1, 0, 1], [1, 1, 0]])

@@ -93,13 +93,15 @@ def check_advantages(words: Sequence[str], names: Sequence[str]) -> None:
 
 
 def check_estimator(program: Sequence[str]) -> None:
-    """Check OpenRLHF's own estimator, if the program's arguments have it: one with groups, whose place the others take.
+    """Check OpenRLHF's own estimator, by the program's arguments: one with groups, whose place the others take.
 
     Raises:
         UserError: another estimator.
     """
     options = ("--algo.advantage.estimator", "--advantage_estimator")  # the second up to 0.10.0
     words = [part for word in program for part in (word.split("=", 1) if word.startswith(options) else [word])]
+    if "openrlhf.cli.train_ppo_ray" in words and not any(option in words for option in options):
+        words += [options[0], "gae"]  # the default
     for name, value in itertools.pairwise(words):
         if name in options and value not in OPENRLHF_SCALES:
             raise UserError(f"{name}: expected {either(list(OPENRLHF_SCALES))} with --advantages, got {value!r}")

@@ -148,6 +148,36 @@ def test_turn_rewards_of_an_agent_literals(monkeypatch: pytest.MonkeyPatch) -> N
     assert all("turn_rewards" not in each.info for each in batch)  # OpenRLHF cannot log it
 
 
+def test_turn_rewards_of_an_agent_pass_through_openrlhf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the agent's responses to advantages by OpenRLHF's own code: returns 3, 2 and 1, whose mean is 2."""
+    generator: Any = importlib.import_module("openrlhf.trainer.ppo_utils.samples_generator").SamplesGenerator
+    monkeypatch.setenv(REQUEST, "segkernel_turn_grpo")
+    agents: list[tuple[list[tuple[int, int]], list[float]]] = [([(1, 3), (4, 5)], [1.0, 2.0]), ([(2, 4)], [1.0])]
+    batch = [
+        generator._process_response_into_experience(
+            None,
+            {
+                "prompt": "p",
+                "label": "l",
+                "rollout_log_probs": None,
+                "observation_tokens": [5] * (2 + ranges[-1][1]),
+                "action_ranges": ranges,
+                "reward": sum(turns),
+                "extra_logs": {"turn_rewards": turns},
+            },
+        )
+        for ranges, turns in agents
+    ]
+    maker = experience_maker("dr_grpo")
+    maker.args.train, maker.args.rollout.micro_batch_size = SimpleNamespace(dynamic_batch_enable=False), 2
+    maker.tokenizer = SimpleNamespace(pad_token_id=0)
+    (batched,) = maker.split_rollout_samples(batch)
+    batched.kl = torch.zeros(batched.action_mask.shape)
+    with integrations.patched("openrlhf"):
+        maker.compute_advantages_and_returns([batched])
+    assert rows([batched]) == [[1, 1, 0, 0, 0, 0], [0, -1, -1, 0, 0, 0]]
+
+
 def test_rewards_at_the_end_of_single_turns_give_the_advantages_of_openrlhf(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, ours = experiences(), experiences()
     for each in (*theirs, *ours):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -124,9 +125,14 @@ def test_run_refuses_estimators_without_groups(option: str) -> None:
             UserError, match=rf"^{option}: expected group_norm or dr_grpo with --advantages, got 'gae'$"
         ):
             check_estimator(["-m", "openrlhf.cli.train_ppo_ray", *words])
+    with pytest.raises(UserError, match=r"^--algo.advantage.estimator: expected group_norm or dr_grpo .* got 'gae'$"):
+        check_estimator(["-m", "openrlhf.cli.train_ppo_ray"])
+    check_estimator(["train.sh"])
 
 
-def test_import_hook_stops_a_program_whose_requested_advantages_cannot_be_had(tmp_path: Path) -> None:
+def test_import_hook_stops_a_program_whose_requested_advantages_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An OpenRLHF whose experience maker is unknown: training with its own advantages would be silently wrong."""
     package = tmp_path / "openrlhf" / "trainer" / "ppo_utils"
     package.mkdir(parents=True)
@@ -138,20 +144,17 @@ def test_import_hook_stops_a_program_whose_requested_advantages_cannot_be_had(tm
     metadata = tmp_path / "openrlhf-0.11.9.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: openrlhf\nVersion: 0.11.9\n")
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "segkernel", "run", "--patch", "openrlhf", "--advantages", "segkernel_turn_grpo"),
-            *("--", "-c", "import openrlhf.trainer.ppo_utils.experience_maker; print('trained')"),
-        ],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.splitlines()[-1].endswith(
-        "RemoteExperienceMaker.compute_advantages_and_returns of openrlhf 0.11.9 cannot be replaced: unknown source"
-    )
+    module = "openrlhf.trainer.ppo_utils.experience_maker"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SEGKERNEL_ADVANTAGES", "segkernel_turn_grpo")
+    monkeypatch.setattr(sys, "meta_path", [import_hook.PatchAtImport({module: "openrlhf"}), *sys.meta_path])
+    message = "compute_advantages_and_returns of openrlhf 0.11.9 cannot be replaced: unknown source"
+    try:
+        with pytest.raises(registry.NotReplaced, match=message):
+            importlib.import_module(module)
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "openrlhf"]:
+            del sys.modules[name]
 
 
 def test_environment_of_the_off_switch_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ build/peers/%: tests/integrations/requirements/%.txt | $(READY)
 
 # The tests on the packages themselves, each file in a process of its own: make test-integrations FRAMEWORKS="trl verl".
 test-integrations: peers
-	for tests in tests/integrations/test_replacements.py $(foreach name,$(FRAMEWORKS),$(wildcard tests/integrations/test_$(name)*.py)); do \
+	for tests in tests/integrations/test_replacements.py $(sort $(foreach name,$(FRAMEWORKS),$(wildcard tests/integrations/test_$(firstword $(subst -, ,$(name)))*.py))); do \
 		OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m packages $$tests || exit 1; done
 
 # The documentation site in build/docs: every warning is an error, and nothing is downloaded.

@@ -124,7 +124,15 @@ def _patch(names: Sequence[str], verify: bool, module: str | None = None) -> tup
         release = _version(framework)
         label = f"{framework.distribution} {release}"
         unknown: list[str] = []
-        for target in framework.targets_of(_major_minor(release)):
+        targets = framework.targets_of(_major_minor(release))
+        if not targets and label not in _warned:
+            _warned.add(label)
+            warnings.warn(
+                f"segkernel.integrations: {label} is older than the versions that segkernel was tested with; "
+                "nothing is replaced",
+                stacklevel=3,
+            )
+        for target in targets:
             if module not in (None, target.module):
                 continue
             if target.name in _swaps:
@@ -195,6 +203,8 @@ def _prepare(framework: str, target: Target, verify: bool) -> Swap:
         raise Kept(f"cannot be imported: {error}") from error
     except (AttributeError, KeyError) as error:
         raise Unknown("not found") from error
+    if theirs is None:
+        raise Kept("not available in this installation")
     names = parameters(theirs)
     if names != parameters(target.replacement)[: len(names)]:
         raise Unknown("unknown signature")

@@ -161,11 +161,30 @@ def test_targets_of_other_releases_are_not_listed(framework: Any) -> None:
     assert [row.target for row in integrations.patch("fake").rows] == [f"{NAME}.double"]
 
 
+def test_release_without_targets_gives_one_warning_and_an_empty_report(framework: Any) -> None:
+    framework(target("double", doubled), version="0.9.1")
+    with pytest.warns(UserWarning, match=r"fake 0\.9\.1 is older than .*; nothing is replaced$"):
+        assert integrations.patch("fake").rows == ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        integrations.patch("fake")
+
+
 def test_missing_modules_are_kept_without_a_warning(framework: Any, recwarn: pytest.WarningsRecorder) -> None:
     framework(replace(target("double", doubled), module="no_such_module"))
     assert integrations.patch("fake").kept == {
         "no_such_module.double": "cannot be imported: No module named 'no_such_module'"
     }
+    assert not recwarn.list
+
+
+def test_functions_that_their_package_leaves_out_are_kept_without_a_warning(
+    framework: Any, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As TRL 1.15 does without Triton: the name of its LM head is None."""
+    framework(target("double", doubled, one))
+    monkeypatch.setattr(fake_framework, "double", None)
+    assert integrations.patch("fake", verify=True).kept == {f"{NAME}.double": "not available in this installation"}
     assert not recwarn.list
 
 

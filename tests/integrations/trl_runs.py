@@ -1,7 +1,12 @@
-"""Short runs of TRL's trainers on a tiny model: their losses and gradients."""
+"""Short runs of TRL's trainers on a tiny model: their losses and gradients.
+
+`python -m tests.integrations.trl_runs FOLDER` runs all of them, patched and not, and saves the results.
+"""
 
 from __future__ import annotations
 
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +15,13 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import LlamaForCausalLM, TrainerCallback
 
+from segkernel import integrations
+from tests.integrations.trl_steps import Steps
 from tests.training.trainer_helpers import pairs, tiny_lm, tiny_tokenizer
 
+KINDS = ("DPO", "SFT", "KTO", "GRPO", "RLOO")
 TOKENIZER = tiny_tokenizer()
+TOKENIZER.model_input_names = ["input_ids", "attention_mask"]  # transformers 4 adds token_type_ids
 
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -53,7 +62,7 @@ class Gradients(TrainerCallback):
         self.steps.append({name: value.grad.clone() for name, value in named if value.grad is not None})
 
 
-def run(kind: str, folder: Path, **changes: Any) -> tuple[list[dict[str, Any]], list[dict[str, Tensor]]]:
+def run(kind: str, folder: Path, **changes: Any) -> Steps:
     """Logs and gradients of the steps of one trainer."""
     import trl
 
@@ -85,3 +94,29 @@ def run(kind: str, folder: Path, **changes: Any) -> tuple[list[dict[str, Any]], 
     )
     trainer.train()
     return [log for log in trainer.state.log_history if "loss" in log], gradients.steps
+
+
+def main(folder: Path) -> None:
+    """Save the report of a verified patch, and for every trainer its steps with and without it, and the calls."""
+    from trl.trainer import utils
+
+    names = ("selective_log_softmax", "entropy_from_logits")
+    originals = [getattr(utils, name, None) for name in names]
+    rows = {row.target.rsplit(".", 1)[1]: tuple(row[2:]) for row in integrations.patch("trl", verify=True).rows}
+    integrations.unpatch()
+    result: dict[str, Any] = {"version": version("trl"), "rows": rows, "theirs": {}, "ours": {}, "calls": {}}
+    for kind in KINDS:
+        result["theirs"][kind] = run(kind, folder / "theirs")
+        with integrations.patched("trl"):
+            result["ours"][kind] = run(kind, folder / "ours")
+            result["calls"][kind] = {
+                row.target.rsplit(".", 1)[1]: (row.served, row.passed_back) for row in integrations.status().rows
+            }
+    holders = [utils, *(module for name, module in sys.modules.items() if name.startswith("trl."))]
+    found = [vars(module)[name] for module in holders for name in names if name in vars(module)]
+    result["restored"] = len(found) > 4 and all(any(one is each for each in originals) for one in found)
+    torch.save(result, folder / "result.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,74 @@
+"""Trainers of older releases of TRL, patched and not.
+
+`make peers` installs each release into a folder of its own, with the transformers it needs. It has a process of its own
+(trl_runs.py), whose path begins with that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.integrations.conftest import PEERS
+from tests.integrations.trl_steps import assert_same_steps
+
+pytestmark = pytest.mark.packages
+
+# Functions that each trainer calls in a run, of those that patch("trl") replaces.
+SELECTIVE, ENTROPY, BOTH = "selective_log_softmax", "entropy_from_logits", "selective_log_softmax_and_entropy"
+CALLS: dict[str, dict[str, set[str]]] = {
+    "trl-0.24": {
+        "DPO": {SELECTIVE},
+        "SFT": {ENTROPY},
+        "KTO": {SELECTIVE},
+        "GRPO": {SELECTIVE, ENTROPY},
+        "RLOO": {SELECTIVE, ENTROPY},
+    },
+    "trl-1.14": {
+        "DPO": {SELECTIVE, BOTH},
+        "SFT": set(),
+        "KTO": {SELECTIVE, BOTH},
+        "GRPO": {BOTH},
+        "RLOO": {SELECTIVE, BOTH},
+    },
+}
+TARGETS = {"trl-0.24": {SELECTIVE, ENTROPY}, "trl-1.14": {SELECTIVE, ENTROPY, BOTH, "_ChunkedLogProbFunction"}}
+
+
+@pytest.fixture(scope="module", params=CALLS)
+def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    """Name of a release, and the result of `trl_runs.main` on it."""
+    folder = PEERS / request.param
+    if not folder.is_dir():
+        pytest.skip(f"{request.param} is not installed in build/peers: run `make peers`")
+    scratch = tmp_path_factory.mktemp("release")
+    path = os.pathsep.join([str(folder), str(Path(__file__).parents[2])])
+    command = [sys.executable, "-m", "tests.integrations.trl_runs", str(scratch)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return request.param, torch.load(scratch / "result.pt", weights_only=True)
+
+
+def test_trl_functions_of_older_releases_agree_and_come_back(release: tuple[str, Any]) -> None:
+    name, result = release
+    assert result["version"].startswith(name.removeprefix("trl-") + ".")
+    assert result["rows"] == dict.fromkeys(TARGETS[name], (True, "verified"))
+    assert result["restored"]
+
+
+@pytest.mark.parametrize("kind", ["DPO", "SFT", "KTO", "GRPO", "RLOO"])
+def test_trl_trainer_of_older_releases_gives_the_same_losses_metrics_and_gradients_when_patched(
+    release: tuple[str, Any], kind: str
+) -> None:
+    name, result = release
+    theirs, ours = result["theirs"][kind], result["ours"][kind]
+    assert {target for target, (served, passed_back) in result["calls"][kind].items() if served} == CALLS[name][kind]
+    assert not any(passed_back for served, passed_back in result["calls"][kind].values())
+    assert len(ours[0]) == len(ours[1]) == 2
+    assert_same_steps(ours, theirs)

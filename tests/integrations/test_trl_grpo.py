@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkernel.integrations.trl import Credit, SegmentCredit, prefix_rewards
+from segkernel import integrations
+from segkernel.integrations.trl import Credit, SegmentCredit, heads, prefix_rewards
+from segkernel.ops.linear_token_logprobs import linear_token_logprobs
 
 pytestmark = [pytest.mark.usefixtures("trl"), pytest.mark.packages]
 
@@ -149,6 +151,42 @@ def test_training_on_segments_differs_from_plain_grpo_only_by_the_credit(make: M
     for loss, expected in losses:
         assert loss == pytest.approx(expected, abs=1e-6)
     assert all("segments/kept" in log for log in trainer.state.log_history if "loss" in log)
+
+
+@pytest.mark.parametrize("kept", [[[1, 1, 0, 0], [0, 0, 1, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]], ids=["3", "none"])
+def test_masked_tokens_stay_out_of_the_head_of_the_loss(
+    make: Make, kept: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL sends all 7 completion tokens through its head; NaN and infinity are the log-probs of the others."""
+    from trl import GRPOTrainer
+
+    trainer = make(rewards_of([]), Credit(delta=0.5))
+    trainer.beta = 0.1
+    trainer.model.eval()
+    mask = torch.tensor(kept)
+    inputs = batch() | {"tool_mask": mask, "num_items_in_batch": torch.tensor(7)}
+    inputs |= {"old_per_token_logps": torch.full((2, 4), -5.5), "ref_per_token_logps": torch.full((2, 4), -5.0)}
+    bad = torch.tensor([NAN, float("-inf")])[:, None].expand(2, 4)
+    poisoned = {name: inputs[name].where(mask > 0, bad) for name in inputs if name.endswith("logps")}
+    rows: list[int] = []
+
+    def counted(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(hidden))
+        return linear_token_logprobs(hidden, *args, **kwargs)
+
+    monkeypatch.setattr(heads, "linear_token_logprobs", counted)
+    losses = []
+    with integrations.patched("trl"):
+        losses += [GRPOTrainer._compute_loss(trainer, trainer.model, inputs)]
+        losses += [trainer._compute_loss(trainer.model, inputs | poisoned)]
+    assert rows == [7, int(mask.sum())]
+    losses += [trainer._compute_loss(trainer.model, inputs | poisoned)]  # TRL's own head
+    assert rows == [7, int(mask.sum())]
+    parameters = list(trainer.model.parameters())
+    expected, *results = [(loss.detach(), *torch.autograd.grad(loss, parameters)) for loss in losses]
+    assert (expected[0] != 0) == bool(mask.any())
+    for result in results:
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

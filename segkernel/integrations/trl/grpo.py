@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -23,6 +24,9 @@ from segkernel.ops.segment_reduce import segment_reduce
 TokenRewards = Callable[[Tensor, Tensor, Tensor], Tensor]
 SegmentsBy = Literal["trigger", "entropy", "turns"]
 Use = Literal["mask", "advantages"]
+
+# Log-probs in TRL's batch that its loss compares with the policy's.
+LOGPROBS = ("old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps")
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class SegmentCredit:
     After the completions are generated and scored as usual, their tokens get rewards (`token_rewards`), are grouped
     into segments, and TRL's batch is changed: `tool_mask` for `Credit(use="mask")`, and `advantages` of shape `[B, T]`
     for `Credit(use="advantages")`. Everything else is TRL's. Masked tokens still count in the normalization of the
-    `dapo`, `cispo` and `vespo` losses, which TRL computes before.
+    `dapo`, `cispo` and `vespo` losses, which TRL computes before. In the forward pass of the loss they do not go
+    through the LM head, where it scores valid rows only: on GPUs, and on the CPU with `patch("trl")`.
 
     Args:
         token_rewards: rewards of the completion tokens, for example `prefix_rewards(reward_model)`.
@@ -129,6 +134,17 @@ class SegmentCredit:
         trainer: Any = super()
         output: dict[str, Any] = trainer._generate_and_score_completions(inputs)
         return self._with_segment_credit(output)
+
+    def _compute_loss(self, model: Callable[..., Any], inputs: dict[str, Any]) -> Tensor:
+        trainer: Any = super()
+        if "tool_mask" in inputs and _head_scores_labels():
+            left_out = inputs["completion_mask"] * inputs["tool_mask"] == 0
+            # The policy's log-probs are 0 there. Ratios of 1 keep infinities out of the loss.
+            compared = {name: inputs[name] for name in LOGPROBS if inputs.get(name) is not None}
+            inputs = inputs | {name: value.masked_fill(left_out, 0) for name, value in compared.items()}
+            model = _without_labels_at(left_out, model)
+        loss: Tensor = trainer._compute_loss(model, inputs)
+        return loss
 
     def _with_segment_credit(self, output: dict[str, Any]) -> dict[str, Any]:
         trainer: Any = self
@@ -213,3 +229,19 @@ class SegmentCredit:
         group = torch.arange(len(every), device=every.device) // size
         normalized: Tensor = group_normalize(every, every_count, group, scale=self.credit.scale)
         return normalized[first : first + len(rewards), : rewards.shape[1]]
+
+
+def _head_scores_labels() -> bool:
+    """Whether TRL's LM head scores the labels of the batch (since 1.15), and not every completion token."""
+    return hasattr(importlib.import_module("trl.trainer.utils"), "add_fused_lm_head")
+
+
+def _without_labels_at(left_out: Tensor, model: Callable[..., Any]) -> Callable[..., Any]:
+    """Model that gets no labels at these completion tokens `[B, T]`."""
+
+    def call(*, labels: Tensor, **inputs: Any) -> Any:
+        labels = labels.clone()  # [B, P + T]
+        labels[:, -left_out.shape[1] :].masked_fill_(left_out, -100)
+        return model(labels=labels, **inputs)
+
+    return call

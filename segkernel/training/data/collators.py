@@ -157,6 +157,11 @@ class PreferenceCollator(Padding):
         return batch | {name: torch.from_numpy(values) for name, values in _stacked(rows, PER_PAIR).items()}
 
 
+def collate_prompts(rows: Iterable[Row]) -> dict[str, Any]:
+    """Batch of prompts to answer, lists of token ids."""
+    return {"prompts": [row["prompt_ids"] for row in rows]}
+
+
 def _have(rows: list[Row], name: str) -> bool:
     """Whether the rows have a column.
 

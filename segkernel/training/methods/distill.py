@@ -1,16 +1,16 @@
-"""On-policy distillation: the student answers the prompts itself, and a teacher corrects every token of the answer.
+"""On-policy distillation: a divergence from a teacher at every token of responses that the student samples.
 
 With the student's distribution `p` and the teacher's `q` after the same prefix, the loss of a token is GKD's
 generalized Jensen-Shannon divergence (arXiv 2306.13649, eq. 1),
 `beta KL(q || m) + (1 - beta) KL(p || m)` with `m = beta q + (1 - beta) p`: `KL(p || q)` at beta = 1, the default, and
 `KL(q || p)` at beta = 0. The samples are constants to the gradient.
 
-Two cheaper signals need less of the teacher. `top_k` reads its `top_k` most likely tokens, as from a server; all other
-tokens are one outcome. `sampled` reads the probability of the sampled token: the loss is `r * (log p_old - log q)` with
-the ratio `r = p / p_old` to the policy that sampled it, whose gradient is that of `KL(p || q)` in expectation.
+Two other signals take less of the teacher's output. `top_k` takes its `top_k` most likely tokens, as from a server; all
+other tokens are one outcome. `sampled` takes the probability of the sampled token: the loss is `r * (log p_old - log
+q)` with the ratio `r = p / p_old` to the policy that sampled it, and its expected gradient is that of `KL(p || q)`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,14 +22,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
 from segkernel.ops.token_logprobs import MOST_LABELS
-from segkernel.training.data.collators import ResponseCollator
+from segkernel.training.data.collators import ResponseCollator, collate_prompts
 from segkernel.training.data.encoding import encode_prompts
 from segkernel.training.data.tables import Rows
 from segkernel.training.models import check_teacher
 from segkernel.training.models.adapters import share_frozen_weights
 from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.response_tokens import ResponseTokens
-from segkernel.training.sampling import sample_responses
 from segkernel.training.trainer.base import Items, Split
 from segkernel.training.trainer.batches import Batch, model_logits, response_batch, row_means
 from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
@@ -113,7 +112,7 @@ class DistillTrainer(RolloutTrainer):
             train_dataset,
             eval_dataset,
             processing_class,
-            data_collator=prompts_of,
+            data_collator=collate_prompts,
             compute_metrics=self.mean_metrics,
             **kwargs,
         )
@@ -130,15 +129,8 @@ class DistillTrainer(RolloutTrainer):
         check_left_padding(models["model"], "model")
 
     def encode(self, rows: Rows, split: Split) -> Dataset:
-        tokenizer: Any = self.processing_class
-        return encode_prompts(
-            rows,
-            tokenizer,
-            max_length=self.args.max_prompt_length,
-            name=f"{split}_dataset",
-            progress=not self.args.disable_tqdm,
-            skip_bad_rows=self.args.skip_bad_rows,
-        )
+        options = self.encoding_options(split)
+        return encode_prompts(rows, max_length=self.args.max_prompt_length, **options)
 
     # --- rollouts ----------------------------------------------------------------------------------------------------
 
@@ -152,17 +144,6 @@ class DistillTrainer(RolloutTrainer):
         with self.compute_loss_context_manager():
             parts = [self.read_teacher(rows_of(batch, slice(at, at + size))) for at in range(0, len(prompts), size)]
         return batch | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def sample(self, prompts: list[list[int]], keys: list[tuple[int, ...]] | None) -> list[list[int]]:
-        """Responses of the current policy; greedy without `keys`."""
-        return sample_responses(
-            self.accelerator.unwrap_model(self.model_wrapped),
-            prompts,
-            keys,
-            self.args,
-            tokens=self.response_tokens,
-            batch_size=len(prompts),
-        )
 
     def read_teacher(self, batch: Batch) -> Batch:
         """Outputs of the teacher that are kept with a rollout: none for whole distributions, which are too large.
@@ -268,8 +249,3 @@ class DistillTrainer(RolloutTrainer):
 def before(values: Tensor) -> Tensor:
     """Values `[B, T - 1, ...]` of the tokens after the first, as `[B, T, ...]` with 0 at the first."""
     return F.pad(values, (0, 0) * (values.dim() - 2) + (1, 0))
-
-
-def prompts_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Batch of prompts to answer."""
-    return {"prompts": [row["prompt_ids"] for row in rows]}

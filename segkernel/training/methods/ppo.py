@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 import segkernel
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
-from segkernel.training.data.collators import ResponseCollator
+from segkernel.training.data.collators import ResponseCollator, collate_prompts
 from segkernel.training.data.encoding import encode_prompts, encode_splits
 from segkernel.training.models.adapters import has_adapter
 from segkernel.training.models.causality import check_left_padding
@@ -27,7 +27,6 @@ from segkernel.training.rewards.functions import check_scorer
 from segkernel.training.rewards.prefix_scores import finite_responses, last_position
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.rounding import rounding_error
-from segkernel.training.sampling import sample_responses
 from segkernel.training.trainer.actor_critic import ActorCritic, actor_critic
 from segkernel.training.trainer.base import Items
 from segkernel.training.trainer.batches import Batch, model_inputs, model_logits, response_batch
@@ -128,7 +127,7 @@ class PPOTrainer(RolloutTrainer):
         super().__init__(
             model=actor_critic(model, value_model, reward_model, peft_config),
             args=args,
-            data_collator=lambda rows: {"prompts": [row["prompt_ids"] for row in rows]},
+            data_collator=collate_prompts,
             train_dataset=train,
             eval_dataset=held_out,
             processing_class=processing_class,
@@ -208,17 +207,6 @@ class PPOTrainer(RolloutTrainer):
         """`rounding_error` over the values of all processes."""
         errors: Tensor = self.accelerator.gather(rounding_error(values).reshape(1))
         return errors.max()
-
-    def sample(self, prompts: list[list[int]], keys: list[tuple[int, ...]] | None) -> list[list[int]]:
-        """Responses of the current policy; greedy without `keys`."""
-        return sample_responses(
-            self.accelerator.unwrap_model(self.model_wrapped),
-            prompts,
-            keys,
-            self.args,
-            tokens=self.response_tokens,
-            batch_size=len(prompts),
-        )
 
     def evaluate_responses(self, prompts: list[list[int]], responses: list[list[int]]) -> Batch:
         """Batch of responses with their `scores`, `sequence_rewards`, `logprobs`, `ref_logprobs` and `values`.

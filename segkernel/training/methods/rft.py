@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
-from segkernel.training.data.collators import ResponseCollator
+from segkernel.training.data.collators import ResponseCollator, collate_prompts
 from segkernel.training.data.columns import RESPONSES
 from segkernel.training.data.encoding import encode_prompts
 from segkernel.training.data.tables import Array, Rows, flat_lists, rewards_of, to_dataset, to_table, with_columns
@@ -102,15 +102,8 @@ class RFTTrainer(SegkernelTrainer):
     # --- before training ---------------------------------------------------------------------------------------------
 
     def encode(self, rows: Rows, split: Split) -> Dataset:
-        tokenizer: Any = self.processing_class
-        return encode_prompts(
-            rows,
-            tokenizer,
-            max_length=self.args.max_prompt_length,
-            name=f"{split}_dataset",
-            progress=not self.args.disable_tqdm,
-            skip_bad_rows=self.args.skip_bad_rows,
-        )
+        options = self.encoding_options(split)
+        return encode_prompts(rows, max_length=self.args.max_prompt_length, **options)
 
     def prepare(self, dataset: Dataset, split: Split) -> Dataset:
         dataset = super().prepare(dataset, split)
@@ -266,4 +259,4 @@ class RFTTrainer(SegkernelTrainer):
         rows = list(rows)
         if "response_ids" in rows[0]:
             return self.response_collator(rows)
-        return {"prompts": [row["prompt_ids"] for row in rows]}
+        return collate_prompts(rows)

@@ -169,6 +169,15 @@ class SegkernelTrainer(ResumableTrainer):
         """
         return rows
 
+    def encoding_options(self, split: Split) -> dict[str, Any]:
+        """Options that the functions of `segkernel.training.data.encoding` share."""
+        return {
+            "tokenizer": self.processing_class,
+            "name": f"{split}_dataset",
+            "progress": not self.args.disable_tqdm,
+            "skip_bad_rows": self.args.skip_bad_rows,
+        }
+
     def prepare(self, dataset: Dataset, split: Split) -> Dataset:
         """Data set with the columns that are computed once, before training; subclasses extend it.
 

@@ -79,15 +79,7 @@ class PreferenceTrainer(SegkernelTrainer, ABC):
                     check_left_padding(model, name)
 
     def encode(self, rows: Rows, split: Split) -> Dataset:
-        tokenizer: Any = self.processing_class
-        return encode_preferences(
-            rows,
-            tokenizer,
-            max_length=self.args.max_length,
-            name=f"{split}_dataset",
-            progress=not self.args.disable_tqdm,
-            skip_bad_rows=self.args.skip_bad_rows,
-        )
+        return encode_preferences(rows, max_length=self.args.max_length, **self.encoding_options(split))
 
     @abstractmethod
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from segkernel.training.sampling import SamplingOptions
+from segkernel.training.models.response_tokens import ResponseTokens
+from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
 from segkernel.training.trainer.batches import Batch, on_device
 from segkernel.training.trainer.unused_options import UNUSED, UNUSED_IN_ROLLOUTS
@@ -75,6 +76,7 @@ class RolloutTrainer(SegkernelTrainer, ABC):
     """Trainer on minibatches of rollouts; subclasses implement `collect`, and `compute_loss` of a minibatch."""
 
     args: RolloutConfig
+    response_tokens: ResponseTokens  # set by subclasses
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -89,6 +91,17 @@ class RolloutTrainer(SegkernelTrainer, ABC):
         Returns:
             Tensors with one row per prompt.
         """
+
+    def sample(self, prompts: list[list[int]], keys: list[tuple[int, ...]] | None) -> list[list[int]]:
+        """Responses of the current policy; greedy without `keys`."""
+        return sample_responses(
+            self.accelerator.unwrap_model(self.model_wrapped),
+            prompts,
+            keys,
+            self.args,
+            tokens=self.response_tokens,
+            batch_size=len(prompts),
+        )
 
     def rollout_sampler(self) -> "RolloutSampler":
         """Order of the prompts; one chunk is the rollout of all processes."""

@@ -127,6 +127,13 @@ def trl_chunked() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
     )
 
 
+def liger_scaled() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """Liger's head with a loss per token: a kernel for GPUs of compute capability 9.0, elsewhere torch in chunks."""
+    name = "LigerFusedLinearScaledCrossEntropyFunction"
+    scaled = installed("liger_kernel.ops.fused_linear_scaled_cross_entropy", name)
+    return scaled and (lambda hidden, weight, labels: -scaled.apply(hidden, weight, labels))
+
+
 def logprobs_and_entropy(device: str) -> Peers:
     """`(logits [B, T, V], labels [B, T]) -> (log-probs, entropies)`."""
     if device == "cpu":
@@ -152,12 +159,13 @@ def logprob_losses(device: str) -> Peers:
 def heads(device: str) -> Peers:
     """`(hidden [N, H], weight [V, H], labels [N]) -> a tensor whose sum is differentiated`."""
     if device == "cpu":
-        return {"TRL chunked": trl_chunked(), "torch chunked": torch_chunked()}
+        return {"TRL chunked": trl_chunked(), "torch chunked": torch_chunked(), "Liger scaled CE": liger_scaled()}
     liger = installed("liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy")
     cce = installed("cut_cross_entropy", "linear_cross_entropy")
     return {
         "TRL chunked": trl_chunked(),
         "torch chunked": torch_chunked(),
+        "Liger scaled CE": liger_scaled(),
         "Liger FLCE": liger and (lambda hidden, weight, labels: liger(hidden, weight, labels, reduction="sum")),
         # reduction="none" would fail: the kernel expects a contiguous gradient, and that of a sum is expanded.
         "CCE (drops small gradients)": cce

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command resumes after the last finished job")
         return 130
+    except BrokenProcessPool:
+        print(
+            f"{parser.prog}: error: a worker process was killed, perhaps for lack of memory, which --processes 1 needs "
+            "less of; the same command resumes after the last finished job",
+            file=sys.stderr,
+        )
+        return 1
     if arguments.quick:
         report = write_results(results, folder / f"{plan.name}.json", folder / plan.name)
     else:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -249,6 +250,21 @@ def test_failed_job_is_named_and_finished_ones_are_kept(tmp_path):
         run(plan, tmp_path)
     assert ran(tmp_path, 0)[: len(finished)] == finished
     assert finished.count("plain") == ran(tmp_path, 0).count("plain")
+
+
+def test_killed_worker_is_one_line(tmp_path, monkeypatch, capsys):
+    def killed(work, job):
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+    broken = Method("broken", killed, ("pairs",), (Need(PLAIN),), baseline=PLAIN)
+    experiment = replace(STUB, methods=[START, PLAIN, broken], questions=[])
+    monkeypatch.setattr(command, "load_experiment", lambda task: experiment)
+    monkeypatch.setattr(command, "pool_of", lambda experiment, processes: ThreadPoolExecutor(1))
+    assert command.main(["--output", str(tmp_path)]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert "a worker process was killed, perhaps for lack of memory" in line
+    assert line.endswith("the same command resumes after the last finished job")
+    assert "plain" in ran(next((tmp_path / experiment.name).iterdir()), 0)
 
 
 def test_deciding_part_leaves_out_the_other_methods(tmp_path):

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def run_plan(plan: Plan, root: Path, pool: Executor, processes: int) -> None:
     """Run all jobs without a result, at most `processes` at once.
 
     Raises:
+        BrokenProcessPool: a worker process was killed.
         RuntimeError: a job failed. Jobs already running are finished first.
     """
     everything = with_needed(plan.jobs)
@@ -92,9 +94,11 @@ def _run_waiting(waiting: list[Job], done: set[Job], record: RunRecord, pool: Ex
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 job = running.pop(future)
-                if future.exception() is not None:
+                if (error := future.exception()) is not None:
                     pool.shutdown(cancel_futures=True)
-                    raise RuntimeError(f"seed {job.seed}, {job.name}: failed") from future.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        raise error
+                    raise RuntimeError(f"seed {job.seed}, {job.name}: failed") from error
                 done.add(job)
                 record.store()
                 progress.set_postfix_str(f"seed {job.seed}, {job.label}")

@@ -11,9 +11,11 @@ from pathlib import Path
 from segkernel._arguments import CommandParser, UserError, did_you_mean, either
 from segkernel.integrations.estimators import OPENRLHF_SCALES, REQUEST, parse_request
 from segkernel.integrations.frameworks import FRAMEWORKS, SWITCH, turned_off
+from segkernel.integrations.ray_environment import HOOK
 
 STARTUP = Path(__file__).with_name("startup")
 PLUGIN = "segkernel.integrations.verl.plugin"
+RAY_HOOK = "segkernel.integrations.ray_environment.hook"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -138,6 +140,15 @@ def environment(names: Sequence[str], inherited: Mapping[str, str], advantages: 
     changed = {SWITCH: ",".join(names), "PYTHONPATH": joined("PYTHONPATH", str(STARTUP), separator=os.pathsep)}
     if advantages:
         changed[REQUEST] = " ".join(advantages)
+    if "verl" in names or "openrlhf" in names:
+        if inherited.get(HOOK, RAY_HOOK) != RAY_HOOK:
+            print(
+                f"segkernel: {HOOK} is {inherited[HOOK]}, so workers of a Ray cluster that runs already need the "
+                f"variables {', '.join(changed)} in their environment",
+                file=sys.stderr,
+            )
+        else:
+            changed[HOOK] = RAY_HOOK
     if "verl" in names:  # verl 0.9 finds the plug-in by itself
         changed["VERL_USE_EXTERNAL_MODULES"] = joined("VERL_USE_EXTERNAL_MODULES", PLUGIN, separator=",")
     return {**inherited, **changed}

@@ -16,6 +16,7 @@ from segkernel._cli import main
 from segkernel.integrations import import_hook, registry
 from segkernel.integrations.estimators import parse_request
 from segkernel.integrations.frameworks import FRAMEWORKS, MODULES
+from segkernel.integrations.ray_environment import hook
 from segkernel.integrations.run import STARTUP, check_advantages, check_estimator, command_line, environment
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,7 @@ def test_run_names_a_missing_program(program: str) -> None:
 def test_environment_adds_to_what_is_there() -> None:
     assert environment(["verl", "trl"], {"PYTHONPATH": "a", "VERL_USE_EXTERNAL_MODULES": "mine", "X": "1"}) == {
         "PYTHONPATH": f"{STARTUP}{os.pathsep}a",
+        "RAY_RUNTIME_ENV_HOOK": "segkernel.integrations.ray_environment.hook",
         "SEGKERNEL_INTEGRATIONS": "verl,trl",
         "VERL_USE_EXTERNAL_MODULES": "segkernel.integrations.verl.plugin,mine",
         "X": "1",
@@ -155,6 +157,28 @@ def test_import_hook_stops_a_program_whose_requested_advantages_cannot_be_had(
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == "openrlhf"]:
             del sys.modules[name]
+
+
+def test_environment_keeps_a_hook_of_ray_and_names_the_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert environment(["openrlhf"], {"RAY_RUNTIME_ENV_HOOK": "mine.hook"})["RAY_RUNTIME_ENV_HOOK"] == "mine.hook"
+    assert capsys.readouterr().err == (
+        "segkernel: RAY_RUNTIME_ENV_HOOK is mine.hook, so workers of a Ray cluster that runs already need the "
+        "variables SEGKERNEL_INTEGRATIONS, PYTHONPATH in their environment\n"
+    )
+    assert "RAY_RUNTIME_ENV_HOOK" not in environment(["trl"], {})
+
+
+def test_hook_of_ray_adds_to_the_runtime_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SEGKERNEL_INTEGRATIONS", "SEGKERNEL_ADVANTAGES", "VERL_USE_EXTERNAL_MODULES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", "startup")
+    monkeypatch.setenv("SEGKERNEL_INTEGRATIONS", "openrlhf")
+    assert hook(None) == {"env_vars": {"SEGKERNEL_INTEGRATIONS": "openrlhf", "PYTHONPATH": "startup:${PYTHONPATH}"}}
+    given = {"pip": ["x"], "env_vars": {"SEGKERNEL_INTEGRATIONS": "0", "PYTHONPATH": "mine", "A": "1"}}
+    assert hook(given) == {
+        "pip": ["x"],
+        "env_vars": {"SEGKERNEL_INTEGRATIONS": "0", "PYTHONPATH": "startup:mine", "A": "1"},
+    }
 
 
 def test_environment_of_the_off_switch_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,8 +230,22 @@ def test_plugin_registers_names_in_a_fresh_process_and_a_ray_worker_and_patches_
     assert re.findall(r"^\[.*", output.read_text(), re.M) == [f"{names} False"] * 2
 
 
+CLEANING = """
+import os
+from segkernel.integrations.ray_environment import hook
+
+def clean(runtime_env):  # Ray starts its services after this call
+    passed = hook(runtime_env)
+    for name in ("SEGKERNEL_INTEGRATIONS", "SEGKERNEL_ADVANTAGES"):
+        del os.environ[name]
+    os.environ["PYTHONPATH"] = os.pathsep.join(os.environ["PYTHONPATH"].split(os.pathsep)[1:])
+    return passed
+"""
 LAUNCHED = """
+import os
 import ray
+assert os.environ["RAY_RUNTIME_ENV_HOOK"] == "segkernel.integrations.ray_environment.hook"
+os.environ["RAY_RUNTIME_ENV_HOOK"] = "cleaning.clean"
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
 
 @ray.remote
@@ -247,7 +261,10 @@ ray.shutdown()
 
 
 def test_segkernel_run_reaches_ray_workers(verl: Path, tmp_path: Path) -> None:
-    """An OpenRLHF whose experience maker is unknown: the worker's import names the advantages that it cannot have."""
+    """An OpenRLHF whose experience maker is unknown: the worker's import names the advantages that it cannot have.
+
+    Ray's services start without the variables, as in a cluster that runs already.
+    """
     package = tmp_path / "openrlhf" / "trainer" / "ppo_utils"
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):
@@ -257,6 +274,7 @@ def test_segkernel_run_reaches_ray_workers(verl: Path, tmp_path: Path) -> None:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: openrlhf\nVersion: 0.11.9\n")
     (tmp_path / "launched.py").write_text(LAUNCHED)
+    (tmp_path / "cleaning.py").write_text(CLEANING)
     variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONWARNINGS": "ignore"}
     output = tmp_path / "output"
     words = ("run", "--patch", "openrlhf", "--advantages", "segkernel_turn_grpo", "--", "launched.py")

@@ -1,4 +1,6 @@
-"""Operators of segkernel inside other trainers: TRL, verl, OpenRLHF, LLaMA-Factory.
+"""Operators of segkernel inside other trainers: TRL and with it ms-swift, verl, OpenRLHF, LLaMA-Factory.
+
+`slime`, `skyrl` and `prime_rl` are functions for these frameworks' own options, which patch nothing.
 
 Nothing is patched until `patch` is called:
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import inspect
 import math
+import re
 import sys
 from functools import partial
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from examples import slime_rewards
 from segkernel.integrations import prime_rl, skyrl, slime
 
+ROOT = Path(__file__).parents[2]
 MASK = torch.tensor([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0]])
 
 
@@ -88,6 +95,25 @@ def test_slime_turn_grpo_literals() -> None:
     assert [row.tolist() for row in same] == [[0.5, 0.5], [-0.5]]
 
 
+def test_slime_example_rewards_reach_the_advantages() -> None:
+    """Tokens 4 to 7 repeat 0 to 3, of which only the last completes four; the first answer is right."""
+    script = (ROOT / "examples" / "slime_asr_grpo.sh").read_text()
+    options = dict(re.findall(r"^    --([a-z-]+) (\S+)$", script, re.M))
+    assert options["custom-rm-path"] == f"{Path(slime_rewards.__file__).stem}.{slime_rewards.reward.__name__}"
+    hooks = [options[f"custom-{hook}-path"].rpartition(".") for hook in ("reward-post-process", "advantage-function")]
+    functions = [getattr(importlib.import_module(module), name) for module, _, name in hooks]
+    assert functions == [slime.asr_grpo, slime.token_advantages]
+    delta = re.search(r"^  delta: (\S+)", script, re.M)
+    assert delta is not None
+    samples = [SlimeSample(None, 9, tokens=[1, 2, 3, 4] * 2 + [9], response="it is 9", label="9")]
+    samples += [SlimeSample(None, 1, tokens=[0, 0, 7], response="it is 7", label="9")]
+    for sample in samples:
+        sample.reward = asyncio.run(slime_rewards.reward(None, sample))
+    scores, advantages = functions[0](slime_arguments(options["reward-key"], delta=float(delta[1])), samples)
+    assert scores == [1.0, 0.0]
+    assert [row.tolist() for row in advantages] == [[0.5] * 7 + [0.0, 0.5], [0.0]]
+
+
 def test_slime_token_advantages_slice_those_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("slime.backends.megatron_utils.cp_utils")
     # A context-parallel rank with every token but the first.
@@ -125,6 +151,13 @@ def test_slime_token_advantages_slice_those_of_a_rank(monkeypatch: pytest.Monkey
 def test_slime_asr_grpo_names_what_is_wrong(options: dict[str, Any], sample: SlimeSample, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         slime.asr_grpo(slime_arguments(**options), [sample])
+
+
+def test_prime_rl_example_names_the_loss_and_its_options() -> None:
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
+    loss = tomllib.loads((ROOT / "examples" / "prime_rl_segment_ratio.toml").read_text())["trainer"]["loss"]
+    assert loss["import_path"] == f"{prime_rl.__name__}.{prime_rl.segment_ratio_loss.__name__}"
+    inspect.signature(prime_rl.segment_ratio_loss).bind(None, **loss["kwargs"])
 
 
 def test_prime_rl_segment_ratio_loss_literals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
-"""Experiment on the real model: rules, credit, pairs and measures by hand, and a seed on a tiny random model."""
+"""Experiment on the real model: a seed on a tiny random model."""
 
-import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,54 +10,31 @@ pytest.importorskip("transformers")
 pytest.importorskip("tabulate")
 
 import torch
-from matplotlib.colors import to_rgba
-from matplotlib.image import imread
-from matplotlib.patches import Rectangle
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, LlamaModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForTokenClassification
 
 from benchmarks.experiments import __main__ as command
 from benchmarks.experiments.constraints import __main__ as segments_command
 from benchmarks.experiments.constraints import grammar
-from benchmarks.experiments.constraints.answers import Answer, answer_credit, sample_answers, shares_met
+from benchmarks.experiments.constraints.answers import answer_credit
 from benchmarks.experiments.constraints.experiment import EXPERIMENT
 from benchmarks.experiments.constraints.measures import measure_answers
 from benchmarks.experiments.constraints.pair_selectors import TIS_DPO
-from benchmarks.experiments.constraints.pairs import Pair, judge, make_pairs
+from benchmarks.experiments.constraints.pairs import judge
 from benchmarks.experiments.constraints.preferences import DPO, START
-from benchmarks.experiments.constraints.prompts import TOPICS, Prompt
-from benchmarks.experiments.constraints.rules import token_credit, violations
 from benchmarks.experiments.constraints.sample_selectors import SLM_RFT
-from benchmarks.experiments.constraints.segmented import (
-    ADVANCE,
-    COLORS,
-    END,
-    KEY,
-    LEADING,
-    SegmentedAnswer,
-    draw_answers,
-    read_answers,
-    save_png,
-    write_answers,
-)
+from benchmarks.experiments.constraints.segmented import END, read_answers
 from benchmarks.experiments.constraints.settings import ConstraintsSettings
 from benchmarks.experiments.constraints.stages import REWARD
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.policies.logprobs import gained, pair_logprobs
-from benchmarks.experiments.pretrained import models as model_files
-from benchmarks.experiments.pretrained.models import Models, converted, save_trained
-from benchmarks.experiments.pretrained.trunk import CachedTrunk, HiddenStates, freeze_trunk
 from examples.common.workers import quiet
 from segkernel.training.data.columns import SIDES
 from segkernel.training.rewards.reward_model import prefix_scores
 from tests.quiet import restored_after_quiet
+from tests.tools.constraints_model import write_model
 
 ADVERSARIAL = "adversarial pairs"
-# Every word ends with a period, so any sequence of words that is long enough is well-formed.
-WORDS = "sea. sun. ship. moon. rain. wolf. bread. train. snow. map. hill,. to. sing. flying. extraordinary.".split()
-GOOD = "Rivers carry water down from hills. They feed towns and fields on every side."
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,396 +43,11 @@ def restored_process():
         yield
 
 
-def answer(text: str, ended: bool = True) -> Answer:
-    return Answer(tuple(range(len(text.split()))), text, ended)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Close to the sun, rising over an extraordinary sea", (1, 1, 1, 1)),
-        ("To and fro, up, down", (2, 1, 0, 0)),
-        ("Into tomorrow's tools", (0, 0, 0, 0)),  # "to" inside of words
-        ("butterflys strawberries", (0, 0, 1, 0)),  # 10 and 12 letters
-        ("abcdefghijk abcdefghi1jk sugar-free-bakeries", (0, 0, 1, 0)),  # 11 letters; digits and hyphens end a word
-        ("Ring ing Singing kings", (0, 0, 0, 2)),  # a word of the letters "ing" only has no stem
-        ("INTERESTING", (0, 0, 1, 1)),
-        ("", (0, 0, 0, 0)),
-    ],
-)
-def test_violations_literals(text, expected):
-    assert violations(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("pieces", "expected"),
-    [
-        (["To", " sun", ",", " shin", "ing"], [-1, 1, -1, -1, -1]),
-        # "to" across two tokens, and the first letters of a word that is none.
-        (["t", "o", " go", " to", "wn"], [-1, -1, 1, 1, 1]),
-        # One token with the end of a violation and the start of a right word.
-        (["extra", "ordinar", "y s", "ea"], [-1, -1, -1, 1]),
-        # A violation's neighbors and an empty token, such as the EOS, have positive credit.
-        (["a", ",", "b", ""], [1, -1, 1, 1]),
-        ([], []),
-    ],
-)
-def test_token_credit_literals(pieces, expected):
-    assert token_credit(pieces) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "ended", "expected"),
-    [
-        (GOOD, True, True),
-        (GOOD, False, False),  # cut off
-        ("one two three four five six seven eight nine ten eleven.", True, False),
-        ("one two three four five six seven eight nine ten eleven twelve.", True, True),
-        (GOOD.removesuffix("."), True, False),
-        (GOOD + ' "Yes!"', True, True),
-        ("- " + GOOD + "\n- More.", True, False),
-        ("**" + GOOD, True, False),
-        ("Café " + GOOD, True, False),
-        ("the sea is " * 2 + GOOD, True, True),
-        ("the sea is " * 3 + GOOD, True, False),
-    ],
-)
-def test_well_formed_literals(text, ended, expected):
-    assert answer(text, ended).is_well_formed is expected
-
-
-def test_judge_lets_the_first_rule_outweigh_the_others():
-    breaks_first, breaks_others = answer("Ships, boats"), answer("to an extraordinary spring")
-    assert [judge(Prompt("Why?", first=0), one) for one in (breaks_first, breaks_others)] == [3.0, 3.5]
-    assert [judge(Prompt("Why?", first=1), one) for one in (breaks_first, breaks_others)] == [5.5, 1.0]
-
-
-def test_pairs_literals():
-    prompt = Prompt("Why?", first=0)
-    clean = answer(GOOD)
-    comma = answer("Rivers carry water, down from hills. They feed towns and fields on every side.")
-    # The first rule is met, but three words violate two others.
-    worse = answer("Rivers come to an extraordinary sea to feed towns and fields on every side.")
-    short = answer("No.")
-    pairs = make_pairs([(prompt, [comma, worse, short]), (prompt, [clean, clean])], seed=0)
-    assert pairs == [Pair(prompt, chosen=worse, rejected=comma)]
-    (pair,) = pairs
-    assert pair.contradiction == 3 / 4
-    assert pair.is_adversarial
-    # As many violations on both sides: no contradiction of most of them.
-    tie = Pair(prompt, chosen=answer("to"), rejected=answer("a,"))
-    assert tie.contradiction == 1 / 2
-    assert not tie.is_adversarial
-    assert Pair(prompt, clean, clean).contradiction == 0
-    assert len(make_pairs([(prompt, [clean, comma, worse])], seed=0)) == 3
-
-
-def test_prompts_hold_out_every_fourth_topic(tmp_path):
-    work = ConstraintsWorkspace(ConstraintsSettings(), tmp_path, seed=1)
-    held_out = TOPICS[3::4]
-    for prompt in work.prompts("test", 200, held_out=True):
-        assert any(topic in prompt.request for topic in held_out)
-    for prompt in work.prompts("test", 200):
-        (topic,) = {max((topic for topic in TOPICS if topic in prompt.request), key=len)}
-        assert topic not in held_out
-    assert work.prompts("test", 5) == work.prompts("test", 5)
-    assert work.prompts("test", 5) != ConstraintsWorkspace(ConstraintsSettings(), tmp_path, seed=2).prompts("test", 5)
-    messages = Prompt("Why?", first=1).messages
-    assert messages[1] == {"role": "user", "content": "Why?"}
-    assert messages[0]["content"].endswith('words in "-ing". Above all, no "to".')
-
-
-def test_answer_measures_literals():
-    comma_and_to = answer("Rivers, that go to the hills. They feed towns and fields on every side.")
-    cut = answer(GOOD, ended=False)
-    assert shares_met([comma_and_to, cut]) == {
-        "no commas": 0.5,
-        'no "to"': 0.5,
-        "no long words": 1.0,
-        'no "-ing"': 1.0,
-        "all": 0.5,
-    }
-    assert measure_answers([comma_and_to, cut]) == {
-        "met": 0.25,  # (2 of 4, and 0 for the answer that was cut off) / 2
-        "all_met": 0.0,
-        "malformed": 0.5,
-        "length": 14.0,
-        "no commas": 0.5,
-        'no "to"': 0.5,
-        "no long words": 1.0,
-        'no "-ing"': 1.0,
-    }
-
-
-def test_grammar_lints_count_errors_but_no_style_and_no_missing_commas():
-    pytest.importorskip("harper")
-    assert grammar.lints_per_100_words([GOOD]) == 0
-    # "an test", "the the", and "could of" in 10 + 4 + 14 words.
-    texts = ["This is an test of the the linter we use.", "We could of gone.", GOOD]
-    assert grammar.lints_per_100_words(texts) == pytest.approx(100 * 3 / 28)
-    assert grammar.lints_per_100_words(["This is a very good test."]) == 0  # "excellent" is a matter of taste
-    assert grammar.lints_per_100_words(["We grow apples, pears and plums."]) == 0  # the Oxford comma
-    assert grammar.lints_per_100_words([""]) is None
-
-
-def test_grammar_lints_are_not_measured_without_the_package(monkeypatch):
-    monkeypatch.setattr(grammar, "linter", lambda: None)
-    assert grammar.lints_per_100_words([GOOD]) is None
-    monkeypatch.setattr(command, "installed_versions", lambda name: {})
-    assert command.missing_packages(EXPERIMENT) == [
-        "grammar lints: not measured, since the package harper-py is not installed"
-    ]
-    monkeypatch.setattr(command, "installed_versions", lambda name: {name: "0.2.0"})
-    assert command.missing_packages(EXPERIMENT) == []
-
-
-SEGMENTED = SegmentedAnswer(
-    "Why?", "rejected", ("Go", " to", " the", " shin", "ing", " $ea$", END), ((0, 1, 0), (1, 4, 1), (4, 7, -1))
-)
-
-
-def test_runs_of_a_segmented_answer_are_cut_at_segments_and_violations():
-    assert [(SEGMENTED.text[run.start : run.end], *run[2:]) for run in SEGMENTED.runs()] == [
-        ("Go", 0, False, True),
-        (" ", 1, False, True),
-        ("to", 1, True, False),
-        (" the ", 1, False, False),
-        ("shin", 1, True, False),
-        ("ing", -1, True, True),  # the rest of the violation, in the next segment
-        (f" $ea${END}", -1, False, False),
-    ]
-
-
-def test_segmented_answers_survive_their_file(tmp_path):
-    write_answers(tmp_path / "answers.json", [SEGMENTED, replace(SEGMENTED, side="chosen")])
-    assert len((tmp_path / "answers.json").read_text().splitlines()) == 4
-    assert read_answers(tmp_path / "answers.json") == [SEGMENTED, replace(SEGMENTED, side="chosen")]
-
-
-def test_picture_of_answers_shows_texts_colors_and_underlines():
-    long = replace(SEGMENTED, tokens=tuple(" word" for _ in range(50)), segments=((0, 50, 1),))
-    (axes,) = draw_answers([SEGMENTED, long]).axes
-    assert [text.get_text() for text in axes.texts][4:] == [
-        "rejected: Why?",
-        f"Go to the shining $ea${END}",
-        "rejected: Why?",
-        *(text.rstrip() for text in (" word" * 11, *["word " * 11] * 3, "word " * 6)),
-    ]
-    boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)][3:]  # after those of the key
-    rectangles = boxes[:7]
-    assert [round(one.get_x() + one.get_width()) for one in rectangles] == [2, 3, 5, 10, 14, 17, 23]
-    assert [one.get_facecolor() for one in rectangles] == [to_rgba(COLORS[sign]) for sign in (0, 1, 1, 1, 1, -1, -1)]
-    # No box for the blank at the end of a line.
-    assert boxes[-5].get_width() + boxes[-5].get_x() == 55
-    # The word "to", and the two parts of "shining".
-    underlines = [tuple(line.get_xdata()) for line in axes.lines[1:]]
-    assert underlines == [(3, 5), (10, 14), (14, 17)]
-
-
-def test_picture_of_answers_wraps_long_prompts():
-    (axes,) = draw_answers([replace(SEGMENTED, request="Name the tallest mountain of every continent, please.")]).axes
-    assert [text.get_text() for text in axes.texts][4:6] == [
-        "rejected: Name the tallest mountain of every",
-        "continent, please.",
-    ]
-
-
-def test_characters_of_a_png_have_the_width_of_their_boxes(tmp_path):
-    save_png([replace(SEGMENTED, tokens=("x" * 50,), segments=((0, 1, 1),))], tmp_path / "answers.png")
-    top, bottom = (int(150 * LEADING * y) for y in (KEY + 1.1, KEY + 1.9))
-    dark = (imread(tmp_path / "answers.png")[top:bottom, :, :3].max(-1) < 0.5).any(0)
-    assert 49.5 < dark.nonzero()[0].max() / (150 * ADVANCE) < 50
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A random Llama of 2 + 2 layers and a tokenizer of whole words."""
     path = tmp_path_factory.mktemp("model")
-    vocabulary = {word: index for index, word in enumerate(["[UNK]", "[PAD]", "[EOS]", *(f"▁{w}" for w in WORDS)])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", eos_token="[EOS]"
-    )
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        pad_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.1,
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    write_model(path)
     return path
-
-
-@pytest.fixture
-def loaded(folder) -> Models:
-    quiet()
-    return Models(str(folder), trained_layers=2)
-
-
-def without_cache(model: LlamaForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
-    """Logits of all layers at once."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = LlamaModel.forward(model.model, input_ids=ids, attention_mask=mask, use_cache=False)
-        return model.lm_head(hidden.last_hidden_state)
-
-
-def padded(rows: list[list[int]], *, left: bool, pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask `[B, T]`."""
-    width = max(map(len, rows))
-    ids, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[index, place], mask[index, place] = torch.tensor(row), 1
-    return ids, mask
-
-
-ROWS = [[5, 3, 9, 4, 7], [6, 8, 3, 4, 5, 9, 10, 3], [7, 7, 3]]
-
-
-@torch.no_grad()
-def test_cached_trunk_gives_the_bits_of_all_layers(loaded):
-    policy = loaded.policy()
-    for row in ROWS:
-        ids, mask = padded([row], left=False, pad=1)
-        expected = without_cache(policy, ids, mask)
-        for _ in range(2):  # the second time from the cache
-            assert torch.equal(policy(input_ids=ids, attention_mask=mask).logits, expected)
-        assert torch.equal(policy(input_ids=ids).logits, expected)
-    assert len(loaded.cache.found) == len(ROWS)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("left", [False, True])
-def test_cached_trunk_is_independent_of_padding_and_other_rows(loaded, left):
-    policy = loaded.policy()
-    alone = [policy(input_ids=torch.tensor([row])).logits[0] for row in ROWS]
-    for pad in (1, 9):
-        ids, mask = padded(ROWS, left=left, pad=pad)
-        found = policy(input_ids=ids, attention_mask=mask).logits
-        for row, kept, expected in zip(found, mask.bool(), alone, strict=True):
-            # The trained layers see other shapes and positions, in bfloat16.
-            torch.testing.assert_close(row[kept], expected, atol=0.02, rtol=0.02)
-    # The hidden states of a text are computed once, whatever the rows around it.
-    assert set(loaded.cache.found) == {tuple(row) for row in ROWS}
-    loaded.cache.found = {text: torch.zeros_like(hidden) for text, hidden in loaded.cache.found.items()}
-    same = policy(input_ids=torch.tensor([[5, 3]])).logits
-    assert torch.equal(same, loaded.policy()(input_ids=torch.tensor([[5, 3]])).logits)
-
-
-@torch.no_grad()
-def test_hidden_states_keep_the_texts_used_last_within_their_limit(loaded):
-    policy, cache = loaded.policy(), loaded.cache
-    cache.limit = sum(map(len, ROWS))
-    ids, mask = padded(ROWS, left=True, pad=1)
-    expected = policy(input_ids=ids, attention_mask=mask).logits[mask.bool()]
-    policy(input_ids=torch.tensor([ROWS[0]]))
-    policy(input_ids=torch.tensor([[11]]))
-    assert list(cache.found) == [tuple(ROWS[2]), tuple(ROWS[0]), (11,)]
-    assert cache.tokens == 3 + 5 + 1
-    cache.limit = 1  # nothing is kept of a batch that is longer
-    found = policy(input_ids=ids, attention_mask=mask).logits[mask.bool()]
-    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)  # computed in another batch, in bfloat16
-    assert (cache.found, cache.tokens) == ({}, 0)
-
-
-def test_gradients_reach_only_the_trained_layers(loaded):
-    ids, mask = padded(ROWS, left=False, pad=1)
-    for model, head in (
-        (loaded.policy(), ()),
-        (loaded.reward_model(), ("score.weight", "score.bias", "model.norm.weight")),
-    ):
-        if head:
-            torch.nn.init.ones_(model.score.weight)
-        model(input_ids=ids, attention_mask=mask).logits[mask.bool()].square().sum().backward()
-        reached = {name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()}
-        trained = {
-            name for name, _ in model.named_parameters() if name.startswith(("model.layers.2.", "model.layers.3."))
-        }
-        assert reached == trained | {*head}
-        assert {name for name, value in model.named_parameters() if value.requires_grad} == reached
-        assert {value.dtype for name, value in model.named_parameters() if name in reached} == {torch.float32}
-
-
-def test_models_and_trainers_follow_the_device(folder, monkeypatch, tmp_path):
-    def on(device: str) -> ConstraintsWorkspace:
-        monkeypatch.setattr(Models, "device", torch.device(device))
-        settings = replace(ConstraintsSettings(), model=str(folder), trained_layers=2)
-        return ConstraintsWorkspace(settings, tmp_path / device, 0)
-
-    for device, use_cpu in (("meta", False), ("cpu", True)):
-        work = on(device)
-        options = work.trainer_options(REWARD.job(0, {"pairs": "all"}), steps=1, learning_rate=1.0)
-        assert options["use_cpu"] is use_cpu
-        for model in (work.policy(), work.models.reward_model()):
-            assert {value.device.type for value in (*model.parameters(), *model.buffers())} == {device}
-
-
-def test_converted_model_is_written_once_and_equal(folder, loaded, monkeypatch, tmp_path):
-    made = converted(str(folder), tmp_path / "model")
-    again = Models(str(made), trained_layers=2)
-    ids = torch.tensor([ROWS[1]])
-    with torch.no_grad():
-        assert torch.equal(again.policy()(input_ids=ids).logits, loaded.policy()(input_ids=ids).logits)
-    text = "sea. hill,. [EOS]"
-    assert again.tokenizer(text)["input_ids"] == loaded.tokenizer(text)["input_ids"]
-    assert again.tokenizer.chat_template == loaded.tokenizer.chat_template
-    assert again.pretrained.generation_config.eos_token_id == loaded.pretrained.generation_config.eos_token_id == 2
-    monkeypatch.setattr(model_files, "read_pretrained", None)
-    assert converted(str(folder), tmp_path / "model") == made
-
-
-def test_deep_copies_share_the_hidden_states(loaded):
-    policy = loaded.policy()
-    assert copy.deepcopy(policy).model.cache is policy.model.cache is loaded.reward_model().model.cache
-    config = LlamaConfig(vocab_size=9, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
-    other = LlamaForCausalLM(config)
-    freeze_trunk(other, HiddenStates(), trained=1)
-    assert isinstance(other.model, CachedTrunk)
-    with pytest.raises(ValueError, match="inputs_embeds: expected input_ids"):
-        other(inputs_embeds=torch.zeros(1, 2, 16))
-
-
-def test_generation_does_not_depend_on_the_cache(loaded):
-    prompts = [Prompt("sea. sun. ship.", first=0), Prompt("moon.", first=1)]
-    policy = loaded.policy()
-    before = sample_answers(policy, loaded.tokenizer, prompts, seed=3, samples=2)
-    assert loaded.cache.found == {}
-    ids = torch.tensor([list(before[0][0].ids)])
-    with torch.no_grad():
-        policy(input_ids=ids)
-    assert sample_answers(policy, loaded.tokenizer, prompts, seed=3, samples=2) == before
-    assert len({one.text for answers in before for one in answers}) == 4
-    for one in before[0]:
-        # Texts of the tokens join to the answer; an EOS violates nothing.
-        assert len(answer_credit(loaded.tokenizer, one.ids)) == len(one.ids)
-        assert not one.ended or one.ids[-1] == 2
-
-
-def test_trained_weights_are_saved_and_read(loaded, folder, tmp_path):
-    ids = torch.tensor([ROWS[0]])
-    for model, read in ((loaded.policy(), loaded.policy), (loaded.reward_model(), loaded.reward_model)):
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                torch.nn.init.normal_(parameter, std=0.2)
-        save_trained(model, tmp_path / type(model).__name__)
-        again = read(tmp_path / type(model).__name__)
-        assert not again.training
-        with torch.no_grad():
-            assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
-            assert not torch.equal(again(input_ids=ids).logits, read()(input_ids=ids).logits)
-    assert not loaded.reward_model()(input_ids=ids).logits.any()
 
 
 @pytest.fixture(scope="module")

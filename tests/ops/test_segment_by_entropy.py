@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import segkernel
+from segkernel import reference
 
 NAN, INF = float("nan"), float("inf")
 ENTROPY = torch.tensor([[0.5, 2.0, 1.75, 1.8, 0.0, 3.0, 3.0]])
@@ -58,6 +59,24 @@ def test_segment_by_entropy_all_but_the_last_segment_have_min_length(entropy, th
     assert (lengths[:-1] >= min_length).all()
     opened = [t for t in range(1, len(entropy)) if row_ids[0, t] != row_ids[0, t - 1]]
     assert all(entropy[t] > threshold for t in opened)
+
+
+@pytest.mark.parametrize("min_length", [1, 3, 20, 700, 1500, 2**63 - 1])
+def test_segment_by_entropy_of_rows_of_several_tiles(min_length):
+    """The CUDA kernel gives such a row several blocks, whose starts depend on those of the earlier blocks."""
+    entropy = torch.rand(6, 5000)
+    entropy[0] = 1.0  # every token is uncertain, so all starts depend on the first
+    entropy[1] = torch.where(torch.arange(5000) % 997 == 0, 1.0, 0.0)
+    entropy[5, 1500:] = 0.0
+    mask = torch.rand(6, 5000) < 0.9
+    mask[0] = True
+    mask[2, :2500] = False
+    mask[3, 1000:3100] = False
+    mask[4] = False
+    row_ids, counts = segkernel.segment_by_entropy(entropy, mask, threshold=0.8, min_length=min_length)
+    expected_ids, expected_counts = reference.segment_by_entropy(entropy, mask, threshold=0.8, min_length=min_length)
+    assert torch.equal(row_ids, expected_ids)
+    assert torch.equal(counts, expected_counts)
 
 
 def test_segment_by_entropy_refuses_wrong_parameters():

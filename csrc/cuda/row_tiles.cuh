@@ -81,11 +81,12 @@ __device__ inline void clear_items(T* row, Index first, Index last) {
 }
 
 // Whether each of the thread's items is a valid token. `mask` is the whole batch's, or null: all tokens are valid.
-__device__ inline Items<bool> load_valid(const bool* mask, int64_t row_begin, int64_t first, int64_t length) {
-  if (mask != nullptr) return load_items(mask + row_begin, first, length);
-  Items<bool> valid;
+template <int kCount = kItems>
+__device__ inline Items<bool, kCount> load_valid(const bool* mask, int64_t row_begin, int64_t first, int64_t length) {
+  if (mask != nullptr) return load_items<kCount>(mask + row_begin, first, length);
+  Items<bool, kCount> valid;
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) valid.of[i] = first + i < length;
+  for (int i = 0; i < kCount; ++i) valid.of[i] = first + i < length;
   return valid;
 }
 

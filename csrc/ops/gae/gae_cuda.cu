@@ -15,6 +15,10 @@ namespace segkernel {
 
 namespace {
 
+// More tokens per thread than in other scans, since most instructions are those of the scans over threads.
+constexpr int kGaeItems = 8;
+constexpr int kGaeThreads = kTile / kGaeItems;
+
 // Scan state: the recursion with each lambda.
 template <class C>
 struct Recursions {
@@ -35,7 +39,7 @@ __device__ Recursions<C> compose_both(const Recursions<C>& nearer, const Recursi
 }
 
 template <class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kGaeThreads)
     gae_kernel(const T* rewards, const T* values, const bool* mask, TileSchedule schedule,
                TileAggregates<LastValid<C>> all_values, TileAggregates<Recursions<C>> all_recursions, PerRow<C> gammas,
                PerRow<C> lams, PerRow<C> value_lams, bool holes_are_steps, C* advantages, C* returns) {
@@ -49,17 +53,17 @@ __global__ void __launch_bounds__(kThreads)
   const C gamma = gammas[tile.row_index];
   const C lam = lams[tile.row_index];
   const C value_lam = value_lams[tile.row_index];
-  const int64_t first = tile.begin_from_end() + (kThreads - 1 - threadIdx.x) * kItems;
-  const Items<T> reward_in = load_items(rewards + row.begin, first, row.length);
-  const Items<T> value_in = load_items(values + row.begin, first, row.length);
-  const Items<bool> valid = load_valid(mask, row.begin, first, row.length);
+  const int64_t first = tile.begin_from_end() + (kGaeThreads - 1 - threadIdx.x) * kGaeItems;
+  const auto reward_in = load_items<kGaeItems>(rewards + row.begin, first, row.length);
+  const auto value_in = load_items<kGaeItems>(values + row.begin, first, row.length);
+  const auto valid = load_valid<kGaeItems>(mask, row.begin, first, row.length);
 
-  Items<C> reward{};  // 0 at masked positions
-  Items<C> value{};
-  bool is_step[kItems];
+  Items<C, kGaeItems> reward{};  // 0 at masked positions
+  Items<C, kGaeItems> value{};
+  bool is_step[kGaeItems];
   LastValid<C> first_value{};
 #pragma unroll
-  for (int i = kItems - 1; i >= 0; --i) {
+  for (int i = kGaeItems - 1; i >= 0; --i) {
     is_step[i] = valid.of[i] || holes_are_steps;  // those after the last token leave 0 as it is
     if (valid.of[i]) {
       reward.of[i] = widen(reward_in.of[i]);
@@ -67,16 +71,16 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (is_step[i]) first_value = {value.of[i], true};
   }
-  const auto next_values = block_scan<kThreads>(first_value, LastValid<C>{}, combine_last_valid<C>);
+  const auto next_values = block_scan<kGaeThreads>(first_value, LastValid<C>{}, combine_last_valid<C>);
   all_values.publish(tile.block, next_values.total);
   const LastValid<C> of_later =
-      look_back_by_distance<kThreads>(all_values, tile, LastValid<C>{}, combine_last_valid<C>);
+      look_back_by_distance<kGaeThreads>(all_values, tile, LastValid<C>{}, combine_last_valid<C>);
   const C value_after = combine_last_valid(of_later, next_values.prefix).value;  // 0 after the last token
 
   const auto advantages_from = [&](Advantages<C> next, auto&& each) {
     C next_value = value_after;
 #pragma unroll
-    for (int i = kItems - 1; i >= 0; --i) {
+    for (int i = kGaeItems - 1; i >= 0; --i) {
       if (!is_step[i]) continue;
       next.of_lam = gae_step(reward.of[i], value.of[i], next_value, next.of_lam, gamma, lam);
       next.of_value_lam = gae_step(reward.of[i], value.of[i], next_value, next.of_value_lam, gamma, value_lam);
@@ -92,13 +96,13 @@ __global__ void __launch_bounds__(kThreads)
   });
   tokens.of_lam.gain = gains.of_lam;
   tokens.of_value_lam.gain = gains.of_value_lam;
-  const auto after = block_scan<kThreads>(tokens, Recursions<C>::identity(), compose_both<C>);
+  const auto after = block_scan<kGaeThreads>(tokens, Recursions<C>::identity(), compose_both<C>);
   all_recursions.publish(tile.block, after.total);
   const Recursions<C> later =
-      look_back_by_distance<kThreads>(all_recursions, tile, Recursions<C>::identity(), compose_both<C>);
+      look_back_by_distance<kGaeThreads>(all_recursions, tile, Recursions<C>::identity(), compose_both<C>);
 
-  Items<C> advantage{};
-  Items<C> sum{};
+  Items<C, kGaeItems> advantage{};
+  Items<C, kGaeItems> sum{};
   advantages_from(after.prefix(later({})), [&](int i, const Advantages<C>& here) {
     if (!valid.of[i]) return;
     advantage.of[i] = here.of_lam;
@@ -136,7 +140,7 @@ std::tuple<Tensor, Tensor> gae_cuda(const Tensor& rewards, const Tensor& values,
     using Values = TileAggregates<LastValid<C>>;
     using All = TileAggregates<Recursions<C>>;
     const TileMemory memory("gae", schedule, Values::kWords + All::kWords, device);
-    launch("gae", gae_kernel<T>, schedule.count(), kThreads, device.stream(), reward_in, value_in, valid, schedule,
+    launch("gae", gae_kernel<T>, schedule.count(), kGaeThreads, device.stream(), reward_in, value_in, valid, schedule,
            memory.aggregates<LastValid<C>>(), memory.aggregates<Recursions<C>>(Values::kWords), gammas, lams,
            value_lams, holes_are_steps, mutable_data<C>(advantages), mutable_data<C>(returns));
   });

@@ -33,7 +33,7 @@ struct Tile {
 };
 
 template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kLogitThreads, kBlocksOf<kOutputs>)
     fold_kernel(Tile<T> tile, LogitTransforms transforms, RowSums<double>* sums, double* label_y) {
   const int64_t row = blockIdx.x;
   if (tile.ignored(row)) return;

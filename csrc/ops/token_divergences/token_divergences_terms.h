@@ -15,11 +15,6 @@ SK_INLINE V broadcast_as(double value) {
   return V::broadcast(static_cast<typename V::Scalar>(value));
 }
 
-template <class V>
-SK_INLINE V unclamped(const Difference<V>& difference, V y) {
-  return (y - difference.reference) * difference.factor;
-}
-
 // PairSums of logits x and y. Without kCross, `cross` stays 0. Without kExact, `cross` is not finite if there are
 // infinite or very distant logits; then the terms are summed again with kExact.
 template <class V, bool kCross, bool kExact>
@@ -31,7 +26,7 @@ struct PairTerms {
   SK_INLINE void add(V x, V y, const Difference<V>& first, const Difference<V>& second) {
     const V lowest = V::broadcast(V::kLowest);
     const V a = first(x);
-    const V b = unclamped(second, y);
+    const V b = second.unclamped(y);
     const V b_clamped = maximum(lowest, b);
     const V term = exp2(a);
     const V other_term = exp2(b_clamped);
@@ -124,7 +119,7 @@ struct PairGradient {
     V inner = fma(linear, a, constant);
     V gradient;
     if (kKind == Divergence::kl) {
-      const V log_q = maximum(V::broadcast(kLogOfZero), unclamped(pair.second, y));
+      const V log_q = maximum(V::broadcast(kLogOfZero), pair.second.unclamped(y));
       gradient = power * fma(shape, a - log_q, inner);
     } else if (kKind == Divergence::reverse_kl) {
       gradient = fma(shape, exp2(pair.second(y)), power * inner);

@@ -43,7 +43,7 @@ __device__ inline C label_y_of(const Batch<T>& batch, int64_t row, int64_t k, C 
 __device__ inline double unscored_value(RowKind kind) { return kind == RowKind::masked ? 0 : NAN; }
 
 template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kLogitThreads, kBlocksOf<kOutputs>)
     token_logprobs_kernel(Batch<T> batch, LogitTransforms transforms, OutputPointers<C> outputs) {
   const RowKind kind = batch.kind(blockIdx.x);
   if (kind != RowKind::scored) {
@@ -61,22 +61,24 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksPerMultiprocessor)
   outputs.template write_label<kOutputs>(blockIdx.x, threadIdx.x, label, label_y, sums, factor);
 }
 
-// Kernel for few rows. A block has the threads of all groups and occupies a multiprocessor. It finds the scored rows of
+// Kernel for few rows. A block has the threads of as many groups as occupy a multiprocessor. It finds the scored rows of
 // the whole batch and takes every gridDim.x-th of them; its warps synchronize only after all of its rows are read.
 static_assert(RowLabels::kMost == kLogitThreads);
-constexpr int kFewRowsThreads = kGroups * kLogitThreads;
-constexpr int kFewRows = kFewRowsThreads;  // one thread per row of the batch
-constexpr int kRowsOfBlock = 8;            // at most
+template <Outputs kOutputs>
+constexpr int kFewRowsThreads = kBlocksOf<kOutputs> * kLogitThreads;
+template <Outputs kOutputs>
+constexpr int kFewRows = kFewRowsThreads<kOutputs>;  // one thread per row of the batch
+constexpr int kRowsOfBlock = 8;                      // at most
 
 template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kFewRowsThreads, 1)
+__global__ void __launch_bounds__(kFewRowsThreads<kOutputs>, 1)
     few_rows_kernel(Batch<T> batch, int count, LogitTransforms transforms, OutputPointers<C> outputs) {
-  __shared__ int scored[kFewRows];
+  __shared__ int scored[kFewRows<kOutputs>];
   __shared__ RowSums<C> sums[kRowsOfBlock][kWarpsOfRow];
   const int thread = static_cast<int>(threadIdx.x);
   const RowKind kind = thread < count ? batch.kind(thread) : RowKind::masked;
   const bool is_scored = kind == RowKind::scored;
-  const auto earlier = block_scan<kFewRowsThreads>(is_scored ? 1 : 0, 0, [](int a, int b) { return a + b; });
+  const auto earlier = block_scan<kFewRowsThreads<kOutputs>>(is_scored ? 1 : 0, 0, [](int a, int b) { return a + b; });
   if (is_scored) scored[earlier.prefix] = thread;
   if (!is_scored && thread < count && blockIdx.x == 0) outputs.template fill<kOutputs>(thread, unscored_value(kind));
   __syncthreads();
@@ -91,9 +93,12 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   const int first_group = thread / kLogitThreads;
 #pragma unroll 1
   for (int i = first, k = 0; i < earlier.total; i += step, ++k) {
-    // The groups rotate, since the first groups of a row may have one chunk more than the last.
-    sum_group<kCapped, kOutputs>(batch.row(scored[i]), batch.vocabulary, (first_group + k) % kGroups,
-                                 transforms.of<C>(scored[i]), sums[k]);
+#pragma unroll 1
+    for (int group = 0; group < kGroups; group += kBlocksOf<kOutputs>) {
+      // The groups rotate, since the first groups of a row may have one chunk more than the last.
+      sum_group<kCapped, kOutputs>(batch.row(scored[i]), batch.vocabulary, (first_group + group + k) % kGroups,
+                                   transforms.of<C>(scored[i]), sums[k]);
+    }
   }
   __syncthreads();
   if (label_row < 0) return;
@@ -161,9 +166,9 @@ SixTensors token_logprobs_cuda(const Tensor& logits, const Tensor& labels, const
     dispatch_bool(transforms.shared.capped, [&](auto capped) {
       dispatch_outputs(outputs, [&](auto wanted) {
         // A row of one chunk has work for one group only.
-        if (count <= kFewRows && rows.vocabulary > kChunk<T>) {
-          launch("token_logprobs", few_rows_kernel<capped, wanted, T>, few_rows_blocks(count, device), kFewRowsThreads,
-                 device.stream(), batch, static_cast<int>(count), transforms, out);
+        if (count <= kFewRows<wanted> && rows.vocabulary > kChunk<T>) {
+          launch("token_logprobs", few_rows_kernel<capped, wanted, T>, few_rows_blocks(count, device),
+                 kFewRowsThreads<wanted>, device.stream(), batch, static_cast<int>(count), transforms, out);
         } else {
           launch("token_logprobs", token_logprobs_kernel<capped, wanted, T>, count, kLogitThreads, device.stream(),
                  batch, transforms, out);

@@ -28,6 +28,9 @@ constexpr int kChunk = kLoads * kStride<T>;
 // Occupancy: 4 blocks leave 64 registers per thread and keep up to 64 KB of loads in flight per multiprocessor. About
 // 20 KB are needed to saturate its share of the memory bandwidth.
 constexpr int kBlocksPerMultiprocessor = 4;
+// All statistics of a row take more registers than that: 2 blocks keep up to 32 KB of loads in flight.
+template <Outputs kOutputs>
+constexpr int kBlocksOf = has_statistics(kOutputs) ? 2 : kBlocksPerMultiprocessor;
 constexpr int64_t kMaxRowLength = int64_t{1} << 30;  // elements of a row have 32-bit indices
 
 inline void check_row_length(int64_t logits) {
@@ -43,7 +46,7 @@ void dispatch_bool(bool value, const Body& body) {
 // y of one logit. All passes compute it here, with the same bits.
 template <bool kCapped, class C>
 __device__ inline C y_of(C x, C inner) {
-  return kCapped ? tanh(ScalarVec<C>{x * inner}).v : x;
+  return kCapped ? tanh_of_product(x, inner) : x;
 }
 
 template <class C>
@@ -55,8 +58,9 @@ __device__ inline float larger(float a, float b) {
   return fmaxf(a, b);
 }
 
-// Merges the elements of kLoads vectors into `running`: y(x, u, j) for logit x, element j of vector u.
-template <Outputs kOutputs, class T, class C, class Y>
+// Merges the elements of kLoads vectors into `running`: y(x, u, j) for logit x, element j of vector u. kFinite: no y is
+// infinite.
+template <bool kFinite, Outputs kOutputs, class T, class C, class Y>
 __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor, const Y& y, RunningSums<C>& running) {
   const auto max_of = [&](auto vectors) {
     C max = -INFINITY;
@@ -70,7 +74,7 @@ __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor
   const auto sums = [&](C reference) {
     // A part of -inf only has no finite maximum as its reference.
     const auto difference = Difference<ScalarVec<C>>::make(factor, reference == -INFINITY ? 0 : reference);
-    TermSums<ScalarVec<C>, kOutputs> terms;
+    TermSums<ScalarVec<C>, kOutputs, kFinite> terms;
 #pragma unroll
     for (int u = 0; u < kLoads; ++u) {
 #pragma unroll
@@ -83,9 +87,10 @@ __device__ inline void accumulate_vectors(const uint4 (&words)[kLoads], C factor
   accumulate_part(running, factor, max_of_first, max, sums);
 }
 
-// Adds the y of kLoads vectors to `totals`: y(x, u, j) as above. The first vector begins at index `first`; elements
-// with an index >= `count` are no logits. The index in `totals` becomes `first`: see `index_of_largest`.
-template <class T, class C, class Y>
+// Adds the y of kLoads vectors to `totals`: y(x, u, j) as above. The first vector begins at index `first`; unless they
+// are whole, elements with an index >= `count` are no logits. The index in `totals` becomes `first`: see
+// `index_of_largest`.
+template <bool kWhole, class T, class C, class Y>
 __device__ inline void add_totals(const uint4 (&words)[kLoads], int first, int count, const Y& y, Totals<C>& totals) {
   C largest = -INFINITY;
 #pragma unroll
@@ -94,7 +99,7 @@ __device__ inline void add_totals(const uint4 (&words)[kLoads], int first, int c
     for (int j = 0; j < kPerVector<T>; ++j) {
       const C value = y(widened<T>(words[u], j), u, j);
       largest = larger(largest, value);
-      if (first + u * kStride<T> + j < count) totals.total += value;
+      if (kWhole || first + u * kStride<T> + j < count) totals.total += value;
     }
   }
   if (!(largest > totals.largest)) return;
@@ -115,16 +120,17 @@ __device__ inline RowSums<C> thread_sums(const T* row, int count, int group, C f
     for (; vectors.loadable(chunk, chunk + kChunk<T> - kPerVector<T>); chunk += kStep, mine += kStep) {
       vectors.load(mine, kStride<T>, words);
       const auto y = [=](C x, int, int) { return y_of<kCapped>(x, inner); };
-      accumulate_vectors<kOutputs, T>(words, factor, y, sums.running);
-      if constexpr (has_statistics(kOutputs)) add_totals<T>(words, mine, count, y, sums.totals);
+      // First the totals, which need every y: the compiler keeps them for the sums.
+      if constexpr (has_statistics(kOutputs)) add_totals<true, T>(words, mine, count, y, sums.totals);
+      accumulate_vectors<kCapped, kOutputs, T>(words, factor, y, sums.running);
     }
     if (chunk >= count) break;
     vectors.gather(mine, kStride<T>, words);
     const auto y = [=](C x, int u, int j) {
       return mine + u * kStride<T> + j < count ? y_of<kCapped>(x, inner) : C{-INFINITY};
     };
-    accumulate_vectors<kOutputs, T>(words, factor, y, sums.running);
-    if constexpr (has_statistics(kOutputs)) add_totals<T>(words, mine, count, y, sums.totals);
+    if constexpr (has_statistics(kOutputs)) add_totals<false, T>(words, mine, count, y, sums.totals);
+    accumulate_vectors<false, kOutputs, T>(words, factor, y, sums.running);
     chunk += kStep, mine += kStep;
   }
   return sums;

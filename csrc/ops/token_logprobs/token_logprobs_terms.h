@@ -18,18 +18,20 @@ struct Difference {
     return {V::broadcast(static_cast<Scalar>(factor)), V::broadcast(static_cast<Scalar>(reference))};
   }
 
-  SK_INLINE V operator()(V y) const { return maximum(V::broadcast(V::kLowest), (y - reference) * factor); }
+  SK_INLINE V unclamped(V y) const { return (y - reference) * factor; }
+  SK_INLINE V operator()(V y) const { return maximum(V::broadcast(V::kLowest), unclamped(y)); }
 };
 
-// `sum`, `weighted` and `squares` of RunningSums; those that kOutputs does not need stay 0.
-template <class V, Outputs kOutputs>
+// `sum`, `weighted` and `squares` of RunningSums; those that kOutputs does not need stay 0. Finite y need no clamp if
+// V's exp2 takes any argument.
+template <class V, Outputs kOutputs, bool kFinite = false>
 struct TermSums {
   V sum = V::broadcast(0);
   V weighted = V::broadcast(0);
   V squares = V::broadcast(0);
 
   SK_INLINE void add(V y, const Difference<V>& difference) {
-    const V d = difference(y);
+    const V d = kFinite ? difference.unclamped(y) : difference(y);
     const V term = exp2(d);
     sum = sum + term;
     if constexpr (has_entropies(kOutputs)) weighted = fma(term, d, weighted);

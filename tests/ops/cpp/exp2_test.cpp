@@ -2,7 +2,7 @@
 // double.
 //
 // Usage: exp2_test vec|scalar STRIDE. `vec` tests csrc/simd/vec_math.h for the instruction set of the compiler flags,
-// `scalar` csrc/core/scalar_vec.h. One float in STRIDE is tested, all of them with 1; log2 and tanh are tested at
+// `scalar` csrc/core/scalar_vec.h. One float in STRIDE is tested, all of them with 1; log2 and `vec` tanh are tested at
 // one in 101 of those. Prints the largest errors and exits with 1 if one exceeds its bound.
 #include <cmath>
 #include <cstdint>
@@ -33,6 +33,12 @@ void vec_tanh(const float* x, float* y) { by_vectors<segkernel::tanh>(x, y); }
 void scalar_exp2(const float* x, float* y) {
   for (int i = 0; i < kBlock; ++i) y[i] = fast_exp2(x[i]);
 }
+void scalar_tanh(const float* x, float* y) {
+  for (int i = 0; i < kBlock; ++i) y[i] = tanh_of_product(x[i], 1.0f);
+}
+void scalar_reciprocal(const float* x, float* y) {
+  for (int i = 0; i < kBlock; ++i) y[i] = -negative_reciprocal(x[i]);
+}
 
 // exp2 in double; below 2^-20 by its series, which vectorizes, and whose next term is below 2^-62.
 void exact_exp2(const float* x, double* y) {
@@ -49,6 +55,9 @@ void exact_log2(const float* x, double* y) {
 }
 void exact_tanh(const float* x, double* y) {
   for (int i = 0; i < kBlock; ++i) y[i] = std::tanh(double{x[i]});
+}
+void exact_reciprocal(const float* x, double* y) {
+  for (int i = 0; i < kBlock; ++i) y[i] = 1 / double{x[i]};
 }
 
 // `error` in units in the last place of floats at `exact`.
@@ -110,6 +119,16 @@ bool expect(bool condition, const char* what) {
 constexpr uint32_t kSign = 0x80000000u;
 constexpr uint32_t kInfinity = 0x7f800000u;
 
+bool test_tanh(Function tanh, uint32_t stride, double bound) {
+  Worst worst;
+  scan<absolute>(0, kInfinity + 1, stride, tanh, exact_tanh, worst);
+  scan<absolute>(kSign, (kInfinity | kSign) + 1, stride, tanh, exact_tanh, worst);
+  bool ok = report("tanh on [-inf, inf], absolute error", worst, bound);
+  ok &= expect(bits_of_float(value(tanh, 0.0f)) == 0 && bits_of_float(value(tanh, -0.0f)) == kSign,
+               "tanh(0) = 0 with the sign of 0");
+  return ok & expect(std::isnan(value(tanh, NAN)), "tanh(NaN) = NaN");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -127,7 +146,13 @@ int main(int argc, char** argv) {
   for (const float above : {127.5f, 128.0f, 129.0f, 256.0f, 300.0f, 384.0f, 1e4f, 3e9f, 3e38f, INFINITY}) {
     ok &= expect(value(exp2, above) >= 0x1.fffff0p126f, "exp2(t) >= 2^127, rounded, for t > 127");
   }
-  if (!vec) return ok ? 0 : 1;
+  if (!vec) {
+    Worst worst_reciprocal;
+    scan<in_ulp>(bits_of_float(0.5f), bits_of_float(1) + 1, 1, scalar_reciprocal, exact_reciprocal, worst_reciprocal);
+    ok &= report("reciprocal on [1/2, 1], error in ulp", worst_reciprocal, 1.1);
+    ok &= test_tanh(scalar_tanh, stride, 1.2e-7);
+    return ok ? 0 : 1;
+  }
 
   for (const float below : {-126.01f, -126.25f, Vec::kLowest}) {
     ok &= expect(value(exp2, below) >= 0 && value(exp2, below) <= 0x1p-126f, "0 <= exp2(t) <= 2^-126 for t < -126");
@@ -142,12 +167,6 @@ int main(int argc, char** argv) {
   }
   ok &= expect(std::isnan(value(vec_log2, NAN)), "log2(NaN) = NaN");
 
-  Worst worst_tanh;
-  scan<absolute>(0, kInfinity + 1, 101 * stride, vec_tanh, exact_tanh, worst_tanh);
-  scan<absolute>(kSign, (kInfinity | kSign) + 1, 101 * stride, vec_tanh, exact_tanh, worst_tanh);
-  ok &= report("tanh on [-inf, inf], absolute error", worst_tanh, 1.5e-7);
-  ok &= expect(bits_of_float(value(vec_tanh, 0.0f)) == 0 && bits_of_float(value(vec_tanh, -0.0f)) == kSign,
-               "tanh(0) = 0 with the sign of 0");
-  ok &= expect(std::isnan(value(vec_tanh, NAN)), "tanh(NaN) = NaN");
+  ok &= test_tanh(vec_tanh, 101 * stride, 1.5e-7);
   return ok ? 0 : 1;
 }

@@ -6,7 +6,7 @@ import torch
 import segkernel
 from segkernel import reference
 from tests.helpers import BACKEND, DEVICE, EVERY_DTYPE, assert_identical, assert_near, unchanged
-from tests.ops.logprob_helpers import BEYOND_ONE_PART, TRANSFORMS, accuracy, random_labels, random_logits
+from tests.ops.logprob_helpers import BEYOND_ONE_PART, TRANSFORMS, accuracy, chunk, random_labels, random_logits
 
 NAN, INF = float("nan"), float("inf")
 KINDS = ("kl", "reverse_kl", "js", "tv")
@@ -265,6 +265,22 @@ def test_token_divergences_have_the_same_bits_with_any_thread_count_and_batch(th
     for row in range(3):
         alone = segkernel.token_divergences(logits[row], others[row], mask[row], kind=kind).divergence
         assert_identical(alone, outs[0][row])
+
+
+@every_kind
+def test_token_divergences_have_the_same_bits_among_few_pairs_and_many(kind):
+    """CUDA reads few pairs with larger blocks. A thread loads half as much of each row as of a single row."""
+    V = 3 * chunk(torch.bfloat16) // 2 + 3  # both groups of a pair have two chunks; every other row is misaligned
+    few, others = pair(3, V, dtype=torch.bfloat16)
+    few[0, 5000] = others[0, 5000] = few[2, 9000] = -INF
+    labels, options = random_labels(3, V=V), {"kind": kind, "beta": 0.3, "temperature": 0.8}
+    expected = segkernel.token_divergences(few, others, None, labels, **options)
+    kept = torch.zeros(3, 250, dtype=torch.bool)
+    kept[:, 0] = kept[2, 1:5] = kept[1, -1] = True
+    many = [rows[:, None].expand(3, 250, V) for rows in (few, others)]
+    out = segkernel.token_divergences(*many, kept, labels[:, None].expand(3, 250), **options)
+    for found, wanted in zip(out, expected, strict=True):
+        assert_identical(found, wanted[:, None].expand(3, 250).masked_fill(~kept, 0))
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0), (2, 3), (2, 1, 3)])

@@ -1,5 +1,6 @@
-// Divergences, entropies, label log-probabilities and gradients. A pair of rows takes one block; gradients of few pairs
-// take several blocks each. Both rows are read together, once, and again for js and tv; masked rows are not read.
+// Divergences, entropies, label log-probabilities and gradients. A pair of rows takes one block; few pairs take blocks
+// of all groups, which occupy a multiprocessor each, and their gradients several blocks each, with the same bits. Both
+// rows are read together, once, and again for js and tv; masked rows are not read.
 #include <tuple>
 
 #include "../../torch/cuda_device.h"
@@ -44,8 +45,13 @@ PairBatch<T> pair_batch(const LogitRowPairs& pairs, const Tensor& logits, const 
           data<bool>("mask", mask, pairs.count(), device)};
 }
 
-template <bool kCapped, Divergence kKind, class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
+// Few pairs of rows: fewer than twice as many as the blocks of one group that a GPU holds, of which a mask may leave
+// any part. Blocks of all groups read each pair with a whole multiprocessor.
+constexpr int kFewPairsThreads = kPairGroups * kLogitThreads;
+constexpr int kFewPairsPerMultiprocessor = 2 * kPairGroups;
+
+template <int kThreads, bool kCapped, Divergence kKind, class T, class C = compute_t<T>>
+__global__ void __launch_bounds__(kThreads, kFewPairsThreads / kThreads)
     token_divergences_kernel(PairBatch<T> batch, double beta, LogitTransforms transforms, DivergencePointers<C> out) {
   constexpr bool kReversed = kKind == Divergence::reverse_kl;
   const int64_t at = blockIdx.x;
@@ -57,8 +63,8 @@ __global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
   const LogitTransform transform = transforms.of<C>(at);
   const T* row = batch.row(at);
   const T* other = batch.other(at);
-  const auto sums = row_pair_sums<kCapped, !takes_second_pass(kKind)>(kReversed ? other : row, kReversed ? row : other,
-                                                                      batch.vocabulary, transform);
+  const auto sums = row_pair_sums<kThreads, kCapped, !takes_second_pass(kKind)>(
+      kReversed ? other : row, kReversed ? row : other, batch.vocabulary, transform);
   __shared__ PairState state;
   __shared__ Normalizer normalizer, other_normalizer;
   if (threadIdx.x == 0) {
@@ -80,8 +86,8 @@ __global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
   }
   if constexpr (takes_second_pass(kKind)) {
     __syncthreads();
-    const ShapeSums shape =
-        row_shape_sums<kCapped, kKind>(row, other, batch.vocabulary, transform, beta, normalizer, other_normalizer);
+    const ShapeSums shape = row_shape_sums<kThreads, kCapped, kKind>(row, other, batch.vocabulary, transform, beta,
+                                                                     normalizer, other_normalizer);
     if (threadIdx.x != 0) return;
     const RowDivergence result = finish_shape(kKind, beta, shape, normalizer, other_normalizer);
     out.divergence[at] = static_cast<C>(result.divergence);
@@ -90,7 +96,7 @@ __global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
 }
 
 template <bool kCapped, Divergence kKind, class T, class C = compute_t<T>>
-__global__ void __launch_bounds__(kLogitThreads, kPairBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kLogitThreads, kPairGroups)
     pair_gradient_kernel(PairBatch<T> batch, RowDivision division, double beta, LogitTransforms transforms,
                          PairUpstreams<C> upstreams, const PairState* states, T* grad, RowOffsets grad_offset) {
   const auto blocks = static_cast<unsigned>(division.blocks);
@@ -134,9 +140,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> token_divergences_cud
     using T = decltype(type);
     const PairBatch<T> batch = pair_batch<T>(pairs, logits, other_logits, labels, mask, device);
     const DivergencePointers<compute_t<T>> out(outputs, labels.has_value());
+    const int64_t count = pairs.count();
     dispatch_kernel(kind, transforms.shared.capped, [&]<bool kCapped, Divergence kKind>() {
-      launch("token_divergences", token_divergences_kernel<kCapped, kKind, T>, pairs.count(), kLogitThreads,
-             device.stream(), batch, beta, transforms, out);
+      const auto launch_with = [&](auto threads) {
+        launch("token_divergences", token_divergences_kernel<threads, kCapped, kKind, T>, count, threads,
+               device.stream(), batch, beta, transforms, out);
+      };
+      // A row of one chunk has work for one group only.
+      if (pairs.rows.vocabulary > kPairChunk<T> && count <= kFewPairsPerMultiprocessor * device.multiprocessors()) {
+        launch_with(std::integral_constant<int, kFewPairsThreads>{});
+      } else {
+        launch_with(std::integral_constant<int, kLogitThreads>{});
+      }
     });
   });
   return {outputs.divergence, outputs.entropy,        outputs.other_entropy,

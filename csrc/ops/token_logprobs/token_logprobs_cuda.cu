@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksOf<kOutputs>)
   outputs.template write_label<kOutputs>(blockIdx.x, threadIdx.x, label, label_y, sums, factor);
 }
 
-// Kernel for few rows. A block has the threads of as many groups as occupy a multiprocessor. It finds the scored rows of
-// the whole batch and takes every gridDim.x-th of them; its warps synchronize only after all of its rows are read.
+// Kernel for few rows. A block has the threads of as many groups as occupy a multiprocessor. It finds the scored rows
+// of the whole batch and takes every gridDim.x-th of them; its warps synchronize only after all of its rows are read.
 static_assert(RowLabels::kMost == kLogitThreads);
 template <Outputs kOutputs>
 constexpr int kFewRowsThreads = kBlocksOf<kOutputs> * kLogitThreads;

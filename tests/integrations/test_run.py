@@ -193,9 +193,9 @@ def test_run_patches_in_child_processes_and_keeps_an_unknown_version(tmp_path: P
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "utils.py").write_text("def selective_log_softmax(logits, index):\n    return logits[index]\n")
-    metadata = tmp_path / "trl-1.10.0.dist-info"
+    metadata = tmp_path / "trl-1.0.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: trl\nVersion: 1.10.0\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: trl\nVersion: 1.0.0\n")
     (tmp_path / "sitecustomize.py").write_text("import sys\nprint('mine', file=sys.stderr)\n")
     script = tmp_path / "train.py"
     child = "import trl.trainer.utils as u; print(u.selective_log_softmax({1: 2}, 1))"
@@ -209,7 +209,7 @@ def test_run_patches_in_child_processes_and_keeps_an_unknown_version(tmp_path: P
     )
     assert ran.stdout == "2\n"
     assert ran.stderr.splitlines()[-1] == (
-        "segkernel: trl 1.10.0: swapped 0 of 2 functions of trl.trainer.utils; kept "
+        "segkernel: trl 1.0.0: swapped 0 of 2 functions of trl.trainer.utils; kept "
         "trl.trainer.utils.selective_log_softmax (unknown source); kept trl.trainer.utils.entropy_from_logits "
         "(not found)"
     )

@@ -156,9 +156,10 @@ class DistillTrainer(RolloutTrainer):
         if self.args.signal == "sampled":
             student = self.token_logprobs(self.student_logits(batch), batch)
             return {"teacher_logprobs": self.token_logprobs(logits, batch), "old_logprobs": student}
-        logprobs = (logits.float() / self.args.temperature).log_softmax(-1)
-        likely = logprobs.topk(min(self.args.top_k, logits.shape[-1]), sorted=False)
-        return {"teacher_ids": before(likely.indices), "teacher_top_logprobs": before(likely.values)}
+        ids = logits.topk(min(self.args.top_k, logits.shape[-1]), sorted=False).indices
+        mask = batch["response_mask"][:, 1:]
+        logprobs = segkernel.token_logprobs(logits, ids, mask, temperature=self.args.temperature)
+        return {"teacher_ids": before(ids), "teacher_top_logprobs": before(logprobs)}
 
     def student_logits(self, batch: Batch) -> Tensor:
         """Logits of the policy as it is during a rollout, without dropout."""

@@ -14,6 +14,7 @@ from segkernel import integrations
 from segkernel.integrations.targets import PassBack
 from segkernel.integrations.trl import SegmentPreferenceCollator, segment_masks
 from segkernel.integrations.trl.heads import fused_head
+from segkernel.integrations.trl.logits import selective_log_softmax
 from tests.integrations.trl_steps import assert_same_steps
 
 pytestmark = [pytest.mark.usefixtures("trl"), pytest.mark.packages]
@@ -83,6 +84,12 @@ def test_trl_head_passes_back_what_it_does_not_serve(changes: dict[str, Any], re
     }
     with pytest.raises(PassBack, match=f"^{reason}$"):
         fused_head(**{**arguments, "temperature": 1.0, "chunk_size": 8, **changes})
+
+
+@pytest.mark.parametrize("count", [0, 257])
+def test_trl_log_softmax_passes_back_numbers_of_labels_that_the_kernels_refuse(count: int) -> None:
+    with pytest.raises(PassBack, match=f"^{count} labels per position$"):
+        selective_log_softmax(torch.zeros(2, 3, 9), torch.zeros(2, 3, count, dtype=torch.int64))
 
 
 def test_trl_head_computes_in_the_dtype_of_autocast(run: Any) -> None:

@@ -39,7 +39,7 @@ def compute_advantages_and_returns(self: Any, experiences: list[Any]) -> list[An
             f"{self.advantage_estimator}"
         )
     dense = [_token_rewards(self, experience, request) for experience in experiences]
-    penalties = [experience.kl for experience in experiences]  # OpenRLHF forgets them
+    penalties = [experience.kl for experience in experiences]  # OpenRLHF drops them
     advantages = _advantages(self, _with_scores(self, experiences), dense, penalties, request)
     for experience, values in zip(experiences, advantages, strict=True):
         experience.advantages, experience.returns = values, values.clone()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segkernel.integrations.passing import check_positive, check_served
 from segkernel.integrations.targets import PassBack
-from segkernel.ops.token_logprobs import token_logprobs
+from segkernel.ops.token_logprobs import MOST_LABELS, token_logprobs
 
 
 def selective_log_softmax(
@@ -17,6 +17,8 @@ def selective_log_softmax(
 ) -> Tensor:
     """Log-probs of `index`, `[...]` or `[..., K]`, in the dtype of the logits."""
     logits = _logits(logits, temperature)
+    if index.dim() == logits.dim() and not 1 <= index.shape[-1] <= MOST_LABELS:
+        raise PassBack(f"{index.shape[-1]} labels per position")
     if row_mask is not None and row_mask.shape != logits.shape[:-1]:
         raise PassBack("row_mask of another shape")
     return token_logprobs(logits, index, row_mask, temperature=temperature).to(logits.dtype)

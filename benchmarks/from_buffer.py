@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,3 +20,11 @@ class FromBuffer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
         return None, None
+
+
+def backward_step(function: Callable[..., Tensor] | None, logits: Tensor, other: Tensor) -> Callable[[], None] | None:
+    """Forward and backward pass of `function(logits, other)`, whose gradient may overwrite `logits`; None for None."""
+    if function is None:
+        return None
+    anchor = torch.ones((), requires_grad=True, device=logits.device)
+    return lambda: function(FromBuffer.apply(anchor, logits), other).sum().backward()

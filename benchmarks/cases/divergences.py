@@ -12,21 +12,17 @@ import segkernel
 from benchmarks import peers, truth
 from benchmarks.cases.case import KEPT, Case, Function, shape
 from benchmarks.cases.machine import Machine, quarter_of_tokens, random_logits
-from benchmarks.from_buffer import FromBuffer
+from benchmarks.from_buffer import backward_step
 from benchmarks.targets import OURS
 
 
 def token_divergences(machine: Machine) -> Iterator[Case]:
     """Divergences of two models' logits with their entropies, and the KL with its gradient in place."""
-    anchor = torch.ones((), requires_grad=True, device=machine.device)
     for dtype in machine.shapes.dtypes:
         whole, _ = random_logits(machine, dtype)
         original = whole[: len(whole) // 2].clone()
         logits, others = original.clone(), (original + 0.3 * torch.randn_like(original)).to(original.dtype)
         mask = quarter_of_tokens(logits)
-
-        def step(function: Function | None, logits: Tensor = logits, others: Tensor = others) -> Function | None:
-            return function and (lambda: function(FromBuffer.apply(anchor, logits), others).sum().backward())
 
         for kind, eager in peers.EAGER_DIVERGENCES.items():
 
@@ -61,7 +57,7 @@ def token_divergences(machine: Machine) -> Iterator[Case]:
         }
         yield Case(
             f"token_divergences, kl, forward + backward, {dtype} {shape(tuple(logits.shape))}",
-            {name: step(function) for name, function in implementations.items()},
+            {name: backward_step(function, logits, others) for name, function in implementations.items()},
             bytes_moved={"": 5 * logits.nbytes},  # two reads forward, two reads and a write backward
             check=lambda inputs=(logits, others), ours=in_place: truth.divergences(ours, "kl", *inputs),
             before=lambda logits=logits, original=original: logits.copy_(original),

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import segkernel
 from benchmarks import peers, truth
-from benchmarks.cases.case import KEPT, Case, Function, shape
+from benchmarks.cases.case import KEPT, Case, shape
 from benchmarks.cases.machine import Machine, quarter_of_tokens, random_logits
-from benchmarks.from_buffer import FromBuffer
+from benchmarks.from_buffer import backward_step
 from benchmarks.targets import FEW, FEW_BACKWARD, OURS
 
 
@@ -89,16 +89,12 @@ def token_logprobs(machine: Machine) -> Iterator[Case]:
 
 def token_logprobs_backward(machine: Machine) -> Iterator[Case]:
     """Log-probabilities, forward and backward; the gradient replaces the logits where an implementation can do so."""
-    anchor = torch.ones((), requires_grad=True, device=machine.device)
     for dtype in machine.shapes.dtypes:
         original, labels = random_logits(machine, dtype)
         logits = original.clone()
 
         def ours(logits: Tensor, labels: Tensor) -> Tensor:
             return segkernel.token_logprobs(logits, labels, inplace_backward=True)
-
-        def step(function: Function | None, logits: Tensor = logits, labels: Tensor = labels) -> Function | None:
-            return function and (lambda: function(FromBuffer.apply(anchor, logits), labels).sum().backward())
 
         implementations = {
             OURS: ours,
@@ -109,7 +105,7 @@ def token_logprobs_backward(machine: Machine) -> Iterator[Case]:
         }
         yield Case(
             f"token_logprobs, forward + backward, {dtype} {shape(machine.shapes.logits)}",
-            {name: step(function) for name, function in implementations.items()},
+            {name: backward_step(function, logits, labels) for name, function in implementations.items()},
             bytes_moved={"": 3 * logits.nbytes},  # one read forward, one read and one write backward
             check=lambda logits=logits, labels=labels: truth.gradient_in_place(ours, logits, labels),
             before=lambda logits=logits, original=original: logits.copy_(original),

@@ -72,6 +72,7 @@ def patch(*names: str, verify: bool = False) -> PatchReport:
     Raises:
         ValueError: no name, or one that is none of `FRAMEWORKS`.
         ImportError: a framework is not installed.
+        NotReplaced: a function that the environment requested, by `SEGKERNEL_ADVANTAGES`, cannot be replaced.
 
     Example:
         >>> from segkernel import integrations

@@ -214,9 +214,9 @@ def _prepare(framework: str, target: Target, verify: bool) -> Swap:
         raise Unknown("unknown source")
     note = ""
     if verify and target.example:
-        difference = disagreement(theirs, target)
-        if difference:
-            raise Kept(f"results differ: {difference}")
+        reason = disagreement(theirs, target)
+        if reason:
+            raise Kept(reason)
         note = "unknown source, verified" if unknown else "verified"
     calls = Calls()
     return Swap(framework, target, theirs, replace(theirs, target.replacement, calls), owner, calls, note)

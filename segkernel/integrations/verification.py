@@ -11,7 +11,7 @@ from segkernel.integrations.targets import Function, PassBack, Target
 
 
 def disagreement(theirs: Any, target: Target) -> str:
-    """Difference between both functions on the target's example; empty if values and gradients agree."""
+    """Reason why both functions disagree on the target's example; empty if values and gradients agree."""
     original = getattr(theirs, "apply", theirs)
     try:
         expected = _values_and_gradients(original, target)
@@ -20,7 +20,9 @@ def disagreement(theirs: Any, target: Target) -> str:
     except PassBack as reason:
         return f"the example was passed back ({reason})"
     except AssertionError as error:
-        return " ".join(str(error).split())
+        return f"results differ: {' '.join(str(error).split())}"
+    except Exception as error:  # in a function of another package, as a kernel for GPUs on the CPU
+        return f"the example fails: {type(error).__name__}: {' '.join(str(error).split())}"
     return ""
 
 

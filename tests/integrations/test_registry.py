@@ -209,6 +209,16 @@ def test_verify_keeps_theirs_where_values_or_gradients_differ(framework: Any) ->
     assert integrations.patch("fake", verify=True).rows[0].reason == "verified"
 
 
+def test_verify_keeps_theirs_where_it_fails_on_the_example(framework: Any) -> None:
+    def needs_two(x: Tensor, times: int = 2) -> Tensor:
+        raise RuntimeError("no kernel\nfor this device")
+
+    framework(target("double", needs_two, one))
+    assert integrations.patch("fake", verify=True).kept == {
+        f"{NAME}.double": "the example fails: RuntimeError: no kernel for this device"
+    }
+
+
 def test_verify_swaps_an_unknown_source_that_agrees(framework: Any) -> None:
     framework(replace(target("double", doubled, one), known=frozenset()))
     assert integrations.patch("fake", verify=True).rows[0][2:] == (True, "unknown source, verified")

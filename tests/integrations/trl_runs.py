@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,21 @@ def run(kind: str, folder: Path, **changes: Any) -> Steps:
     return [log for log in trainer.state.log_history if "loss" in log], gradients.steps
 
 
+def run_head() -> Steps:
+    """Loss, entropy and gradients of the model of asynchronous GRPO before TRL 1.15, which has a fused LM head."""
+    from trl.trainer.utils import patch_chunked_lm_head
+
+    policy = model()
+    patch_chunked_lm_head(policy, chunk_size=64, temperature=0.7)
+    ids = torch.arange(24).view(2, 12)
+    outputs = policy(
+        input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, completion_mask=ids % 12 > 4, use_cache=False
+    )
+    outputs["log_probs"].sum().backward()
+    log = {name: outputs[name].sum().item() for name in ("log_probs", "entropy")}
+    return [log], [{name: value.grad for name, value in policy.named_parameters() if value.grad is not None}]
+
+
 def main(folder: Path) -> None:
     """Save the report of a verified patch, and for every trainer its steps with and without it, and the calls."""
     from trl.trainer import utils
@@ -105,10 +122,13 @@ def main(folder: Path) -> None:
     rows = {row.target.rsplit(".", 1)[1]: tuple(row[2:]) for row in integrations.patch("trl", verify=True).rows}
     integrations.unpatch()
     result: dict[str, Any] = {"version": version("trl"), "rows": rows, "theirs": {}, "ours": {}, "calls": {}}
-    for kind in KINDS:
-        result["theirs"][kind] = run(kind, folder / "theirs")
+    runs: dict[str, Callable[[Path], Steps]] = {kind: partial(run, kind) for kind in KINDS}
+    if hasattr(utils, "patch_chunked_lm_head"):
+        runs["head"] = lambda folder: run_head()
+    for kind, steps in runs.items():
+        result["theirs"][kind] = steps(folder / "theirs")
         with integrations.patched("trl"):
-            result["ours"][kind] = run(kind, folder / "ours")
+            result["ours"][kind] = steps(folder / "ours")
             result["calls"][kind] = {
                 row.target.rsplit(".", 1)[1]: (row.served, row.passed_back) for row in integrations.status().rows
             }

@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="with --tune: only this question and the methods that it is about; may be given several times",
     )
+    parser.add_argument(
+        "--finished", action="store_true", help="run nothing: store and show what earlier runs finished for all seeds"
+    )
     parser.add_argument("--quick", action="store_true", help="a test of minutes; stores no results")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "experiments", help="folder of all jobs")
     parser.add_argument("--data", type=Path, help="file that the task reads, where it reads one")
@@ -70,8 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows:
         store_rows(rows, folder)
     try:
-        with pool_of(experiment, processes) as pool:
-            results = run(plan, folder, pool, processes)
+        if arguments.finished:
+            results = collect(plan, folder)
+        else:
+            with pool_of(experiment, processes) as pool:
+                results = run(plan, folder, pool, processes)
     except KeyboardInterrupt:
         print("interrupted: the same command resumes after the last finished job")
         return 130
@@ -122,6 +128,11 @@ def read_data(experiment: Experiment, path: Path | None) -> Rows:
 def run(plan: Plan, folder: Path, pool: Executor, processes: int) -> dict[str, Any]:
     """Results of a plan; finished jobs of an earlier run in this folder are reused."""
     run_plan(plan, folder, pool, processes)
+    return collect(plan, folder)
+
+
+def collect(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Results of the methods and questions that are finished for all seeds."""
     return {"runs": runs(plan, folder), **summarize(plan, folder)}
 
 

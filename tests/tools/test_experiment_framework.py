@@ -292,6 +292,20 @@ def test_asked_questions_run_with_their_methods_only_and_add_up(tmp_path):
     assert complete["candidates"] == results["candidates"]
 
 
+def test_unfinished_questions_and_stages_are_left_out_of_collected_results(tmp_path):
+    pace = Question("pace", PLAIN, [Candidate("3", PLAIN.with_options(masked=3))])
+    experiment = replace(STUB, questions=[STRENGTH, pace])
+    plan = Plan(experiment, tuning=True)
+    run(plan, tmp_path)
+    candidate = pace.candidates[0].method.job(5, {"pairs": "all"})
+    for job in (candidate, DATA.job(5)):
+        (tmp_path / "seed-5" / "results" / f"{job.name}.json").unlink()
+    results = command.collect(plan, tmp_path)
+    assert {entry["question"] for entry in results["candidates"]} == {"strength"}
+    assert results["stages"] == []
+    assert {entry["method"] for entry in results["methods"]} == {"start", "plain", "masked", "control"}
+
+
 def test_results_name_every_machine_that_made_them(tmp_path, monkeypatch):
     def on(cpu: str) -> None:
         machine = {"cpu": cpu, "cores": "2", "python": "3.12", "torch": "2.11"}

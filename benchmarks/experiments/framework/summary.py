@@ -118,11 +118,15 @@ def values_by_measure(results: Sequence[Result] | None) -> dict[str, list[float]
 
 
 def stages(plan: Plan, workspaces: Sequence[Workspace[Any]]) -> list[Entry]:
-    """Values per seed of the stages that the plan's methods share."""
-    found: dict[str, list[Result]] = {}
+    """Values per seed of the stages that the plan's methods share, if all seeds have finished them."""
+    found: dict[str, list[Result | None]] = {}
     by_seed = {work.seed: work for work in workspaces}
     for job in with_needed(plan.jobs):
-        result = by_seed[job.seed].finished(job)
-        if not isinstance(job.step, Method) and result:
-            found.setdefault(job.label, []).append(result)
-    return [{"stage": label, "per_seed": values_by_measure(results)} for label, results in found.items()]
+        if not isinstance(job.step, Method):
+            found.setdefault(job.label, []).append(by_seed[job.seed].result(job))
+    finished = {label: [result for result in results if result] for label, results in found.items()}
+    return [
+        {"stage": label, "per_seed": values_by_measure(results)}
+        for label, results in finished.items()
+        if results and len(results) == len(found[label])
+    ]

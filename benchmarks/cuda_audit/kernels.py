@@ -18,6 +18,7 @@ from build_support.requirements import package_folder
 
 ROOT = Path(__file__).parents[2]
 TORCH_TARGET = "0x020a000000000000"
+SPECIAL_CYCLES = 8  # 32 lanes, 4 results per cycle
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Kernel:
         local_accesses: instructions of that iteration that use local memory.
         wide_loads: loads of 128 bits in that iteration.
         is_loop: whether the input is read in a loop.
+        special: those of the instructions per 512 bytes that the special-function units execute.
     """
 
     registers: int
@@ -44,6 +46,15 @@ class Kernel:
     instructions: float
     wide_loads: int
     is_loop: bool
+    special: float = 0.0
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of one of a multiprocessor's 4 schedulers for 512 bytes: it issues one instruction per cycle.
+
+        Its special-function units take `SPECIAL_CYCLES` for the instruction of a warp, on all of `ARCHITECTURES`.
+        """
+        return max(self.instructions, SPECIAL_CYCLES * self.special)
 
     def occupancy(self, architecture: str) -> float:
         limits = ARCHITECTURES[architecture]
@@ -51,18 +62,28 @@ class Kernel:
 
 
 def compiled(source: Path, architecture: str, toolkit: Toolkit, folder: Path) -> Path:
-    """Machine code (a cubin) of a source, compiled if its inputs changed."""
+    """Machine code (a cubin) of a source, compiled if the source or a header that it includes changed."""
     cubin = folder / f"{source.stem}.{sm(architecture)}.cubin"
-    newest = max(path.stat().st_mtime for path in [source, *Path("csrc").rglob("*.*h")])
-    if not cubin.exists() or cubin.stat().st_mtime < newest:
+    dependencies = cubin.with_suffix(".d")
+    if _is_older(cubin, dependencies):
         folder.mkdir(parents=True, exist_ok=True)
         virtual = sm(architecture).replace("sm", "compute")
         include = package_folder("torch") / "include"
         run(
             *(toolkit.nvcc, *FLAGS, f"-gencode=arch={virtual},code={sm(architecture)}", "-cubin"),
-            *(f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f"-I{include}", "-c", source, "-o", cubin),
+            *(f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DSK_NO_FLOAT64", f"-I{include}", "-c", source, "-o", cubin),
+            *("-MD", "-MF", dependencies),
         )
     return cubin
+
+
+def _is_older(target: Path, dependencies: Path) -> bool:
+    """Whether a file is missing or older than a dependency: a rule of make, `target: source header ...`."""
+    if not target.exists() or not dependencies.exists():
+        return True
+    names = dependencies.read_text(encoding="utf-8").partition(":")[2].replace("\\\n", " ").split()
+    built = target.stat().st_mtime
+    return any(not Path(name).exists() or Path(name).stat().st_mtime > built for name in names)
 
 
 def kernels_of(cubin: Path) -> Iterator[tuple[str, Kernel]]:
@@ -83,6 +104,7 @@ def kernels_of(cubin: Path) -> Iterator[tuple[str, Kernel]]:
                 threads=threads[symbol],
                 local_accesses=0 if iteration is None else iteration.local_accesses,
                 instructions=0.0 if iteration is None else round(iteration.per_512_bytes, 1),
+                special=0.0 if iteration is None else round(iteration.special_per_512_bytes, 1),
                 wide_loads=0 if iteration is None else iteration.wide_loads,
                 is_loop=iteration is not None and iteration.is_loop,
             ),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from benchmarks.cuda_audit.kernels import Kernel
+from benchmarks.cuda_audit.kernels import SPECIAL_CYCLES, Kernel
 from benchmarks.cuda_audit.occupancy import ARCHITECTURES
 from benchmarks.cuda_audit.rules import Kernels
 from benchmarks.pages import replace_between
@@ -70,6 +70,7 @@ def table(kernels: Kernels) -> str:
                 shown.stack or "",
                 shown.wide_loads or "",
                 f"{shown.instructions:.0f}" if shown.is_loop else "",
+                f"{SPECIAL_CYCLES * shown.special:.0f}" if shown.is_loop and shown.special else "",
             ]
         )
     headers = [
@@ -81,6 +82,7 @@ def table(kernels: Kernels) -> str:
         "stack, bytes",
         "128-bit loads",
         "instructions per 512 bytes",
+        "cycles of special functions",
     ]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 

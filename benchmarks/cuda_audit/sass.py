@@ -87,7 +87,15 @@ class Iteration:
     @property
     def per_512_bytes(self) -> float:
         """Instructions of a warp per 512 bytes that it loads: a warp's load of 128 bits per thread has 512."""
-        return len(self.instructions) * 512 / (WARP * self.loaded_bytes)
+        return self._per_512_bytes(len(self.instructions))
+
+    @property
+    def special_per_512_bytes(self) -> float:
+        """Those of them that the special-function units execute: exponentials, logarithms and reciprocals."""
+        return self._per_512_bytes(sum(one.name == "MUFU" for one in self.instructions))
+
+    def _per_512_bytes(self, count: int) -> float:
+        return count * 512 / (WARP * self.loaded_bytes)
 
 
 class Function:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from benchmarks.cuda_audit.__main__ import PAGE, STORED
-from benchmarks.cuda_audit.kernels import Kernel
+from benchmarks.cuda_audit.kernels import Kernel, _is_older
 from benchmarks.cuda_audit.occupancy import ARCHITECTURES
 from benchmarks.cuda_audit.results import read, table, write
 from benchmarks.cuda_audit.rules import regressions, violations
@@ -21,6 +22,7 @@ GOOD = Kernel(
     threads=256,
     local_accesses=0,
     instructions=65.0,
+    special=8.0,
     wide_loads=4,
     is_loop=True,
 )
@@ -58,6 +60,7 @@ def test_iteration_takes_the_shortest_way_around_a_slow_path() -> None:
     assert found.wide_loads == 2
     # 5 instructions for 2 loads of 512 bytes per warp.
     assert found.per_512_bytes == 2.5
+    assert found.special_per_512_bytes == 0
 
 
 def test_iteration_prefers_streaming_loads_to_more_loads_of_unaligned_rows() -> None:
@@ -97,6 +100,34 @@ def test_iteration_counts_spilled_registers_on_its_way() -> None:
     found = function("LDL R3,[R1]", STREAM, "STL [R1],R4", "@P1 BRA 0", "EXIT").iteration()
     assert found is not None
     assert found.local_accesses == 2
+
+
+def test_iteration_counts_special_functions() -> None:
+    found = function(
+        STREAM, STREAM, "MUFU.EX2 R8,R8", "MUFU.RCP R8,R8", "MUFU.EX2 R9,R9", "@P1 BRA 0", "EXIT"
+    ).iteration()
+    assert found is not None
+    assert found.special_per_512_bytes == 1.5
+
+
+@pytest.mark.parametrize(("special", "cycles"), [(8.0, 65.0), (24.0, 192.0)])
+def test_cycles_are_those_of_the_busier_unit(special: float, cycles: float) -> None:
+    """A scheduler issues one instruction per cycle; the special-function units take 8 cycles for one of theirs."""
+    assert changed(special=special).cycles == cycles
+
+
+def test_machine_code_is_older_than_a_changed_header(tmp_path: Path) -> None:
+    target, header, dependencies = (tmp_path / name for name in ("a.cubin", "a.h", "a.d"))
+    for path in (header, target):
+        path.touch()
+    assert _is_older(target, dependencies)  # without the list of headers
+    dependencies.write_text(f"{target} : {__file__} \\\n    {header} \\\n    {tmp_path / 'b.h'}\n")
+    assert _is_older(target, dependencies)  # b.h was removed
+    dependencies.write_text(f"{target} : {header}\n")
+    os.utime(target, (header.stat().st_mtime + 1,) * 2)
+    assert not _is_older(target, dependencies)
+    os.utime(header, (target.stat().st_mtime + 1,) * 2)
+    assert _is_older(target, dependencies)
 
 
 def test_iteration_without_a_loop_is_the_way_to_the_exit() -> None:
@@ -139,8 +170,10 @@ def changed(**values: float) -> Kernel:
     [
         (NAME, changed(stack=8, local_accesses=3), "got 3 accesses per iteration"),
         (NAME, changed(wide_loads=0), "loads of 128 bits"),
-        (NAME, changed(instructions=100.2), "at most 100 instructions"),
-        (NAME.replace("false", "true"), changed(instructions=160.5), "at most 160 instructions"),
+        (NAME, changed(instructions=100.2), "at most 100 cycles per 512 bytes, got 100.2"),
+        (NAME, changed(special=16.0), "at most 100 cycles per 512 bytes, got 128.0"),
+        (NAME.replace("false", "true"), changed(instructions=160.5), "at most 160 cycles"),
+        ("token_divergences_kernel<512, false, kl, float, float>", changed(special=16.0), "at most 100 cycles"),
     ],
 )
 def test_a_kernel_that_breaks_a_rule_is_found(name: str, kernel: Kernel, expected: str) -> None:
@@ -154,7 +187,7 @@ def test_good_kernels_break_no_rule() -> None:
         (NAME, "9.0"): GOOD,
         (NAME.replace("<false", "<true"), "9.0"): changed(instructions=115.0),
         ("gae_kernel<float, float>", "9.0"): changed(instructions=140.0, wide_loads=0),
-        ("gradient_kernel<false, true, double, double>", "9.0"): changed(stack=40, local_accesses=50),
+        ("gradient_kernel<true, true, bfloat16, float>", "9.0"): changed(instructions=194.0),  # it writes as much
     }
     assert list(violations(kernels)) == []
 
@@ -163,7 +196,7 @@ def test_good_kernels_break_no_rule() -> None:
     ("kernel", "expected"),
     [
         (changed(registers=65), "occupancy 38%, stored 50% (registers 65, stored 64"),
-        (changed(instructions=66.5), "66.5 instructions per 512 bytes, stored 65.0"),
+        (changed(instructions=66.5), "66.5 cycles per 512 bytes, stored 65.0"),
         (changed(wide_loads=2), "2 loads of 128 bits per iteration, stored 4"),
         (changed(stack=16), "a stack of 16 bytes, stored 0"),
     ],

@@ -58,5 +58,9 @@ def test_reward_function_raises_the_share_of_its_good_word():
 
 
 def test_every_example_is_tested():
-    """trl_segment_dpo runs in tests/integrations/test_trl.py, on TRL itself."""
-    assert FILES == ["numpy_arrow", "ops_in_your_own_loop", "reward_function", "trl_segment_dpo"]
+    """The examples for frameworks are tested by the files in tests/integrations."""
+    here = ["numpy_arrow", "ops_in_your_own_loop", "reward_function"]
+    frameworks = ["ms_swift_plugin", "openrlhf_rewards", "slime_rewards", "trl_segment_dpo"]
+    assert sorted([*here, *frameworks]) == FILES
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "integrations").glob("test_*.py"))
+    assert [name for name in frameworks if name not in tests] == []

@@ -25,7 +25,7 @@ from tests.ops.vocab_parallel import (
     results,
 )
 
-CASES = [(size, name, dtype) for size in WIDTHS for name in OPTIONS for dtype in DTYPES]
+SIZES = [pytest.param(size, marks=pytest.mark.slow) for size in WIDTHS]  # of groups of processes
 # Outputs are rounded to float32, gradients to the dtype of the logits.
 TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 2e-6}
 GRADIENT_TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 8e-3}
@@ -55,7 +55,9 @@ def by_rank(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str
     return {size: [torch.load(folder / f"{size}.{rank}.pt") for rank in range(size)] for size in WIDTHS}
 
 
-@pytest.mark.parametrize(("size", "name", "dtype"), CASES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("size", SIZES)
 def test_processes_agree_with_one(by_rank: dict[int, Any], size: int, name: str, dtype: str) -> None:
     logits, labels, mask = inputs(DTYPES[dtype])
     expected = results(segkernel.token_logprobs, logits, labels, mask, **OPTIONS[name])
@@ -68,7 +70,7 @@ def test_processes_agree_with_one(by_rank: dict[int, Any], size: int, name: str,
         torch.testing.assert_close(found["gradient"], shard, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
 def test_all_processes_get_the_same_bits(by_rank: dict[int, Any], size: int) -> None:
     first, *others = by_rank[size]
     for other in others:
@@ -79,7 +81,7 @@ def test_all_processes_get_the_same_bits(by_rank: dict[int, Any], size: int) -> 
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
 def test_heads_of_processes_agree_with_one(by_rank: dict[int, Any], size: int, dtype: str) -> None:
     expected = head_results(*head(DTYPES[dtype]), temperature=0.7)
     tolerance = {"float64": 1e-12, "float32": 5e-6}[dtype]
@@ -90,7 +92,7 @@ def test_heads_of_processes_agree_with_one(by_rank: dict[int, Any], size: int, d
             torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
 def test_heads_give_all_processes_the_same_bits(by_rank: dict[int, Any], size: int) -> None:
     first, *others = (every["head, bfloat16"] for every in by_rank[size])
     for other in others:
@@ -99,7 +101,7 @@ def test_heads_give_all_processes_the_same_bits(by_rank: dict[int, Any], size: i
         assert (other["hidden"][1, 1:3] == 0).all()
 
 
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
 def test_masked_tokens_are_zero_and_their_nan_logits_do_not_spread(by_rank: dict[int, Any], size: int) -> None:
     for every in by_rank[size]:
         found = every["plain, float32"]
@@ -108,24 +110,24 @@ def test_masked_tokens_are_zero_and_their_nan_logits_do_not_spread(by_rank: dict
             assert found[output].isfinite().all()
 
 
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
 def test_one_exchange_of_four_float64_per_token(by_rank: dict[int, Any], size: int) -> None:
     assert [every["bytes"] for every in by_rank[size]] == [[math.prod(SHAPE) * 4 * 8]] * size
 
 
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
 def test_given_first_column_replaces_the_exchange_of_widths(by_rank: dict[int, Any], size: int) -> None:
     for every in by_rank[size]:
         assert torch.equal(every["first given"], every["plain, float32"]["logprobs"])
 
 
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
 def test_label_in_no_shard_raises_in_all_processes(by_rank: dict[int, Any], size: int) -> None:
     messages = {every["label out of range"] for every in by_rank[size]}
     assert messages == {"labels: expected a label in one of the group's shards, got 37 at [0, 3]"}
 
 
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
 def test_inplace_backward_writes_the_gradient_into_the_logits(by_rank: dict[int, Any], size: int) -> None:
     logits, labels, mask = inputs(torch.float32)
     logits.requires_grad_()

@@ -60,9 +60,12 @@ build/peers/%: tests/integrations/requirements/%.txt | $(READY)
 	touch $@
 
 # The tests on the packages themselves, each file in a process of its own: make test-integrations FRAMEWORKS="trl verl".
+INTEGRATION_TESTS = tests/integrations/test_replacements.py \
+	$(sort $(foreach name,$(FRAMEWORKS),$(wildcard tests/integrations/test_$(firstword $(subst -, ,$(name)))*.py)))
+
 test-integrations: peers
-	for tests in tests/integrations/test_replacements.py $(sort $(foreach name,$(FRAMEWORKS),$(wildcard tests/integrations/test_$(firstword $(subst -, ,$(name)))*.py))); do \
-		OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m packages $$tests || exit 1; done
+	printf '%s\n' $(INTEGRATION_TESTS) | OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
+		xargs -P "$$(nproc)" -n 1 $(BIN)/python -m pytest -q -m packages
 
 # The documentation site in build/docs: every warning is an error, and nothing is downloaded.
 docs: $(READY).docs

@@ -80,7 +80,8 @@ def _build(sources: Sequence[Path], folder: Path, target: Path, sanitize: bool) 
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sources))
+        # The largest first, so that no core waits for one that started last.
+        objects = list(pool.map(compile_one, sorted(sources, key=lambda source: -source.stat().st_size)))
     if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in objects):
         link = ["-shared", *(["-fsanitize=address,undefined"] if sanitize else []), "-Wl,-z,defs", "-Wl,-Bsymbolic"]
         runtime = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]

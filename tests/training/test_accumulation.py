@@ -97,6 +97,7 @@ def make_trainer(method: str, output_dir: Path, tokenizer: Any, size: int, accum
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pretrain", "reward", "asr-dpo", "aligndistil", "asr-rft", "asr-ppo"])
 def test_accumulated_micro_batches_step_like_one_batch(tmp_path: Path, tokenizer: Any, method: str) -> None:
     expected: dict[str, Tensor] = {}

@@ -42,6 +42,7 @@ def train(files: dict[str, str], method: str, output: str, *options: str) -> int
     return cli.main(["train", method, *data, "--output_dir", str(Path(files["out"]).parent / output), *options])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "model", "options"),
     [

@@ -158,6 +158,7 @@ def low_tokens(batch: dict[str, Tensor]) -> Tensor:
     return torch.where(batch["response_mask"], torch.where(batch["input_ids"] < 140, 1.0, -1.0), 0.0).cumsum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config_type", "trainer_type"), KINDS)
 def test_ppo_raises_the_reward(tmp_path: Path, tokenizer: Any, config_type: Any, trainer_type: Any) -> None:
     options = {

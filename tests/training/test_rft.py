@@ -370,6 +370,7 @@ def test_rft_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, method:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rft", "asr-rft"])
 def test_rft_raises_the_reward(tmp_path: Path, tokenizer: Any, method: str) -> None:
     options = {"samples": 16, "num_train_epochs": 40, "learning_rate": 1e-2, "max_new_tokens": 4}

@@ -17,7 +17,7 @@ WORK = re.compile(r"(.+): .+ \[(\d+), (\d+)\](?:, 1 of (\d+) kept)?")
 
 
 class Point(NamedTuple):
-    """Time of one implementation on logits [T, V] of which every `divisor`-th row is kept."""
+    """Time of one implementation on logits [T, V]; the mask keeps every `divisor`-th row."""
 
     series: str
     implementation: str

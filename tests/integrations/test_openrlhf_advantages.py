@@ -228,7 +228,7 @@ def test_experience_maker_stays_without_a_request(monkeypatch: pytest.MonkeyPatc
 
 
 def test_example_rewards_tokens_of_calculations() -> None:
-    """`2 + 3 = 5 so 2 * 3 = 5`: a token per word, after a prompt of two tokens, one of which is padding."""
+    """`2 + 3 = 5 so 2 * 3 = 5`: a token per word, after a prompt of one padding and one other token."""
     words = "2 + 3 = 5 so 2 * 3 = 5".split()
     tokenizer = SimpleNamespace(decode=lambda ids: "".join(f"{words[token]} " for token in ids))
     sequences = torch.tensor([[0, 0, *range(11), 0]])

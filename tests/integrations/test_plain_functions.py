@@ -96,7 +96,7 @@ def test_slime_turn_grpo_literals() -> None:
 
 
 def test_slime_example_rewards_reach_the_advantages() -> None:
-    """Tokens 4 to 7 repeat 0 to 3, of which only the last completes four; the first answer is right."""
+    """Tokens 4 to 7 repeat 0 to 3, so only token 7 completes a repeated run of four; the first answer is right."""
     script = (ROOT / "examples" / "slime_asr_grpo.sh").read_text()
     options = dict(re.findall(r"^    --([a-z-]+) (\S+)$", script, re.M))
     assert options["custom-rm-path"] == f"{Path(slime_rewards.__file__).stem}.{slime_rewards.reward.__name__}"

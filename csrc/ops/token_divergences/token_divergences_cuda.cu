@@ -45,8 +45,8 @@ PairBatch<T> pair_batch(const LogitRowPairs& pairs, const Tensor& logits, const 
           data<bool>("mask", mask, pairs.count(), device)};
 }
 
-// Few pairs of rows: fewer than twice as many as the blocks of one group that a GPU holds, of which a mask may leave
-// any part. Blocks of all groups read each pair with a whole multiprocessor.
+// Few pairs of rows, before masking: fewer than twice the number of one-group blocks that fit on the GPU at once.
+// Blocks of all groups read each pair with a whole multiprocessor.
 constexpr int kFewPairsThreads = kPairGroups * kLogitThreads;
 constexpr int kFewPairsPerMultiprocessor = 2 * kPairGroups;
 

@@ -134,13 +134,15 @@ wheel-check: $(READY)
 clean:
 	rm -rf build dist *.egg-info segkernel/*.so segkernel/_cuda.json
 
-# torch 2.13.0 is installed only if the environment has no torch; an existing one is never replaced.
+# torch 2.13.0 is installed only if the environment has no torch; an existing one is never replaced. The extension is
+# compiled while pip installs the other requirements, which keeps one core busy.
 $(READY): pyproject.toml setup.py build_support/cuda.py $(CXX_SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) "pip>=25.1"  # the first with dependency groups
 	$(BIN)/python -c "import torch" 2>/dev/null || $(INSTALL) torch==2.13.0
 	$(INSTALL) "setuptools>=77" "pybind11>=2.13" wheel
-	PYTHONWARNINGS=ignore $(INSTALL) --no-build-isolation -e ".[train,peft,gguf]" --group test
+	$(INSTALL) --group test $$($(BIN)/python -m build_support.requirements dependencies train peft gguf) & \
+	PYTHONWARNINGS=ignore $(INSTALL) --no-build-isolation --no-deps -e .; compiled=$$?; wait $$! && exit $$compiled
 	touch $@
 
 $(READY).audit $(READY).docs $(READY).lint: $(READY).%: pyproject.toml $(READY)

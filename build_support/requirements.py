@@ -1,4 +1,9 @@
-"""Check the build requirements in pyproject.toml, which `pip install --no-build-isolation` does not do."""
+"""Read the requirements in pyproject.toml; check those of the build, which `pip install --no-build-isolation` does not do.
+
+    python -m build_support.requirements dependencies train
+
+prints the requirements of the package and of its extra `train`, without building anything.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from pathlib import Path
 
 def check(pyproject: Path) -> None:
     """Exit with the pip command to run if a build requirement is missing or too old."""
-    missing = dict(unmet(build_requirements(pyproject)))
+    missing = dict(unmet(listed(pyproject, "requires")))
     if missing:
         found = ", ".join(f"{requirement} ({version})" for requirement, version in missing.items())
         packages = " ".join(f"'{requirement}'" for requirement in missing)
@@ -22,11 +27,12 @@ def check(pyproject: Path) -> None:
         )
 
 
-def build_requirements(pyproject: Path) -> list[str]:
-    """`[build-system] requires`, for example `["setuptools>=77", ...]`."""
-    requires = re.search(r"^requires = \[(.*)\]$", pyproject.read_text(encoding="utf-8"), re.MULTILINE)
-    assert requires is not None
-    return re.findall(r'"(.+?)"', requires[1])
+def listed(pyproject: Path, key: str) -> list[str]:
+    """The strings of a list that stands on one line: `listed(path, "gguf")` is `["gguf>=0.10"]`."""
+    line = re.search(rf"^{key} = \[(.*)\]$", pyproject.read_text(encoding="utf-8"), re.MULTILINE)
+    if line is None:
+        sys.exit(f"segkernel: {pyproject} has no line `{key} = [...]`")
+    return re.findall(r'"(.+?)"', line[1])
 
 
 def unmet(requirements: list[str]) -> Iterator[tuple[str, str]]:
@@ -58,3 +64,7 @@ def package_folder(package: str) -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
+
+
+if __name__ == "__main__":
+    print(*(requirement for key in sys.argv[1:] for requirement in listed(Path("pyproject.toml"), key)))

@@ -40,6 +40,8 @@ FLAGS_BY_SUFFIX = {
     "_avx2.cpp": AVX2,
     "_avx512.cpp": AVX512,
 }
+if X86:  # five times faster to compile than with -O3; `segment` is half as fast on processors without AVX2
+    FLAGS_BY_SUFFIX["segment_baseline.cpp"] = ["-O2"]
 
 
 def sources(pattern: str) -> list[str]:
@@ -51,7 +53,7 @@ CUDA_SOURCES = sources("ops/*/*_cuda.cu")
 # The NumPy extension has its own copy of the vectorized kernels, so that importing it does not import torch.
 NUMPY_SOURCES = [
     "csrc/numpy_module.cpp",
-    *(source for op in ("hysteresis", "segment", "select_tokens") for source in sources(f"ops/{op}/{op}_avx*.cpp")),
+    *(source for op in ("hysteresis", "segment", "select_tokens") for source in sources(f"ops/{op}/{op}_[ab]*.cpp")),
 ]
 
 
@@ -144,6 +146,11 @@ class BuildExtensions(build_ext):
                     Path(folder, "segkernel", name).unlink(missing_ok=True)
         super().run()
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = True
+        self.compilers = ThreadPoolExecutor(os.cpu_count())  # shared by the extensions
+
     def build_extensions(self) -> None:
         compiler = self.compiler.compiler_cxx[0]
         if shutil.which(compiler) is None:
@@ -178,8 +185,7 @@ class BuildExtensions(build_ext):
                 depends=[str(header) for header in Path("csrc").rglob("*.*h")],
             )
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [name for names in pool.map(compile_one, ext.sources) for name in names]
+        objects = [name for names in self.compilers.map(compile_one, ext.sources) for name in names]
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
             objects,
@@ -199,7 +205,7 @@ class CudaLocalVersion(egg_info):
         super().finalize_options()
 
 
-extensions = [operators(), numpy_module()]
+extensions = [numpy_module(), operators()]  # the one with the largest source first
 if TOOLKIT is not None:
     extensions.append(Extension("segkernel._cuda", sources=CUDA_SOURCES))
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions, "egg_info": CudaLocalVersion})

@@ -1,8 +1,8 @@
-"""Read the requirements in pyproject.toml; check those of the build, which `pip install --no-build-isolation` does not do.
+"""Read the requirements in pyproject.toml, and check those of the build, as pip does not without build isolation.
 
     python -m build_support.requirements dependencies train
 
-prints the requirements of the package and of its extra `train`, without building anything.
+prints the requirements of the package and of its extra `train`.
 """
 
 from __future__ import annotations

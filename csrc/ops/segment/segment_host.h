@@ -13,7 +13,7 @@ inline const KernelsByDtype<SegmentKernel>& segment_kernels() {
   if (chosen_isa() == Isa::avx512) return kSegmentAvx512;
   if (chosen_isa() == Isa::avx2) return kSegmentAvx2;
 #endif
-  return kSegmentSimd;
+  return kSegmentBaseline;
 }
 
 // Returns the number of segments, and writes zeros past them. float64 rewards: the scalar definition.

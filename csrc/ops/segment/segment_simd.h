@@ -20,6 +20,7 @@ template <class T>
 using SegmentKernel = int32_t (*)(Reduce reduce, const T* rewards, const bool* mask, int64_t length,
                                   const SegmentRule<float>& rule, const SegmentOut& out);
 
+extern const KernelsByDtype<SegmentKernel> kSegmentBaseline;
 #if defined(__x86_64__)
 extern const KernelsByDtype<SegmentKernel> kSegmentAvx2, kSegmentAvx512;
 #endif

@@ -34,6 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tune", action="store_true", help="compare candidates, on seeds that the comparison has not")
     parser.add_argument("--deciding", action="store_true", help="run only the methods that decide")
     parser.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="without --tune: only this method, with the jobs that it needs; may be given several times",
+    )
+    parser.add_argument(
         "--question",
         action="append",
         default=[],
@@ -53,9 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     experiment = load_experiment(arguments.task)
     if arguments.question and not arguments.tune:
         parser.error("--question: expected --tune with it, got none")
-    names = list(dict.fromkeys(question.name for question in experiment.questions))
-    if unknown := [name for name in arguments.question if name not in names]:
-        parser.error(f"--question: expected one of {', '.join(map(repr, names))}, got {unknown[0]!r}")
+    if arguments.method and arguments.tune:
+        parser.error("--method: expected no --tune with it, got one")
+    for option, given, known in (
+        ("--question", arguments.question, [question.name for question in experiment.questions]),
+        ("--method", arguments.method, [method.name for method in experiment.methods]),
+    ):
+        if unknown := [name for name in given if name not in known]:
+            parser.error(f"{option}: expected one of {', '.join(map(repr, dict.fromkeys(known)))}, got {unknown[0]!r}")
     if arguments.quick:
         experiment = replace(experiment, settings=experiment.settings.quick())
     try:
@@ -66,7 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows:
         settings: Any = experiment.settings
         experiment = replace(experiment, settings=replace(settings, data_sha256=digest(rows)))
-    plan = Plan(experiment, tuning=arguments.tune, deciding=arguments.deciding, asked=tuple(arguments.question))
+    plan = Plan(
+        experiment,
+        tuning=arguments.tune,
+        deciding=arguments.deciding,
+        asked=tuple(arguments.question),
+        only=tuple(arguments.method),
+    )
     folder = experiment.settings.folder(arguments.output / experiment.name)
     processes = arguments.processes or max(1, (os.cpu_count() or 1) // experiment.threads)
     print(*missing_packages(experiment), f"work in progress: {folder}", sep="\n", flush=True)

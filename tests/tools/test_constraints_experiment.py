@@ -96,7 +96,7 @@ def test_results_have_every_measure(finished):
     for side in ("chosen_trained", "rejected_trained"):
         assert 0 < of["sepo"][side][0] <= 0.3
         assert 0 < of["confpo"][side][0] < 1
-    assert of["true credit"]["mask_agreement"] == [1.0]
+    assert of["true credit"]["mask_agreement"] == of["true-credit-rft"]["mask_agreement"] == [1.0]
     for name in ("chosen_trained", "rejected_trained"):
         assert of["random-dpo"][name][0] == pytest.approx(of["asr-dpo"][name][0], abs=0.05)
     # ceil(0.6 n) of the n tokens of every micro-batch.

@@ -275,6 +275,14 @@ def test_deciding_part_leaves_out_the_other_methods(tmp_path):
     assert "control" in {e["method"] for e in run(Plan(STUB, deciding=True), tmp_path)["methods"]}
 
 
+def test_one_method_runs_with_what_it_needs_and_keeps_the_others_in_the_tables(tmp_path):
+    run(Plan(STUB, only=("plain",)), tmp_path)
+    assert set(ran(tmp_path, 0)) == {"data", "plain"}
+    results = run(Plan(STUB, only=("start",)), tmp_path)
+    assert set(ran(tmp_path, 0)) == {"data", "plain", "start"}
+    assert {entry["method"] for entry in results["methods"]} == {"start", "plain"}
+
+
 def test_asked_questions_run_with_their_methods_only_and_add_up(tmp_path):
     pace = Question("pace", PLAIN, [Candidate("3", PLAIN.with_options(masked=3))])
     experiment = replace(STUB, questions=[STRENGTH, pace])
@@ -453,6 +461,8 @@ def test_command_line_refuses_bad_arguments(capsys):
         (["--processes", "0"], "--processes: expected at least 1, got 0"),
         (["--task", "riddles"], "invalid choice: 'riddles'"),
         (["--question", "delta"], "--question: expected --tune with it, got none"),
+        (["--method", "wit"], "--method: expected one of 'no training', "),
+        (["--tune", "--method", "dpo"], "--method: expected no --tune with it, got one"),
         (["--tune", "--question", "wit"], "--question: expected one of 'token rewards', "),
     ):
         with pytest.raises(SystemExit):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from benchmarks.experiments.constraints.answers import MAX_TOKENS, answer_credit, prompt_ids
 from benchmarks.experiments.constraints.preferences import LEARNING_RATE, START, training
@@ -27,7 +28,7 @@ from segkernel.training import (
     RFTTrainer,
 )
 from segkernel.training.data.columns import RESPONSES
-from segkernel.training.data.tables import to_dataset
+from segkernel.training.data.tables import to_dataset, with_columns
 
 NO_OPTIONS: Mapping[str, Any] = {}
 Answered = list[tuple[list[int], list[list[int]]]]  # token ids of prompts, each with those of its answers
@@ -103,6 +104,18 @@ def random_rft(work: ConstraintsWorkspace, job: Job) -> TrainedPolicy:
     return rejection_sampling(work, job, trainer_type=RandomRFTTrainer, config_type=RandomRFTConfig, share=share)
 
 
+class TrueCreditRFTTrainer(RFTTrainer):
+    """Rejection sampling under the masks of a perfect reward model: the accepted answers without their violations."""
+
+    def accept(self, samples: Dataset) -> Dataset:
+        accepted = super().accept(samples)
+        assert isinstance(self.processing_class, PreTrainedTokenizerBase)
+        masks = [
+            [credit == 1 for credit in answer_credit(self.processing_class, ids)] for ids in accepted["response_ids"]
+        ]
+        return with_columns(accepted, {"mask": masks}, RESPONSES)
+
+
 NEEDS = (Need(REWARD, {"pairs": "rewards"}),)
 RFT = Method(
     "rft",
@@ -130,5 +143,13 @@ RANDOM_RFT = Method(
     options=LEARNING_RATE,
     baseline=ASR_RFT,
 )
+TRUE_CREDIT_RFT = Method(
+    "true-credit-rft",
+    training(partial(rejection_sampling, trainer_type=TrueCreditRFTTrainer, config_type=RFTConfig)),
+    uses=("rewards",),
+    needs=NEEDS,
+    options=LEARNING_RATE,
+    baseline=RFT,
+)
 
-REJECTION_METHODS = [RFT, ASR_RFT, RANDOM_RFT]
+REJECTION_METHODS = [RFT, ASR_RFT, RANDOM_RFT, TRUE_CREDIT_RFT]

@@ -18,12 +18,14 @@ class Plan:
         deciding: run only the methods that decide, and only the questions about them.
         asked: names of the questions to run, with the methods that they are about and the baselines of these; without
             any, all questions and methods.
+        only: names of the methods to run; without any, all methods.
     """
 
     experiment: Experiment
     tuning: bool = False
     deciding: bool = False
     asked: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -43,7 +45,9 @@ class Plan:
         return [
             method
             for method in self.experiment.methods
-            if (method.decides or not self.deciding) and (method.name in compared or not self.asked)
+            if (method.decides or not self.deciding)
+            and (method.name in compared or not self.asked)
+            and (method.name in self.only or not self.only)
         ]
 
     @property

@@ -4,7 +4,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.segkernel-ready
-# Python compiles a module when it is first imported; compiling all of them takes as long as downloading them.
+# Python compiles a module when it is first imported, and keeps the result, even if the environment says otherwise: the
+# tests start many processes, and each imports thousands of modules. Compiling all takes as long as downloading them.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL = $(BIN)/python -m pip install -q --no-compile
 CXX_SOURCES := $(shell find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 SANITIZED := build/sanitized

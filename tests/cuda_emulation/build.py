@@ -43,7 +43,7 @@ FLAGS = [
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
-CHECKED = ["-O2", "-fsanitize=alignment,bounds,signed-integer-overflow", "-fno-sanitize-recover=all"]
+CHECKED = ["-O1", "-fsanitize=alignment,bounds,signed-integer-overflow", "-fno-sanitize-recover=all"]
 SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 

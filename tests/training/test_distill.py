@@ -163,6 +163,35 @@ def test_distill_resumes_to_the_same_weights(tmp_path: Path, tokenizer: Any, sig
     )
 
 
+@pytest.mark.parametrize("signal", ["full", "top_k", "sampled"])
+@pytest.mark.parametrize("padded", ["teacher", "model"])
+def test_distill_reads_only_columns_that_both_models_have(
+    tmp_path: Path, tokenizer: Any, signal: str, padded: str
+) -> None:
+    plain = make_trainer(tmp_path / "plain", tokenizer, signal=signal)
+    batch = collected(plain)
+    models = {"model": tiny_lm(tokenizer, seed=1), "teacher": tiny_lm(tokenizer, seed=2)}
+    models[padded].resize_token_embeddings(len(tokenizer) + 7, mean_resizing=False)
+    with torch.no_grad():
+        models[padded].lm_head.weight[len(tokenizer) :] = 10  # where they were read, they would take all probability
+    config = DistillConfig(str(tmp_path / "padded"), **SETTINGS, signal=signal)
+    trainer = DistillTrainer(models["model"], config, PROMPTS, None, tokenizer, teacher=models["teacher"])
+    found = collected(trainer)
+    assert torch.equal(found["input_ids"], batch["input_ids"])
+    loss, expected = (one.compute_loss(one.model, batch) for one, batch in ((trainer, found), (plain, batch)))
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+
+
+def test_distill_refuses_a_teacher_without_logits_of_all_tokens(tmp_path: Path, tokenizer: Any) -> None:
+    small = tiny_lm(tokenizer, seed=2)
+    small.resize_token_embeddings(len(tokenizer) - 1)
+    for rows, message in ((tokenizer, f"{len(tokenizer)} tokens, got {len(tokenizer) - 1}"), (None, "tokens, got")):
+        with pytest.raises(ValueError, match=f"teacher: expected logits over the policy's .*{message}"):
+            DistillTrainer(
+                tiny_lm(tokenizer), DistillConfig(str(tmp_path), **SETTINGS), PROMPTS, None, rows, teacher=small
+            )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

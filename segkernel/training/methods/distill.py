@@ -25,7 +25,7 @@ from segkernel.ops.token_logprobs import MOST_LABELS
 from segkernel.training.data.collators import ResponseCollator, collate_prompts
 from segkernel.training.data.encoding import encode_prompts
 from segkernel.training.data.tables import Rows
-from segkernel.training.models import check_teacher
+from segkernel.training.models import common_columns
 from segkernel.training.models.adapters import share_frozen_weights
 from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.response_tokens import ResponseTokens
@@ -85,7 +85,8 @@ class DistillTrainer(RolloutTrainer):
     and a teacher with adapters on the same model share its weights in memory.
 
     Args:
-        teacher: causal language model over the policy's tokens; frozen.
+        teacher: causal language model over the policy's tokens; frozen. Where one of them has more logits than the
+            other, as models padded to different sizes, both are normalized over the columns that they share.
         model, args, train_dataset, eval_dataset, processing_class: as in `PreferenceTrainer`, with rows of prompts.
     """
 
@@ -102,7 +103,7 @@ class DistillTrainer(RolloutTrainer):
         teacher: PreTrainedModel,
         **kwargs: Any,
     ) -> None:
-        check_teacher("teacher", teacher, model)
+        self.columns = common_columns("teacher", teacher, model, processing_class)
         frozen: Any = teacher  # transformers types `to` as a function of other arguments
         self.teacher = frozen.to(args.device).eval().requires_grad_(False)
         self.response_collator = ResponseCollator.of(processing_class)
@@ -152,7 +153,7 @@ class DistillTrainer(RolloutTrainer):
         """
         if self.args.signal == "full":
             return {}
-        logits = model_logits(self.teacher, batch)[:, :-1]
+        logits = self.common_logits(self.teacher, batch)
         if self.args.signal == "sampled":
             student = self.token_logprobs(self.student_logits(batch), batch)
             return {"teacher_logprobs": self.token_logprobs(logits, batch), "old_logprobs": student}
@@ -166,9 +167,13 @@ class DistillTrainer(RolloutTrainer):
         model: Any = self.model
         was_training = model.training
         model.eval()
-        logits = model_logits(model, batch)[:, :-1]
+        logits = self.common_logits(model, batch)
         model.train(was_training)
         return logits
+
+    def common_logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits `[B, T - 1, V]` that give the tokens after the first, of the columns that both models have."""
+        return model_logits(model, batch)[:, :-1, : self.columns]
 
     def token_logprobs(self, logits: Tensor, batch: Batch) -> Tensor:
         """Log-probabilities of the response tokens, `[B, T]`, under logits `[B, T - 1, V]`."""
@@ -190,7 +195,7 @@ class DistillTrainer(RolloutTrainer):
         """Mean loss of the response tokens over all batches of an optimizer step."""
         logits = model_logits(model, inputs)
         mask = inputs["response_mask"][:, 1:]
-        losses, metrics = getattr(self, f"{self.args.signal}_losses")(logits[:, :-1], inputs)
+        losses, metrics = getattr(self, f"{self.args.signal}_losses")(logits[:, :-1, : self.columns], inputs)
         self.record_kept(mask.sum())
         self.record({"divergence": losses, **metrics}, mask)
         items = num_items_in_batch or self.total_items([inputs])
@@ -200,7 +205,7 @@ class DistillTrainer(RolloutTrainer):
     def full_losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses `[B, T - 1]` of the response tokens, and metrics of that shape, from whole distributions."""
         with torch.no_grad():
-            teacher = model_logits(self.teacher, batch)[:, :-1].to(logits.dtype)
+            teacher = self.common_logits(self.teacher, batch).to(logits.dtype)
         found = segkernel.token_divergences(
             logits,
             teacher,
@@ -240,7 +245,7 @@ class DistillTrainer(RolloutTrainer):
         responses = self.sample(inputs["prompts"], None)
         batch = response_batch(inputs["prompts"], responses, self.response_collator, self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses, metrics = self.full_losses(model_logits(model, batch)[:, :-1], batch)
+            losses, metrics = self.full_losses(self.common_logits(model, batch), batch)
         mask = batch["response_mask"]
         means = {name: row_means(values[mask[:, 1:]], mask) for name, values in {"loss": losses, **metrics}.items()}
         ended = self.response_tokens.ended(responses).to(mask.device)

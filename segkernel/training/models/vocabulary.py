@@ -20,8 +20,32 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 def check_teacher(name: str, teacher: PreTrainedModel, model: PreTrainedModel) -> None:
     """Refuse a teacher that is trained itself, or whose logits are not over the policy's tokens."""
+    columns, expected = logit_columns(name, teacher, model)
+    if columns != expected:
+        raise ValueError(f"{name}: expected logits over the policy's {expected} tokens, got {columns}")
+
+
+def common_columns(
+    name: str, teacher: PreTrainedModel, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> int:
+    """Number of leading columns that the logits of a teacher and of the policy share.
+
+    Models of one family have the same tokens, but may be padded to different sizes.
+
+    Raises:
+        ValueError: the teacher is trained itself; or the sizes differ, and the common columns lack one of the
+            tokenizer's tokens, or there is no tokenizer.
+    """
+    columns, expected = logit_columns(name, teacher, model)
+    common = min(columns, expected)
+    needed = expected if tokenizer is None else 1 + max(tokenizer.get_vocab().values())
+    if columns != expected and common < needed:
+        raise ValueError(f"{name}: expected logits over the policy's {needed} tokens, got {columns}")
+    return common
+
+
+def logit_columns(name: str, teacher: PreTrainedModel, model: PreTrainedModel) -> tuple[int, ...]:
+    """Columns of the logits of a teacher and of the policy."""
     if teacher is model:
         raise ValueError(f"{name}: expected a frozen model of its own, got the model that is trained")
-    entries, expected = (m.config.get_text_config().vocab_size for m in (teacher, model))
-    if entries != expected:
-        raise ValueError(f"{name}: expected logits over the policy's {expected} tokens, got {entries}")
+    return tuple(m.config.get_text_config().vocab_size for m in (teacher, model))

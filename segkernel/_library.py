@@ -108,6 +108,15 @@ def no_gradient(*operators: str) -> None:
         _IMPLEMENTATIONS.impl(name, torch.library.fallthrough_kernel, "Autograd")
 
 
+def no_second_derivative(operator: str) -> None:
+    """Register an error as the derivative of `{operator}_backward`."""
+
+    def refuse(ctx: Any, *grads: torch.Tensor) -> None:
+        raise RuntimeError(f"{operator}: second derivatives are not available; its gradient cannot be differentiated")
+
+    torch.library.register_autograd(f"segkernel::{operator}_backward", refuse)
+
+
 def register_fake(operator: str) -> Callable[[Function], Function]:
     """Decorator of an operator's fake kernel, which gives shapes and dtypes to `torch.compile`.
 

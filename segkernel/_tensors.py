@@ -44,7 +44,13 @@ def same_shape(**tensors: Tensor) -> None:
     (first, expected), *rest = ((name, tuple(tensor.shape)) for name, tensor in tensors.items())
     for name, shape in rest:
         if shape != expected:
-            raise ValueError(f"{name}: expected the shape of {first}, {list(expected)}, got {list(shape)}")
+            raise ValueError(f"{name}: expected {list(expected)} like {first}, got {list(shape)}")
+
+
+def constant(name: str, value: Tensor) -> None:
+    """Validates that no gradient to `value`, which would be dropped, is expected."""
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name}: expected a constant, got a tensor that requires grad; call .detach() on it")
 
 
 def tokens(

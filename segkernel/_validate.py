@@ -47,8 +47,13 @@ def integer(name: str, value: Any, *, at_least: int) -> None:
     # torch.SymInt, an integer that torch.compile traces, is not registered as Integral.
     if isinstance(value, bool) or not (isinstance(value, Integral) or type(value).__name__ == "SymInt"):
         raise TypeError(f"{name}: expected an integer, got {describe(value)}")
-    if value < at_least:
-        raise ValueError(f"{name}: expected >= {at_least}, got {value!r}")
+    minimum(name, value, at_least)
+
+
+def minimum(name: str, value: float, least: float) -> None:
+    """Validates a number by its lower bound; NaN is below every bound."""
+    if not value >= least:
+        raise ValueError(f"{name}: expected >= {least}, got {value!r}")
 
 
 def positive(name: str, value: Any) -> None:
@@ -66,11 +71,13 @@ def weight(name: str, value: Any) -> None:
 
 
 def not_negative(name: str, value: float | None) -> None:
-    if value is not None and not value >= 0:
-        raise ValueError(f"{name}: expected >= 0, got {value!r}")
+    if value is not None:
+        minimum(name, value, 0)
 
 
-def share(name: str, value: float) -> None:
+def share(name: str, value: Any) -> None:
+    if not is_number(value):
+        raise TypeError(f"{name}: expected a number, got {describe(value)}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: expected 0 <= {name} <= 1, got {value!r}")
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, help="worker processes; they share the cores equally")
     arguments = parser.parse_args(argv)
     if arguments.processes is not None and arguments.processes < 1:
-        parser.error(f"--processes: expected at least 1, got {arguments.processes}")
+        parser.error(f"--processes: expected >= 1, got {arguments.processes}")
     experiment = load_experiment(arguments.task)
     if arguments.question and not arguments.tune:
         parser.error("--question: expected --tune with it, got none")

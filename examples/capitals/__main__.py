@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="two tiny runs, to see that everything works")
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:
-        parser.error(f"--runs: expected at least 1, got {arguments.runs}")
+        parser.error(f"--runs: expected >= 1, got {arguments.runs}")
     quiet()
     settings, count = (Settings().quick(), 2) if arguments.quick else (Settings(), arguments.runs)
     processes = 1 if arguments.quick else min(count, os.cpu_count() or 1)

@@ -44,8 +44,8 @@ def discounted_sum(
     """
     values, mask, cu_seqlens = _tensors.tokens("values", values, mask, cu_seqlens)
     discount_value, row_discount = _tensors.per_row("discount", discount, values, cu_seqlens)
-    if row_discount is not None and row_discount.requires_grad:
-        raise ValueError("discount: expected a constant, got a tensor that requires grad")
+    if row_discount is not None:
+        _tensors.constant("discount", row_discount)
     sums: Tensor = ops.discounted_sum.default(values, mask, discount_value, row_discount, False, cu_seqlens)
     return sums
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from segkernel import _tensors, _validate
 from segkernel._enums import LOGPROB_OUTPUTS
 from segkernel._head_tiles import TILE_ELEMENTS, Tiles
-from segkernel._library import cuda_kernels, ops, register_fake
+from segkernel._library import cuda_kernels, no_second_derivative, ops, register_fake
 from segkernel.ops.token_logprobs import (
     COMPUTED_FROM,
     check_labels,
@@ -351,9 +351,5 @@ def _backward(
     return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 8
 
 
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("linear_token_logprobs: second derivatives are not available; its gradient has no gradient")
-
-
 torch.library.register_autograd("segkernel::linear_token_logprobs", _backward, setup_context=_save)
-torch.library.register_autograd("segkernel::linear_token_logprobs_backward", _no_second_derivative)
+no_second_derivative("linear_token_logprobs")

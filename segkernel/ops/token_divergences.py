@@ -10,7 +10,7 @@ from torch import Tensor
 from segkernel import _tensors, _validate
 from segkernel._enums import DIVERGENCE
 from segkernel._inplace_backward import overwrites, overwritten
-from segkernel._library import ops, register_fake
+from segkernel._library import no_second_derivative, ops, register_fake
 from segkernel.ops.token_logprobs import check_labels, check_logits, logit_options, per_token
 from segkernel.types import TokenDivergences
 
@@ -86,7 +86,6 @@ def token_divergences(
     check_logits(logits)
     check_other_logits(logits, other_logits)
     _validate.one_of("kind", kind, DIVERGENCE)
-    _validate.weight("beta", beta)
     _validate.share("beta", beta)
     if kind == "js" and beta in (0, 1):
         kind = "kl" if beta == 1 else "reverse_kl"
@@ -117,17 +116,14 @@ def token_divergences(
 def check_other_logits(logits: Tensor, other_logits: Tensor) -> None:
     check_logits(other_logits, "other_logits")
     if other_logits.dtype is not logits.dtype:
-        raise TypeError(
-            f"other_logits: expected the dtype of logits, {str(logits.dtype).removeprefix('torch.')}, got "
-            f"{_validate.describe(other_logits)}"
-        )
+        dtype = str(logits.dtype).removeprefix("torch.")
+        raise TypeError(f"other_logits: expected {dtype} like logits, got {_validate.describe(other_logits)}")
     if other_logits.shape != logits.shape:
         raise ValueError(
-            f"other_logits: expected the shape of logits, {list(logits.shape)}, got {_validate.describe(other_logits)}"
+            f"other_logits: expected {list(logits.shape)} like logits, got {_validate.describe(other_logits)}"
         )
     _tensors.same_device("other_logits", other_logits, "logits", logits)
-    if other_logits.requires_grad and torch.is_grad_enabled():
-        raise ValueError("other_logits: expected a constant, got a tensor that requires grad; call .detach() on it")
+    _tensors.constant("other_logits", other_logits)
 
 
 @register_fake("token_divergences")
@@ -200,9 +196,5 @@ def _backward(
     return grad, *no_grads
 
 
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("token_divergences: second derivatives are not available; its gradient cannot be differentiated")
-
-
 torch.library.register_autograd("segkernel::token_divergences", _backward, setup_context=_save)
-torch.library.register_autograd("segkernel::token_divergences_backward", _no_second_derivative)
+no_second_derivative("token_divergences")

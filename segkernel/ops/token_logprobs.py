@@ -11,7 +11,7 @@ from torch import Tensor
 from segkernel import _tensors, _validate
 from segkernel._enums import LOGPROB_OUTPUTS
 from segkernel._inplace_backward import overwrites, overwritten
-from segkernel._library import ops, register_fake
+from segkernel._library import no_second_derivative, ops, register_fake
 from segkernel.types import TokenLogprobs
 
 if TYPE_CHECKING:
@@ -219,8 +219,7 @@ def per_token(
             f"{name}: expected a number or a tensor that broadcasts to {list(labels.shape)}, got "
             f"{_validate.describe(value)}"
         )
-    if value.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{name}: expected a tensor that does not require grad; call .detach() on it")
+    _tensors.constant(name, value)
     every = value.expand(labels.shape)
     _tensors.positive_at_valid(name, every, labels, mask)
     return 1.0, every.to(torch.float64).contiguous()
@@ -315,9 +314,5 @@ def _backward(
     return grad, *no_grads
 
 
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("token_logprobs: second derivatives are not available; its gradient cannot be differentiated")
-
-
 torch.library.register_autograd("segkernel::token_logprobs", _backward, setup_context=_save)
-torch.library.register_autograd("segkernel::token_logprobs_backward", _no_second_derivative)
+no_second_derivative("token_logprobs")

@@ -116,8 +116,7 @@ def check_top(logits: Tensor, ids: Tensor, other_logprobs: Tensor) -> tuple[Tens
             f"other_logprobs: expected {list(ids.shape)} like ids, got {_validate.describe(other_logprobs)}"
         )
     _tensors.same_device("other_logprobs", other_logprobs, "logits", logits)
-    if other_logprobs.requires_grad and torch.is_grad_enabled():
-        raise ValueError("other_logprobs: expected a constant, got a tensor that requires grad; call .detach() on it")
+    _tensors.constant("other_logprobs", other_logprobs)
     return ids.to(torch.int64), other_logprobs
 
 

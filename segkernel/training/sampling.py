@@ -9,7 +9,6 @@ ratio of the first update is 1.
 """
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from segkernel import _validate
 from segkernel.training.mixins import OptionsMixin
 from segkernel.training.models.context import FITTED, shortest_context, the
 from segkernel.training.models.response_tokens import KnownTokens, ResponseTokens
@@ -58,10 +58,9 @@ class SamplingOptions(OptionsMixin):
         super().__post_init__()
         for name in ("max_new_tokens", "max_prompt_length"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature: expected a finite number > 0, got {self.temperature}")
+            if value is not None:
+                _validate.minimum(name, value, 1)
+        _validate.positive("temperature", self.temperature)
 
     def fit_context(self, models: Mapping[str, Any]) -> None:
         """Replace lengths that are `None` by defaults that fit the shortest context of the models.

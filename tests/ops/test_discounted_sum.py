@@ -69,5 +69,7 @@ def test_discounted_sum_refuses_discounts_of_another_shape_and_with_gradients():
     values = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r"^discount: expected .*\[2\].*got float32 \[5\]"):
         segkernel.discounted_sum(values, discount=torch.ones(5))
-    with pytest.raises(ValueError, match=r"^discount: expected a constant, got a tensor that requires grad$"):
+    with pytest.raises(
+        ValueError, match=r"^discount: expected a constant, got a tensor that requires grad; call .detach\(\) on it$"
+    ):
         segkernel.discounted_sum(values, discount=torch.ones(2, requires_grad=True))

@@ -306,9 +306,9 @@ X = torch.zeros(2, 3)
 @pytest.mark.parametrize(
     ("others", "arguments", "error", "message"),
     [
-        (X.bfloat16(), {}, TypeError, r"other_logits: expected the dtype of logits, float32, got bfloat16 \[2, 3\]"),
+        (X.bfloat16(), {}, TypeError, r"other_logits: expected float32 like logits, got bfloat16 \[2, 3\]"),
         ([[0.0]], {}, TypeError, r"other_logits: expected a floating-point tensor, got list"),
-        (X[:1], {}, ValueError, r"other_logits: expected the shape of logits, \[2, 3\], got float32 \[1, 3\]"),
+        (X[:1], {}, ValueError, r"other_logits: expected \[2, 3\] like logits, got float32 \[1, 3\]"),
         (torch.zeros(3, 2).T, {}, ValueError, r"other_logits: expected a contiguous last dimension.*strides \[1, 2\]"),
         (torch.zeros(2, 3, device="meta"), {}, ValueError, rf"other_logits: expected a tensor on {DEVICE}"),
         (X.clone().requires_grad_(), {}, ValueError, r"other_logits: expected a constant, got .* requires grad"),

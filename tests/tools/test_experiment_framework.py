@@ -458,7 +458,7 @@ def test_single_seed_has_no_intervals(tmp_path):
 
 def test_command_line_refuses_bad_arguments(capsys):
     for arguments, message in (
-        (["--processes", "0"], "--processes: expected at least 1, got 0"),
+        (["--processes", "0"], "--processes: expected >= 1, got 0"),
         (["--task", "riddles"], "invalid choice: 'riddles'"),
         (["--question", "delta"], "--question: expected --tune with it, got none"),
         (["--method", "wit"], "--method: expected one of 'no training', "),

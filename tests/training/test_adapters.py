@@ -310,8 +310,8 @@ def test_refused_adapters_name_the_argument(tmp_path: Path, tokenizer: Any) -> N
     ("options", "message"),
     [
         ({"lora_r": 8}, "lora_r: expected no value without `--peft lora`, got 8"),
-        ({"peft": "lora", "lora_r": 0}, "lora_r: expected at least 1, got 0"),
-        ({"peft": "lora", "lora_dropout": 1.0}, "lora_dropout: expected a number in"),
+        ({"peft": "lora", "lora_r": 0}, "lora_r: expected >= 1, got 0"),
+        ({"peft": "lora", "lora_dropout": 1.0}, "lora_dropout: expected 0 <= lora_dropout < 1"),
     ],
 )
 def test_adapter_options_are_checked(options: dict[str, Any], message: str) -> None:

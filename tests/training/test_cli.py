@@ -118,11 +118,11 @@ def test_train_refuses_bad_input_before_writing(
             (*asr, *data, "--check_calculations", "--model", str(classifier)),
             "model: expected a causal language model, got LlamaForSequenceClassification",
         ),
-        ((*asr, *data, "--reward_model", files["rm"], "--delta=-1"), "delta: expected a number of at least 0"),
+        ((*asr, *data, "--reward_model", files["rm"], "--delta=-1"), "delta: expected >= 0"),
         ((*asr, *data, "--token_rewards=column"), "line 1: expected the key 'chosen_token_rewards'"),
         (
             (*asr, *data, "--reward_model", files["rm"], "--eval_fraction=1"),
-            "eval_fraction: expected a share in [0, 1)",
+            "eval_fraction: expected 0 <= eval_fraction < 1",
         ),
         ((*asr, *data, "--reward_model", files["rm"], "--resume_from_checkpoint=last"), "there is no checkpoint in"),
         (("pretrain", "--texts", files["texts"], "--vocab_size=10"), "vocab_size: expected at least 258"),
@@ -131,7 +131,7 @@ def test_train_refuses_bad_input_before_writing(
         ((*asr, *data, "--check_calculations", "--report_to=none_such"), "report_to: none_such is not supported"),
         (
             (*asr, *data, "--check_calculations", "--per_device_eval_batch_size=0"),
-            "_eval_batch_size: expected at least 1",
+            "_eval_batch_size: expected >= 1",
         ),
     ]
     for arguments, message in cases:
@@ -234,25 +234,25 @@ def test_options_without_an_effect_are_refused_with_the_reason(capsys: pytest.Ca
 VALUES = {
     # Values of any method's numbers, before any file is looked at.
     "dpo --beta=0": "beta: expected a finite number > 0, got 0.0",
-    "dpo --learning_rate -1e-3": "learning_rate: expected a finite number of at least 0, got -0.001",
-    "dpo --learning_rate=-1e-3": "learning_rate: expected a finite number of at least 0, got -0.001",
-    "dpo --learning_rate nan": "learning_rate: expected a finite number of at least 0, got nan",
-    "dpo --learning_rate inf": "learning_rate: expected a finite number of at least 0, got inf",
-    "dpo --per_device_train_batch_size 0": "per_device_train_batch_size: expected at least 1, got 0",
-    "dpo --gradient_accumulation_steps -2": "gradient_accumulation_steps: expected at least 1, got -2",
-    "dpo --num_train_epochs 0": "num_train_epochs: expected a finite number above 0, got 0.0",
-    "dpo --max_steps 0": "max_steps: expected at least 1, or -1 for a run by epochs, got 0",
-    "dpo --adam_beta2 1": "adam_beta2: expected a number in [0, 1), got 1.0",
-    "dpo --seed -1": "seed: expected a number in [0, 4294967296), got -1",
-    "dpo --save_steps 0": "save_steps: expected a finite number above 0, got 0.0",
-    "dpo --logging_steps -5": "logging_steps: expected a finite number above 0, got -5.0",
-    "dpo --max_length 0": "max_length: expected at least 1, got 0",
+    "dpo --learning_rate -1e-3": "learning_rate: expected a finite number >= 0, got -0.001",
+    "dpo --learning_rate=-1e-3": "learning_rate: expected a finite number >= 0, got -0.001",
+    "dpo --learning_rate nan": "learning_rate: expected a finite number >= 0, got nan",
+    "dpo --learning_rate inf": "learning_rate: expected a finite number >= 0, got inf",
+    "dpo --per_device_train_batch_size 0": "per_device_train_batch_size: expected >= 1, got 0",
+    "dpo --gradient_accumulation_steps -2": "gradient_accumulation_steps: expected >= 1, got -2",
+    "dpo --num_train_epochs 0": "num_train_epochs: expected a finite number > 0, got 0.0",
+    "dpo --max_steps 0": "max_steps: expected >= 1, or -1 for a run by epochs, got 0",
+    "dpo --adam_beta2 1": "adam_beta2: expected 0 <= adam_beta2 < 1, got 1.0",
+    "dpo --seed -1": "seed: expected 0 <= seed < 4294967296, got -1",
+    "dpo --save_steps 0": "save_steps: expected a finite number > 0, got 0.0",
+    "dpo --logging_steps -5": "logging_steps: expected a finite number > 0, got -5.0",
+    "dpo --max_length 0": "max_length: expected >= 1, got 0",
     "dpo --lr_scheduler_kwargs x": "lr_scheduler_kwargs: expected a JSON object such as {\"key\": 1}, got 'x'",
     "ppo --temperature 0": "temperature: expected a ",
     "ppo --kl_coef nan": "kl_coef: expected a ",
     "ppo --reward_policy_beta 0": "reward_policy_beta: expected a finite number > 0, got 0.0",
-    "ppo --gamma 1.5": "gamma: expected a number in [0, 1], got 1.5",
-    "rft --samples 0": "samples: expected at least 1, got 0",
+    "ppo --gamma 1.5": "gamma: expected 0 <= gamma <= 1, got 1.5",
+    "rft --samples 0": "samples: expected >= 1, got 0",
 }
 
 
@@ -290,7 +290,7 @@ def test_values_out_of_range_are_one_line(arguments: str, capsys: pytest.Capture
             "--eval_strategy: expected no, steps or epoch, got 'epohc'; did you mean epoch?",
         ),
         ("inspect --row 3", "there is no option --row; did you mean --rows?"),
-        ("inspect --rows=0", "rows: expected at least 1, got 0"),
+        ("inspect --rows=0", "rows: expected >= 1, got 0"),
         ("inspect --preferences none.jsonl --token_rewards=column --tokenizer .", "there is no file 'none.jsonl'"),
     ],
 )

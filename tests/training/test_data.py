@@ -134,7 +134,7 @@ def test_split_by_prompt_keeps_prompts_together_in_any_order() -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_split_by_prompt_refuses_fractions_outside_its_range(fraction: float) -> None:
-    with pytest.raises(ValueError, match=r"eval_fraction: expected a share in \[0, 1\), got"):
+    with pytest.raises(ValueError, match=r"eval_fraction: expected 0 <= eval_fraction < 1, got"):
         split_by_prompt(Dataset.from_list([ROW]), fraction)
 
 

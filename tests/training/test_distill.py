@@ -195,7 +195,7 @@ def test_distill_refuses_a_teacher_without_logits_of_all_tokens(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": 1.5}, r"beta: expected a number in \[0, 1\], got 1.5"),
+        ({"beta": 1.5}, r"beta: expected 0 <= beta <= 1, got 1.5"),
         ({"signal": "all"}, r"signal: expected one of 'full', 'top_k', 'sampled', got 'all'"),
         ({"signal": "top_k", "beta": 0.5}, r"beta: expected 0 or 1 with signal='top_k', got 0.5"),
         ({"signal": "sampled", "beta": 0.0}, r"beta: expected 1 with signal='sampled', got 0.0"),

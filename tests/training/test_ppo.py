@@ -334,12 +334,12 @@ def test_ppo_trims_long_prompts_and_refuses_long_contexts(tmp_path: Path, tokeni
 @pytest.mark.parametrize(
     ("config_type", "options", "message"),
     [
-        (PPOConfig, {"minibatches": 0}, "minibatches: expected at least 1, got 0"),
+        (PPOConfig, {"minibatches": 0}, "minibatches: expected >= 1, got 0"),
         (PPOConfig, {"gradient_accumulation_steps": 3}, "gradient_accumulation_steps: expected a divisor of .* = 4"),
-        (R3HFPPOConfig, {"mix": 1.5}, r"mix: expected a share in \[0, 1\], got 1.5"),
-        (PPOConfig, {"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: expected at least 1, got 0"),
-        (PPOConfig, {"learning_rate": -1.0}, r"learning_rate: expected a finite number of at least 0, got -1\.0"),
-        (PPOConfig, {"gamma": 1.5}, r"gamma: expected a number in \[0, 1\], got 1\.5"),
+        (R3HFPPOConfig, {"mix": 1.5}, r"mix: expected 0 <= mix <= 1, got 1.5"),
+        (PPOConfig, {"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: expected >= 1, got 0"),
+        (PPOConfig, {"learning_rate": -1.0}, r"learning_rate: expected a finite number >= 0, got -1\.0"),
+        (PPOConfig, {"gamma": 1.5}, r"gamma: expected 0 <= gamma <= 1, got 1\.5"),
         (PPOConfig, {"clip_range": 0.0}, r"clip_range: expected a finite number > 0, got 0\.0"),
         (ASRPPOConfig, {"token_rewards": "column"}, "token_rewards: expected `difference` or `prefix`"),
         (ASRPPOConfig, {"sequence_baseline": "median"}, "sequence_baseline: expected `mean`, `prompt` or a number"),

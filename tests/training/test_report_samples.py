@@ -50,7 +50,7 @@ def test_rollout_samples_read_responses_without_padding(tokenizer):
     [(RFTConfig, "report_responses"), (PPOConfig, "report_responses"), (ASRDPOConfig, "report_pairs")],
 )
 def test_negative_number_of_reported_responses_is_refused(config, name, tmp_path):
-    with pytest.raises(ValueError, match=rf"^{name}: expected at least 0, got -1$"):
+    with pytest.raises(ValueError, match=rf"^{name}: expected >= 0, got -1$"):
         config(output_dir=str(tmp_path), use_cpu=True, **{name: -1})
     assert getattr(config(output_dir=str(tmp_path), use_cpu=True, **{name: 0}), name) == 0
 

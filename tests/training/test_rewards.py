@@ -158,16 +158,16 @@ def test_thresholds_scale_with_the_rewards() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"delta": -1.0}, r"delta: expected a number of at least 0, got -1\.0"),
+        ({"delta": -1.0}, r"delta: expected >= 0, got -1\.0"),
         ({"pivot_threshold": math.nan}, r"pivot_threshold: expected a number, got nan"),
         ({"token_rewards": "scores"}, "token_rewards: expected one of 'difference', 'prefix', 'column', got 'scores'"),
         (
             {"threshold_unit": "deviation"},
             "threshold_unit: expected one of 'quantile', 'std', 'noise', 'reward', got 'deviation'",
         ),
-        ({"baseline": "mean"}, "baseline: expected a number from 0 to 1 with threshold_unit `quantile`.*, got 'mean'"),
+        ({"baseline": "mean"}, "baseline: expected 0 <= baseline <= 1 with threshold_unit `quantile`.*, got 'mean'"),
         ({"baseline": 0.5, "delta": 0.6}, r"delta: expected .* from 0 to 1 .*, got -0\.1 and 1\.1"),
-        ({"pivot_threshold": 2.0}, "pivot_threshold: expected at most 1 with threshold_unit `quantile`.*, got 2"),
+        ({"pivot_threshold": 2.0}, "pivot_threshold: expected <= 1 with threshold_unit `quantile`.*, got 2"),
         ({"baseline": "mode"}, r"baseline: expected `mean`, `median`, `sequence`, `prompt` or a number, got 'mode'"),
     ],
 )

@@ -404,9 +404,9 @@ def test_asr_rft_report_examples_show_accepted_responses(tmp_path: Path, tokeniz
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "samples: expected at least 1, got 0"),
-        ({"keep": 5, "samples": 4}, "keep: expected at least 1 and at most samples=4, got 5"),
-        ({"keep": 0}, "keep: expected at least 1 and at most samples=8, got 0"),
+        ({"samples": 0}, "samples: expected >= 1, got 0"),
+        ({"keep": 5, "samples": 4}, "keep: expected 1 <= keep <= samples=4, got 5"),
+        ({"keep": 0}, "keep: expected 1 <= keep <= samples=8, got 0"),
         ({"token_rewards": "column"}, "token_rewards: expected `difference` or `prefix`, since .*, got `column`"),
     ],
 )

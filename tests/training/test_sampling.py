@@ -180,5 +180,5 @@ def test_uniform_numbers_are_functions_of_their_keys() -> None:
 def test_sampling_options_refuse_values_out_of_range() -> None:
     with pytest.raises(ValueError, match="temperature: expected a finite number > 0, got 0"):
         SamplingOptions(temperature=0.0)
-    with pytest.raises(ValueError, match="max_new_tokens: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_new_tokens: expected >= 1, got 0"):
         SamplingOptions(max_new_tokens=0)

@@ -330,10 +330,10 @@ def test_segment_ppo_step_raises_rewarded_tokens(tmp_path: Path, tokenizer: Any)
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"entropy_threshold": -1.0}, r"entropy_threshold: expected a number of at least 0, got -1\.0"),
+        ({"entropy_threshold": -1.0}, r"entropy_threshold: expected >= 0, got -1\.0"),
         ({"entropy_threshold": math.nan}, r"entropy_threshold: expected a number, got nan"),
-        ({"min_length": 0}, r"min_length: expected at least 1, got 0"),
-        ({"reward_clip": 0.0}, r"reward_clip: expected a positive number, got 0\.0"),
+        ({"min_length": 0}, r"min_length: expected >= 1, got 0"),
+        ({"reward_clip": 0.0}, r"reward_clip: expected a number > 0, got 0\.0"),
     ],
 )
 def test_segment_ppo_config_refuses_values_out_of_range(option: dict[str, Any], message: str) -> None:

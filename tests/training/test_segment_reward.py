@@ -301,10 +301,10 @@ def test_segment_reward_refuses_a_reference_with_nan_logits(tmp_path: Path, toke
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"entropy_threshold": -0.1}, r"entropy_threshold: expected a number of at least 0, got -0\.1"),
+        ({"entropy_threshold": -0.1}, r"entropy_threshold: expected >= 0, got -0\.1"),
         ({"entropy_threshold": math.nan}, r"entropy_threshold: expected a number, got nan"),
-        ({"min_length": 0}, r"min_length: expected at least 1, got 0"),
-        ({"normalizer_pairs": 0}, r"normalizer_pairs: expected at least 1, got 0"),
+        ({"min_length": 0}, r"min_length: expected >= 1, got 0"),
+        ({"normalizer_pairs": 0}, r"normalizer_pairs: expected >= 1, got 0"),
     ],
 )
 def test_segment_reward_config_refuses_options_out_of_range(option: dict[str, Any], message: str) -> None:
@@ -324,7 +324,7 @@ def test_segmenter_round_trips_through_its_file(tmp_path: Path) -> None:
     [
         ({"mean": [1.0]}, r"mean: expected a finite slope and intercept, got \(1\.0,\)"),
         ({"std": [1.0, math.nan]}, r"std: expected a finite slope and intercept, got \(1\.0, nan\)"),
-        ({"min_std": 0}, r"min_std: expected a positive number, got 0"),
+        ({"min_std": 0}, r"min_std: expected a finite number > 0, got 0"),
         ({"entropy_threshold": "low"}, r"could not convert string to float: 'low'"),
         ({"min_length": None}, r"int\(\) argument must be"),
     ],

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=DATA, help="default: %(default)s")
     arguments = parser.parse_args(argv)
     if arguments.pairs < 1:
-        parser.error(f"--pairs: expected at least 1, got {arguments.pairs}")
+        parser.error(f"--pairs: expected >= 1, got {arguments.pairs}")
     settings: Any = EXPERIMENT.settings
     folder = settings.folder(arguments.input / EXPERIMENT.name)
     work = ConstraintsWorkspace(settings, folder, arguments.seed)

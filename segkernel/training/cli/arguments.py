@@ -1,9 +1,9 @@
 """Option groups of the command line that are not a method's own: data files and sources of rewards."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from segkernel import _validate
 from segkernel.training.data.containers import check_source
 
 KINDS = "strings or lists of messages"
@@ -127,8 +127,7 @@ class RewardArguments:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.reward_policy_beta < math.inf:
-            raise ValueError(f"reward_policy_beta: expected a finite number > 0, got {self.reward_policy_beta}")
+        _validate.positive("reward_policy_beta", self.reward_policy_beta)
 
     def given(self) -> list[str]:
         """Every source that was passed, as the record of the run names it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
+from segkernel import _validate
 from segkernel._arguments import UserError
 from segkernel.training.cli.arguments import PreferenceArguments, RewardArguments
 from segkernel.training.cli.inputs import load_scorer, source_of_rewards
@@ -69,8 +70,7 @@ class InspectArguments(RowOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("rows", "fit_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+            _validate.minimum(name, getattr(self, name), 1)
 
 
 def inspect(arguments: InspectArguments, options: PairSegmentOptions, rewards: RewardArguments) -> Path:

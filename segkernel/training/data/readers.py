@@ -154,7 +154,7 @@ def split_by_prompt(
         ValueError: `fraction` is outside `[0, 1)`, or either side would be empty.
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"eval_fraction: expected a share in [0, 1), got {fraction}")
+        raise ValueError(f"eval_fraction: expected 0 <= eval_fraction < 1, got {fraction}")
     if fraction == 0:
         return dataset, dataset.select(range(0))
     texts = to_table(dataset.select_columns(key))[key].to_pylist()

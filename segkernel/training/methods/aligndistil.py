@@ -8,7 +8,6 @@ The loss of a pair is the mean over its chosen response's tokens of `beta / alph
 paper also trains on responses of the policy itself: `on_policy`, one response per prompt, sampled before each step.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel import _validate
 from segkernel.losses.distillation import aligndistil_loss
 from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.encoding import numbered_prompts
@@ -66,10 +66,8 @@ class AlignDistilConfig(SamplingOptions, PreferenceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("beta", "floor"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite number > 0, got {getattr(self, name)}")
-        if not 0 <= self.strength < math.inf:
-            raise ValueError(f"strength: expected a finite number of at least 0, got {self.strength}")
+            _validate.positive(name, getattr(self, name))
+        _validate.weight("strength", self.strength)
 
 
 class AlignDistilTrainer(PreferenceTrainer):

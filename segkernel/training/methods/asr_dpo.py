@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from segkernel import _validate
 from segkernel.training.data.tables import head
 from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
 from segkernel.training.models.response_tokens import ResponseTokens
@@ -39,8 +40,7 @@ class ASRDPOConfig(PairSegmentOptions, DPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.report_pairs < 0:
-            raise ValueError(f"report_pairs: expected at least 0, got {self.report_pairs}")
+        _validate.minimum("report_pairs", self.report_pairs, 0)
 
 
 class ASRDPOTrainer(DPOTrainer):

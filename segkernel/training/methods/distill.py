@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel import _validate
 from segkernel.ops.token_logprobs import MOST_LABELS
 from segkernel.training.data.collators import ResponseCollator, collate_prompts
 from segkernel.training.data.encoding import encode_prompts
@@ -65,10 +66,8 @@ class DistillConfig(RolloutConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"beta: expected a number in [0, 1], got {self.beta}")
-        if self.signal not in SIGNALS:
-            raise ValueError(f"signal: expected one of {', '.join(map(repr, SIGNALS))}, got {self.signal!r}")
+        _validate.share("beta", self.beta)
+        _validate.one_of("signal", self.signal, SIGNALS)
         if self.signal == "top_k" and self.beta not in (0, 1):
             raise ValueError(f"beta: expected 0 or 1 with signal='top_k', got {self.beta}")
         if self.signal == "sampled" and self.beta != 1:

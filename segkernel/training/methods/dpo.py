@@ -12,7 +12,6 @@ reads.
 """
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,8 +61,7 @@ class DPOConfig(PreferenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.beta < math.inf:
-            raise ValueError(f"beta: expected a finite number > 0, got {self.beta}")
+        _validate.positive("beta", self.beta)
         for name in ("rpo_alpha", "rejected_weight"):
             _validate.weight(name, getattr(self, name))
 

@@ -5,7 +5,6 @@ prompts and responses; position `t` holds the log-probability and the reward of 
 before it.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 import segkernel
+from segkernel import _validate
 from segkernel.losses import ppo_policy_loss, ppo_value_loss
 from segkernel.training.data.collators import ResponseCollator, collate_prompts
 from segkernel.training.data.encoding import encode_prompts, encode_splits
@@ -66,16 +66,12 @@ class PPOConfig(RolloutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("clip_range", "value_clip_range"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite number > 0, got {getattr(self, name)}")
+            _validate.positive(name, getattr(self, name))
         for name in ("value_coef", "kl_coef", "missing_eos_penalty"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite number of at least 0, got {getattr(self, name)}")
+            _validate.weight(name, getattr(self, name))
         for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
-        if self.report_responses < 0:
-            raise ValueError(f"report_responses: expected at least 0, got {self.report_responses}")
+            _validate.share(name, getattr(self, name))
+        _validate.minimum("report_responses", self.report_responses, 0)
 
 
 class PPOTrainer(RolloutTrainer):

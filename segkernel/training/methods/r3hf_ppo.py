@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 import segkernel
+from segkernel import _validate
 from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
 from segkernel.training.rewards.prefix_scores import prompt_scores
 from segkernel.training.trainer.batches import Batch
@@ -25,8 +26,7 @@ class R3HFPPOConfig(PPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.mix <= 1:
-            raise ValueError(f"mix: expected a share in [0, 1], got {self.mix}")
+        _validate.share("mix", self.mix)
 
 
 class R3HFPPOTrainer(PPOTrainer):

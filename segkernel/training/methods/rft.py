@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import segkernel
+from segkernel import _validate
 from segkernel.training.data.collators import ResponseCollator, collate_prompts
 from segkernel.training.data.columns import RESPONSES
 from segkernel.training.data.encoding import encode_prompts
@@ -48,12 +49,10 @@ class RFTConfig(SamplingOptions, SegkernelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1:
-            raise ValueError(f"samples: expected at least 1, got {self.samples}")
+        _validate.minimum("samples", self.samples, 1)
         if not 1 <= self.keep <= self.samples:
-            raise ValueError(f"keep: expected at least 1 and at most samples={self.samples}, got {self.keep}")
-        if self.report_responses < 0:
-            raise ValueError(f"report_responses: expected at least 0, got {self.report_responses}")
+            raise ValueError(f"keep: expected 1 <= keep <= samples={self.samples}, got {self.keep}")
+        _validate.minimum("report_responses", self.report_responses, 0)
 
 
 class RFTTrainer(SegkernelTrainer):

@@ -61,8 +61,8 @@ class SegmentPPOConfig(PPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_segmentation(self.entropy_threshold or 0.0, 1 if self.min_length is None else self.min_length)
-        if not self.reward_clip > 0:
-            raise ValueError(f"reward_clip: expected a positive number, got {self.reward_clip}")
+        if not self.reward_clip > 0:  # infinity turns it off
+            raise ValueError(f"reward_clip: expected a number > 0, got {self.reward_clip}")
 
 
 class SegmentPPOTrainer(PPOTrainer):

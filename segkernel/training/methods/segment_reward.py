@@ -17,6 +17,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 import segkernel
+from segkernel import _validate
 from segkernel.losses import bradley_terry_loss
 from segkernel.training.data.tables import flat_sides
 from segkernel.training.segmentation.entropy import (
@@ -56,8 +57,7 @@ class SegmentRewardConfig(PreferenceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_segmentation(self.entropy_threshold, self.min_length)
-        if self.normalizer_pairs < 1:
-            raise ValueError(f"normalizer_pairs: expected at least 1, got {self.normalizer_pairs}")
+        _validate.minimum("normalizer_pairs", self.normalizer_pairs, 1)
 
 
 class SegmentRewardTrainer(PreferenceTrainer):

@@ -8,7 +8,6 @@ As in `dpo`, the metrics `rewards/...` are implicit rewards of whole responses, 
 model at the start of the run. `masked_rewards/...` are the rewards in the loss: `beta` times mean log-probabilities.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor, nn
 
+from segkernel import _validate
 from segkernel.losses import simpo_loss
 from segkernel.training.methods.dpo import response_metrics, reward_metrics
 from segkernel.training.selection.pairs import drop_half_empty
@@ -37,10 +37,8 @@ class SimPOConfig(PreferenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.beta < math.inf:
-            raise ValueError(f"beta: expected a finite number > 0, got {self.beta}")
-        if not 0 <= self.gamma < math.inf:
-            raise ValueError(f"gamma: expected a finite number of at least 0, got {self.gamma}")
+        _validate.positive("beta", self.beta)
+        _validate.weight("gamma", self.gamma)
 
 
 class SimPOTrainer(PreferenceTrainer):

@@ -6,7 +6,6 @@ to the reference multiplied by its weight; tokens that end a response have weigh
 """
 
 import logging
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from segkernel import _validate
 from segkernel.training.methods.dpo import DPOConfig, DPOTrainer
 from segkernel.training.models import check_teacher
 from segkernel.training.models.response_tokens import ResponseTokens
@@ -44,11 +44,9 @@ class TISDPOConfig(PairReportOptions, DPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.ratio_bound < math.inf:
-            raise ValueError(f"ratio_bound: expected a finite number > 0, got {self.ratio_bound}")
+        _validate.positive("ratio_bound", self.ratio_bound)
         for name in ("least_weight", "weight_slope"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite number of at least 0, got {getattr(self, name)}")
+            _validate.weight(name, getattr(self, name))
 
 
 class TISDPOTrainer(DPOTrainer):

@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segkernel import _validate
 from segkernel.training.mixins import OptionsMixin
 from segkernel.training.models.adapter_base import is_adapter_directory
 from segkernel.training.models.adapters import refuse_virtual_tokens, require_peft
@@ -68,10 +69,9 @@ class AdapterArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.lora_r < 1:
-            raise ValueError(f"lora_r: expected at least 1, got {self.lora_r}")
+        _validate.minimum("lora_r", self.lora_r, 1)
         if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout: expected a number in [0, 1), got {self.lora_dropout}")
+            raise ValueError(f"lora_dropout: expected 0 <= lora_dropout < 1, got {self.lora_dropout}")
         if self.peft != LORA:
             for option in fields(self)[1:]:
                 default = option.default if option.default_factory is MISSING else option.default_factory()

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from segkernel import _validate
 from segkernel.training.trainer.batches import Batch, response_logprobs
 
 
@@ -19,8 +20,7 @@ class ImplicitRewardScorer:
     """
 
     def __init__(self, policy: nn.Module, reference: nn.Module, *, beta: float = 0.1) -> None:
-        if not beta > 0:
-            raise ValueError(f"reward_policy_beta: expected a positive number, got {beta}")
+        _validate.positive("reward_policy_beta", beta)
         self.policy, self.reference = (model.eval().requires_grad_(False) for model in (policy, reference))
         self.beta = beta
 

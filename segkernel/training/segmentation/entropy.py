@@ -6,7 +6,6 @@ and the distribution of its rewards over their positions.
 
 import json
 import logging
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,8 +49,7 @@ class Segmenter:
         check_segmentation(self.entropy_threshold, self.min_length)
         for name in ("mean", "std"):
             _validate.slope_and_intercept(name, getattr(self, name))
-        if not 0 < self.min_std < math.inf:
-            raise ValueError(f"min_std: expected a positive number, got {self.min_std}")
+        _validate.positive("min_std", self.min_std)
 
     @classmethod
     def fit(cls, segment_rewards: Tensor, counts: Tensor, *, entropy_threshold: float, min_length: int) -> "Segmenter":
@@ -110,10 +108,8 @@ def load_segmenter(path: str | Path) -> Segmenter:
 
 
 def check_segmentation(entropy_threshold: float, min_length: int) -> None:
-    if not entropy_threshold >= 0:
-        raise ValueError(f"entropy_threshold: expected a number of at least 0, got {entropy_threshold}")
-    if min_length < 1:
-        raise ValueError(f"min_length: expected at least 1, got {min_length}")
+    _validate.minimum("entropy_threshold", entropy_threshold, 0)
+    _validate.minimum("min_length", min_length, 1)
 
 
 def token_entropy(logits: Tensor, batch: Batch) -> Tensor:

@@ -91,9 +91,7 @@ class SegmentOptions(OptionsMixin):
         if self.baseline is None:
             self.baseline = "0.25" if ranked else "mean"
         for name in ("delta", "pivot_threshold"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name}: expected a number of at least 0, got {value}")
+            _validate.not_negative(name, getattr(self, name))
         self.baseline = word_or_number("baseline", self.baseline, BASELINES + ROW_BASELINES)
         if not math.isfinite(self.baseline_shift):
             raise ValueError(f"baseline_shift: expected a finite number, got {self.baseline_shift}")
@@ -116,7 +114,7 @@ class SegmentOptions(OptionsMixin):
         baseline = str(self.baseline)
         if baseline in BASELINES + ROW_BASELINES:
             raise ValueError(
-                "baseline: expected a number from 0 to 1 with threshold_unit `quantile`, the default (the others are "
+                "baseline: expected 0 <= baseline <= 1 with threshold_unit `quantile`, the default (the others are "
                 f"`std`, `noise` and `reward`), got {baseline!r}"
             )
         center, delta = float(baseline) + self.baseline_shift, self.delta or 0.0
@@ -127,7 +125,7 @@ class SegmentOptions(OptionsMixin):
             )
         if self.pivot_threshold is not None and self.pivot_threshold > 1:
             raise ValueError(
-                "pivot_threshold: expected at most 1 with threshold_unit `quantile`, the default, got "
+                "pivot_threshold: expected <= 1 with threshold_unit `quantile`, the default, got "
                 f"{self.pivot_threshold:g}"
             )
 

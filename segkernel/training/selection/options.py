@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from segkernel import _validate
 from segkernel.training.mixins import OptionsMixin
 
 
@@ -25,13 +26,13 @@ class RandomOptions(OptionsMixin):
         super().__post_init__()
         check_share("share", self.share)
         if not 1 <= self.piece_length < math.inf:
-            raise ValueError(f"piece_length: expected a finite number of at least 1, got {self.piece_length}")
+            raise ValueError(f"piece_length: expected a finite number >= 1, got {self.piece_length}")
 
 
 def check_share(name: str, value: float) -> None:
     """Refuse a share of tokens that is not in (0, 1]."""
     if not 0 < value <= 1:
-        raise ValueError(f"{name}: expected a share above 0 and at most 1, got {value}")
+        raise ValueError(f"{name}: expected 0 < {name} <= 1, got {value}")
 
 
 @dataclass
@@ -42,5 +43,4 @@ class PairReportOptions(OptionsMixin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.report_pairs < 0:
-            raise ValueError(f"report_pairs: expected at least 0, got {self.report_pairs}")
+        _validate.minimum("report_pairs", self.report_pairs, 0)

@@ -18,12 +18,13 @@ class Range(NamedTuple):
             return False
         return (self.low <= value if self.includes_low else self.low < value) and value < self.high
 
-    def __str__(self) -> str:
+    def of(self, name: str) -> str:
+        """The range of the option `name`, as errors state it."""
         if self.high < math.inf:
-            return f"a number in [{self.low:g}, {self.high:.10g})"
-        if not self.includes_low:
-            return f"a finite number above {self.low:g}"
-        return "at least 1" if self.low == 1 else f"a finite number of at least {self.low:g}"
+            return f"{self.low:g} <= {name} < {self.high:.10g}"
+        if self.low == 1:
+            return ">= 1"
+        return f"a finite number {'>=' if self.includes_low else '>'} {self.low:g}"
 
 
 POSITIVE = Range(0, includes_low=False)
@@ -70,9 +71,9 @@ def check_ranges(config: Any) -> None:
     for name, accepted in RANGES.items():
         value = getattr(config, name, None)
         if value is not None and value not in accepted:
-            raise ValueError(f"{name}: expected {accepted}, got {value}")
+            raise ValueError(f"{name}: expected {accepted.of(name)}, got {value}")
     if config.max_steps != -1 and config.max_steps < 1:
-        raise ValueError(f"max_steps: expected at least 1, or -1 for a run by epochs, got {config.max_steps}")
+        raise ValueError(f"max_steps: expected >= 1, or -1 for a run by epochs, got {config.max_steps}")
 
 
 def check_numbers(config: Any) -> None:

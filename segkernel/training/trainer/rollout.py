@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
+from segkernel import _validate
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import SegkernelConfig, SegkernelTrainer
@@ -38,8 +39,7 @@ class RolloutConfig(SamplingOptions, SegkernelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("minibatches", "rollout_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+            _validate.minimum(name, getattr(self, name), 1)
         if self.updates % self.gradient_accumulation_steps:
             raise ValueError(
                 f"gradient_accumulation_steps: expected a divisor of minibatches * rollout_epochs = {self.updates}, "

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers")
-pytest.importorskip("rich")
-
 from examples.capitals.__main__ import main, new_folder
 from examples.capitals.answers import Accuracy, accuracy
 from examples.capitals.comparison import Run, conclusion

@@ -9,9 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("jinja2")
-pytest.importorskip("matplotlib")
-
 from segkernel.reference import segment
 from segkernel.training.report import Example, Sample, example_from_segments, write_report
 from segkernel.training.report.charts import Curve, collect_curves, curve_chart, reward_trace
@@ -249,7 +246,6 @@ def test_summary_rows_are_a_table(tmp_path):
 
 
 def test_inspect_reads_token_rewards_from_columns(tmp_path, capsys):
-    pytest.importorskip("transformers")
     from examples.capitals.task import make_tokenizer
     from segkernel.training.cli.inspect import main
 
@@ -283,7 +279,6 @@ def test_inspect_reads_token_rewards_from_columns(tmp_path, capsys):
 
 
 def test_inspect_shows_the_rewards_that_a_policy_implies(tmp_path, capsys):
-    pytest.importorskip("transformers")
     from segkernel.training.cli.inspect import main
     from tests.training.trainer_helpers import tiny_lm, tiny_tokenizer, write_jsonl
 
@@ -328,13 +323,12 @@ def test_inspect_shows_the_rewards_that_a_policy_implies(tmp_path, capsys):
             ["--preferences", "x.jsonl", "--reward_model", "rm", "--token_rewards", "column"],
             "token_rewards: expected no other source with `column`, got rm",
         ),
-        (["--preferences", "x.jsonl", "--rows", "0"], "rows: expected at least 1, got 0"),
+        (["--preferences", "x.jsonl", "--rows", "0"], "rows: expected >= 1, got 0"),
     ],
 )
 def test_inspect_names_missing_options(argv, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("x.jsonl").write_text("")
-    pytest.importorskip("transformers")
     from segkernel._arguments import UserError
     from segkernel.training.cli.inspect import main
 

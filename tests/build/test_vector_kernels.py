@@ -37,7 +37,6 @@ def test_row_kernels_match_float64(target: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.compiles
 def test_select_tokens_equals_a_stable_sort_on_aarch64(tmp_path: Path) -> None:
     """The instruction sets of x86 are covered by `tests/ops/test_isa.py`."""
     done = build_and_run(tmp_path, "aarch64", [f"{PROGRAMS}/select_tokens_test.cpp"])

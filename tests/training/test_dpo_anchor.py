@@ -61,11 +61,11 @@ def test_dpo_loss_with_anchor_and_rejected_weight_matches_plain_floats(
     assert not any(values.requires_grad for values in metrics.values())
 
 
-def test_anchor_trains_all_of_the_chosen_and_none_of_the_dropped_rejected_tokens(
-    tmp_path: Path, tokenizer: Any
-) -> None:
-    config = DPOConfig(str(tmp_path), rpo_alpha=1.0, **QUICK_PAIRS)
-    trainer = DPOTrainer(tiny_lm(tokenizer), config, ROWS, None, tokenizer)
+def batch_and_logit_gradient(
+    config: DPOConfig, rows: list[dict[str, Any]], tokenizer: Any
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Batch of all pairs, and the gradient `[pairs, sides, T, V]` of their losses with respect to the logits."""
+    trainer = DPOTrainer(tiny_lm(tokenizer), config, rows, None, tokenizer)
     batch = trainer.data_collator(trainer.train_dataset)
     logits: list[torch.Tensor] = []
 
@@ -76,7 +76,15 @@ def test_anchor_trains_all_of_the_chosen_and_none_of_the_dropped_rejected_tokens
     trainer.model.register_forward_hook(keep)
     losses, _ = trainer.pair_losses(trainer.model, batch)
     losses.sum().backward()
-    trained = (logits[0].grad.abs().sum(-1) > 0).view(2, 2, -1)[:, :, :-1]  # by the token that they predict
+    return batch, logits[0].grad.unflatten(0, (len(rows), 2))
+
+
+def test_anchor_trains_all_of_the_chosen_and_none_of_the_dropped_rejected_tokens(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    config = DPOConfig(str(tmp_path), rpo_alpha=1.0, **QUICK_PAIRS)
+    batch, gradient = batch_and_logit_gradient(config, ROWS, tokenizer)
+    trained = (gradient.abs().sum(-1) > 0)[:, :, :-1]  # by the token that they predict
     expected = batch["loss_mask"].clone()
     expected[:, 0] = batch["response_mask"][:, 0]
     assert torch.equal(trained, expected[:, :, 1:])
@@ -97,19 +105,9 @@ def test_anchored_step_with_empty_masks_is_taken(tmp_path: Path, tokenizer: Any)
     assert skipped == {0.0: (1, True), 1.0: (0, False)}
 
 
-def test_rejected_weight_of_0_leaves_the_rejected_response_alone(tmp_path: Path, tokenizer: Any) -> None:
+def test_rejected_weight_of_0_gives_the_rejected_response_no_gradient(tmp_path: Path, tokenizer: Any) -> None:
     config = DPOConfig(str(tmp_path), rejected_weight=0.0, **QUICK_PAIRS)
-    trainer = DPOTrainer(tiny_lm(tokenizer), config, pairs(4), None, tokenizer)
-    batch = trainer.data_collator(trainer.train_dataset)
-    logits: list[torch.Tensor] = []
-
-    def keep(module: Any, arguments: Any, output: Any) -> None:
-        output.logits.retain_grad()
-        logits.append(output.logits)
-
-    trainer.model.register_forward_hook(keep)
-    losses, _ = trainer.pair_losses(trainer.model, batch)
-    losses.sum().backward()
-    chosen, rejected = logits[0].grad.unflatten(0, (4, 2)).abs().sum((0, 2, 3))
+    _, gradient = batch_and_logit_gradient(config, pairs(4), tokenizer)
+    chosen, rejected = gradient.abs().sum((0, 2, 3))
     assert chosen > 0
     assert rejected == 0

@@ -391,6 +391,6 @@ def _array(name: str, value: object, dtypes: frozenset[str] = _FLOATS, kind: str
 
 
 def _as_bits(values: Array) -> Array:
-    """C-contiguous array; half precision, which pybind11 does not know, as uint16."""
+    """C-contiguous array; half precision, which pybind11 does not support, as uint16."""
     data = np.ascontiguousarray(values)
     return data.view(np.uint16) if data.dtype.itemsize == 2 else data

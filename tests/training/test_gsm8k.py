@@ -107,7 +107,8 @@ def test_sampling_methods_on_gsm8k(tmp_path: Path, models: dict[str, str], metho
     assert METHODS[method] <= set().union(*logs)
     assert all(math.isfinite(value) for log in logs for value in log.values())
     if method.startswith("asr"):
-        assert all(0 < log["kept"] < 1 for log in logs if "kept" in log)
+        kept = [log["kept"] for log in logs if "kept" in log]
+        assert 0 < min(kept) <= max(kept) < 1
     cut_off(tmp_path / "learned", tmp_path / "cut", "checkpoint-3")
     train(method, tmp_path / "cut", *common, *steps.split(), *learned, "--resume_from_checkpoint", "last")
     assert_same_weights(tmp_path / "learned", tmp_path / "cut")

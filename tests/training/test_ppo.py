@@ -147,7 +147,10 @@ def test_minibatch_loss_matches_the_equations(tmp_path: Path, tokenizer: Any, ke
     loss = trainer.compute_loss(trainer.model, rollout)
     assert loss.item() == pytest.approx(mean(policy) + 0.4 * mean(value), rel=1e-4)
     loss.backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in trainer.model.parameters())
+    for model in (trainer.model.policy, trainer.model.value):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert any(gradient.any() for gradient in gradients)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

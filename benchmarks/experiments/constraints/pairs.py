@@ -57,7 +57,7 @@ def judge(prompt: Prompt, answer: Answer) -> float:
 
 
 def make_pairs(answers: Sequence[tuple[Prompt, Sequence[Answer]]], seed: int) -> list[Pair]:
-    """All pairs of well-formed answers to the same prompt that the judge tells apart, in random order."""
+    """All pairs of well-formed answers to the same prompt that the judge ranks, in random order."""
     pairs = []
     for prompt, candidates in answers:
         scored = [(judge(prompt, answer), answer) for answer in candidates if answer.is_well_formed]

@@ -124,7 +124,7 @@ class AlignDistilTrainer(PreferenceTrainer):
         if not self.args.on_policy:
             return super().encode(rows, split)
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
-            raise ValueError("processing_class: expected a tokenizer, to know the EOS that ends a sampled response")
+            raise ValueError("processing_class: expected a tokenizer, whose EOS ends a sampled response, got none")
         pairs = super().encode(rows, split)
         return pairs if split == "eval" else numbered_prompts(pairs, self.processing_class, self.args.max_prompt_length)
 

@@ -80,7 +80,7 @@ class DPOTrainer(PreferenceTrainer):
     def __init__(self, *args: Any, ref_model: nn.Module | None = None, **kwargs: Any) -> None:
         self.ref_model = ref_model
         self.masked = False  # whether the data has loss masks
-        self.warned = False  # of an accuracy that the masks alone make, once in a run
+        self.warned = False  # whether this run has logged that the masks decide the accuracy
         super().__init__(*args, **kwargs)
         self.ref_model = None  # its log-probabilities are columns by now
 

@@ -81,7 +81,7 @@ class Thresholds:
         if rewards.ended is None:
             return self._segment(rewards, baselines, signs)
         ends, values = rewards.ends, rewards.values.clone()
-        follows = rewards.lengths[rewards.ended] > 1  # a response can be nothing but its end, which is neutral
+        follows = rewards.lengths[rewards.ended] > 1  # a response of only its end is neutral
         before, neutral = values[(ends - 1).clamp(min=0)], baselines[rewards.ended].to(values.dtype)
         values[ends] = torch.where(follows, before, neutral)
         found = self._segment(replace(rewards, values=values), baselines, signs)

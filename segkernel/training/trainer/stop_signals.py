@@ -31,7 +31,7 @@ class Stopped(SystemExit):
 def stop_on(number: signal.Signals, request: StopRequest) -> Iterator[None]:
     """Turn the first signal into a request to stop; a second one has its default effect at once.
 
-    A handler that the program has installed itself is left alone, and so are threads, which cannot install one.
+    A handler that the program has installed itself stays. Only the main thread can install one.
     """
     default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is not default:

@@ -89,11 +89,26 @@ def test_read_preferences_names_an_unreadable_file(tmp_path: Path) -> None:
         read_preferences(tmp_path / "latin.jsonl")
 
 
-@pytest.mark.parametrize("rewards", ["x", [1.0, "x"], "12", ["1"], [True, None], [float("nan")], [10**400], None])
-def test_read_preferences_refuses_token_rewards_that_are_not_finite(tmp_path: Path, rewards: Any) -> None:
+@pytest.mark.parametrize(
+    ("rewards", "got"),
+    [
+        ("12", "str"),
+        (3.5, "float"),
+        ([1.0, "x"], "'x'"),
+        (["1"], "'1'"),
+        ([True, None], "None"),
+        ([float("nan")], "nan"),
+        ([10**400], "1" + 59 * "0"),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_read_preferences_refuses_token_rewards_that_are_not_finite(tmp_path: Path, rewards: Any, got: str) -> None:
     rows = [{**ROW, "good": [1, 2.5], "bad": rewards}] * 2
     path = write_jsonl(tmp_path / "rewards.jsonl", rows)
-    expected = "expected the key 'bad', got" if rewards is None else "'bad': expected a list of finite numbers"
+    expected = f"'bad': expected a list of finite numbers, one per response token, got {got}$"
+    if rewards is None:
+        expected = "expected the key 'bad', got"
     with pytest.raises(ValueError, match=f"line 1: {expected}"):
         read_preferences(path, chosen_rewards="good", rejected_rewards="bad")
     assert read_preferences(path, chosen_rewards="good")[0]["chosen_token_rewards"] == [1.0, 2.5]
@@ -139,7 +154,7 @@ def test_split_by_prompt_refuses_fractions_outside_its_range(fraction: float) ->
 
 
 def test_split_by_prompt_needs_two_prompts() -> None:
-    with pytest.raises(ValueError, match="all rows share one prompt"):
+    with pytest.raises(ValueError, match="eval_fraction: expected 0, since all rows share one prompt, got 0"):
         split_by_prompt(Dataset.from_list([ROW, ROW]), 0.5)
 
 

@@ -199,7 +199,7 @@ def test_distill_refuses_a_teacher_without_logits_of_all_tokens(tmp_path: Path, 
         ({"signal": "all"}, r"signal: expected one of 'full', 'top_k', 'sampled', got 'all'"),
         ({"signal": "top_k", "beta": 0.5}, r"beta: expected 0 or 1 with signal='top_k', got 0.5"),
         ({"signal": "sampled", "beta": 0.0}, r"beta: expected 1 with signal='sampled', got 0.0"),
-        ({"top_k": 0}, r"top_k: expected a number from 1 to 256, got 0"),
+        ({"top_k": 0}, r"top_k: expected 1 <= top_k <= 256, got 0"),
     ],
 )
 def test_distill_refuses_options_out_of_range(options: dict[str, Any], message: str) -> None:

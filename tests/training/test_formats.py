@@ -331,7 +331,10 @@ def test_messages_lose_the_nulls_that_a_table_adds(tmp_path: Path) -> None:
             {"prompt": user("p"), "chosen": assistant("a"), "rejected": assistant("b"), "tools": {"a": 1}},
             "'tools': expected a list, got dict",
         ),
-        ({"prompt": "p", "chosen": "a", "rejected": "b", "chosen_mask": [2]}, "'chosen_mask': expected a list of 0"),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "chosen_mask": [2]},
+            "'chosen_mask': expected a list of 0 and 1 .*, got 2",
+        ),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused_with_their_line(tmp_path: Path, row: Row, message: str) -> None:

@@ -351,7 +351,9 @@ def test_entropy_threshold_defaults_to_the_segmenter(
         trainer = make(tmp_path, tokenizer, entropy_threshold=0.0, min_length=2, segmenter=segmenter(2.5, min_length=3))
     assert (trainer.entropy_threshold, trainer.min_length) == (0.0, 2)
     assert "was trained, and its normalizer fitted, at 2.5, not at 0" in caplog.text
-    with pytest.raises(ValueError, match="entropy_threshold is required when no segment reward model is given"):
+    with pytest.raises(
+        ValueError, match="entropy_threshold: expected a number without a segment reward model, got none"
+    ):
         make(tmp_path, tokenizer, segmenter=None)
 
 

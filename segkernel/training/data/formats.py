@@ -7,7 +7,7 @@ tokenizer.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from segkernel.training.data.columns import SIDES
@@ -124,7 +124,22 @@ def finite_numbers(row: Mapping[str, Any], name: str, where: str) -> list[float]
             return values
     except (TypeError, OverflowError):
         pass
-    raise RowError(f"{where}: {name!r}: expected a list of finite numbers, one per response token")
+    refused = _first_refused(row[name], _is_finite)
+    raise RowError(f"{where}: {name!r}: expected a list of finite numbers, one per response token, got {refused}")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, str) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
+
+
+def _first_refused(values: Any, accepts: Callable[[Any], bool]) -> str:
+    """First value that is not accepted, or the type of what is no list."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return type(values).__name__
+    return next((f"{value!r:.60}" for value in values if not accepts(value)), type(values).__name__)
 
 
 def _present(source: Mapping[str, Any]) -> Row:
@@ -219,9 +234,16 @@ def _json(value: Any) -> str:
 
 def _mask(values: Any, name: str, where: str) -> list[bool]:
     values = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(values, list) or not all(value in (0, 1) for value in values):
-        raise RowError(f"{where}: {name!r}: expected a list of 0 and 1 or booleans, one per response token")
+    if not isinstance(values, list) or not all(map(_is_bit, values)):
+        refused = _first_refused(values, _is_bit)
+        raise RowError(
+            f"{where}: {name!r}: expected a list of 0 and 1 or booleans, one per response token, got {refused}"
+        )
     return [bool(value) for value in values]
+
+
+def _is_bit(value: Any) -> bool:
+    return value in (0, 1)
 
 
 def _check_unicode(text: str, name: str, where: str) -> None:

@@ -160,7 +160,7 @@ def split_by_prompt(
     texts = to_table(dataset.select_columns(key))[key].to_pylist()
     prompts = sorted(set(texts), key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
     if len(prompts) < 2:
-        raise ValueError("eval_fraction: all rows share one prompt, so none can be held out; pass 0")
+        raise ValueError(f"eval_fraction: expected 0, since all rows share one prompt, got {fraction}")
     count = min(max(round(fraction * len(prompts)), 1), len(prompts) - 1)
     chosen = set(prompts[:count])
     held_out = np.array([text in chosen for text in texts])

@@ -73,7 +73,7 @@ class DistillConfig(RolloutConfig):
         if self.signal == "sampled" and self.beta != 1:
             raise ValueError(f"beta: expected 1 with signal='sampled', got {self.beta}")
         if not 1 <= self.top_k <= MOST_LABELS:
-            raise ValueError(f"top_k: expected a number from 1 to {MOST_LABELS}, got {self.top_k}")
+            raise ValueError(f"top_k: expected 1 <= top_k <= {MOST_LABELS}, got {self.top_k}")
 
 
 class DistillTrainer(RolloutTrainer):

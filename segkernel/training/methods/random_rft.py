@@ -34,7 +34,10 @@ class RandomRFTTrainer(RFTTrainer):
         lengths = list_lengths(accepted, "response_ids")
         rows = [random_tokens(n, args.share, args.piece_length, (args.seed, row)) for row, n in enumerate(lengths)]
         if not any(row.any() for row in rows):
-            raise ValueError(f"share: no token of any accepted response is selected; got {args.share}")
+            raise ValueError(
+                "share: no token of any accepted response is selected, so there is nothing to train on; got "
+                f"{args.share}"
+            )
         masks = FlatLists(np.concatenate(rows), lengths)
         logger.warning(
             "selection: %.0f %% of the accepted responses' tokens are trained on; %d of %d responses keep no token",

@@ -82,7 +82,7 @@ class SegmentPPOTrainer(PPOTrainer):
         threshold = args.entropy_threshold
         if threshold is None:
             if segmenter is None:
-                raise ValueError("entropy_threshold is required when no segment reward model is given")
+                raise ValueError("entropy_threshold: expected a number without a segment reward model, got none")
             threshold = segmenter.entropy_threshold
         elif segmenter is not None and threshold != segmenter.entropy_threshold:
             logger.warning(

@@ -1,23 +1,72 @@
-"""Advantage estimators for SkyRL, to be registered in the training script.
+"""Advantages per turn or segment for SkyRL, whose training script registers them (examples/skyrl_turn_grpo.py):
 
     from functools import partial
 
     from segkernel.integrations import skyrl
     from skyrl.backends.skyrl_train.utils.ppo_utils import register_advantage_estimator
+    from skyrl.train.trainer import RayPPOTrainer
 
     register_advantage_estimator("segkernel_turn_grpo")(skyrl.turn_grpo)
     register_advantage_estimator("segkernel_asr_grpo")(partial(skyrl.asr_grpo, delta=0.5))
+
+    class Trainer(skyrl.LossMaskAdvantages, RayPPOTrainer):
+        pass
 
 and on the command line `trainer.algorithm.advantage_estimator=segkernel_turn_grpo`.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from segkernel.integrations.advantages import agreeing_advantages, turn_advantages
+
+
+class LossMaskAdvantages:
+    """Mixin for SkyRL's trainers: advantage estimators get the loss mask, whose runs of ones are turns.
+
+    SkyRL passes them the response mask, which has ones at tool output as well. A reward outside of the loss mask, such
+    as that of a turn whose end token SkyRL has added, moves to the last token before it that is in the mask. The batch
+    gets its own mask and rewards back.
+
+    Raises:
+        ValueError: `generator.step_wise_trajectories`, with which estimators see the last turn only.
+    """
+
+    cfg: Any
+
+    def compute_advantages_and_returns(self, data: Any) -> Any:
+        if self.cfg.generator.step_wise_trajectories:
+            raise ValueError(
+                "generator.step_wise_trajectories: expected false, as advantages per turn or segment need all turns of "
+                "a trajectory in one sequence, got true"
+            )
+        own = {name: data[name] for name in ("response_mask", "rewards")}
+        data["response_mask"] = data["loss_mask"]
+        data["rewards"] = rewards_under(data["loss_mask"], data["rewards"])
+        trainer: Any = super()
+        output = trainer.compute_advantages_and_returns(data)
+        for name, value in own.items():
+            output[name] = value.to(output[name].device)
+        return output
+
+
+def rewards_under(mask: Tensor, rewards: Tensor) -> Tensor:
+    """Rewards `[B, T]` with those of masked positions added to the last valid one before; the sums of rows stay.
+
+    Example:
+        >>> rewards_under(torch.tensor([[0, 1, 1, 0, 1]]), torch.tensor([[0.0, 0.0, 1.0, 2.0, 3.0]]))
+        tensor([[0., 0., 3., 0., 3.]])
+    """
+    valid = mask.bool()
+    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(valid)
+    last = positions.masked_fill(~valid, -1).cummax(1).values
+    first = valid.int().argmax(1, keepdim=True)  # for rewards ahead of all valid positions
+    return torch.zeros_like(rewards).scatter_add(1, torch.where(last < 0, first, last), rewards)
 
 
 def turn_grpo(
@@ -28,7 +77,18 @@ def turn_grpo(
     grpo_norm_by_std: bool = True,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """GRPO with an advantage per turn (`turn_advantages`); returns advantages and returns `[B, T]`, which are equal."""
+    """GRPO with an advantage per turn (`turn_advantages`); returns advantages and returns `[B, T]`, which are equal.
+
+    Warns if all responses are single turns, as they are for a trainer without `LossMaskAdvantages`.
+    """
+    valid = response_mask.bool()
+    starts = valid[:, :1].sum(1) + (valid[:, 1:] & ~valid[:, :-1]).sum(1)
+    if not (starts > 1).any():
+        warnings.warn(
+            "segkernel_turn_grpo: every response of the batch is a single turn, so the advantages are those of GRPO; "
+            "with several turns, the trainer needs the mixin segkernel.integrations.skyrl.LossMaskAdvantages",
+            stacklevel=2,
+        )
     advantages = turn_advantages(
         token_level_rewards, response_mask, index, gamma=float(gamma), scale=bool(grpo_norm_by_std)
     )
@@ -50,6 +110,8 @@ def asr_grpo(
 ) -> tuple[Tensor, Tensor]:
     """GRPO on the segments that agree with their response (`agreeing_advantages`); needs a reward for every token.
 
+    A response's score is the sum of all its rewards, as in SkyRL's GRPO.
+
     Raises:
         ValueError: neither `delta` nor `pivot_threshold`.
     """
@@ -59,6 +121,7 @@ def asr_grpo(
         token_level_rewards,
         response_mask,
         index,
+        scores=token_level_rewards.sum(1),
         scale=bool(grpo_norm_by_std),
         delta=delta,
         pivot_threshold=pivot_threshold,

@@ -23,12 +23,13 @@ import torch
 STAND_INS = {
     "trl": set(),
     "verl": {"codetiming", "hydra", "omegaconf", "orjson", "ray", "tensordict"},
-    "llamafactory": {"av", "fire", "librosa", "modelscope", "trl", "tyro"},
+    "llamafactory": {"av", "fire", "librosa", "modelscope", "torchaudio", "trl", "tyro"},
     "ms_swift": {
         *("addict", "aiohttp", "attrdict", "binpacking", "cpm_kernels", "dacite", "einops", "fastapi", "json_repair"),
         *("modelscope", "msgspec", "nltk", "openai", "oss2", "rouge", "sentencepiece", "simplejson", "tiktoken"),
         *("transformers_stream_generator", "uvicorn", "zstandard"),
     },
+    "skyrl": {"aiohttp", "flash_attn", "httpx"},
     "openrlhf": {"aiohttp", "deepspeed", "flash_attn", "peft", "pylatexenc", "ray", "torchdata", "vllm"},
 }
 ABSENT = {"flash_attn.ops"}  # Triton kernels: without them, OpenRLHF computes with torch

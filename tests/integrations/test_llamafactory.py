@@ -17,7 +17,10 @@ import importlib, sys, types
 from tests.integrations.call_peer import STAND_INS, StandInFinder
 sys.path.append(sys.argv[1])
 sys.meta_path.append(StandInFinder(STAND_INS["llamafactory"]))
-import torch
+scratch = sys.argv[2]
+import omegaconf, torch, transformers
+from datasets import Dataset, DatasetDict, load_from_disk
+from examples import llamafactory_segments
 from segkernel import integrations
 
 utils = importlib.import_module("llamafactory.train.trainer_utils")
@@ -38,17 +41,41 @@ assert trainer.get_batch_logps is utils.get_batch_logps is not theirs[0]
 torch.testing.assert_close(results(), expected, rtol=1e-5, atol=1e-6)
 torch.testing.assert_close(results(ld_alpha=0.5), with_alpha)
 assert integrations.status().rows[0][1:] == (1, {"ld_alpha": 1})
+
+# The example: its configuration in LLaMA-Factory's parser, and its labels.
+parser = importlib.import_module("llamafactory.hparams.parser")
+given = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load("examples/llamafactory_segment_dpo.yaml"))
+given["output_dir"] = scratch
+_, data, _, tuning, _ = transformers.HfArgumentParser(parser._TRAIN_ARGS).parse_dict(given)
+assert (tuning.stage, tuning.pref_loss, data.tokenized_path) == ("dpo", "sigmoid", "data/segments")
+
+loop = [1, 2, 3, 4, 1, 2, 3, 4, 0]  # only the last 4 completes a repetition
+row = {"chosen_labels": [-100, -100, *loop], "rejected_labels": [-100, -100, *loop[:-1]]}
+DatasetDict(train=Dataset.from_list([row])).save_to_disk(scratch + "/tokenized")
+llamafactory_segments.main(scratch + "/tokenized", scratch + "/segments")
+(row,) = load_from_disk(scratch + "/segments")["train"]
+assert row["chosen_labels"] == [-100, -100, 1, 2, 3, 4, 1, 2, 3, -100, 0], row
+assert row["rejected_labels"] == [-100] * 9 + [4], row
+labels = torch.tensor([row["chosen_labels"], row["rejected_labels"] + [-100]])
+logits = torch.linspace(-3, 3, 110).view(2, 11, 5)
+sums, counts = trainer.get_batch_logps(logits=logits, labels=labels)
+assert counts.tolist() == [8, 1], counts
+table = logits[:, :-1].log_softmax(-1)
+wanted = [sum(table[b, t - 1, token] for t, token in enumerate(labels[b]) if token != -100) for b in (0, 1)]
+torch.testing.assert_close(sums, torch.stack(wanted))
+
 integrations.unpatch()
 assert trainer.get_batch_logps is utils.get_batch_logps is theirs[0]
 """
 
 
 @pytest.mark.packages
-def test_llamafactory_logps_agree_in_values_and_gradients_when_patched() -> None:
+def test_llamafactory_logps_agree_in_values_and_gradients_when_patched(tmp_path: Path) -> None:
+    """Also on the labels of the example, whose configuration LLaMA-Factory's own parser takes."""
     if not FOLDER.is_dir():
         pytest.skip("llamafactory is not installed in build/peers: run `make peers`")
     ran = subprocess.run(
-        [sys.executable, "-c", CODE, str(FOLDER)],
+        [sys.executable, "-c", CODE, str(FOLDER), str(tmp_path)],
         env={**os.environ, "DISABLE_VERSION_CHECK": "1"},
         cwd=ROOT,
         capture_output=True,

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from examples import slime_rewards
 from segkernel.integrations import prime_rl, skyrl, slime
@@ -45,11 +46,50 @@ def test_skyrl_turn_grpo_literals() -> None:
 
 
 def test_skyrl_asr_grpo_literals() -> None:
-    arguments = skyrl_arguments([[2.0, 2.0, 9.0, -2.0], [1.0, 9.0, -2.0, 1.0]])
+    """Scores 4 and 2, of all rewards as in SkyRL: advantages +1 and -1."""
+    arguments = skyrl_arguments([[2.0, 2.0, 2.0, -2.0], [1.0, 3.0, -2.0, 0.0]])
     advantages, _ = partial(skyrl.asr_grpo, delta=0.5)(**arguments)
-    assert advantages.tolist() == [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0]]
+    assert advantages.tolist() == [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, -1.0]]
     with pytest.raises(ValueError, match=r"^delta: expected it or pivot_threshold, got neither"):
         skyrl.asr_grpo(**arguments)
+
+
+def test_skyrl_turn_grpo_warns_where_every_response_is_one_turn() -> None:
+    """As the masks of SkyRL's trainer have them, which has ones at tool output."""
+    arguments = skyrl_arguments([[0.0, 0.0, 0.0, 4.0], [0.0, 0.0, 2.0, 0.0]])
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
+    with pytest.warns(UserWarning, match=r"^segkernel_turn_grpo: every response .* needs the mixin .*LossMaskAdvant"):
+        advantages, _ = skyrl.turn_grpo(**arguments | {"response_mask": mask})
+    assert advantages.tolist() == [[1.0, 1.0, 1.0, 1.0], [0.0, -1.0, -1.0, -1.0]]
+
+
+class SkyRLTrainer:
+    """SkyRL's trainer: the mask of its estimators is the response mask."""
+
+    def __init__(self, step_wise: bool = False) -> None:
+        self.cfg = SimpleNamespace(generator=SimpleNamespace(step_wise_trajectories=step_wise))
+
+    def compute_advantages_and_returns(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        return data | {"seen": torch.stack([data["response_mask"], data["rewards"]])}
+
+
+class LossMaskTrainer(skyrl.LossMaskAdvantages, SkyRLTrainer):
+    pass
+
+
+def test_skyrl_loss_mask_advantages_move_rewards_to_the_turns_they_end() -> None:
+    """A reward ahead of all turns goes to the first one; a row outside of the loss keeps its sum."""
+    masks = [[0.0, 1.0, 0.0, 0.0, 1.0], [0.0] * 5]
+    rewards = torch.tensor([[0.5, 1.0, 2.0, 4.0, 8.0], [0.0, 0.0, 3.0, 0.0, 1.0]])
+    ones = torch.ones(2, 5)
+    output = LossMaskTrainer().compute_advantages_and_returns(
+        {"response_mask": ones, "loss_mask": torch.tensor(masks), "rewards": rewards}
+    )
+    assert output["seen"].tolist() == [masks, [[0.0, 7.5, 0.0, 0.0, 8.0], [4.0, 0.0, 0.0, 0.0, 0.0]]]
+    assert output["response_mask"].equal(ones)
+    assert output["rewards"].equal(rewards)
+    with pytest.raises(ValueError, match=r"^generator.step_wise_trajectories: expected false, .*, got true$"):
+        LossMaskTrainer(step_wise=True).compute_advantages_and_returns({})
 
 
 class SlimeSample(SimpleNamespace):

@@ -101,6 +101,13 @@ def commands(page: Path) -> list[list[str]]:
     return [[word for word in words if not re.match(r"SEGKERNEL_\w+=", word)] for words in split if words]
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("integrations-*.md")), ids=lambda page: page.stem)
+def test_page_of_a_framework_has_the_headings_of_all(page):
+    headings = re.findall(r"^## (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    expected = ["Install", "Usage", "Changes", "Unchanged", "Versions", "Limits", "Example"]
+    assert [heading for heading in headings if heading in expected] == expected
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_console_commands_exist(page):
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

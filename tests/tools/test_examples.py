@@ -60,7 +60,10 @@ def test_reward_function_raises_the_share_of_its_good_word():
 def test_every_example_is_tested():
     """The examples for frameworks are tested by the files in tests/integrations."""
     here = ["numpy_arrow", "ops_in_your_own_loop", "reward_function"]
-    frameworks = ["ms_swift_plugin", "openrlhf_rewards", "slime_rewards", "trl_segment_dpo"]
+    frameworks = [
+        *("llamafactory_segments", "ms_swift_plugin", "openrlhf_rewards", "skyrl_turn_grpo", "slime_rewards"),
+        "trl_segment_dpo",
+    ]
     assert sorted([*here, *frameworks]) == FILES
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "integrations").glob("test_*.py"))
     assert [name for name in frameworks if name not in tests] == []

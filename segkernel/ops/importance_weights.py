@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from segkernel import _tensors, _validate
+from segkernel._enums import REDUCE
+from segkernel._library import ops
 from segkernel.ops.segment_broadcast import segment_broadcast
-from segkernel.ops.segment_reduce import segment_reduce
 
 
 def importance_weights(
@@ -88,39 +89,51 @@ def importance_weights(
 
     dtype = torch.promote_types(logprobs.dtype, rollout_logprobs.dtype)
     dtype = torch.float64 if dtype is torch.float64 else torch.float32
-    log_ratios = logprobs.detach().to(dtype) - rollout_logprobs.detach().to(dtype)
+    log_ratios = (logprobs.to(dtype) - rollout_logprobs.to(dtype)).detach()
     if level == "token":
         lowest = _per_token(low_value, row_low, logprobs, cu_seqlens)
         highest = _per_token(high_value, row_high, logprobs, cu_seqlens)
-        weights, inside = _bounded(log_ratios.exp(), lowest, highest, mode)
-        keep = inside if mask is None else inside & mask
-        return torch.where(keep, weights, 0.0), keep
-
+        weights, inside = _bounded(log_ratios.exp_(), lowest, highest, mode)
+        if mask is None:
+            return weights, torch.ones_like(weights, dtype=torch.bool) if inside is None else inside
+        return _zero_outside(weights, mask.to(torch.int32).neg_()), mask.clone() if inside is None else mask & inside
+    lowest = low_value if row_low is None else row_low.unsqueeze(1)
+    highest = high_value if row_high is None else row_high.unsqueeze(1)
     if ids is None or num_segments is None:  # one segment per row
-        num_segments = 1
         keep = torch.ones_like(log_ratios, dtype=torch.bool) if mask is None else mask.clone()
-        ids = keep.int() - 1
+        ids, num_segments = keep.to(torch.int32).sub_(1), 1
     else:
         _validate.integer("num_segments", num_segments, at_least=0)
         ids = _tensors.segment_ids(ids, "logprobs", logprobs, logprobs.shape, cu_seqlens)
         keep = (ids >= 0) & (ids < num_segments)
         keep = keep if mask is None else keep & mask
         ids = torch.where(keep, ids, -1)
-    reduced = segment_reduce(log_ratios, ids, num_segments, reduce=average, cu_seqlens=cu_seqlens)
-    lowest = low_value if row_low is None else row_low.unsqueeze(1)
-    highest = high_value if row_high is None else row_high.unsqueeze(1)
-    weights, inside = _bounded(reduced.exp(), lowest, highest, mode)
-    if mode == "mask":
+    reduced = ops.segment_reduce.default(log_ratios, ids, num_segments, REDUCE[average], cu_seqlens)
+    weights, inside = _bounded(reduced.exp_(), lowest, highest, mode)
+    if level == "sequence" and cu_seqlens is None:
+        return _zero_outside(weights, ~ids), keep if inside is None else keep & inside
+    if inside is not None:
         keep = keep & (segment_broadcast(inside.to(dtype), ids, cu_seqlens=cu_seqlens) > 0)
     return segment_broadcast(weights, ids, cu_seqlens=cu_seqlens), keep
 
 
-def _bounded(ratios: Tensor, low: float | Tensor, high: float | Tensor, mode: str) -> tuple[Tensor, Tensor]:
-    """Ratios with the bounds applied, 0 where they are rejected, and whether each is kept."""
-    if mode == "clip":
-        return ratios.clamp(min=low).clamp(max=high), torch.ones_like(ratios, dtype=torch.bool)
-    inside = (ratios >= low) & (ratios <= high)
-    return torch.where(inside, ratios, 0.0), inside
+def _bounded(ratios: Tensor, low: float | Tensor, high: float | Tensor, mode: str) -> tuple[Tensor, Tensor | None]:
+    """Ratios with the bounds applied, 0 where they are rejected, and whether each is kept; None if all are."""
+    if mode == "mask":
+        inside = (ratios >= low) & (ratios <= high)
+        return torch.where(inside, ratios, 0.0), inside
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return ratios.clamp(min=low).clamp(max=high), None
+    return ratios.clamp_(low, high), None
+
+
+def _zero_outside(values: Tensor, bits: Tensor) -> Tensor:
+    """Values, and 0 where `bits` are 0 and not all ones, whatever the value: 0101 & 1111 -> 0101, 0101 & 0000 -> 0000.
+
+    On a CPU, `&` takes a third of the time of `torch.where`, which torch does not vectorize.
+    """
+    bits = bits.to(torch.int64 if values.dtype is torch.float64 else torch.int32)
+    return (values.view(bits.dtype) & bits).view(values.dtype)
 
 
 def _per_token(value: float, row_value: Tensor | None, tokens: Tensor, cu_seqlens: Tensor | None) -> float | Tensor:

@@ -163,7 +163,7 @@ def _patch(names: Sequence[str], verify: bool, module: str | None = None) -> tup
 
 def _frameworks(names: Sequence[str]) -> list[Framework]:
     _check_names(names)
-    return [importlib.import_module(FRAMEWORKS[name]).FRAMEWORK for name in names]
+    return [importlib.import_module(FRAMEWORKS[name]).FRAMEWORK for name in dict.fromkeys(names)]
 
 
 def _check_names(names: Collection[str]) -> None:
@@ -240,18 +240,22 @@ def _take_back(swaps: Sequence[Swap]) -> None:
 
 
 def _exchange(exchanges: Sequence[tuple[Any, Any, Swap]]) -> None:
-    """Put the second object of every exchange wherever a module, or the class of a method, holds the first."""
+    """Put the second object of every exchange wherever a module, or the class of a method, holds the first.
+
+    An object that another package has put in its place since stays.
+    """
     in_modules: dict[int, tuple[Any, Any]] = {}
     for old, new, swap in exchanges:
         for registry in swap.target.registries:
             entries = _find(*registry.rsplit(".", 1))[0]
             entries.update({name: new for name, value in entries.items() if value is old})
-        if swap.owner is not None:
-            setattr(swap.owner, swap.target.attribute.rsplit(".", 1)[-1], new)
-        elif swap.target.everywhere:
+        if swap.owner is None and swap.target.everywhere:
             in_modules[id(old)] = (old, new)
-        else:
-            setattr(sys.modules[swap.target.module], swap.target.attribute, new)
+            continue
+        holder = sys.modules[swap.target.module] if swap.owner is None else swap.owner
+        name = swap.target.attribute.rsplit(".", 1)[-1]
+        if vars(holder).get(name) is old:
+            setattr(holder, name, new)
     if not in_modules:
         return
     for module in list(sys.modules.values()):

@@ -23,11 +23,13 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         UserError: an unknown framework, one that is not installed, advantages that are not as expected, or a program
-            that is not found.
+            that is not found or cannot be run.
     """
     arguments = list(argv)
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options, program = arguments[:split], arguments[split + 1 :]
+    if not program and not {"-h", "--help"} & set(options):
+        raise UserError("PROGRAM: expected one after `--`, got none (see `segkernel run --help`)")
     parser = CommandParser(
         prog="segkernel run",
         usage="segkernel run --patch NAMES -- PROGRAM ...",
@@ -36,7 +38,11 @@ def main(argv: Sequence[str]) -> int:
         epilog="example: segkernel run --patch trl -- trl dpo --model_name_or_path ...",
     )
     parser.add_argument(
-        "--patch", metavar="NAMES", default="", help=f"frameworks, separated by commas: {', '.join(FRAMEWORKS)}"
+        "--patch",
+        metavar="NAMES",
+        action="append",
+        default=[],
+        help=f"frameworks, separated by commas: {', '.join(FRAMEWORKS)}",
     )
     parser.add_argument(
         "--advantages",
@@ -47,16 +53,18 @@ def main(argv: Sequence[str]) -> int:
         "with rewards=MODULE.FUNCTION and delta=0.5",
     )
     given = parser.parse_args(options)
-    names = [name for name in given.patch.split(",") if name]
+    words = ",".join(given.patch).split(",")
+    names = list(dict.fromkeys(word.strip() for word in words if word.strip()))
     check_names(names)
     if given.advantages:
         check_advantages(given.advantages, names)
         check_estimator(program)
-    if not program:
-        raise UserError("PROGRAM: expected one after `--`, got none (see `segkernel run --help`)")
     command = command_line(program)
     sys.stdout.flush()
-    os.execve(command[0], command, environment(names, os.environ, given.advantages))
+    try:
+        os.execve(command[0], command, environment(names, os.environ, given.advantages))
+    except OSError as error:  # such as a shell script without its first line, `#!/bin/sh`
+        raise UserError(f"PROGRAM: {command[0]} cannot be run: {error.strerror}") from error
 
 
 def check_names(names: Sequence[str]) -> None:

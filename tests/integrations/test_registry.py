@@ -234,6 +234,52 @@ def test_nested_patched_leaves_outer_swaps_in_place(framework: Any) -> None:
     assert fake_framework.double is theirs
 
 
+def test_patching_a_framework_twice_in_one_call_lists_it_once(framework: Any) -> None:
+    theirs = fake_framework.double
+    framework(target("double", doubled))
+    assert integrations.patch("fake", "fake").rows == ((f"{NAME}.double", "fake 1.2.3", True, ""),)
+    assert integrations.patch("fake").rows == ((f"{NAME}.double", "fake 1.2.3", True, "before"),)
+    integrations.unpatch()
+    assert fake_framework.double is theirs
+
+
+def test_contexts_that_end_in_another_order_give_back_the_very_objects(framework: Any) -> None:
+    theirs = fake_framework.double, vars(fake_framework.Head)["forward"]
+    framework(target("double", doubled))
+    outer = integrations.patched("fake")
+    outer.__enter__()
+    framework(target("double", doubled), target("Head.forward", head))
+    inner = integrations.patched("fake")
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert [row.target for row in integrations.status().rows] == [f"{NAME}.Head.forward"]
+    inner.__exit__(None, None, None)
+    assert (fake_framework.double, vars(fake_framework.Head)["forward"]) == theirs
+    assert integrations.status().rows == ()
+
+
+def test_unpatch_keeps_what_another_package_has_put_in_place_since(
+    framework: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method, an object of one module only, and one of all modules that hold it."""
+
+    def later(*args: Any) -> None: ...
+
+    framework(
+        target("Head.forward", head),
+        replace(target("untouched", lambda x: x), everywhere=False),
+        target("double", doubled),
+    )
+    with integrations.patched("fake"):
+        monkeypatch.setattr(fake_framework.Head, "forward", later)
+        monkeypatch.setattr(fake_framework, "untouched", later)
+        monkeypatch.setattr(fake_framework, "double", later)
+    assert vars(fake_framework.Head)["forward"] is fake_framework.untouched is fake_framework.double is later
+    monkeypatch.undo()  # puts segkernel's objects back
+    for holder, name in ((fake_framework.Head, "forward"), (fake_framework, "untouched"), (fake_framework, "double")):
+        setattr(holder, name, vars(holder)[name].__wrapped__)
+
+
 def test_environment_switches_everything_off(framework: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = fake_framework.double
     framework(target("double", doubled))

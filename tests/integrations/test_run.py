@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segkernel import integrations
 from segkernel._arguments import UserError
 from segkernel._cli import main
-from segkernel.integrations import import_hook, registry
+from segkernel.integrations import import_hook, registry, run
 from segkernel.integrations.estimators import parse_request
 from segkernel.integrations.frameworks import FRAMEWORKS, MODULES
 from segkernel.integrations.ray_environment import hook
@@ -46,6 +47,40 @@ def test_scripts_and_modules_run_in_this_python_and_commands_from_its_folder(tmp
 def test_run_names_a_wrong_framework(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *arguments]) == 2
     assert capsys.readouterr().err == f"segkernel: error: {message}\n"
+
+
+def test_run_patches_all_frameworks_of_repeated_options_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trl", "openrlhf"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    calls: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: calls.append(arguments))
+    run.main(["--patch", "trl", "--patch", "openrlhf, trl", "--", "-c", "pass"])
+    ((path, command, variables),) = calls
+    assert (path, command) == (sys.executable, [sys.executable, "-c", "pass"])
+    assert variables["SEGKERNEL_INTEGRATIONS"] == "trl,openrlhf"
+
+
+@pytest.mark.parametrize("arguments", [["--patch", "trl", "train.py"], ["--patch", "trl", "--"], []])
+def test_run_says_where_the_program_belongs(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *arguments]) == 2
+    assert capsys.readouterr().err == (
+        "segkernel: error: PROGRAM: expected one after `--`, got none (see `segkernel run --help`)\n"
+    )
+
+
+def test_run_names_a_program_that_the_system_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell script without its first line, `#!/bin/sh`."""
+    script = tmp_path / "train.sh"
+    script.write_text("true\n")
+    script.chmod(0o755)
+    (tmp_path / "trl").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", "--patch", "trl", "--", str(script)]) == 2
+    assert capsys.readouterr().err == f"segkernel: error: PROGRAM: {script} cannot be run: Exec format error\n"
 
 
 @pytest.mark.parametrize("program", ["no_such_script.py", "no-such-command"])

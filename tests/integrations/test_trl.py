@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from segkernel import integrations
 from segkernel.integrations.targets import PassBack
@@ -51,6 +52,65 @@ def test_trl_trainer_gives_the_same_losses_metrics_and_gradients_when_patched(
     assert status[HEAD].passed_back == {}
     assert len(ours[0]) == len(ours[1]) == 2
     assert_same_steps(ours, theirs)
+
+
+def with_softcap() -> Any:
+    return small(Gemma2ForCausalLM, Gemma2Config, head_dim=8, final_logit_softcapping=0.5)
+
+
+def with_logit_scale() -> Any:
+    return small(CohereForCausalLM, CohereConfig, logit_scale=0.25)
+
+
+def with_adapter() -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    from tests.integrations.trl_runs import model
+
+    base = model()
+    return get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+
+
+def in_half_precision() -> Any:
+    from tests.integrations.trl_runs import model
+
+    return model().half()
+
+
+def small(model: Any, config: Any, **options: Any) -> Any:
+    """Model of one layer with tied embeddings."""
+    from tests.integrations.trl_runs import TOKENIZER
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "max_position_embeddings": 64}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    ids = {"pad_token_id": TOKENIZER.pad_token_id, "eos_token_id": TOKENIZER.eos_token_id, "bos_token_id": None}
+    torch.manual_seed(7)
+    return model(config(**sizes, **heads, **ids, vocab_size=len(TOKENIZER), **options))
+
+
+@pytest.mark.parametrize("make_model", [with_softcap, with_logit_scale, with_adapter, in_half_precision])
+@pytest.mark.parametrize("kind", ["DPO", "GRPO"])
+def test_trl_trainer_of_other_models_gives_the_same_steps_when_patched(
+    run: Any, kind: str, make_model: Any, tmp_path: Path
+) -> None:
+    """The reference of the model with an adapter is the model without; GRPO's prompts are padded on the left."""
+    theirs = run(kind, tmp_path / "theirs", make_model)
+    with integrations.patched("trl"):
+        ours = run(kind, tmp_path / "ours", make_model)
+        status = {row.target: row for row in integrations.status().rows}
+    assert status[HEAD].served >= 2
+    assert status[HEAD].passed_back == {}
+    assert_same_steps(ours, theirs, absolute=2e-5 if make_model is in_half_precision else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_trl_head_of_a_batch_without_labels_has_empty_outputs_and_zero_gradients(run: Any, dtype: torch.dtype) -> None:
+    hidden, weight = torch.randn(0, 16, dtype=dtype).requires_grad_(), torch.randn(40, 16, dtype=dtype).requires_grad_()
+    found = fused_head(hidden, weight, None, torch.zeros(0, dtype=torch.int64), 1.0, 16)
+    assert [None if value is None else value.shape for value in found] == [torch.Size([0])] * 5
+    gradients = torch.autograd.grad(found[0].sum() + found[1].sum(), (hidden, weight))  # type: ignore[union-attr]
+    assert [gradient.dtype for gradient in gradients] == [dtype, dtype]
+    assert not gradients[1].any()
 
 
 def test_trl_functions_agree_in_values_and_gradients(trl: Path) -> None:
@@ -227,6 +287,9 @@ def test_segment_masks_of_labeled_completions_follow_the_label() -> None:
     assert segment_masks(rows, delta=0.5) == {"mask": [[True, False], [False, True]]}
     with pytest.raises(ValueError, match=r"^rows: expected columns chosen_token_rewards .*, got label$"):
         segment_masks({"label": [True]}, delta=0.5)
+    with pytest.raises(ValueError, match=r"^token_rewards: expected one number per token, got None in row 1$"):
+        segment_masks({"token_rewards": [[], None], "label": [True, False]}, delta=0.5)
+    assert segment_masks({"token_rewards": [[]], "label": [True]}, delta=0.5) == {"mask": [[]]}
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,11 @@ class Gradients(TrainerCallback):
         self.steps.append({name: value.grad.clone() for name, value in named if value.grad is not None})
 
 
-def run(kind: str, folder: Path, **changes: Any) -> Steps:
+def run(kind: str, folder: Path, make_model: Callable[[], Any] = model, **changes: Any) -> Steps:
     """Logs and gradients of the steps of one trainer."""
     import trl
 
+    policy = make_model()
     rows: list[dict[str, Any]] = pairs(8)
     trainer_kwargs: dict[str, Any] = {}
     config: dict[str, Any] = {}
@@ -84,10 +85,10 @@ def run(kind: str, folder: Path, **changes: Any) -> Steps:
         trainer_kwargs["reward_funcs"] = lambda completions, **kwargs: [float(len(set(text))) for text in completions]
         config = {"temperature": 0.7, "num_generations": 2, "max_completion_length": 6, "beta": 0.0}
     if kind in ("DPO", "KTO"):
-        trainer_kwargs["ref_model"] = model()
+        trainer_kwargs["ref_model"] = None if hasattr(policy, "peft_config") else make_model()
     gradients = Gradients()
     trainer = getattr(trl, f"{kind}Trainer")(
-        model(),
+        policy,
         args=getattr(trl, f"{kind}Config")(**settings(folder, **config, **changes)),
         train_dataset=Dataset.from_list(rows),
         processing_class=TOKENIZER,

@@ -32,7 +32,7 @@ def segment_masks(rows: Mapping[str, Sequence[Any]], **options: Any) -> dict[str
         `chosen_mask` and `rejected_mask`, or `mask`.
 
     Raises:
-        ValueError: `rows` has neither kind of columns, or a completion without tokens.
+        ValueError: `rows` has neither kind of columns, or a row without token rewards.
 
     Example:
         >>> from segkernel.integrations.trl import segment_masks
@@ -42,18 +42,24 @@ def segment_masks(rows: Mapping[str, Sequence[Any]], **options: Any) -> dict[str
     """
     if "chosen_token_rewards" in rows and "rejected_token_rewards" in rows:
         return {
-            f"{side}_mask": _masks(rows[f"{side}_token_rewards"], [sign] * len(rows["chosen_token_rewards"]), options)
+            f"{side}_mask": _masks(f"{side}_token_rewards", rows, [sign] * len(rows["chosen_token_rewards"]), options)
             for side, sign in (("chosen", 1.0), ("rejected", -1.0))
         }
     if "token_rewards" in rows and "label" in rows:
-        return {"mask": _masks(rows["token_rewards"], [1.0 if label else -1.0 for label in rows["label"]], options)}
+        return {"mask": _masks("token_rewards", rows, [1.0 if label else -1.0 for label in rows["label"]], options)}
     raise ValueError(
         "rows: expected columns chosen_token_rewards and rejected_token_rewards, or token_rewards and label, got "
         f"{', '.join(sorted(rows))}"
     )
 
 
-def _masks(rewards: Sequence[Sequence[float]], signs: Sequence[float], options: Mapping[str, Any]) -> list[list[bool]]:
+def _masks(
+    column: str, rows: Mapping[str, Sequence[Any]], signs: Sequence[float], options: Mapping[str, Any]
+) -> list[list[bool]]:
+    rewards: Sequence[Sequence[float]] = rows[column]
+    for row, values in enumerate(rewards):
+        if values is None:
+            raise ValueError(f"{column}: expected one number per token, got None in row {row}")
     lengths = [len(row) for row in rewards]
     packed = torch.tensor([value for row in rewards for value in row], dtype=torch.float32)
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from examples import openrlhf_rewards
 from segkernel import integrations
-from segkernel.integrations.estimators import REQUEST
+from segkernel.integrations.estimators import REQUEST, parse_request
 from segkernel.integrations.run import check_advantages
 from segkernel.integrations.verl import credit
 from tests.integrations.call_peer import STAND_INS, StandInFinder
@@ -244,7 +244,10 @@ def test_example_script_has_options_of_openrlhf_and_advantages_that_segkernel_ta
     lines = (ROOT / "examples" / "openrlhf_asr_grpo.sh").read_text().partition("segkernel run")[2]
     ours, _, theirs = lines.replace("\\\n", " ").partition(" -- ")
     words = shlex.split(ours)
-    check_advantages(words[words.index("--advantages") + 1 :], [words[words.index("--patch") + 1]])
+    request = words[words.index("--advantages") + 1 :]
+    check_advantages(request, [words[words.index("--patch") + 1]])
+    module, _, name = str(parse_request(request, "--advantages").rewards).rpartition(".")
+    assert getattr(importlib.import_module(module), name) is openrlhf_rewards.token_rewards
     options = re.findall(r"--[a-z_.]+", theirs)
     source = (PEERS / "openrlhf" / "openrlhf" / "cli" / "train_ppo_ray.py").read_text()
     assert len(options) == 9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import inspect
 import math
 import re
 import sys
@@ -193,20 +192,37 @@ def test_slime_asr_grpo_names_what_is_wrong(options: dict[str, Any], sample: Sli
         slime.asr_grpo(slime_arguments(**options), [sample])
 
 
-def test_prime_rl_example_names_the_loss_and_its_options() -> None:
-    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
-    loss = tomllib.loads((ROOT / "examples" / "prime_rl_segment_ratio.toml").read_text())["trainer"]["loss"]
-    assert loss["import_path"] == f"{prime_rl.__name__}.{prime_rl.segment_ratio_loss.__name__}"
-    inspect.signature(prime_rl.segment_ratio_loss).bind(None, **loss["kwargs"])
-
-
-def test_prime_rl_segment_ratio_loss_literals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ratios e^0.3 of the first turn, and e^-0.4 of the second, which is clipped to 0.8 for a negative advantage."""
+@pytest.fixture
+def loss_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PRIME-RL's module of the class that its losses return: a tuple here."""
     module = ModuleType("prime_rl.trainer.rl.loss")
     module.__dict__["LossOutputs"] = lambda loss, metrics: (loss, metrics)
     monkeypatch.setitem(sys.modules, "prime_rl.trainer.rl.loss", module)
     for name in ("prime_rl", "prime_rl.trainer", "prime_rl.trainer.rl"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
+
+
+@pytest.mark.usefixtures("loss_outputs")
+def test_prime_rl_example_names_the_loss_and_its_options() -> None:
+    """A ratio of 1.5 for the advantage 2 is clipped to 1.2, and one of 0.5 for -2 to 0.8."""
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
+    given = tomllib.loads((ROOT / "examples" / "prime_rl_segment_ratio.toml").read_text())["trainer"]["loss"]
+    module, _, name = given["import_path"].rpartition(".")
+    function = getattr(importlib.import_module(module), name)
+    for ratio, advantage, expected in ((1.5, 2.0, -2.4), (0.5, -2.0, 1.6)):
+        inputs = SimpleNamespace(
+            trainer_logprobs=torch.tensor([math.log(ratio)]),
+            inference_logprobs=torch.zeros(1),
+            advantages=torch.tensor([advantage]),
+            loss_mask=torch.tensor([True]),
+            loss_weights=None,
+        )
+        assert function(inputs, **given["kwargs"])[0].item() == pytest.approx(expected)
+
+
+@pytest.mark.usefixtures("loss_outputs")
+def test_prime_rl_segment_ratio_loss_literals() -> None:
+    """Ratios e^0.3 of the first turn, and e^-0.4 of the second, which is clipped to 0.8 for a negative advantage."""
     logprobs = torch.tensor([0.2, 0.4, 5.0, -0.4, 3.0], requires_grad=True)
     inputs = SimpleNamespace(
         trainer_logprobs=logprobs,

@@ -66,4 +66,6 @@ def test_every_example_is_tested():
     ]
     assert sorted([*here, *frameworks]) == FILES
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "integrations").glob("test_*.py"))
-    assert [name for name in frameworks if name not in tests] == []
+    configurations = [path.stem for path in (ROOT / "examples").iterdir() if path.suffix in (".sh", ".toml", ".yaml")]
+    assert len(configurations) == 5
+    assert [name for name in [*frameworks, *configurations] if name not in tests] == []

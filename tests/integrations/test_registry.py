@@ -274,9 +274,10 @@ def test_unpatch_keeps_what_another_package_has_put_in_place_since(
         monkeypatch.setattr(fake_framework.Head, "forward", later)
         monkeypatch.setattr(fake_framework, "untouched", later)
         monkeypatch.setattr(fake_framework, "double", later)
-    assert vars(fake_framework.Head)["forward"] is fake_framework.untouched is fake_framework.double is later
+    holders: Any = [(fake_framework.Head, "forward"), (fake_framework, "untouched"), (fake_framework, "double")]
+    assert [vars(holder)[name] for holder, name in holders] == [later] * 3
     monkeypatch.undo()  # puts segkernel's objects back
-    for holder, name in ((fake_framework.Head, "forward"), (fake_framework, "untouched"), (fake_framework, "double")):
+    for holder, name in holders:
         setattr(holder, name, vars(holder)[name].__wrapped__)
 
 

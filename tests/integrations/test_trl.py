@@ -108,7 +108,7 @@ def test_trl_head_of_a_batch_without_labels_has_empty_outputs_and_zero_gradients
     hidden, weight = torch.randn(0, 16, dtype=dtype).requires_grad_(), torch.randn(40, 16, dtype=dtype).requires_grad_()
     found = fused_head(hidden, weight, None, torch.zeros(0, dtype=torch.int64), 1.0, 16)
     assert [None if value is None else value.shape for value in found] == [torch.Size([0])] * 5
-    gradients = torch.autograd.grad(found[0].sum() + found[1].sum(), (hidden, weight))  # type: ignore[union-attr]
+    gradients = torch.autograd.grad(found[0].sum() + found[1].sum(), (hidden, weight))
     assert [gradient.dtype for gradient in gradients] == [dtype, dtype]
     assert not gradients[1].any()
 

@@ -1,7 +1,11 @@
 """Logits, labels and tolerances for the tests of log-probabilities."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
+
+from tests.helpers import assert_near
 
 VOCABULARIES = (1, 2, 7, 31, 33, 257, 1000, 4099)
 # Longer than a chunk of the CPU kernels and than what a CUDA thread block loads at once, in any dtype; odd, so that
@@ -45,3 +49,31 @@ def assert_gradient(actual: Tensor, exact: Tensor) -> None:
     computed = 1e-11 if actual.dtype == torch.float64 else 1e-5
     half_ulp = torch.finfo(actual.dtype).eps / 2
     torch.testing.assert_close(actual.double(), exact.double(), rtol=half_ulp + computed, atol=0.1 * computed)
+
+
+def assert_layouts_match_float64(
+    call: Callable[[Callable[[Tensor], Tensor], Tensor | None], tuple[Tensor, ...]],
+    expected: Sequence[Tensor],
+    expected_gradient: Tensor,
+    logits: Tensor,
+    upstream: Sequence[Tensor],
+    kept: Tensor,
+    lengths: Sequence[int],
+) -> None:
+    """Compare outputs and gradient of `call(lay_out, cu_seqlens)` on padded and on packed rows with those in float64.
+
+    `lay_out` leaves a tensor `[B, T, ...]` as it is, or packs the first `lengths` tokens of its rows. The gradient to
+    `logits` is 0 at tokens that are not `kept`.
+    """
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if logits.dtype == torch.float64 else {"rtol": 1e-6, "atol": 2e-5}
+    for packed in (False, True):
+
+        def lay_out(values: Tensor, packed: bool = packed) -> Tensor:
+            return torch.cat([row[:n] for row, n in zip(values, lengths, strict=True)]) if packed else values
+
+        actual = call(lay_out, torch.tensor([0, *lengths]).cumsum(0) if packed else None)
+        for out, wanted in zip(actual, expected, strict=True):
+            assert_near(out.double(), wanted, **tolerance)
+        (gradient,) = torch.autograd.grad(actual, logits, upstream)
+        assert_gradient(gradient, expected_gradient)
+        assert not gradient[~kept].any()

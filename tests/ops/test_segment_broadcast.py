@@ -18,20 +18,20 @@ IDS = torch.tensor([[-1, 0, 0, -1, 0, 1], [-1] * 6], dtype=torch.int32)
         ("last", [0.0, 0.0, 0.0, 0.0, 6.0, 8.0]),
     ],
 )
-def test_literals(how, expected):
+def test_segment_broadcast_literals(how, expected):
     out = segkernel.segment_broadcast(VALUES, IDS, how=how)
     assert out.tolist() == [expected, [0.0] * 6]
     assert out.dtype == torch.float32
 
 
 @pytest.mark.parametrize("how", ["repeat", "split", "last"])
-def test_ids_in_any_order_and_out_of_range(how):
+def test_segment_broadcast_takes_ids_in_any_order_and_leaves_out_those_out_of_range(how):
     out = segkernel.segment_broadcast(torch.tensor([[6.0, 8.0]]), torch.tensor([[1, 0, 1, -7, 2, 1, 1]]), how=how)
     eights = {"repeat": [8.0] * 4, "split": [2.0] * 4, "last": [0.0, 0.0, 0.0, 8.0]}[how]
     assert out.tolist() == [[eights[0], 6.0, eights[1], 0.0, 0.0, eights[2], eights[3]]]
 
 
-def test_packed():
+def test_segment_broadcast_to_packed_rows_literals():
     ids, cu_seqlens = torch.tensor([0, 0, 1, -1, 0]), torch.tensor([0, 3, 3, 5])
     values = torch.tensor([[1.0, 2.0], [9.0, 9.0], [4.0, 9.0]])
     assert segkernel.segment_broadcast(values, ids, cu_seqlens=cu_seqlens).tolist() == [1.0, 1.0, 2.0, 0.0, 4.0]
@@ -46,7 +46,7 @@ def random_segments(T: int) -> tuple:
 
 @pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("T", LENGTHS)
-def test_against_the_reference(T, dtype):
+def test_segment_broadcast_equals_reference(T, dtype):
     batch, segments = random_segments(T)
     S = max(1, int(segments.counts.max()) - 1)  # one segment is left out
     values = random_scores(len(batch.lengths), S, dtype=dtype)
@@ -60,7 +60,7 @@ def test_against_the_reference(T, dtype):
 
 
 @pytest.mark.parametrize("how", ["split", "last"])
-def test_the_sum_is_preserved(how):
+def test_segment_broadcast_preserves_the_sum(how):
     _, segments = random_segments(257)
     values = segments.rewards
     broadcast = segkernel.segment_broadcast(values, segments.ids, how=how)
@@ -68,7 +68,7 @@ def test_the_sum_is_preserved(how):
 
 
 @pytest.mark.parametrize("how", ["repeat", "split", "last"])
-def test_gradients(how):
+def test_segment_broadcast_gradcheck(how):
     values = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     ids = torch.tensor([[-1, 0, 0, 1, 1, 1, 3, -1, 9], [2, 2, 2, 2, -1, -1, 0, 0, 1]])
 
@@ -85,7 +85,7 @@ def test_gradients(how):
 
 
 @pytest.mark.parametrize("how", ["repeat", "split", "last"])
-def test_poisoned_upstream_gradients_at_masked_tokens(how):
+def test_segment_broadcast_ignores_upstream_gradients_at_masked_tokens(how):
     """The gradient that arrives at a masked token may be anything."""
     batch, segments = random_segments(64)
     values = torch.randn(segments.rewards.shape, requires_grad=True)
@@ -97,7 +97,7 @@ def test_poisoned_upstream_gradients_at_masked_tokens(how):
     assert not clean[torch.arange(64) >= segments.counts[:, None]].any()
 
 
-def test_bad_parameters():
+def test_segment_broadcast_refuses_bad_arguments():
     with pytest.raises(ValueError, match=r"how: expected one of 'repeat'.*got 'spread'"):
         segkernel.segment_broadcast(VALUES, IDS, how="spread")
     with pytest.raises(ValueError, match=r"ids: expected 2 rows.*got int32 \[1, 6\]"):

@@ -5,8 +5,8 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import EVERY_DTYPE, OperatorCalls, assert_identical, assert_near, opcheck, unchanged
-from tests.ops.logprob_helpers import TRANSFORMS, assert_gradient, random_labels, random_logits
+from tests.helpers import EVERY_DTYPE, OperatorCalls, assert_identical, opcheck, unchanged
+from tests.ops.logprob_helpers import TRANSFORMS, assert_layouts_match_float64, random_labels, random_logits
 
 NAN = float("nan")
 # The two tokens have probabilities 1/4 and 3/4 at every position.
@@ -16,7 +16,7 @@ IDS = torch.tensor([[0, 0, 1, 1, -1], [-1, 0, 2, 2, 9]], dtype=torch.int32)
 LOW, HIGH = math.log(1 / 4), math.log(3 / 4)
 
 
-def test_literals():
+def test_segment_logprobs_literals():
     out = segkernel.segment_logprobs(LOGITS, LABELS, IDS, 3)
     torch.testing.assert_close(out, torch.tensor([[LOW + HIGH, HIGH, 0.0], [LOW, 0.0, 2 * HIGH]]))
     assert out.dtype == torch.float32
@@ -29,7 +29,7 @@ def test_literals():
     torch.testing.assert_close(out, torch.tensor([[low + high, high, 0.0], [LOW, 0.0, 2 * HIGH]]))
 
 
-def test_entropy_is_reduced_the_same_way():
+def test_segment_logprobs_reduce_entropies_as_logprobs():
     H = -(LOW / 4 + 3 * HIGH / 4)
     log_probs, entropy = segkernel.segment_logprobs(LOGITS, LABELS, IDS, 3, entropy=True)
     torch.testing.assert_close(entropy, H * torch.tensor([[2.0, 1.0, 0.0], [1.0, 0.0, 2.0]]))
@@ -38,7 +38,7 @@ def test_entropy_is_reduced_the_same_way():
     torch.testing.assert_close(entropy, H * torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]))
 
 
-def test_packed():
+def test_segment_logprobs_of_packed_rows_literals():
     out = segkernel.segment_logprobs(
         LOGITS[0],
         torch.tensor([0, 1, 1, 1, 0]),
@@ -52,7 +52,7 @@ def test_packed():
 @pytest.mark.parametrize("transform", [TRANSFORMS[0], TRANSFORMS[-1]], ids=str)
 @pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
-def test_against_the_reference_in_float64(reduce, dtype, transform):
+def test_segment_logprobs_equal_their_reference_in_float64(reduce, dtype, transform):
     B, T, V, S = 4, 19, 257, 6
     logits, labels = random_logits(B, T, V, dtype=dtype), random_labels(B, T, V=V)
     mask = torch.rand(B, T) < 0.7
@@ -68,26 +68,16 @@ def test_against_the_reference_in_float64(reduce, dtype, transform):
 
     kept = (ids >= 0) & (ids < S) & (labels != -100)
     poisoned = logits.masked_fill(~kept[..., None], NAN).requires_grad_()
-    tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-6, "atol": 2e-5}
-    lengths = [T, T, 0, T]
-    for packed in (False, True):
 
-        def lay_out(values, packed=packed):
-            return torch.cat([row[:n] for row, n in zip(values, lengths, strict=True)]) if packed else values
+    def call(lay_out, cu_seqlens):
+        tensors = lay_out(poisoned), lay_out(labels), lay_out(ids)
+        return segkernel.segment_logprobs(*tensors, S, cu_seqlens=cu_seqlens, **options)
 
-        cu_seqlens = torch.tensor([0, *lengths]).cumsum(0) if packed else None
-        actual = segkernel.segment_logprobs(
-            lay_out(poisoned), lay_out(labels), lay_out(ids), S, cu_seqlens=cu_seqlens, **options
-        )
-        for out, wanted in zip(actual, expected, strict=True):
-            assert_near(out.double(), wanted, **tolerance)
-        (gradient,) = torch.autograd.grad(actual, poisoned, upstream)
-        assert_gradient(gradient, expected_gradient)
-        assert not gradient[~kept].any()
+    assert_layouts_match_float64(call, expected, expected_gradient, poisoned, upstream, kept, [T, T, 0, T])
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
-def test_gradcheck(reduce):
+def test_segment_logprobs_gradcheck(reduce):
     logits = random_logits(2, 5, 4, dtype=torch.float64, spread=1.0).requires_grad_()
     labels = random_labels(2, 5, V=4)
 
@@ -98,7 +88,7 @@ def test_gradcheck(reduce):
     opcheck(lambda: reduced(logits))
 
 
-def test_segments_of_a_row_sum_to_its_sequence():
+def test_segment_logprobs_of_a_row_sum_to_its_sequence_logprob():
     logits, labels = random_logits(3, 30, 33, dtype=torch.float32), random_labels(3, 30, V=33)
     mask = torch.rand(3, 30) < 0.7
     segments = segkernel.segment(torch.randn(3, 30), mask, delta=0.5)
@@ -106,7 +96,7 @@ def test_segments_of_a_row_sum_to_its_sequence():
     torch.testing.assert_close(by_segment.sum(1), segkernel.sequence_logprobs(logits, labels, mask))
 
 
-def test_shifted_view_and_gradient_in_its_storage():
+def test_segment_logprobs_in_place_gradient_of_a_shifted_view_has_the_same_bits():
     leaf, labels = random_logits(2, 6, 33, dtype=torch.float32).requires_grad_(), random_labels(2, 6, V=33)
     gradients = []
     for inplace_backward in (False, True):
@@ -117,7 +107,7 @@ def test_shifted_view_and_gradient_in_its_storage():
 
 
 @pytest.mark.compiles
-def test_compiles_as_one_graph():
+def test_segment_logprobs_compile_as_one_graph():
     torch.compiler.reset()
 
     def loss(logits, labels, ids):
@@ -131,7 +121,7 @@ def test_compiles_as_one_graph():
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
 
 
-def test_bad_arguments(value_checks: None):
+def test_segment_logprobs_refuse_bad_arguments(value_checks: None):
     logits, labels, ids = (
         torch.zeros(2, 3, 7),
         torch.zeros(2, 3, dtype=torch.int64),
@@ -151,7 +141,7 @@ def test_bad_arguments(value_checks: None):
         call(logits, labels, ids, 2)
 
 
-def test_packed_ids_that_decrease_are_refused_before_any_work():
+def test_segment_logprobs_refuse_packed_ids_that_decrease_before_any_work():
     logits, labels, offsets = torch.zeros(4, 7), torch.zeros(4, dtype=torch.int64), torch.tensor([0, 2, 4])
     with OperatorCalls() as recorder, segkernel.debug():
         segkernel.segment_logprobs(logits, labels, torch.tensor([0, 1, 0, 1]), 2, cu_seqlens=offsets)

@@ -22,19 +22,19 @@ IDS = torch.tensor([[-1, 0, 0, -1, 0, 2], [0, -1, -1, -1, -1, -1]], dtype=torch.
         ("last", [[2.0, 0.0, -5.0], [4.0, 0.0, 0.0]]),
     ],
 )
-def test_literals(reduce, expected):
+def test_segment_reduce_literals(reduce, expected):
     out = segkernel.segment_reduce(VALUES, IDS, 3, reduce=reduce)
     assert out.tolist() == expected
     assert out.dtype == torch.float32
 
 
-def test_logsumexp():
+def test_segment_reduce_logsumexp_literals():
     values = torch.tensor([[math.log(2), math.log(3), -INF, -INF, 1000.0, 1000.0]])
     out = segkernel.segment_reduce(values, torch.tensor([[0, 0, 0, 1, 2, 2]]), 4, reduce="logsumexp")
     torch.testing.assert_close(out, torch.tensor([[math.log(5), -INF, 1000 + math.log(2), 0.0]]))
 
 
-def test_ids_in_any_order_and_out_of_range():
+def test_segment_reduce_takes_ids_in_any_order_and_leaves_out_those_out_of_range():
     values, ids = torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0]]), torch.tensor([[1, 0, 1, -7, 2]])
     assert segkernel.segment_reduce(values, ids, 2).tolist() == [[2.0, 5.0]]
     assert segkernel.segment_reduce(values, ids, 2, reduce="last").tolist() == [[2.0, 4.0]]
@@ -43,7 +43,7 @@ def test_ids_in_any_order_and_out_of_range():
     assert segkernel.segment_reduce(values, ids, 2).tolist() == [[0.0, 1.0]]
 
 
-def test_packed():
+def test_segment_reduce_of_packed_rows_literals():
     cu_seqlens = torch.tensor([0, 2, 2, 5])
     out = segkernel.segment_reduce(
         torch.tensor([1.0, 2.0, 4.0, NAN, 8.0]), torch.tensor([0, 0, 0, -1, 1]), 2, cu_seqlens=cu_seqlens
@@ -52,7 +52,7 @@ def test_packed():
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min", "last", "logsumexp"])
-def test_not_a_number_stays_in_its_segment(reduce):
+def test_segment_reduce_keeps_nan_in_its_segment(reduce):
     values, ids = torch.tensor([[1.0, NAN, 1.0, 1.0, 1.0]]), torch.tensor([[0, 0, 0, 1, 2]])
     out = segkernel.segment_reduce(values, ids, 3, reduce=reduce)
     assert out[0, 0].isnan() or reduce == "last"
@@ -67,7 +67,7 @@ def random_segments(T: int) -> tuple:
 
 @pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("T", LENGTHS)
-def test_against_the_reference(T, dtype):
+def test_segment_reduce_equals_reference(T, dtype):
     batch, ids, S = random_segments(T)
     values = batch.poison(random_scores(*ids.shape, dtype=dtype))
     packed = {"cu_seqlens": batch.cu_seqlens, "num_segments": S, "ids": batch.pack(ids)}
@@ -82,7 +82,7 @@ def test_against_the_reference(T, dtype):
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean", "logsumexp", "last"])
-def test_gradients(reduce):
+def test_segment_reduce_gradcheck(reduce):
     values = torch.randn(2, 9, dtype=torch.float64, requires_grad=True)
     ids = torch.tensor([[-1, 0, 0, 1, 1, 1, 4, -1, 9], [2, 2, 2, 2, -1, -1, 0, 0, 1]])
 
@@ -101,7 +101,7 @@ def test_gradients(reduce):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("reduce", ["sum", "mean", "logsumexp"])
-def test_gradients_at_masked_tokens_are_zero(reduce, dtype):
+def test_segment_reduce_gradients_at_masked_tokens_are_zero(reduce, dtype):
     batch, ids, S = random_segments(65)
     values = batch.poison(torch.randn(ids.shape)).to(dtype).requires_grad_()
     upstream = torch.randn(ids.shape[0], S)
@@ -114,7 +114,7 @@ def test_gradients_at_masked_tokens_are_zero(reduce, dtype):
     assert_near(values.grad, wanted.grad.to(dtype), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
 
 
-def test_logsumexp_of_nothing_but_impossible_tokens_has_no_gradient():
+def test_segment_reduce_logsumexp_of_impossible_tokens_has_no_gradient():
     values = torch.tensor([[-INF, -INF, 0.0]], requires_grad=True)
     out = segkernel.segment_reduce(values, torch.tensor([[0, 0, 1]]), 2, reduce="logsumexp")
     assert out.tolist() == [[-INF, 0.0]]
@@ -123,14 +123,14 @@ def test_logsumexp_of_nothing_but_impossible_tokens_has_no_gradient():
 
 
 @pytest.mark.parametrize("reduce", ["max", "min"])
-def test_extremes_have_no_derivative(reduce):
+def test_segment_reduce_of_extremes_has_no_derivative(reduce):
     values = torch.randn(1, 4, requires_grad=True)
     out = segkernel.segment_reduce(values, torch.zeros(1, 4, dtype=torch.int32), 1, reduce=reduce)
     with pytest.raises(RuntimeError, match=f"segment_reduce.*{reduce}.*no derivative"):
         out.sum().backward()
 
 
-def test_bad_parameters():
+def test_segment_reduce_refuses_bad_arguments():
     with pytest.raises(ValueError, match=r"reduce: expected one of 'sum'.*got 'prod'"):
         segkernel.segment_reduce(VALUES, IDS, 3, reduce="prod")
     with pytest.raises(ValueError, match=r"ids: expected .*\[2, 6\].*got int32 \[2, 5\]"):

@@ -5,8 +5,8 @@ import torch
 
 import segkernel
 from segkernel import reference
-from tests.helpers import DEVICE, EVERY_DTYPE, assert_identical, assert_near, opcheck, unchanged
-from tests.ops.logprob_helpers import TRANSFORMS, assert_gradient, random_labels, random_logits
+from tests.helpers import DEVICE, EVERY_DTYPE, assert_identical, opcheck, unchanged
+from tests.ops.logprob_helpers import TRANSFORMS, assert_layouts_match_float64, random_labels, random_logits
 
 NAN, INF = float("nan"), float("inf")
 # The two tokens have probabilities 1/4 and 3/4 at every position.
@@ -96,27 +96,13 @@ def test_sequence_logprobs_equals_its_reference_in_float64(weighted, reduce, dty
     kept = mask & (labels != -100)
     poisoned = logits.masked_fill(~kept[..., None], NAN).requires_grad_()
     weights = weights.masked_fill(~kept, NAN) if weighted else None
-    lengths = [T, T, 0, T]
-    for packed in (False, True):
 
-        def lay_out(values, packed=packed):
-            return torch.cat([row[:n] for row, n in zip(values, lengths, strict=True)]) if packed else values
+    def call(lay_out, cu_seqlens):
+        tensors = lay_out(poisoned), lay_out(labels), lay_out(mask)
+        row_weights = lay_out(weights) if weighted else None
+        return segkernel.sequence_logprobs(*tensors, weights=row_weights, cu_seqlens=cu_seqlens, **options)
 
-        cu_seqlens = torch.tensor([0, *lengths]).cumsum(0) if packed else None
-        actual = segkernel.sequence_logprobs(
-            lay_out(poisoned),
-            lay_out(labels),
-            lay_out(mask),
-            weights=lay_out(weights) if weighted else None,
-            cu_seqlens=cu_seqlens,
-            **options,
-        )
-        tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-6, "atol": 2e-5}
-        for out, wanted in zip(actual, expected, strict=True):
-            assert_near(out.double(), wanted, **tolerance)
-        (gradient,) = torch.autograd.grad(actual, poisoned, upstream)
-        assert_gradient(gradient, expected_gradient)
-        assert not gradient[~kept].any()
+    assert_layouts_match_float64(call, expected, expected_gradient, poisoned, upstream, kept, [T, T, 0, T])
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean"])

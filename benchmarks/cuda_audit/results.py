@@ -16,6 +16,7 @@ from benchmarks.pages import replace_between
 
 MARKERS = ("<!-- cuda-audit:begin -->", "<!-- cuda-audit:end -->")
 SHOWN = "9.0"  # the architecture whose instructions and occupancy the table shows
+TYPES = r"\b(bfloat16|float|FoldMonoid|PrefixState<[^>]*>|OpenSegment<[^>]*>)"
 COLUMNS = [field.name for field in fields(Kernel)]
 
 
@@ -54,6 +55,22 @@ def is_shown(name: str) -> bool:
     return "bfloat16" in name or re.search(r"\b(double|float|float16)\b", name) is None
 
 
+def displayed(name: str) -> str:
+    """Name of a kernel of the table, without its types: they are the same for all.
+
+    Example:
+        >>> displayed("few_rows_kernel<false, logprobs, bfloat16, float>")
+        'few_rows<false, logprobs>'
+        >>> displayed("segment_kernel<max, bfloat16, PrefixState<float>, OpenSegment<max, float> >")
+        'segment<max>'
+        >>> displayed("gae_kernel<bfloat16, float>")
+        'gae'
+    """
+    function, _, arguments = name.partition("<")
+    words = re.findall(r"\w+", re.sub(TYPES, "", arguments))
+    return function.removesuffix("_kernel") + (f"<{', '.join(words)}>" if words else "")
+
+
 def table(kernels: Kernels) -> str:
     """Markdown table of the kernels for bfloat16, or for no floating-point values, as compiled for `SHOWN`."""
     rows = []
@@ -62,7 +79,7 @@ def table(kernels: Kernels) -> str:
         shown = kernels[name, SHOWN]
         rows.append(
             [
-                f"`{name}`",
+                f"`{displayed(name)}`",
                 " / ".join(map(str, registers)),
                 shown.shared_memory,
                 shown.threads,
@@ -76,13 +93,13 @@ def table(kernels: Kernels) -> str:
     headers = [
         "kernel",
         "registers, sm_" + " / ".join(name.replace(".", "") for name in ARCHITECTURES),
-        "shared memory, bytes",
+        "shared",
         "threads",
         "occupancy",
-        "stack, bytes",
-        "128-bit loads",
-        "instructions per 512 bytes",
-        "cycles of special functions",
+        "stack",
+        "loads",
+        "instructions",
+        "special",
     ]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 

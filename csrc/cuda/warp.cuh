@@ -107,6 +107,19 @@ __device__ inline ExclusiveScan<T> scan_warps(const T* of_warp, T identity, cons
   return {warp_index() == 0 ? identity : before, from_lane(inclusive, kWarps - 1)};
 }
 
+// Exclusive scan that counts the threads with `counts`. A block calls it once.
+template <int kThreads>
+__device__ inline ExclusiveScan<int> block_count(bool counts) {
+  static_assert(kThreads % kWarp == 0 && kWarpsOf<kThreads> <= kWarp);
+  __shared__ int of_warp[kWarpsOf<kThreads>];
+  const unsigned lanes = __ballot_sync(kAllLanes, counts);
+  if (lane_index() == 0) of_warp[warp_index()] = __popc(lanes);
+  __syncthreads();
+  const int of_lane = lane_index() < kWarpsOf<kThreads> ? of_warp[lane_index()] : 0;
+  const int earlier = __reduce_add_sync(kAllLanes, lane_index() < warp_index() ? of_lane : 0);
+  return {earlier + __popc(lanes & lanes_before()), __reduce_add_sync(kAllLanes, of_lane)};
+}
+
 // Exclusive scan over the threads. `op(earlier, later)` need not be commutative.
 template <int kThreads, class T, class Op>
 __device__ inline ExclusiveScan<T> block_scan(T value, T identity, const Op& op) {

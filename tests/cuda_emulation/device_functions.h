@@ -76,6 +76,14 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
   return emulation::shuffle("__shfl_xor_sync", mask, value, source > (lane | (width - 1)) ? lane : source, where);
 }
 
+inline int __reduce_add_sync(unsigned mask, int value, emulation::Where where = emulation::Where::current()) {
+  int sum = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    if (mask >> lane & 1) sum += emulation::shuffle("__reduce_add_sync", mask, value, lane, where);
+  }
+  return sum;
+}
+
 inline unsigned __ballot_sync(unsigned mask, int predicate, emulation::Where where = emulation::Where::current()) {
   return emulation::warp_ballot("__ballot_sync", mask, predicate != 0, where);
 }

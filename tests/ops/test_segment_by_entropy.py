@@ -86,3 +86,12 @@ def test_segment_by_entropy_refuses_wrong_parameters():
         segkernel.segment_by_entropy(ENTROPY, threshold=1.0, min_length=1.5)
     with pytest.raises(TypeError, match=r"threshold: expected a number.*got str"):
         segkernel.segment_by_entropy(ENTROPY, threshold="high")
+
+
+def test_segment_by_entropy_operator_takes_a_min_length_below_1_as_1():
+    operator = torch.ops.segkernel.segment_by_entropy.default
+    expected_ids, expected_counts = operator(ENTROPY, None, 1.75, None, 1, None)
+    for min_length in (0, -1, -(2**63)):
+        row_ids, counts = operator(ENTROPY, None, 1.75, None, min_length, None)
+        assert row_ids.tolist() == expected_ids.tolist()
+        assert counts.tolist() == expected_counts.tolist()

@@ -216,8 +216,9 @@ std::tuple<Tensor, Tensor> segment_by_entropy_cuda(const Tensor& entropy, const 
     const auto thresholds = per_row<compute_t<T>>("threshold", threshold, row_threshold, rows->count, device);
     launch("segment_by_entropy", segment_by_entropy_kernel<T>, schedule.count(), kThreads, device.stream(), in, valid,
            schedule, memory.aggregates<Needed>(), memory.aggregates<int32_t>(kWords), thresholds,
-           std::min(min_length, rows->length + 1),  // a larger one means the same, and its sums may overflow
-           mutable_data<int32_t>(ids), mutable_data<int32_t>(counts));
+           // One outside of these limits means the same, but its sums may overflow, and 0 is no divisor.
+           std::clamp<int64_t>(min_length, 1, rows->length + 1), mutable_data<int32_t>(ids),
+           mutable_data<int32_t>(counts));
   });
   return {ids, counts};
 }

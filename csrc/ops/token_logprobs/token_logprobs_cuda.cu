@@ -28,16 +28,17 @@ struct Batch {
 
   __device__ const T* row(int64_t row) const { return logits + offset(row); }
   __device__ RowKind kind(int64_t row) const {
-    return kind_of(is_valid(mask, row), labels[row], labels.per_row, vocabulary);
+    if (labels.per_row != 1) return kind_of(is_valid(mask, row), labels[row], labels.per_row, vocabulary);
+    // The usual case loads the label and the mask at the same time.
+    const RowKind of_label = kind_of(true, labels[row][0], vocabulary);
+    return is_valid(mask, row) ? of_label : RowKind::masked;
   }
+  // Label k of a row; ignored if there is no such label.
+  __device__ int64_t label(int64_t row, int64_t k) const { return k < labels.per_row ? labels[row][k] : kIgnoredLabel; }
+  // Logit of a label of a scored row; 0 if the label is ignored. Loaded early and converted late, so that no thread
+  // waits for it before it reads its row.
+  __device__ T logit(int64_t row, int64_t label) const { return label == kIgnoredLabel ? T{} : this->row(row)[label]; }
 };
-
-// The y of label k of a scored row; 0 if there is no such label, or if it is ignored.
-template <bool kCapped, class T, class C = compute_t<T>>
-__device__ inline C label_y_of(const Batch<T>& batch, int64_t row, int64_t k, C inner) {
-  const int64_t label = k < batch.labels.per_row ? batch.labels[row][k] : kIgnoredLabel;
-  return label == kIgnoredLabel ? C{0} : y_of<kCapped>(widen(batch.row(row)[label]), inner);
-}
 
 // Value of all results of a row that is not scored: 0, or NaN for a label out of range.
 __device__ inline double unscored_value(RowKind kind) { return kind == RowKind::masked ? 0 : NAN; }
@@ -51,24 +52,26 @@ __global__ void __launch_bounds__(kLogitThreads, kBlocksOf<kOutputs>)
     return;
   }
   const T* row = batch.row(blockIdx.x);
-  const LogitTransform transform = transforms.of<C>(blockIdx.x);
-  const C label_y = label_y_of<kCapped>(batch, blockIdx.x, threadIdx.x, static_cast<C>(transform.inner));
-  const auto sums = row_sums<kCapped, kOutputs>(row, batch.vocabulary, transform);
-  const double factor = transforms.of<C>(blockIdx.x).factor;  // computed again, which costs no registers in the loop
-  if (threadIdx.x == 0) outputs.template write_row<kOutputs>(blockIdx.x, sums, factor, batch.vocabulary);
+  const T label_x = batch.logit(blockIdx.x, batch.label(blockIdx.x, threadIdx.x));
+  const auto sums = row_sums<kCapped, kOutputs>(row, batch.vocabulary, transforms.of<C>(blockIdx.x));
+  const LogitTransform transform = transforms.of<C>(blockIdx.x);  // again, which costs no registers in the loop
+  if (threadIdx.x == 0) outputs.template write_row<kOutputs>(blockIdx.x, sums, transform.factor, batch.vocabulary);
   if (threadIdx.x >= batch.labels.per_row) return;  // at most RowLabels::kMost = kLogitThreads
   const int64_t label = batch.labels[blockIdx.x][threadIdx.x];
-  outputs.template write_label<kOutputs>(blockIdx.x, threadIdx.x, label, label_y, sums, factor);
+  const C label_y = y_of<kCapped>(widen(label_x), static_cast<C>(transform.inner));
+  outputs.template write_label<kOutputs>(blockIdx.x, threadIdx.x, label, label_y, sums, transform.factor);
 }
 
 // Kernel for few rows. A block has the threads of as many groups as occupy a multiprocessor. It finds the scored rows
 // of the whole batch and takes every gridDim.x-th of them; its warps synchronize only after all of its rows are read.
+// Then two warps per row merge its sums: one writes the results of the row, the other those of its labels.
 static_assert(RowLabels::kMost == kLogitThreads);
 template <Outputs kOutputs>
 constexpr int kFewRowsThreads = kBlocksOf<kOutputs> * kLogitThreads;
 template <Outputs kOutputs>
 constexpr int kFewRows = kFewRowsThreads<kOutputs>;  // one thread per row of the batch
 constexpr int kRowsOfBlock = 8;                      // at most
+static_assert(kRowsOfBlock * 2 * kWarp <= kFewRowsThreads<Outputs::statistics>);
 
 template <bool kCapped, Outputs kOutputs, class T, class C = compute_t<T>>
 __global__ void __launch_bounds__(kFewRowsThreads<kOutputs>, 1)
@@ -78,17 +81,22 @@ __global__ void __launch_bounds__(kFewRowsThreads<kOutputs>, 1)
   const int thread = static_cast<int>(threadIdx.x);
   const RowKind kind = thread < count ? batch.kind(thread) : RowKind::masked;
   const bool is_scored = kind == RowKind::scored;
-  const auto earlier = block_scan<kFewRowsThreads<kOutputs>>(is_scored ? 1 : 0, 0, [](int a, int b) { return a + b; });
+  const auto earlier = block_count<kFewRowsThreads<kOutputs>>(is_scored);
   if (is_scored) scored[earlier.prefix] = thread;
-  if (!is_scored && thread < count && blockIdx.x == 0) outputs.template fill<kOutputs>(thread, unscored_value(kind));
   __syncthreads();
+  // The last block has the fewest scored rows.
+  if (!is_scored && thread < count && blockIdx.x + 1 == gridDim.x) {
+    outputs.template fill<kOutputs>(thread, unscored_value(kind));
+  }
 
   const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
-  int64_t label_row = -1;  // row whose outputs this warp writes
-  C label_y = 0;           // of this lane's label
-  if (first + warp_index() * step < earlier.total) {
-    label_row = scored[first + warp_index() * step];
-    label_y = label_y_of<kCapped>(batch, label_row, lane_index(), static_cast<C>(transforms.shared.inner));
+  const int mine = first + warp_index() % kRowsOfBlock * step;
+  const bool writes_labels = warp_index() >= kRowsOfBlock;
+  int64_t row = -1;  // row with outputs that this warp writes
+  T label_x{};       // logit of this lane's label
+  if (warp_index() < 2 * kRowsOfBlock && mine < earlier.total) {
+    row = scored[mine];
+    if (writes_labels) label_x = batch.logit(row, batch.label(row, lane_index()));
   }
   const int first_group = thread / kLogitThreads;
 #pragma unroll 1
@@ -100,14 +108,21 @@ __global__ void __launch_bounds__(kFewRowsThreads<kOutputs>, 1)
                                    transforms.of<C>(scored[i]), sums[k]);
     }
   }
+  const int64_t first_label = row < 0 ? kIgnoredLabel : batch.label(row, lane_index());
   __syncthreads();
-  if (label_row < 0) return;
-  const LogitTransform transform = transforms.of<C>(label_row);
-  const auto all = merge_warps<kOutputs>(sums[warp_index()], transform);
-  if (lane_index() == 0) outputs.template write_row<kOutputs>(label_row, all, transform.factor, batch.vocabulary);
+  if (row < 0) return;
+  const LogitTransform transform = transforms.of<C>(row);
+  const auto all = merge_warps<kOutputs>(sums[warp_index() % kRowsOfBlock], transform);
+  if (!writes_labels) {
+    if (lane_index() == 0) outputs.template write_row<kOutputs>(row, all, transform.factor, batch.vocabulary);
+    return;
+  }
+#pragma unroll 1
   for (int64_t k = lane_index(); k < batch.labels.per_row; k += kWarp) {
-    if (k >= kWarp) label_y = label_y_of<kCapped>(batch, label_row, k, static_cast<C>(transform.inner));
-    outputs.template write_label<kOutputs>(label_row, k, batch.labels[label_row][k], label_y, all, transform.factor);
+    const int64_t label = k < kWarp ? first_label : batch.label(row, k);
+    if (k >= kWarp) label_x = batch.logit(row, label);
+    const C label_y = y_of<kCapped>(widen(label_x), static_cast<C>(transform.inner));
+    outputs.template write_label<kOutputs>(row, k, label, label_y, all, transform.factor);
   }
 }
 

@@ -26,11 +26,13 @@ def turn_advantages(
 ) -> Tensor:
     """Advantages `[B, T]` of turns, the runs of valid positions: their returns relative to those of the group.
 
-    A turn's return is the sum of its own token rewards and of the later turns', discounted by `gamma` per turn.
-    `index` `[B]` is equal for samples of one prompt; `per` and `scale` as in `segkernel.group_normalize`.
+    A turn's return is the sum of its own token rewards and of the later turns', discounted by `gamma` per turn. A
+    reward at a masked position belongs to the turn before it: frameworks put the reward of a response at its last
+    token, which may be tool output. `index` `[B]` is equal for samples of one prompt; `per` and `scale` as in
+    `segkernel.group_normalize`.
     """
     ids, counts = segment_by_mask(mask)
-    turns = segment_reduce(rewards, ids, mask.shape[1])
+    turns = segment_reduce(rewards_under(mask, rewards), ids, mask.shape[1])
     present = torch.arange(turns.shape[1], device=turns.device) < counts[:, None]
     returns = discounted_sum(turns, present, discount=gamma)
     return segment_broadcast(group_normalize(returns, counts, _groups(index, ids), per=per, scale=scale), ids)
@@ -42,16 +44,31 @@ def agreeing_advantages(
 ) -> Tensor:
     """Advantages `[B, T]` of responses, 0 outside of the segments whose sign agrees with them (arXiv 2411.00809).
 
-    A response's advantage is its score relative to the group's. `scores` `[B]` default to the sums of the token
-    rewards; `options` are those of `segkernel.segment`.
+    A response's advantage is its score relative to the group's. `scores` `[B]` default to the sums of all token
+    rewards, as in GRPO, also those at masked positions; `options` are those of `segkernel.segment`.
     """
     valid = mask.bool()
-    scores = rewards.masked_fill(~valid, 0.0).sum(1) if scores is None else scores
+    scores = rewards.sum(1) if scores is None else scores
     ones = torch.ones(len(scores), dtype=torch.int32, device=scores.device)
     advantages = group_normalize(scores[:, None], ones, _groups(index, scores), scale=scale)
     kept = segment(rewards, valid, sequence_sign=advantages[:, 0], **options).mask
     assert kept is not None  # since signs were given
     return advantages * kept
+
+
+def rewards_under(mask: Tensor, rewards: Tensor) -> Tensor:
+    """Rewards `[B, T]` with those of masked positions added to the last valid one before; the sums of rows stay.
+
+    Example:
+        >>> rewards_under(torch.tensor([[0, 1, 1, 0, 1]]), torch.tensor([[0.0, 0.0, 1.0, 2.0, 3.0]]))
+        tensor([[0., 0., 3., 0., 3.]])
+    """
+    valid = mask.bool()
+    length = mask.shape[1]
+    last = torch.arange(length, device=mask.device).expand_as(valid).masked_fill(~valid, -1).cummax(1).values
+    # Rewards ahead of all valid positions go to the first of them.
+    first = (last < 0).sum(1, keepdim=True).clamp(max=length - 1)
+    return torch.zeros_like(rewards).scatter_add(1, torch.where(last < 0, first, last), rewards)
 
 
 def with_remainder(rewards: Tensor, mask: Tensor, scores: Tensor) -> Tensor:

@@ -20,10 +20,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from segkernel.integrations.advantages import agreeing_advantages, turn_advantages
+from segkernel.integrations.advantages import agreeing_advantages, rewards_under, turn_advantages
 
 
 class LossMaskAdvantages:
@@ -53,20 +52,6 @@ class LossMaskAdvantages:
         for name, value in own.items():
             output[name] = value.to(output[name].device)
         return output
-
-
-def rewards_under(mask: Tensor, rewards: Tensor) -> Tensor:
-    """Rewards `[B, T]` with those of masked positions added to the last valid one before; the sums of rows stay.
-
-    Example:
-        >>> rewards_under(torch.tensor([[0, 1, 1, 0, 1]]), torch.tensor([[0.0, 0.0, 1.0, 2.0, 3.0]]))
-        tensor([[0., 0., 3., 0., 3.]])
-    """
-    valid = mask.bool()
-    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(valid)
-    last = positions.masked_fill(~valid, -1).cummax(1).values
-    first = valid.int().argmax(1, keepdim=True)  # for rewards ahead of all valid positions
-    return torch.zeros_like(rewards).scatter_add(1, torch.where(last < 0, first, last), rewards)
 
 
 def turn_grpo(
@@ -110,8 +95,6 @@ def asr_grpo(
 ) -> tuple[Tensor, Tensor]:
     """GRPO on the segments that agree with their response (`agreeing_advantages`); needs a reward for every token.
 
-    A response's score is the sum of all its rewards, as in SkyRL's GRPO.
-
     Raises:
         ValueError: neither `delta` nor `pivot_threshold`.
     """
@@ -121,7 +104,6 @@ def asr_grpo(
         token_level_rewards,
         response_mask,
         index,
-        scores=token_level_rewards.sum(1),
         scale=bool(grpo_norm_by_std),
         delta=delta,
         pivot_threshold=pivot_threshold,

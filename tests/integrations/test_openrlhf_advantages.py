@@ -91,7 +91,7 @@ def rows(experiences: list[Any]) -> list[list[float]]:
 
 
 def of_verl(estimator: str, scale: bool, kl: float = 0.0) -> list[list[float]]:
-    """verl's advantages of the same token rewards, in one batch."""
+    """verl's advantages of the same token rewards, in one batch; in verl, rewards at masked positions count."""
     mask, rewards = torch.zeros(4, 4), torch.zeros(4, 4)
     for masks, tokens, index in zip(MASKS, TOKENS, INDEX, strict=True):
         for number, row_mask, row in zip(index, masks, torch.tensor(tokens), strict=True):
@@ -99,7 +99,8 @@ def of_verl(estimator: str, scale: bool, kl: float = 0.0) -> list[list[float]]:
     config: dict[str, Any] = {"norm_adv_by_std_in_grpo": scale}
     if estimator == "segkernel_asr_grpo":
         config["segkernel"] = {"delta": 0.5}
-    advantages, _ = credit.ESTIMATORS[estimator](rewards - kl, mask, [0, 0, 1, 1], config)
+    rewards = (rewards - kl).masked_fill(mask == 0, 0.0)
+    advantages, _ = credit.ESTIMATORS[estimator](rewards, mask, [0, 0, 1, 1], config)
     widths = {number: masks.shape[1] for masks, index in zip(MASKS, INDEX, strict=True) for number in index}
     return [advantages[number, : widths[number]].tolist() for number in range(4)]
 

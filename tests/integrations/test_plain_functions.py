@@ -38,8 +38,8 @@ def skyrl_arguments(rewards: list[list[float]]) -> dict[str, Any]:
 
 
 def test_skyrl_turn_grpo_literals() -> None:
-    """Returns of the turns: 4, 3 and 4, 2; their mean is 3.25."""
-    advantages, returns = skyrl.turn_grpo(**skyrl_arguments([[0.0, 1.0, 9.0, 3.0], [2.0, 9.0, 0.0, 2.0]]))
+    """Returns of the turns: 4, 3 and 4, 2; their mean is 3.25. Rewards of tool output belong to the turn before."""
+    advantages, returns = skyrl.turn_grpo(**skyrl_arguments([[0.0, 0.5, 0.5, 3.0], [1.5, 0.5, 0.0, 2.0]]))
     assert advantages.tolist() == [[0.75, 0.75, 0.0, -0.25], [0.75, 0.0, -1.25, -1.25]]
     assert returns is advantages
 
@@ -84,7 +84,7 @@ def test_skyrl_loss_mask_advantages_move_rewards_to_the_turns_they_end() -> None
     output = LossMaskTrainer().compute_advantages_and_returns(
         {"response_mask": ones, "loss_mask": torch.tensor(masks), "rewards": rewards}
     )
-    assert output["seen"].tolist() == [masks, [[0.0, 7.5, 0.0, 0.0, 8.0], [4.0, 0.0, 0.0, 0.0, 0.0]]]
+    assert output["seen"].tolist() == [masks, [[0.0, 7.5, 0.0, 0.0, 8.0], [0.0, 0.0, 0.0, 0.0, 4.0]]]
     assert output["response_mask"].equal(ones)
     assert output["rewards"].equal(rewards)
     with pytest.raises(ValueError, match=r"^generator.step_wise_trajectories: expected false, .*, got true$"):

@@ -106,8 +106,11 @@ def test_verl_fused_linear_passes_liger_and_other_devices_back() -> None:
 
 
 def test_turn_grpo_literals() -> None:
-    """Turns of 2 and 1, of 1 and 2, and of 4 tokens; rows 0 and 1 answer one prompt. NaN where masked."""
-    rewards = torch.tensor([[0.0, 1.0, np.nan, 3.0], [2.0, np.nan, 0.0, 2.0], [0.0, 0.0, 0.0, 7.0]])
+    """Turns of 2 and 1, of 1 and 2, and of 4 tokens; rows 0 and 1 answer one prompt.
+
+    A reward at a masked position belongs to the turn before it: the rewards of the turns are 1, 3 and 2, 2 and 7.
+    """
+    rewards = torch.tensor([[0.0, 0.5, 0.5, 3.0], [1.5, 0.5, 0.0, 2.0], [0.0, 0.0, 0.0, 7.0]])
     advantages, returns = credit.turn_grpo(
         rewards, MASK, np.array(["a", "a", "b"], dtype=object), {"norm_adv_by_std_in_grpo": False, "gamma": 1.0}
     )
@@ -133,14 +136,21 @@ def test_turn_grpo_of_one_reward_at_the_end_of_single_turns_is_verl_grpo(verl: P
     expected, _ = algorithms.compute_grpo_outcome_advantage(rewards, mask, index)
     actual, _ = credit.turn_grpo(rewards, mask, index, {})
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    # Responses that end with tool output, which has their rewards.
+    rewards = rewards.roll(1, 1)
+    torch.testing.assert_close(algorithms.compute_grpo_outcome_advantage(rewards, mask, index)[0], expected)
+    torch.testing.assert_close(credit.turn_grpo(rewards, mask, index, {})[0], actual)
 
 
 def test_asr_grpo_literals() -> None:
-    """Scores 2 and 0 of one prompt: advantages +1 and -1 without scaling. Segments of the other sign get 0."""
-    rewards = torch.tensor([[2.0, 2.0, np.nan, -2.0], [1.0, np.nan, -2.0, 1.0]])
+    """Scores 2 and 4 of one prompt, with the reward of tool output: advantages -1 and +1 without scaling.
+
+    Segments of the other sign get 0.
+    """
+    rewards = torch.tensor([[2.0, 2.0, 0.0, -2.0], [1.0, 4.0, -2.0, 1.0]])
     config = {"norm_adv_by_std_in_grpo": False, "segkernel": {"delta": 0.5}}
     advantages, _ = credit.asr_grpo(rewards, MASK[:2], ["x", "x"], config)
-    assert advantages.tolist() == [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0]]
+    assert advantages.tolist() == [[0.0, 0.0, 0.0, -1.0], [1.0, 0.0, 0.0, 1.0]]
 
 
 @pytest.mark.parametrize(

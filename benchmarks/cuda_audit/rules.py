@@ -10,7 +10,7 @@ from benchmarks.cuda_audit.kernels import Kernel
 Kernels = Mapping[tuple[str, str], Kernel]  # by name and architecture
 
 # Kernels that read rows of logits, and the most cycles per 512 bytes; the first pattern that matches holds. Above about
-# 100, an H200 computes for longer than its memory takes: 132 multiprocessors x 4 schedulers x 1.8 GHz against 4.8 TB/s.
+# 100, an H200 computes for longer than its memory takes: 132 multiprocessors x 4 schedulers x 1.755 GHz for 4.8 TB/s.
 LOGITS = r"(token_logprobs|few_rows|fold|token_divergences)_kernel"
 MOST_CYCLES = (
     # The gradient of the Jensen-Shannon divergence takes two exponentials and two logarithms per pair of logits.

@@ -27,7 +27,7 @@ def info() -> str:
         f"segkernel  {segkernel.__version__}",
         f"torch      {torch.__version__} ({f'CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'})",
         f"python     {platform.python_version()} ({platform.machine()})",
-        f"cpu        loaded, {cpu_isa()}, {torch.get_num_threads()} threads",
+        f"cpu        loaded, {cpu_isa()}, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}",
         f"cuda       {f'not loaded: {cuda_kernels.problem}' if cuda_kernels.problem else 'loaded'}",
     ]
     if cuda_kernels.toolkit:

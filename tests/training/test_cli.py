@@ -253,6 +253,7 @@ VALUES = {
     "ppo --reward_policy_beta 0": "reward_policy_beta: expected a finite number > 0, got 0.0",
     "ppo --gamma 1.5": "gamma: expected 0 <= gamma <= 1, got 1.5",
     "rft --samples 0": "samples: expected >= 1, got 0",
+    "distill --signal x": "--signal: expected full, top_k or sampled, got 'x'",
 }
 
 

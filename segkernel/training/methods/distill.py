@@ -12,7 +12,7 @@ q)` with the ratio `r = p / p_old` to the policy that sampled it, and its expect
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from segkernel.training.trainer.base import Items, Split
 from segkernel.training.trainer.batches import Batch, model_logits, response_batch, row_means
 from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
 
-SIGNALS = ("full", "top_k", "sampled")
+Signal = Literal["full", "top_k", "sampled"]
 
 
 @dataclass
@@ -53,7 +53,7 @@ class DistillConfig(RolloutConfig):
             "forward KL(teacher || student), and in between is the generalized Jensen-Shannon divergence of GKD."
         },
     )
-    signal: str = field(
+    signal: Signal = field(
         default="full",
         metadata={
             "help": "Part of the teacher's distribution that a token's loss reads: `full`, `top_k` (its most likely "
@@ -67,7 +67,7 @@ class DistillConfig(RolloutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _validate.share("beta", self.beta)
-        _validate.one_of("signal", self.signal, SIGNALS)
+        _validate.one_of("signal", self.signal, get_args(Signal))
         if self.signal == "top_k" and self.beta not in (0, 1):
             raise ValueError(f"beta: expected 0 or 1 with signal='top_k', got {self.beta}")
         if self.signal == "sampled" and self.beta != 1:

@@ -169,7 +169,7 @@ _ENTRIES = (
         "random-rft",
         "RandomRFT",
         SAMPLES,
-        "rejection sampling on random tokens",
+        "rejection sampling on random tokens, a control",
         None,
         "prompts",
         inputs=("reward_model",),

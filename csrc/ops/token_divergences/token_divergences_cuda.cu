@@ -45,7 +45,7 @@ PairBatch<T> pair_batch(const LogitRowPairs& pairs, const Tensor& logits, const 
           data<bool>("mask", mask, pairs.count(), device)};
 }
 
-// Few pairs of rows, before masking: fewer than twice the number of one-group blocks that fit on the GPU at once.
+// Few pairs of rows, before masking: at most twice the number of one-group blocks that fit on the GPU at once.
 // Blocks of all groups read each pair with a whole multiprocessor.
 constexpr int kFewPairsThreads = kPairGroups * kLogitThreads;
 constexpr int kFewPairsPerMultiprocessor = 2 * kPairGroups;

@@ -111,7 +111,7 @@ def importance_weights(
     reduced = ops.segment_reduce.default(log_ratios, ids, num_segments, REDUCE[average], cu_seqlens)
     weights, inside = _bounded(reduced.exp_(), lowest, highest, mode)
     if level == "sequence" and cu_seqlens is None:
-        return _zero_outside(weights, ~ids), keep if inside is None else keep & inside
+        return _zero_outside(weights, torch.bitwise_not(ids)), keep if inside is None else keep & inside
     if inside is not None:
         keep = keep & (segment_broadcast(inside.to(dtype), ids, cu_seqlens=cu_seqlens) > 0)
     return segment_broadcast(weights, ids, cu_seqlens=cu_seqlens), keep

@@ -375,7 +375,7 @@ def test_train_segment_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert not Path(files["out"]).exists()
     out = str(tmp_path / "calculations")
     assert cli.main(["train", "segment-ppo", *ppo, "--check_calculations", "--output_dir", out]) == 2
-    assert "entropy_threshold is required" in capsys.readouterr().err
+    assert "entropy_threshold: expected a number without a segment reward model, got none" in capsys.readouterr().err
 
     for number, (method, options) in enumerate(
         (

@@ -144,11 +144,12 @@ SixTensors linear_token_logprobs_finish_cuda(const Tensor& sums, const Tensor& l
       make_transforms(like, logit_scale, temperature, token_temperature, softcap, count, device);
   data<double>("sums", sums, kRowSums * count, device);
   const LogprobOutputs results(ScalarType::Double, labels, rows, row_labels.per_row, Outputs::statistics);
-  const auto finish = like.scalar_type() == ScalarType::Double ? finish_kernel<double> : finish_kernel<float>;
-  launch("linear_token_logprobs", finish, blocks_for(count), kLogitThreads, device.stream(),
-         static_cast<const RowSums<double>*>(sums.const_data_ptr()),
-         data<double>("label_y", label_y, count * row_labels.per_row, device), row_labels, count, vocabulary,
-         transforms, results.pointers<double>());
+  dispatch_floats("like", like.scalar_type(), [&](auto type) {
+    launch("linear_token_logprobs", finish_kernel<compute_t<decltype(type)>>, blocks_for(count), kLogitThreads,
+           device.stream(), static_cast<const RowSums<double>*>(sums.const_data_ptr()),
+           data<double>("label_y", label_y, count * row_labels.per_row, device), row_labels, count, vocabulary,
+           transforms, results.pointers<double>());
+  });
   return results.tensors();
 }
 

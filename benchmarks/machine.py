@@ -13,7 +13,8 @@ import torch
 
 def machine() -> dict[str, str]:
     """CPU name, cores, instruction set and versions."""
-    from segkernel._library import cpu_isa  # `make gpu-check` imports this file before segkernel is built
+    from segkernel import __version__  # `make gpu-check` imports this file before segkernel is built
+    from segkernel._library import cpu_isa
 
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
@@ -23,7 +24,8 @@ def machine() -> dict[str, str]:
         "cores": str(torch.get_num_threads()),
         "isa": cpu_isa(),
         "python": platform.python_version(),
-        **installed_versions("torch", "trl", "segkernel"),
+        **installed_versions("torch", "trl"),
+        "segkernel": __version__,
     }
 
 

@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=CPU_GROUPS, help="measure these groups, keep the others' rows")
     arguments = parser.parse_args(argv)
     if not arguments.render:
-        measure(arguments.only or list(CPU_GROUPS))
+        measure(arguments.only or list(CPU_GROUPS), order=list(CPU_GROUPS))
     write_pages(stored_results())
     return 0
 
 
-def measure(groups: Sequence[str]) -> None:
-    """Measure groups, each in a process of its own, and store the rows."""
+def measure(groups: Sequence[str], order: Sequence[str]) -> None:
+    """Measure groups, each in a process of its own, and store the rows, in the order of all groups."""
     here = machine()
     name = f"{here['cpu']} {here['cores']} cores"
     path = RESULTS / f"{slug(name)}.json"
@@ -68,6 +68,7 @@ def measure(groups: Sequence[str]) -> None:
             subprocess.run(command, check=True, cwd=ROOT)
             found = [{"group": group, **row} for row in json.loads(output.read_text())]
         rows = [row for row in rows if row["group"] != group] + found
+    rows.sort(key=lambda row: order.index(row["group"]))
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": here, "rows": rows}, indent=1) + "\n")
     print(f"wrote {path.relative_to(ROOT)}")

@@ -101,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenProcessPool:
         print(
-            f"{parser.prog}: error: a worker process was killed, perhaps for lack of memory, of which --processes 1 "
-            "takes less; the same command resumes after the last finished job",
+            f"{parser.prog}: error: a worker process was killed, perhaps for lack of memory; --processes 1 needs "
+            "less memory; the same command resumes after the last finished job",
             file=sys.stderr,
         )
         return 1

@@ -1,5 +1,6 @@
 """Encoders of batches of rows: texts to token ids, for each kind of row."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from datasets import Dataset, Features
@@ -17,7 +18,7 @@ Row = dict[str, Any]
 Columns = dict[str, list[Any]]
 
 
-class RowEncoder:
+class RowEncoder(ABC):
     """Base class of the encoders: replaces the texts of rows by token ids, and counts unusual rows in a log.
 
     A subclass tokenizes strings in batches (`encode_strings`) and messages row by row (`encode_messages`), and
@@ -72,14 +73,14 @@ class RowEncoder:
     def is_encoded(self, row: Row) -> bool:
         return row.get(next(iter(self.features))) is not None
 
-    def count_blanks(self, row: Row, place: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def count_blanks(self, row: Row, place: str) -> None: ...
 
-    def encode_strings(self, rows: list[Row]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def encode_strings(self, rows: list[Row]) -> None: ...
 
-    def encode_messages(self, row: Row, place: str, conversations: Conversations) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def encode_messages(self, row: Row, place: str, conversations: Conversations) -> None: ...
 
     def complete(self, row: Row, place: str) -> bool:
         """Check a row of ids, trim it and return whether it is kept.

@@ -9,8 +9,7 @@ ratio of the first update is 1.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from segkernel import _validate
+from segkernel.training.decoding import RowProcessor, decode
 from segkernel.training.mixins import OptionsMixin
 from segkernel.training.models.context import FITTED, shortest_context, the
-from segkernel.training.models.response_tokens import KnownTokens, ResponseTokens
+from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.progress import track
 
 logger = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class SamplingOptions(OptionsMixin):
 BLOCK = 256  # tokens whose probabilities are added before the cumulative sum
 
 
-class InverseTransform(LogitsProcessor):
+class InverseTransform(RowProcessor):
     """Inverse transform sampling as a logits processor for greedy decoding.
 
     In every row it keeps only the token at which the cumulative distribution of `softmax(scores / temperature)`
@@ -116,7 +115,9 @@ class InverseTransform(LogitsProcessor):
     def __init__(self, uniforms: Tensor, temperature: float) -> None:
         self.uniforms = uniforms  # [B, steps], in [0, 1)
         self.temperature = temperature
-        self.step = 0
+
+    def select(self, rows: Tensor) -> None:
+        self.uniforms = self.uniforms[rows]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         # Less the highest score, so that the largest weight is 1 at every temperature.
@@ -159,21 +160,6 @@ def uniform_numbers(keys: Sequence[Sequence[int]], steps: int) -> Tensor:
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, steps, dtype=torch.float64)
 
 
-@contextmanager
-def generating_by(config: GenerationConfig, generator: Any) -> Iterator[None]:
-    """Replace the checkpoint's generation config.
-
-    `generate` fills unset options from it: penalties, suppressed tokens, an EOS, all of which would change the
-    distribution that is sampled from.
-    """
-    before = generator.generation_config
-    generator.generation_config = config
-    try:
-        yield
-    finally:
-        generator.generation_config = before
-
-
 @torch.no_grad()
 def sample_responses(
     model: nn.Module,
@@ -208,35 +194,15 @@ def sample_responses(
     if sharded:
         register_fsdp_forward_method(model, "generate")
     steps = options.max_new_tokens or NEW_TOKENS
-    config = GenerationConfig(
-        max_new_tokens=steps,
-        do_sample=False,
-        eos_token_id=list(tokens.end_ids) or None,
-        pad_token_id=tokens.pad_id,
-    )
-    known = [] if tokens.known_ids is None else [KnownTokens(tokens.known_ids)]
     uniforms = None if keys is None else uniform_numbers(keys, steps).to(generator.device)
     # Prompts of similar length share a batch.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     responses: dict[int, list[int]] = {}
     for batch in track(batches, description, total=len(batches), disable_tqdm=disable_tqdm):
-        length = len(prompts[batch[0]])
-        input_ids = torch.tensor([[tokens.pad_id] * (length - len(prompts[i])) + list(prompts[i]) for i in batch])
-        attention_mask = torch.tensor([[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in batch])
-        processors = LogitsProcessorList(known)
-        if uniforms is not None:
-            processors.append(InverseTransform(uniforms[batch], options.temperature))
-        with generating_by(config, generator):
-            output = generator.generate(
-                input_ids=input_ids.to(generator.device),
-                attention_mask=attention_mask.to(generator.device),
-                generation_config=config,
-                logits_processor=processors,
-                # With sharded weights every process takes part in every step, even after its rows have ended.
-                synced_gpus=sharded,
-            )
-        for index, ids in zip(batch, output[:, length:].tolist(), strict=True):
-            responses[index] = tokens.cut(ids)
+        processor = None if uniforms is None else InverseTransform(uniforms[batch], options.temperature)
+        batch_prompts = [prompts[index] for index in batch]
+        found = decode(generator, batch_prompts, steps, tokens=tokens, processor=processor, sharded=sharded)
+        responses.update(zip(batch, found, strict=True))
     model.train(was_training)
     return [responses[index] for index in range(len(prompts))]

@@ -84,9 +84,10 @@ class KeyChunks {
     Key keys[kKeySample];
     std::fill_n(keys, kKeySample, std::numeric_limits<Key>::min());
     const int64_t sampled = std::min<int64_t>(size_, kKeySample);
+    const int64_t stride = size_ / std::max<int64_t>(sampled, 1);
     int64_t chunk = 0, begin = 0;  // index of the chunk's first key
     for (int64_t i = 0; i < sampled; ++i) {
-      const int64_t index = i * size_ / sampled;
+      const int64_t index = i * stride;
       for (; index - begin >= chunks_[chunk].size; ++chunk) begin += chunks_[chunk].size;
       keys[i] = chunks_[chunk].keys[index - begin];
     }
@@ -124,7 +125,7 @@ Threshold<Key> find_threshold(Keys& keys, int64_t k) {
     Key low = std::midpoint(lowest, highest) + 1, high = highest;
     if (slow_steps % 3 < 2) {
       const int64_t place = (k - 1) * kKeySample / size;
-      const int64_t margin = slow_steps % 3 == 0 ? kKeySample * 3 / 16 : 0;
+      const int64_t margin = slow_steps % 3 == 0 ? kKeySample / 8 : 0;
       high = place < margin ? highest : sample[place - margin];
       low = place + margin >= kKeySample ? lowest : sample[place + margin];
     }

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from benchmarks.cuda_audit.fingerprint import fingerprint
 from benchmarks.cuda_audit.occupancy import ARCHITECTURES
 from benchmarks.cuda_audit.sass import Function
 from build_support.cuda import FLAGS, Toolkit, output_of, run, sm
 from build_support.requirements import package_folder
 
 ROOT = Path(__file__).parents[2]
-TORCH_TARGET = "0x020a000000000000"
+OPTIONS = (*FLAGS, "-cubin", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-DSK_NO_FLOAT64")
 SPECIAL_CYCLES = 8  # 32 lanes, 4 results per cycle
 
 
@@ -62,28 +63,26 @@ class Kernel:
 
 
 def compiled(source: Path, architecture: str, toolkit: Toolkit, folder: Path) -> Path:
-    """Machine code (a cubin) of a source, compiled if the source or a header that it includes changed."""
-    cubin = folder / f"{source.stem}.{sm(architecture)}.cubin"
-    dependencies = cubin.with_suffix(".d")
-    if _is_older(cubin, dependencies):
+    """Machine code (a cubin) of a source, which is compiled unless the folder has that of the same code."""
+    stem = f"{source.stem}.{sm(architecture)}"
+    cubin = folder / f"{stem}.{fingerprint_of(source, toolkit)}.cubin"
+    if not cubin.exists():
         folder.mkdir(parents=True, exist_ok=True)
         virtual = sm(architecture).replace("sm", "compute")
         include = package_folder("torch") / "include"
+        partial = folder / f"{stem}.part"
         run(
-            *(toolkit.nvcc, *FLAGS, f"-gencode=arch={virtual},code={sm(architecture)}", "-cubin"),
-            *(f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DSK_NO_FLOAT64", f"-I{include}", "-c", source, "-o", cubin),
-            *("-MD", "-MF", dependencies),
+            *(toolkit.nvcc, *OPTIONS, f"-gencode=arch={virtual},code={sm(architecture)}"),
+            *(f"-I{include}", "-c", source, "-o", partial),
         )
+        for outdated in folder.glob(f"{stem}.*cubin"):
+            outdated.unlink()
+        partial.rename(cubin)
     return cubin
 
 
-def _is_older(target: Path, dependencies: Path) -> bool:
-    """Whether a file is missing or older than a dependency: a rule of make, `target: source header ...`."""
-    if not target.exists() or not dependencies.exists():
-        return True
-    names = dependencies.read_text(encoding="utf-8").partition(":")[2].replace("\\\n", " ").split()
-    built = target.stat().st_mtime
-    return any(not Path(name).exists() or Path(name).stat().st_mtime > built for name in names)
+def fingerprint_of(source: Path, toolkit: Toolkit) -> str:
+    return fingerprint(source, (toolkit.version, *OPTIONS))
 
 
 def kernels_of(cubin: Path) -> Iterator[tuple[str, Kernel]]:

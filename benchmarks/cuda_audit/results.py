@@ -1,11 +1,13 @@
-"""The stored audit: a JSON file with one line per kernel, and the table on the page of benchmarks."""
+"""The stored audit: a JSON file with a line per source and per kernel, and the table on the page of CUDA kernels."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from tabulate import tabulate
 
@@ -20,29 +22,39 @@ TYPES = r"\b(bfloat16|float|FoldMonoid|PrefixState<[^>]*>|OpenSegment<[^>]*>)"
 COLUMNS = [field.name for field in fields(Kernel)]
 
 
-def write(path: Path, kernels: Kernels, toolkit: str) -> None:
+class Audit(NamedTuple):
+    """Kernels, the version of the toolkit that compiled them, and the fingerprints of their sources by path."""
+
+    kernels: Kernels
+    toolkit: str
+    fingerprints: Mapping[str, str]
+
+
+def write(path: Path, audit: Audit) -> None:
     """Write the audit; every kernel is a line, with the values of `columns` for each architecture."""
     lines = []
-    for name in sorted({name for name, _ in kernels}):
+    for name in sorted({name for name, _ in audit.kernels}):
         values = {
-            architecture: astuple(kernels[name, architecture])
+            architecture: astuple(audit.kernels[name, architecture])
             for architecture in ARCHITECTURES
-            if (name, architecture) in kernels
+            if (name, architecture) in audit.kernels
         }
         lines.append(f"  {json.dumps(name)}: {json.dumps(values)}")
-    head = f'"toolkit": {json.dumps(toolkit)},\n "columns": {json.dumps(COLUMNS)}'
-    path.write_text(f'{{{head},\n "kernels": {{\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+    head = f'"toolkit": {json.dumps(audit.toolkit)},\n "columns": {json.dumps(COLUMNS)}'
+    sources = json.dumps(audit.fingerprints, indent=2, sort_keys=True).replace("\n}", "\n }")
+    kernels = ",\n".join(lines)
+    path.write_text(f'{{{head},\n "sources": {sources},\n "kernels": {{\n{kernels}\n}}}}\n', encoding="utf-8")
 
 
-def read(path: Path) -> tuple[dict[tuple[str, str], Kernel], str]:
-    """Kernels of a stored audit, and the version of the toolkit that compiled them."""
+def read(path: Path) -> Audit:
+    """A stored audit."""
     stored = json.loads(path.read_text(encoding="utf-8"))
     kernels = {
         (name, architecture): Kernel(**dict(zip(stored["columns"], values, strict=True)))
         for name, by_architecture in stored["kernels"].items()
         for architecture, values in by_architecture.items()
     }
-    return kernels, stored["toolkit"]
+    return Audit(kernels, stored["toolkit"], stored["sources"])
 
 
 def is_shown(name: str) -> bool:
@@ -104,5 +116,5 @@ def table(kernels: Kernels) -> str:
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-def write_page(page: Path, kernels: Kernels, toolkit: str) -> None:
-    replace_between(page, MARKERS, f"Compiled by nvcc {toolkit}.\n\n{table(kernels)}")
+def write_page(page: Path, audit: Audit) -> None:
+    replace_between(page, MARKERS, f"Compiled by nvcc {audit.toolkit}.\n\n{table(audit.kernels)}")

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+
+from benchmarks.cuda_audit.fingerprint import includes, own_includes, reachable
 
 CSRC = Path(__file__).parents[2] / "csrc"
 SOURCES = [path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh", ".cpp", ".cu")]
-INCLUDE = re.compile(r'^#include ["<](.+)[">]', re.MULTILINE)
-
-
-def includes(source: Path) -> list[str]:
-    return INCLUDE.findall(source.read_text())
-
-
-def own_includes(source: Path) -> list[Path]:
-    """The included files of csrc/, which are named relative to the source."""
-    return [path for name in includes(source) if (path := (source.parent / name).resolve()).is_file()]
-
-
-def reachable(source: Path) -> set[Path]:
-    """The files of csrc/ that `source` includes, directly or not."""
-    found: set[Path] = set()
-    rest = [source]
-    while rest:
-        new = [path for path in own_includes(rest.pop()) if path not in found]
-        found.update(new)
-        rest.extend(new)
-    return found
 
 
 def room(path: Path) -> str:

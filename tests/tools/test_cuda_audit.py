@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.cuda_audit.__main__ import PAGE, STORED
-from benchmarks.cuda_audit.kernels import Kernel, _is_older
+from benchmarks.cuda_audit.__main__ import PAGE, STORED, main
+from benchmarks.cuda_audit.fingerprint import fingerprint
+from benchmarks.cuda_audit.kernels import Kernel, compiled
 from benchmarks.cuda_audit.occupancy import ARCHITECTURES
-from benchmarks.cuda_audit.results import read, table, write
+from benchmarks.cuda_audit.results import MARKERS, Audit, read, table, write
 from benchmarks.cuda_audit.rules import regressions, violations
 from benchmarks.cuda_audit.sass import Function
+from build_support.cuda import Toolkit
 
 STREAM = "LDG.E.EF.128 R4,desc[UR6][R2.64]"
 GOOD = Kernel(
@@ -116,18 +118,54 @@ def test_cycles_are_those_of_the_busier_unit(special: float, cycles: float) -> N
     assert changed(special=special).cycles == cycles
 
 
-def test_machine_code_is_older_than_a_changed_header(tmp_path: Path) -> None:
-    target, header, dependencies = (tmp_path / name for name in ("a.cubin", "a.h", "a.d"))
-    for path in (header, target):
-        path.touch()
-    assert _is_older(target, dependencies)  # without the list of headers
-    dependencies.write_text(f"{target} : {__file__} \\\n    {header} \\\n    {tmp_path / 'b.h'}\n")
-    assert _is_older(target, dependencies)  # b.h was removed
-    dependencies.write_text(f"{target} : {header}\n")
-    os.utime(target, (header.stat().st_mtime + 1,) * 2)
-    assert not _is_older(target, dependencies)
-    os.utime(header, (target.stat().st_mtime + 1,) * 2)
-    assert _is_older(target, dependencies)
+def test_fingerprint_notices_code_of_included_files_only(tmp_path: Path) -> None:
+    source, header, indirect, other = (tmp_path / name for name in ("a.cu", "a.h", "b.h", "c.h"))
+    source.write_text('#include "a.h"\n#include <cmath>\nint a;\n')
+    header.write_text('#include "b.h"\n')
+    for path in (indirect, other):
+        path.write_text("int b;\n")
+
+    def found(*command: str) -> str:
+        return fingerprint(source, command or ("13.0", "-O3"))
+
+    before = found()
+    for unread in ("// int c;\n  int b; /* and\nmore */\n", "int b;\n"):
+        indirect.write_text(unread)
+        other.write_text(unread + "int c;\n")
+        assert found() == before
+    indirect.write_text("int c;\n")
+    assert found() != before
+    indirect.write_text("int b;\n")
+    header.write_text('#include "c.h"\n')
+    assert found() != before
+    header.write_text('#include "b.h"\n')
+    assert found() == before
+    assert found("13.0", "-O2") != before
+    assert found("13.1", "-O3") != before
+
+
+def test_machine_code_is_compiled_once_per_code_and_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, built = tmp_path / "a_cuda.cu", []
+
+    def compile_it(*command: str | Path) -> None:
+        built.append(next(str(one) for one in command if str(one).startswith("-gencode")))
+        Path(command[-1]).write_text(source.read_text())
+
+    monkeypatch.setattr("benchmarks.cuda_audit.kernels.run", compile_it)
+
+    def machine_code(text: str, architecture: str) -> str:
+        source.write_text(text)
+        return compiled(source, architecture, Toolkit(Path("nvcc"), "13.0"), tmp_path / "build").read_text()
+
+    assert machine_code("int a;", "9.0") == "int a;"
+    assert machine_code("int a;  // the first", "9.0") == "int a;"
+    assert machine_code("int a;", "8.0") == "int a;"
+    assert machine_code("int b;", "9.0") == "int b;"
+    assert [one[-5:] for one in built] == ["sm_90", "sm_80", "sm_90"]
+    # The machine code of the former source is gone.
+    assert len(list((tmp_path / "build").iterdir())) == 2
 
 
 def test_iteration_without_a_loop_is_the_way_to_the_exit() -> None:
@@ -215,18 +253,77 @@ def test_better_kernels_are_no_regression_and_new_or_lost_ones_are_named() -> No
     ]
 
 
+class FakeCompiler:
+    """Audits of two sources in a folder; the kernel of a source has the registers that its code says, on sm_80 only."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.compiled: list[str] = []
+        (folder / "page.md").write_text("\n".join(MARKERS))
+        for name, value in (
+            ("ROOT", folder),
+            ("STORED", folder / "audit.json"),
+            ("PAGE", folder / "page.md"),
+            ("toolkit", lambda: Toolkit(Path("nvcc"), "13.0")),
+            ("sources", lambda: [folder / "a_cuda.cu", folder / "b_cuda.cu"]),
+            ("compiled", self.compile),
+            ("kernels_of", lambda compiled: [compiled]),
+        ):
+            monkeypatch.setattr(f"benchmarks.cuda_audit.__main__.{name}", value)
+        monkeypatch.chdir(folder)
+
+    def compile(self, source: Path, architecture: str, *_: object) -> tuple[str, Kernel]:
+        self.compiled.append(f"{source.name[0]} {architecture}")
+        registers = int(source.read_text().split()[0]) if architecture == "8.0" else 64
+        return f"{source.name[0]}_kernel", changed(registers=registers)
+
+    def audit(self, a: str, b: str, *arguments: str) -> tuple[int, list[str]]:
+        """Exit status, and the sources and architectures that were compiled."""
+        (self.folder / "a_cuda.cu").write_text(a)
+        (self.folder / "b_cuda.cu").write_text(b)
+        self.compiled.clear()
+        return main(arguments), sorted(self.compiled)
+
+
+def test_changed_sources_are_audited_for_every_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = FakeCompiler(tmp_path, monkeypatch).audit
+    everywhere = [f"{source} {architecture}" for source in "ab" for architecture in sorted(ARCHITECTURES)]
+    hopper = ("--architectures", "9.0")
+    assert audit("64", "64", "--write") == (0, everywhere)
+    assert audit("64", "64") == (0, everywhere)
+    assert audit("64", "64  // the same code", *hopper) == (0, ["a 9.0", "b 9.0"])
+    assert "newer" not in capsys.readouterr().out
+    # A changed source without a regression passes, with a line about the age of the audit.
+    of_b = [name for name in everywhere if name[0] == "b"]
+    assert audit("64", "64 int b;", *hopper) == (0, ["a 9.0", *of_b])
+    assert f"{tmp_path / 'b_cuda.cu'}: newer than the stored audit" in capsys.readouterr().out
+    # A regression on an architecture that is not compiled otherwise is found.
+    assert audit("64", "80", *hopper) == (1, ["a 9.0", *of_b])
+    assert "b_kernel, 8.0: occupancy 38%, stored 50%" in capsys.readouterr().err
+    assert audit("64", "80", *hopper, "--no-others") == (0, ["a 9.0", "b 9.0"])
+    # A source that is not stored.
+    stored = json.loads((tmp_path / "audit.json").read_text())
+    del stored["kernels"]["b_kernel"], stored["sources"][str(tmp_path / "b_cuda.cu")]
+    (tmp_path / "audit.json").write_text(json.dumps(stored))
+    assert audit("64", "64", *hopper) == (1, ["a 9.0", *of_b])
+    assert "b_kernel, 12.0: not in the stored audit" in capsys.readouterr().err
+
+
 def test_stored_audit_reads_as_written(tmp_path: Path) -> None:
     kernels = {(NAME, "8.0"): GOOD, (NAME, "9.0"): changed(registers=48), ("b_kernel", "9.0"): GOOD}
-    write(tmp_path / "audit.json", kernels, "13.0")
-    assert read(tmp_path / "audit.json") == (kernels, "13.0")
+    audit = Audit(kernels, "13.0", {"a_cuda.cu": "0123", "b_cuda.cu": "4567"})
+    write(tmp_path / "audit.json", audit)
+    assert read(tmp_path / "audit.json") == audit
 
 
 def test_stored_audit_covers_every_architecture_and_breaks_no_rule() -> None:
-    kernels, _ = read(STORED)
+    kernels = read(STORED).kernels
     names = {name for name, _ in kernels}
     assert set(kernels) == {(name, architecture) for name in names for architecture in ARCHITECTURES}
     assert list(violations(kernels)) == []
 
 
 def test_page_shows_the_stored_audit() -> None:
-    assert table(read(STORED)[0]) in PAGE.read_text(encoding="utf-8")
+    assert table(read(STORED).kernels) in PAGE.read_text(encoding="utf-8")

@@ -8,11 +8,13 @@
 
 #include "core/errors.h"
 #include "ops/detect_pivots/detect_pivots_row.h"
-#include "ops/gae/gae_row.h"
+#include "ops/discounted_sum/discounted_sum_row.h"
+#include "ops/gae/gae_parts.h"
 #include "ops/hysteresis/hysteresis_row.h"
 #include "ops/redistribute/redistribute_row.h"
 #include "ops/segment/segment_host.h"
 #include "ops/segment_by_entropy/segment_by_entropy_row.h"
+#include "ops/segment_by_mask/segment_by_mask_row.h"
 #include "ops/select_tokens/select_tokens_host.h"
 
 namespace py = pybind11;
@@ -211,9 +213,34 @@ void gae(const std::string& dtype, const Array& rewards, const Array& values, co
     const auto lams = per_row<C>(lam, row_lam);
     const auto value_lams = per_row<C>(value_lam, row_value_lam);
     for_each_row(rows, in<bool>(mask), [&](int64_t b, Row row, const bool* valid) {
-      gae_row(reward_in + row.begin, value_in + row.begin, valid, row.length, gammas[b], lams[b], value_lams[b],
-              holes_are_steps, advantage_out + row.begin, return_out + row.begin);
+      gae_row_in_parts(reward_in + row.begin, value_in + row.begin, valid, row.length, gammas[b], lams[b],
+                       value_lams[b], holes_are_steps, advantage_out + row.begin, return_out + row.begin,
+                       OneAfterTheOther{});
     });
+  });
+}
+
+void discounted_sum(const std::string& dtype, const Array& values, const py::object& mask, double discount,
+                    const py::object& row_discount, const py::object& offsets, const py::object& sums) {
+  const Rows rows = rows_of(values, offsets);
+  dispatch(dtype, [&](auto type) {
+    using T = decltype(type);
+    using C = compute_t<T>;
+    const auto* data = in<T>(values);
+    auto* result = out<C>(sums);
+    const auto discounts = per_row<C>(discount, row_discount);
+    for_each_row(rows, in<bool>(mask), [&](int64_t b, Row row, const bool* valid) {
+      discounted_sum_row(data + row.begin, valid, row.length, discounts[b], false, result + row.begin);
+    });
+  });
+}
+
+void segment_by_mask(const Array& mask, const py::object& offsets, const py::object& ids, const py::object& counts) {
+  const Rows rows = rows_of(mask, offsets);
+  auto* id_out = out<int32_t>(ids);
+  auto* count_out = out<int32_t>(counts);
+  for_each_row(rows, in<bool>(mask), [&](int64_t b, Row row, const bool* valid) {
+    count_out[b] = segment_by_mask_row(valid, row.length, id_out + row.begin);
   });
 }
 
@@ -228,4 +255,6 @@ PYBIND11_MODULE(_numpy, module) {
   module.def("select_tokens", &segkernel::select_tokens);
   module.def("redistribute", &segkernel::redistribute);
   module.def("gae", &segkernel::gae);
+  module.def("discounted_sum", &segkernel::discounted_sum);
+  module.def("segment_by_mask", &segkernel::segment_by_mask);
 }

@@ -120,3 +120,14 @@ def gae(
     returns: _Array,
     /,
 ) -> None: ...
+def discounted_sum(
+    dtype: str,
+    values: _Array,
+    mask: _Optional,
+    discount: float,
+    row_discount: _Optional,
+    offsets: _Optional,
+    sums: _Array,
+    /,
+) -> None: ...
+def segment_by_mask(mask: _Array, offsets: _Optional, ids: _Array, counts: _Array, /) -> None: ...

@@ -26,11 +26,13 @@ from segkernel._validate import describe
 __all__ = [
     "Segments",
     "detect_pivots",
+    "discounted_sum",
     "gae",
     "hysteresis",
     "redistribute",
     "segment",
     "segment_by_entropy",
+    "segment_by_mask",
     "select_tokens",
 ]
 
@@ -140,7 +142,7 @@ def segment(
 
     segments = Segments(
         ids=tokens.empty(np.int32),
-        counts=np.empty(tokens.rows, np.int32),
+        counts=np.empty(tokens.count, np.int32),
         lengths=tokens.empty(np.int32),
         rewards=tokens.empty(np.float32),
         signs=tokens.empty(np.int8),
@@ -194,8 +196,23 @@ def segment_by_entropy(
     tokens = _Tokens("entropy", entropy, mask, offsets)
     scalar, rows = tokens.per_row("threshold", threshold)
     _validate.integer("min_length", min_length, at_least=1)
-    ids, counts = tokens.empty(np.int32), np.empty(tokens.rows, np.int32)
+    ids, counts = tokens.empty(np.int32), np.empty(tokens.count, np.int32)
     _numpy.segment_by_entropy(*tokens.arguments, scalar, rows, min_length, tokens.offsets, ids, counts)
+    return ids, counts
+
+
+def segment_by_mask(mask: Array, *, offsets: Array | None = None) -> tuple[Array, Array]:
+    """Makes each run of valid positions a segment. Returns `(ids, counts)`. See `segkernel.segment_by_mask`.
+
+    Example:
+        >>> import numpy as np
+        >>> segment_by_mask(np.array([0, 1, 1, 0, 1]), offsets=np.array([0, 5]))
+        (array([-1,  0,  0, -1,  1], dtype=int32), array([2], dtype=int32))
+    """
+    _array("mask", mask, _NUMERIC | {"bool"}, "bool or numeric")
+    rows = _Rows("mask", mask, offsets)
+    ids, counts = rows.empty(np.int32), np.empty(rows.count, np.int32)
+    _numpy.segment_by_mask(_as_bool(mask), rows.offsets, ids, counts)
     return ids, counts
 
 
@@ -279,6 +296,23 @@ def redistribute(
     return rewards
 
 
+def discounted_sum(
+    values: Array, mask: Array | None = None, *, discount: PerRow, offsets: Array | None = None
+) -> Array:
+    """Discounted sum of each valid token's value and those after it. See `segkernel.discounted_sum`.
+
+    Example:
+        >>> import numpy as np
+        >>> discounted_sum(np.array([[0.0, 1.0, 2.0]], np.float32), discount=0.5)
+        array([[1., 2., 2.]], dtype=float32)
+    """
+    tokens = _Tokens("values", values, mask, offsets)
+    scalar, per_row = tokens.per_row("discount", discount)
+    sums = tokens.empty(tokens.compute)
+    _numpy.discounted_sum(*tokens.arguments, scalar, per_row, tokens.offsets, sums)
+    return sums
+
+
 def gae(
     rewards: Array,
     values: Array,
@@ -323,11 +357,10 @@ def gae(
     return advantages, returns
 
 
-class _Tokens:
-    """Values per token, padded `[B, T]` or packed `[N]`, with mask and offsets in the form that the kernels take."""
+class _Rows:
+    """Rows of values per position, padded `[B, T]` or packed `[N]`, with offsets in the form that the kernels take."""
 
-    def __init__(self, name: str, values: Array, mask: Array | None, offsets: Array | None) -> None:
-        _array(name, values)
+    def __init__(self, name: str, values: Array, offsets: Array | None) -> None:
         if offsets is None:
             if values.ndim != 2:
                 raise ValueError(f"{name}: expected [B, T], or [N] together with offsets, got {describe(values)}")
@@ -338,19 +371,27 @@ class _Tokens:
             if values.ndim != 1:
                 raise ValueError(f"{name}: expected packed [N] together with offsets, got {describe(values)}")
             offsets = offsets.astype(np.int64, copy=False)
+        self.shape = values.shape
+        self.offsets = offsets
+        self.count = values.shape[0] if offsets is None else offsets.size - 1
+
+    def empty(self, dtype: Any) -> Array:
+        return np.empty(self.shape, dtype)
+
+
+class _Tokens(_Rows):
+    """Values per token, padded `[B, T]` or packed `[N]`, with mask and offsets in the form that the kernels take."""
+
+    def __init__(self, name: str, values: Array, mask: Array | None, offsets: Array | None) -> None:
+        _array(name, values)
+        super().__init__(name, values, offsets)
         if mask is not None:
             _array("mask", mask, _NUMERIC | {"bool"}, "bool or numeric")
             if mask.shape != values.shape:
                 raise ValueError(f"mask: expected {list(values.shape)} like {name}, got {describe(mask)}")
-            mask = np.ascontiguousarray(mask if mask.dtype == np.bool_ else mask != 0)
-        self.shape = values.shape
-        self.offsets = offsets
-        self.rows = values.shape[0] if offsets is None else offsets.size - 1
+            mask = _as_bool(mask)
         self.compute = np.dtype(np.float64 if values.dtype == np.float64 else np.float32)
         self.arguments = (values.dtype.name, _as_bits(values), mask)
-
-    def empty(self, dtype: Any) -> Array:
-        return np.empty(self.shape, dtype)
 
     def per_row(self, name: str, value: PerRow, dtype: Any = None) -> tuple[float, Array | None]:
         """Scalar or `[B]` parameter as the kernels' pair `(scalar, [B] or None)`."""
@@ -361,9 +402,11 @@ class _Tokens:
         if value.dtype.name not in _NUMERIC or isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name}: expected a real number or a [B] array, got {describe(value)}")
         if value.ndim == 0:
-            value = np.broadcast_to(value, self.rows)
-        if value.shape != (self.rows,):
-            raise ValueError(f"{name}: expected a number or an array [{self.rows}], one per row, got {describe(value)}")
+            value = np.broadcast_to(value, self.count)
+        if value.shape != (self.count,):
+            raise ValueError(
+                f"{name}: expected a number or an array [{self.count}], one per row, got {describe(value)}"
+            )
         return 0.0, np.ascontiguousarray(value, dtype or self.compute)
 
     def state(self, name: str, value: int | Array) -> tuple[int, Array | None]:
@@ -388,6 +431,10 @@ def _array(name: str, value: object, dtypes: frozenset[str] = _FLOATS, kind: str
     ):
         article = "an" if kind[0] in "aeiou" else "a"
         raise TypeError(f"{name}: expected {article} {kind} array, got {describe(value)}")
+
+
+def _as_bool(mask: Array) -> Array:
+    return np.ascontiguousarray(mask if mask.dtype == np.bool_ else mask != 0)
 
 
 def _as_bits(values: Array) -> Array:

@@ -61,6 +61,12 @@ def test_numpy_functions_literals():
     assert sk.select_tokens(REWARDS[0], fraction=0.2, largest=False, offsets=np.array([0, 3, 5])).tolist() == [
         False, False, True, False, True
     ]  # fmt: skip
+    assert sk.discounted_sum(REWARDS, MASK, discount=0.5).tolist() == [
+        [0.75 + 0.25 - 0.09375 - 0.0625, 0.5 - 0.1875 - 0.125, -0.375 - 0.25, -0.75 - 0.5, -1.0],
+        [0, 0.3125, 0, 0.625, 0.75],
+    ]
+    runs, counts = sk.segment_by_mask(np.array([0.5, 0, 0, 2, 1, 0]), offsets=np.array([0, 1, 1, 6]))
+    assert (runs.tolist(), counts.tolist()) == ([0, -1, -1, 0, 0, -1], [1, 0, 1])
     advantages, returns = sk.gae(
         np.array([[1.0, 9.0, 2.0]]), np.array([[0.5, 9.0, 1.0]]), np.array([[1, 0, 1]]), lam=0.5
     )
@@ -90,7 +96,9 @@ def test_numpy_functions_return_the_bits_of_torch(T: int, dtype: type, packed: b
         ("redistribute", {"initial": one_per_row, "sequence_rewards": one_per_row, "mix": 0.25}),
         ("gae", {"gamma": one_per_row, "lam": 0.9}),
         ("gae", {"lam": 0.9, "value_lam": one_per_row, "holes": "decay"}),
+        ("discounted_sum", {"discount": one_per_row}),
     ]
+    assert_same_bits(sk.segment_by_mask(mask.numpy(), **numpy_rows), segkernel.segment_by_mask(mask, **torch_rows))
     for name, options in calls:
         tokens = (scores, values) if name == "gae" else (scores,)
         expected = getattr(segkernel, name)(*tokens, mask, **options, **torch_rows)

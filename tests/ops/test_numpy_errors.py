@@ -30,6 +30,7 @@ VALID: dict[str, dict[str, Any]] = {
     "select_tokens": {"values": REWARDS, "fraction": 0.5},
     "redistribute": {"prefix_scores": REWARDS},
     "gae": {"rewards": REWARDS, "values": REWARDS},
+    "discounted_sum": {"values": REWARDS, "discount": 0.5},
 }
 TOKENS = {name: next(iter(arguments)) for name, arguments in VALID.items()}
 
@@ -69,6 +70,7 @@ PARAMETERS = {
     "select_tokens": ["fraction"],
     "redistribute": ["initial", "mix"],
     "gae": ["gamma", "lam", "value_lam"],
+    "discounted_sum": ["discount"],
 }
 BAD_PARAMETERS: list[object] = [
     "high",
@@ -134,6 +136,7 @@ SPECIFIC: dict[str, list[dict[str, Any]]] = {
         *({"holes": value} for value in ("fill", None, True)),
         *({"values": value} for value in (None, REWARDS.tolist(), REWARDS[:1], PACKED, REWARDS.astype(int))),
     ],
+    "discounted_sum": [{"discount": None}],
 }
 
 CALLS = [
@@ -188,11 +191,29 @@ def test_valid_arguments_give_the_same_results_in_both(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "change"), CALLS)
 def test_invalid_arguments_raise_the_same_error_in_both(name: str, change: dict[str, Any]) -> None:
-    arguments = {**VALID[name], **change}
+    arguments = {**VALID.get(name, {}), **change}
     as_torch = {"cu_seqlens" if key == "offsets" else key: to_torch(value) for key, value in arguments.items()}
     kind, message = error_of(getattr(segkernel, name), as_torch)
     assert error_of(getattr(sk, name), arguments) == (kind, in_numpy_terms(message))
     assert re.match(r"\w+: expected .*, got ", message)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mask": None},
+        {"mask": [[1, 0]]},
+        {"mask": np.ones((2, 3), np.complex64)},
+        {"mask": np.ones(3)},
+        {"offsets": np.array([0, 3, 6])},
+        {"mask": np.ones(6), "offsets": [0, 3, 6]},
+        {"mask": np.ones(6), "offsets": np.array([0, 4, 3, 6])},
+        {"mask": np.ones(6), "offsets": np.array([0, 3, 5])},
+    ],
+    ids=str,
+)
+def test_segment_by_mask_refuses_the_same_arguments_in_both(change: dict[str, Any]) -> None:
+    test_invalid_arguments_raise_the_same_error_in_both("segment_by_mask", {"mask": np.ones((2, 3)), **change})
 
 
 @pytest.mark.parametrize("name", VALID)

@@ -1,10 +1,10 @@
 #include <tuple>
 
 #include "../../torch/dispatch.h"
-#include "../../torch/parallel.h"
+#include "../../torch/parallel_parts.h"
 #include "../../torch/registration.h"
 #include "../../torch/rows.h"
-#include "gae_row.h"
+#include "gae_parts.h"
 
 namespace segkernel {
 
@@ -30,10 +30,11 @@ std::tuple<Tensor, Tensor> gae_cpu(const Tensor& rewards, const Tensor& values, 
     returns = rows.empty_tokens<C>();
     C* advantage_out = mutable_data<C>(advantages);
     C* return_out = mutable_data<C>(returns);
-    for_each_row(rows->count, tokens, [&](int64_t b) {
+    for_each_row_in_parts(*rows, tokens, [&](int64_t b, const auto& for_each) {
       const Row row = (*rows)[b];
-      gae_row(reward_in + row.begin, value_in + row.begin, valid ? valid + row.begin : nullptr, row.length, gammas[b],
-              lams[b], value_lams[b], holes_are_steps, advantage_out + row.begin, return_out + row.begin);
+      gae_row_in_parts(reward_in + row.begin, value_in + row.begin, valid ? valid + row.begin : nullptr, row.length,
+                       gammas[b], lams[b], value_lams[b], holes_are_steps, advantage_out + row.begin,
+                       return_out + row.begin, for_each);
     });
   });
   return {advantages, returns};

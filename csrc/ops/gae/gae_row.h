@@ -1,5 +1,5 @@
-// Generalized advantage estimation along one row on the host, last token first. The second recursion takes no
-// extra time: each is bound by the latency of its own steps.
+// Generalized advantage estimation along one row or a part of it on the host, last token first. The second recursion
+// takes no extra time: each is bound by the latency of its own steps.
 #pragma once
 
 #include "../../core/rows.h"
@@ -7,11 +7,10 @@
 
 namespace segkernel {
 
+// `next`, `next_value`: advantages and value of the token after the part. Returns the advantages of its first token.
 template <class T, class C = compute_t<T>>
-void gae_row(const T* rewards, const T* values, const bool* mask, int64_t length, C gamma, C lam, C value_lam,
-             bool holes_are_steps, C* advantages, C* returns) {
-  C next_value = 0;
-  Advantages<C> next{};
+Advantages<C> gae_part(const T* rewards, const T* values, const bool* mask, int64_t length, C gamma, C lam, C value_lam,
+                       bool holes_are_steps, Advantages<C> next, C next_value, C* advantages, C* returns) {
   for (int64_t t = length - 1; t >= 0; --t) {
     const bool valid = is_valid(mask, t);
     if (!valid) {
@@ -28,6 +27,7 @@ void gae_row(const T* rewards, const T* values, const bool* mask, int64_t length
     advantages[t] = next.of_lam;
     returns[t] = next.of_value_lam + value;
   }
+  return next;
 }
 
 }  // namespace segkernel

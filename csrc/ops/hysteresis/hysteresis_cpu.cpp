@@ -1,8 +1,8 @@
 #include "../../torch/dispatch.h"
-#include "../../torch/parallel.h"
+#include "../../torch/parallel_parts.h"
 #include "../../torch/registration.h"
 #include "../../torch/rows.h"
-#include "hysteresis_row.h"
+#include "hysteresis_parts.h"
 
 namespace segkernel {
 
@@ -24,10 +24,10 @@ Tensor hysteresis_cpu(const Tensor& rewards, const OptionalTensor& mask, double 
     const auto lows = per_row<C>("low", low, row_low, rows->count);
     const auto highs = per_row<C>("high", high, row_high, rows->count);
     check_ordered(lows, highs, rows->count);
-    for_each_row(rows->count, tokens, [&](int64_t b) {
+    for_each_row_in_parts(*rows, tokens, [&](int64_t b, const auto& for_each) {
       const Row row = (*rows)[b];
-      hysteresis_row(in + row.begin, valid ? valid + row.begin : nullptr, row.length, lows[b], highs[b], initials[b],
-                     hold, out + row.begin);
+      hysteresis_row_in_parts(in + row.begin, valid ? valid + row.begin : nullptr, row.length, lows[b], highs[b],
+                              initials[b], hold, out + row.begin, for_each);
     });
   });
   return states;

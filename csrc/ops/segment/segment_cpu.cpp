@@ -1,6 +1,6 @@
-#include "../../torch/parallel.h"
+#include "../../torch/parallel_parts.h"
 #include "../../torch/registration.h"
-#include "segment_host.h"
+#include "segment_parts.h"
 #include "segment_tensors.h"
 
 namespace segkernel {
@@ -19,10 +19,10 @@ struct SegmentOnCpu : Device {
     check_not_negative("delta", rules.deltas, rows.count);
     check_states("initial", rules.initials, rows.count);
     const int64_t tokens = rows.packed() ? rows.length : rows.count * rows.length;
-    for_each_row(rows.count, tokens, [&](int64_t b) {
+    for_each_row_in_parts(rows, tokens, [&](int64_t b, const auto& for_each) {
       const Row row = rows[b];
-      counts[b] = segment_row_into(reduce, rewards + row.begin, mask ? mask + row.begin : nullptr, row.length, rules[b],
-                                   out.from(row.begin));
+      counts[b] = segment_row_in_parts(reduce, rewards + row.begin, mask ? mask + row.begin : nullptr, row.length,
+                                       rules[b], out.from(row.begin), for_each);
     });
   }
 };

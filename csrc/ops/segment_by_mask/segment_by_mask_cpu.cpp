@@ -3,7 +3,7 @@
 #include "../../torch/parallel.h"
 #include "../../torch/registration.h"
 #include "../../torch/rows.h"
-#include "segment_by_mask.h"
+#include "segment_by_mask_row.h"
 
 namespace segkernel {
 
@@ -18,13 +18,7 @@ std::tuple<Tensor, Tensor> segment_by_mask_cpu(const Tensor& mask, const Optiona
 
   for_each_row(rows->count, tokens, [&](int64_t b) {
     const Row row = (*rows)[b];
-    const bool* valid = in + row.begin;
-    int32_t runs = 0;
-    for (int64_t t = 0; t < row.length; ++t) {
-      runs += starts_run(valid, t);
-      id_out[row.begin + t] = is_valid(valid, t) ? runs - 1 : -1;
-    }
-    count_out[b] = runs;
+    count_out[b] = segment_by_mask_row(in + row.begin, row.length, id_out + row.begin);
   });
   return {ids, counts};
 }

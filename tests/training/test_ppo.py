@@ -344,7 +344,7 @@ def test_ppo_trims_long_prompts_and_refuses_long_contexts(tmp_path: Path, tokeni
         (PPOConfig, {"learning_rate": -1.0}, r"learning_rate: expected a finite number >= 0, got -1\.0"),
         (PPOConfig, {"gamma": 1.5}, r"gamma: expected 0 <= gamma <= 1, got 1\.5"),
         (PPOConfig, {"clip_range": 0.0}, r"clip_range: expected a finite number > 0, got 0\.0"),
-        (ASRPPOConfig, {"token_rewards": "column"}, "token_rewards: expected `difference` or `prefix`"),
+        (ASRPPOConfig, {"token_rewards": "column"}, "token_rewards: expected one of 'difference', 'prefix'"),
         (ASRPPOConfig, {"sequence_baseline": "median"}, "sequence_baseline: expected `mean`, `prompt` or a number"),
     ],
 )

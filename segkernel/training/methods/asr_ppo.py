@@ -14,7 +14,7 @@ from segkernel.training.methods.ppo import PPOConfig, PPOTrainer
 from segkernel.training.rewards.prefix_scores import prompt_scores, token_rewards
 from segkernel.training.segmentation.credit import TokenCredit, agrees_with_credit
 from segkernel.training.segmentation.lengths import warn_of_short_segments
-from segkernel.training.segmentation.options import SegmentOptions, word_or_number
+from segkernel.training.segmentation.options import SampledSegmentOptions, word_or_number
 from segkernel.training.segmentation.rows import TokenRows
 from segkernel.training.segmentation.smoothing import smooth
 from segkernel.training.segmentation.thresholds import Thresholds
@@ -22,7 +22,7 @@ from segkernel.training.trainer.batches import Batch
 
 
 @dataclass
-class ASRPPOConfig(SegmentOptions, PPOConfig):
+class ASRPPOConfig(SampledSegmentOptions, PPOConfig):
     """Settings of `ASRPPOTrainer`; the thresholds are fitted to the token rewards of every rollout."""
 
     sequence_baseline: str = field(
@@ -35,7 +35,6 @@ class ASRPPOConfig(SegmentOptions, PPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse_column()
         if self.baseline == "prompt":
             raise ValueError(
                 "baseline: expected `mean`, `median`, `sequence` or a number, since a rollout has one response per "

@@ -21,7 +21,7 @@ from segkernel.training.report_examples import report_example
 from segkernel.training.rewards.prefix_scores import token_rewards
 from segkernel.training.segmentation.credit import TokenCredit, mask_agreement
 from segkernel.training.segmentation.lengths import warn_of_short_segments
-from segkernel.training.segmentation.options import SegmentOptions
+from segkernel.training.segmentation.options import SampledSegmentOptions
 from segkernel.training.segmentation.rows import TokenRows
 from segkernel.training.segmentation.smoothing import smooth
 from segkernel.training.segmentation.thresholds import Thresholds
@@ -31,12 +31,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ASRRFTConfig(SegmentOptions, RFTConfig):
+class ASRRFTConfig(SampledSegmentOptions, RFTConfig):
     """Settings of `ASRRFTTrainer`. Thresholds are placed on the token rewards of all samples, accepted or not."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.refuse_column()
 
 
 class ASRRFTTrainer(RFTTrainer):

@@ -8,6 +8,7 @@ from segkernel import _validate
 from segkernel.training.mixins import OptionsMixin
 
 TokenRewards = Literal["difference", "prefix", "column"]
+SampledTokenRewards = Literal["difference", "prefix"]
 ThresholdUnit = Literal["quantile", "std", "noise", "reward"]
 # Baselines that are one value for all tokens, and those that differ between responses.
 BASELINES, ROW_BASELINES = ("mean", "median"), ("sequence", "prompt")
@@ -129,16 +130,22 @@ class SegmentOptions(OptionsMixin):
                 f"{self.pivot_threshold:g}"
             )
 
-    def refuse_column(self) -> None:
-        """Refuse `token_rewards="column"`, for methods on sampled responses.
 
-        Raises:
-            ValueError: the token rewards are a column of the data.
-        """
-        if self.token_rewards == "column":
-            raise ValueError(
-                "token_rewards: expected `difference` or `prefix`, since sampled responses have no column, got `column`"
-            )
+@dataclass
+class SampledSegmentOptions(SegmentOptions):
+    """Segment options of sampled responses, which have no column of token rewards."""
+
+    token_rewards: SampledTokenRewards = field(
+        default="difference",
+        metadata={
+            "help": "Reward of a token: how much it moves the reward model's score (`difference`), or the score of the "
+            "response up to it (`prefix`)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        _validate.one_of("token_rewards", self.token_rewards, get_args(SampledTokenRewards))
+        super().__post_init__()
 
 
 @dataclass

@@ -48,18 +48,20 @@ template <class T, class ForEach, class C = compute_t<T>>
 void gae_row_in_parts(const T* rewards, const T* values, const bool* mask, int64_t length, C gamma, C lam, C value_lam,
                       bool holes_are_steps, C* advantages, C* returns, const ForEach& for_each) {
   const int64_t parts = parts_of(length);
+  if (parts == 1) {
+    gae_part(rewards, values, mask, length, gamma, lam, value_lam, holes_are_steps, {}, C{0}, advantages, returns);
+    return;
+  }
   const auto is_step = [&](int64_t t) { return holes_are_steps || is_valid(mask, t); };
 
   // The position of each part's first step, or that of a later part: its value follows the part before.
   std::vector<int64_t> first_step(parts + 1, length);
-  if (parts > 1) {
-    for_each(parts, [&](int64_t p) {
-      const Part part = part_of(length, p);
-      int64_t t = part.begin;
-      while (t < part.end && !is_step(t)) ++t;
-      first_step[p] = t == part.end ? length : t;
-    });
-  }
+  for_each(parts, [&](int64_t p) {
+    const Part part = part_of(length, p);
+    int64_t t = part.begin;
+    while (t < part.end && !is_step(t)) ++t;
+    first_step[p] = t == part.end ? length : t;
+  });
   for (int64_t p = parts - 1; p >= 0; --p) first_step[p] = std::min(first_step[p], first_step[p + 1]);
 
   const auto compute = [&](int64_t p, const Advantages<C>& after) {
@@ -70,10 +72,7 @@ void gae_row_in_parts(const T* rewards, const T* values, const bool* mask, int64
                     part.length(), gamma, lam, value_lam, holes_are_steps, after, next_value, advantages + part.begin,
                     returns + part.begin);
   };
-  if (parts == 1) {
-    compute(0, {});
-    return;
-  }
+
   std::vector<Advantages<C>> first(parts + 1);  // gains, and then advantages
   std::vector<int64_t> steps(parts);
   for_each(parts, [&](int64_t p) {

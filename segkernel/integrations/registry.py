@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -50,6 +51,7 @@ class Unknown(Kept):
     """Reason that is worth a warning: signature or source is none that segkernel was tested with."""
 
 
+_lock = threading.RLock()  # held while targets are prepared and objects exchanged
 _swaps: dict[str, Swap] = {}  # in place, by name of the target
 _warned: set[str] = set()
 
@@ -59,7 +61,8 @@ def patch(*names: str, verify: bool = False) -> PatchReport:
 
     A function is replaced only if its signature and its source are known; otherwise it stays, with one warning. Every
     loaded module that holds it gets the replacement. Calls that segkernel does not serve, such as those on other
-    devices, go to the original function; `status` counts them. Patching twice changes nothing.
+    devices, go to the original function; `status` counts them. Patching twice changes nothing, even in two threads at
+    once.
 
     Args:
         names: frameworks, of `FRAMEWORKS`.
@@ -108,20 +111,39 @@ def unpatch(*names: str) -> None:
         names: frameworks; default: all.
     """
     _check_names(names or FRAMEWORKS)
-    _take_back([swap for swap in _swaps.values() if not names or swap.framework in names])
+    _take_back([swap for swap in list(_swaps.values()) if not names or swap.framework in names])
 
 
 def status() -> StatusReport:
     """Calls of the replacements in place: how many segkernel served, and how many the originals did, by reason."""
     return StatusReport(
-        tuple(StatusRow(name, swap.calls.served, dict(swap.calls.passed_back)) for name, swap in _swaps.items())
+        tuple(StatusRow(name, swap.calls.served, dict(swap.calls.passed_back)) for name, swap in list(_swaps.items()))
     )
 
 
 def _patch(names: Sequence[str], verify: bool, module: str | None = None) -> tuple[PatchReport, list[Swap]]:
+    frameworks = _frameworks(names)
+    if not turned_off():
+        _import(frameworks, module)
+    with _lock:
+        return _patch_imported(frameworks, verify, module)
+
+
+def _import(frameworks: Sequence[Framework], module: str | None) -> None:
+    """Import the modules of the targets, before the lock: a thread that imports one of them may wait for the lock."""
+    for framework in frameworks:
+        for target in framework.targets_of(_major_minor(_version(framework))):
+            if module in (None, target.module):
+                with suppress(ImportError):  # the report says it
+                    importlib.import_module(target.module)
+
+
+def _patch_imported(
+    frameworks: Sequence[Framework], verify: bool, module: str | None
+) -> tuple[PatchReport, list[Swap]]:
     rows: list[PatchRow] = []
     swaps: list[Swap] = []
-    for framework in _frameworks(names):
+    for framework in frameworks:
         release = _version(framework)
         label = f"{framework.distribution} {release}"
         unknown: list[str] = []
@@ -131,7 +153,7 @@ def _patch(names: Sequence[str], verify: bool, module: str | None = None) -> tup
             warnings.warn(
                 f"segkernel.integrations: {label} is older than the versions that segkernel was tested with; "
                 "nothing is replaced",
-                stacklevel=3,
+                stacklevel=4,
             )
         for target in targets:
             if module not in (None, target.module):
@@ -154,7 +176,7 @@ def _patch(names: Sequence[str], verify: bool, module: str | None = None) -> tup
             warnings.warn(
                 f"segkernel.integrations: {label} differs from the versions that segkernel was tested with; kept "
                 f"{', '.join(unknown)}",
-                stacklevel=3,
+                stacklevel=4,
             )
     _exchange([(swap.theirs, swap.ours, swap) for swap in swaps])
     _swaps.update({swap.target.name: swap for swap in swaps})
@@ -234,9 +256,11 @@ def _find(module: str, attribute: str) -> tuple[Any, type | None]:
 
 
 def _take_back(swaps: Sequence[Swap]) -> None:
-    _exchange([(swap.ours, swap.theirs, swap) for swap in swaps])
-    for swap in swaps:
-        _swaps.pop(swap.target.name, None)
+    with _lock:
+        in_place = [swap for swap in swaps if _swaps.get(swap.target.name) is swap]
+        _exchange([(swap.ours, swap.theirs, swap) for swap in in_place])
+        for swap in in_place:
+            del _swaps[swap.target.name]
 
 
 def _exchange(exchanges: Sequence[tuple[Any, Any, Swap]]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -241,6 +243,43 @@ def test_patching_a_framework_twice_in_one_call_lists_it_once(framework: Any) ->
     assert integrations.patch("fake").rows == ((f"{NAME}.double", "fake 1.2.3", True, "before"),)
     integrations.unpatch()
     assert fake_framework.double is theirs
+
+
+def test_threads_that_patch_at_once_swap_once_and_unpatch_gives_back_the_very_object(framework: Any) -> None:
+    theirs = fake_framework.double
+    together = threading.Barrier(2)
+
+    def example() -> tuple[Tensor]:
+        with suppress(threading.BrokenBarrierError):  # the other thread waits for this one
+            together.wait(0.2)
+        return one()
+
+    framework(target("double", doubled, example))
+    reports: list[Any] = []
+    threads = [threading.Thread(target=lambda: reports.append(integrations.patch("fake", verify=True))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(report.rows[0].reason for report in reports) == ["before", "verified"]
+    assert vars(fake_framework.double)["__wrapped__"] is theirs
+    integrations.unpatch()
+    assert fake_framework.double is theirs
+
+
+def test_patched_gives_back_the_very_object_after_an_exception(framework: Any) -> None:
+    theirs = fake_framework.double
+    framework(target("double", doubled))
+
+    def fails() -> None:
+        with integrations.patched("fake"):
+            assert fake_framework.double is not theirs
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert fake_framework.double is theirs
+    assert integrations.status().rows == ()
 
 
 def test_contexts_that_end_in_another_order_give_back_the_very_objects(framework: Any) -> None:

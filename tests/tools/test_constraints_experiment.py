@@ -15,12 +15,13 @@ from transformers import LlamaConfig, LlamaForTokenClassification
 from benchmarks.experiments import __main__ as command
 from benchmarks.experiments.constraints import __main__ as segments_command
 from benchmarks.experiments.constraints import grammar
-from benchmarks.experiments.constraints.answers import answer_credit
+from benchmarks.experiments.constraints.answers import Answer, answer_credit
 from benchmarks.experiments.constraints.experiment import EXPERIMENT
 from benchmarks.experiments.constraints.measures import measure_answers
 from benchmarks.experiments.constraints.pair_selectors import TIS_DPO
 from benchmarks.experiments.constraints.pairs import judge
 from benchmarks.experiments.constraints.preferences import DPO, START
+from benchmarks.experiments.constraints.rejection import RFT, rejection_trainer
 from benchmarks.experiments.constraints.sample_selectors import SLM_RFT
 from benchmarks.experiments.constraints.segmented import END, read_answers
 from benchmarks.experiments.constraints.settings import ConstraintsSettings
@@ -29,6 +30,7 @@ from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.policies.logprobs import gained, pair_logprobs
 from examples.common.workers import quiet
+from segkernel.training import RFTConfig, RFTTrainer
 from segkernel.training.data.columns import SIDES
 from segkernel.training.rewards.reward_model import prefix_scores
 from tests.quiet import restored_after_quiet
@@ -151,6 +153,21 @@ def test_reference_model_of_slm_rft_learned_the_preferred_answers(finished):
     assert chosen > 0
     unique = {(pair.prompt, pair.chosen.ids) for pair in work.policy_pairs("all")}
     assert work.finished(job.need("preferred answers")) == {"answers": len(unique)}
+
+
+@pytest.mark.slow
+def test_rejection_sampling_accepts_well_formed_answers_only_where_asked(finished, monkeypatch):
+    work, _ = finished
+    # Stands for the form of an answer; the tiny model writes none that is well-formed.
+    monkeypatch.setattr(Answer, "is_well_formed", property(lambda answer: len(answer.ids) % 2 == 0))
+
+    def accepted(method):
+        job = method.job(0, EXPERIMENT.conditions[ADVERSARIAL])
+        rows = rejection_trainer(work, job, RFTTrainer, RFTConfig).train_dataset
+        return [len(ids) % 2 == 0 for ids in rows["response_ids"]]
+
+    assert 0 < sum(accepted(RFT)) < len(accepted(RFT))
+    assert all(accepted(RFT.with_options(acceptable="well-formed answers")))
 
 
 @pytest.mark.slow

@@ -5,13 +5,21 @@ from __future__ import annotations
 from benchmarks.experiments.constraints.pair_selectors import PAIR_SELECTORS
 from benchmarks.experiments.constraints.preferences import ASR_DPO, DPO
 from benchmarks.experiments.constraints.proximal import ASR_PPO, ENTROPY_PPO, PPO
-from benchmarks.experiments.constraints.rejection import ASR_RFT, RFT
+from benchmarks.experiments.constraints.rejection import (
+    ACCEPTABLE,
+    ASR_RFT,
+    EVERY,
+    RFT,
+    TRUE_CREDIT_RFT,
+)
 from benchmarks.experiments.constraints.sample_selectors import SLM_RFT
+from benchmarks.experiments.framework.experiment import Candidate, Question
 from benchmarks.experiments.framework.questions import option
 from benchmarks.experiments.policies.advantages import ADVANTAGES
-from benchmarks.experiments.policies.thresholds import limits, units
+from benchmarks.experiments.policies.thresholds import FEW_LIMITS, limits, units
 
 LEARNING_RATES = (3e-5, 1e-4, 3e-4)
+REJECTION = (RFT, ASR_RFT, TRUE_CREDIT_RFT)
 
 QUESTIONS = [
     limits(ASR_DPO),
@@ -24,8 +32,16 @@ QUESTIONS = [
     option(DPO, "learning_rate", LEARNING_RATES),
     option(ASR_DPO, "learning_rate", LEARNING_RATES),
     option(DPO, "rejected_weight", (0.1, 1.0)),
-    limits(ASR_RFT),
-    option(RFT, "learning_rate", LEARNING_RATES),
+    limits(ASR_RFT, FEW_LIMITS),
+    *(option(method, "learning_rate", LEARNING_RATES) for method in REJECTION),
+    *(
+        Question(
+            "acceptable answers",
+            method,
+            [Candidate(name, method if name == EVERY else method.with_options(acceptable=name)) for name in ACCEPTABLE],
+        )
+        for method in REJECTION
+    ),
     *(option(method, "learning_rate", LEARNING_RATES) for method in (*PAIR_SELECTORS, SLM_RFT)),
     *(option(method, "learning_rate", LEARNING_RATES) for method in (PPO, ASR_PPO, ENTROPY_PPO)),
     # The mask of PPO keeps every token.

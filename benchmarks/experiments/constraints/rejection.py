@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.experiments.constraints.answers import MAX_TOKENS, answer_credit, prompt_ids
+from benchmarks.experiments.constraints.answers import MAX_TOKENS, Answer, answer_credit, prompt_ids
 from benchmarks.experiments.constraints.preferences import LEARNING_RATE, START, training
 from benchmarks.experiments.constraints.stages import REWARD
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
@@ -31,6 +31,12 @@ from segkernel.training.data.columns import RESPONSES
 from segkernel.training.data.tables import to_dataset, with_columns
 
 NO_OPTIONS: Mapping[str, Any] = {}
+# Answers that may be accepted; without the others, a fragment that violates nothing cannot be the best one.
+EVERY = "every answer"
+ACCEPTABLE: Mapping[str, Callable[[Answer], bool]] = {
+    EVERY: lambda answer: True,
+    "well-formed answers": lambda answer: answer.is_well_formed,
+}
 Answered = list[tuple[list[int], list[list[int]]]]  # token ids of prompts, each with those of its answers
 
 
@@ -63,13 +69,14 @@ def rejection_trainer(
     **models: Any,
 ) -> Any:
     """A trainer that has scored the start model's answers; `options` come on top of the job's."""
-    answered = [
-        (prompt_ids(work.tokenizer, prompt), [list(one.ids) for one in answers])
+    given = work.policy_options(job)
+    may_accept = ACCEPTABLE[given.pop("acceptable", EVERY)]
+    found = [
+        (prompt_ids(work.tokenizer, prompt), [list(one.ids) for one in answers if may_accept(one)])
         for prompt, answers in work.answers("training")
     ]
-    config = config_type(
-        samples=work.settings.samples, max_new_tokens=MAX_TOKENS, **work.policy_options(job), **options
-    )
+    answered = [(prompt, answers) for prompt, answers in found if answers]
+    config = config_type(samples=work.settings.samples, max_new_tokens=MAX_TOKENS, **given, **options)
     prompts = [{"prompt_ids": prompt} for prompt, _ in answered]
     models = {"reward_model": work.reward_model(reward_job(job)), **models}
     return with_answers(trainer_type, answered)(work.policy(), config, prompts, None, work.tokenizer, **models)

@@ -182,7 +182,7 @@ class RFTTrainer(SegkernelTrainer):
             "samples: %d for %d prompts; %d were cut off at max_new_tokens=%d, %d are empty, %d have no finite reward "
             "and are never accepted",
             len(samples),
-            len(samples) // self.args.samples,
+            len(set(to_table(samples)["prompt_index"].to_pylist())),
             (~ended).sum(),
             self.args.max_new_tokens,
             (ended & (responses.lengths == 1)).sum(),

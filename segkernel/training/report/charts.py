@@ -31,6 +31,7 @@ VARIABLES = {
     **{color: f"series-{number}" for number, color in enumerate(SERIES, 1)},
 }
 DASHES = ["solid", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5))]
+LABEL_HEIGHT = 0.11  # of the height of a reward trace
 POINTS_PER_TOKEN, MIN_INCHES, MAX_INCHES = 40, 3.6, 10.5
 
 STYLE: Any = {
@@ -121,7 +122,7 @@ def curve_chart(curves: Sequence[Curve], runs: Sequence[str]) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.margins(x=0.02)
         if len(curves) > 1:
-            axes.legend(loc="best", fontsize=8, handlelength=2.6)
+            figure.legend(loc="outside upper left", ncols=2, fontsize=8, handlelength=2.6)
         return _svg(figure)
 
 
@@ -160,8 +161,8 @@ def _thresholds(axes: Axes, example: Example) -> None:
     """Draw the neutral zone and its bounds, with names on the right, and fit the y axis to them and the rewards."""
     lines = [
         ("high", example.high, PLUS, "--"),
-        ("low", example.low, MINUS, "--"),
         ("base", example.baseline, NEUTRAL, ":"),
+        ("low", example.low, MINUS, "--"),
     ]
     known = [(name, value, color, dash) for name, value, color, dash in lines if value is not None]
     for _, value, color, dash in known:
@@ -169,15 +170,33 @@ def _thresholds(axes: Axes, example: Example) -> None:
     if example.low is not None and example.high is not None:
         axes.axhspan(example.low, example.high, color=NEUTRAL, alpha=0.13, linewidth=0)
         if example.low == example.high:
-            known = known[-1:]
+            known = [line for line in known if line[0] == "base"] or known[:1]
     finite = [value for value in (*(line[1] for line in known), *example.token_rewards) if math.isfinite(value)]
     if finite:
         room = 0.12 * (max(finite) - min(finite)) or 0.5
         axes.set_ylim(min(finite) - room, max(finite) + room)
+    bottom, top = axes.get_ylim()
     right = axes.secondary_yaxis("right")
-    right.set_yticks([value for _, value, _, _ in known], [f"{line[0]} {line[1]:.2g}" for line in known], fontsize=7.5)
+    labels = [f"{name} {value:.2g}" for name, value, _, _ in known]
+    positions = spread([value for _, value, _, _ in known], LABEL_HEIGHT * (top - bottom))
+    axes.set_ylim(min([bottom, *positions]), max([top, *positions]))
+    right.set_yticks(positions, labels, fontsize=7.5)
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)
+
+
+def spread(descending: Sequence[float], distance: float) -> list[float]:
+    """Positions of labels near their values, in the same order and with the same mean, at least `distance` apart.
+
+    Example:
+        >>> spread([3.0, 2.75, -0.5], 1.0)
+        [3.25, 2.25, -0.25]
+    """
+    positions: list[float] = []
+    for value in descending:
+        positions.append(min(value, positions[-1] - distance) if positions else value)
+    shift = (sum(descending) - sum(positions)) / max(len(positions), 1)
+    return [position + shift for position in positions]
 
 
 def _kept_stretches(example: Example, start: int, end: int) -> list[tuple[int, int]]:

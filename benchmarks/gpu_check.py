@@ -36,11 +36,12 @@ GROUPS = {
     "bandwidth": 20,
     "token_logprobs": 40,
     "token_logprobs_backward": 40,
-    "token_divergences": 25,
+    "token_divergences": 30,
     "scaling": 15,
     "segment": 20,
     "select_tokens": 14,
-    "gae": 15,
+    "scans": 12,
+    "gae": 18,
     "credit": 15,
     "linear_token_logprobs": 40,
 }
@@ -49,7 +50,7 @@ BUILD = "build"
 # A stopped phase has flushed its output; Inductor compiles a handful of kernels without worker processes.
 FOR_ALL = {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 NEEDED = ("hypothesis", "numpy", "pybind11", "pytest", "scipy", "setuptools", "tabulate")
-PEERS = ("trl", "liger-kernel", "cut-cross-entropy", "flash-attn", "triton")
+PEERS = ("trl", "liger-kernel", "cut-cross-entropy", "flash-attn", "quack-kernels", "rl-triton", "triton")
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool, built: 
                 "SEGKERNEL_CUDA_ARCHS": f"{major}.{minor}",
                 "NVCC_APPEND_FLAGS": "-lineinfo",  # the sanitizer's reports name lines
             }
-            yield Phase(BUILD, 150, (python, "setup.py", "-q", "build_ext", "--inplace"), switches)
+            yield Phase(BUILD, 140, (python, "setup.py", "-q", "build_ext", "--inplace"), switches)
         in_parallel = ("-n", "auto") if installed_versions("pytest-xdist") else ()
         show_hangs = ("-o", "faulthandler_timeout=60")  # stack traces in the log
-        yield Phase("tests", 110, (*tests, *in_parallel, *show_hangs, *operator_tests), device)
+        yield Phase("tests", 105, (*tests, *in_parallel, *show_hangs, *operator_tests), device)
         # Only our kernels: watching those of torch and cuBLAS is slow.
         sanitizer = (sanitizer_path(), "--error-exitcode", "9", "--kernel-name", "kernel_substring=segkernel")
         memcheck = (*sanitizer, "--tool", "memcheck", "--report-api-errors", "no", "--padding", "512")

@@ -61,11 +61,38 @@ def eager_js(logits: Tensor, other_logits: Tensor) -> Tensor:
     return ((log_p.exp() * (log_p - log_m)) + (log_q.exp() * (log_q - log_m))).sum(-1) / 2
 
 
-EAGER_DIVERGENCES = {"kl": eager_kl, "js": eager_js}
+def eager_tv(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """Total variation per token from two softmaxes in eager torch."""
+    p, q = (x.softmax(dim=-1, dtype=torch.float32) for x in (logits, other_logits))
+    return (p - q).abs().sum(-1) / 2
+
+
+EAGER_DIVERGENCES = {"kl": eager_kl, "js": eager_js, "tv": eager_tv}
+
+
+def eager_topk_divergence(logits: Tensor, ids: Tensor, other_logprobs: Tensor) -> Tensor:
+    """KL of the tokens `ids` and the rest to a teacher that gives its log-probabilities for `ids`, in eager torch."""
+    log_p = logits.log_softmax(dim=-1, dtype=torch.float32).gather(-1, ids)
+    p, q = log_p.exp(), other_logprobs.exp()
+    rest_p, rest_q = 1 - p.sum(-1), 1 - q.sum(-1)
+    return (p * (log_p - other_logprobs)).sum(-1) + rest_p * (rest_p / rest_q).log()
+
+
+def eager_capped(logits: Tensor, labels: Tensor, softcap: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropy of logits under a softcap in eager torch."""
+    return eager_logprobs_and_entropy(softcap * torch.tanh(logits / softcap), labels)
 
 
 def divergences(device: str, kind: str) -> Peers:
     """`(logits [B, T, V], other logits) -> divergences [B, T]`."""
+    if kind == "tv":
+        of_probabilities = installed("liger_kernel.transformers.functional", "liger_tvd") if device != "cpu" else None
+        tvd = of_probabilities and (
+            lambda logits, other_logits: of_probabilities(
+                *(x.softmax(dim=-1).flatten(0, -2) for x in (logits, other_logits)), reduction="sum"
+            )
+        )
+        return {} if device == "cpu" else {"Liger, of softmaxes": tvd}
     beta = {"kl": 1.0, "js": 0.5}[kind]
     trainer = installed("trl.experimental.gkd.gkd_trainer", "GKDTrainer")
     trl = trainer and (
@@ -138,7 +165,11 @@ def logprobs_and_entropy(device: str) -> Peers:
     """`(logits [B, T, V], labels [B, T]) -> (log-probs, entropies)`."""
     if device == "cpu":
         return {"TRL": installed("trl.trainer.utils", "selective_log_softmax_and_entropy")}
-    return {"TRL (Triton)": installed("trl.kernels", "selective_log_softmax_and_entropy")}
+    quack = installed("quack.cross_entropy", "cross_entropy_fwd")
+    return {
+        "TRL (Triton)": installed("trl.kernels", "selective_log_softmax_and_entropy"),
+        "quack CE, no entropy": quack and (lambda logits, labels: quack(logits.flatten(0, 1), labels.flatten())),
+    }
 
 
 def logprob_losses(device: str) -> Peers:
@@ -148,7 +179,14 @@ def logprob_losses(device: str) -> Peers:
     trl = installed("trl.kernels", "selective_log_softmax_and_entropy")
     liger = installed("liger_kernel.transformers.functional", "liger_cross_entropy")
     flash = installed("flash_attn.ops.triton.cross_entropy", "cross_entropy_loss")
+    quack = installed("quack.cross_entropy", "cross_entropy")
     return {
+        "quack CE": quack
+        and (
+            lambda logits, labels: quack(
+                logits.flatten(0, 1), labels.flatten(), reduction="none", inplace_backward=True
+            )
+        ),
         "TRL (Triton)": trl and (lambda logits, labels: trl(logits, labels)[0]),
         "Liger CE": liger and (lambda logits, labels: liger(logits.flatten(0, 1), labels.flatten(), reduction="sum")),
         "flash-attention CE": flash
@@ -262,6 +300,15 @@ def scattered_group_normalize(values: Tensor, counts: Tensor, group: Tensor) -> 
     deviations = torch.where(valid, values - of_group(values.sum(1)) / total, 0.0)
     squares = of_group(deviations.square().sum(1))
     return deviations / ((squares / (total - 1)).sqrt() + 1e-6)
+
+
+def advantages(device: str, like: Tensor) -> Peers:
+    """`(rewards [B, T], values [B, T]) -> advantages [B, T]`, for inputs like `like`."""
+    if device == "cpu":
+        return {}
+    triton = installed("rl_triton.ops.gae", "compute_gae") or installed("rl_triton.ops.gae", "compute_gae_triton")
+    terminated = torch.zeros_like(like)
+    return {"rl-triton": triton and (lambda rewards, values: triton(rewards, values, terminated))}
 
 
 def looped_gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:

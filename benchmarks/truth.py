@@ -34,12 +34,33 @@ def logprobs_and_entropy(function: Callable[..., Any], logits: Tensor, labels: T
         assert_close(masked, torch.where(mask, dense, 0), rtol=0, atol=0)
 
 
+def capped(function: Callable[..., Any], logits: Tensor, labels: Tensor, softcap: float) -> None:
+    """Check results under a softcap against float64."""
+    rows, exact_logits, exact_labels = some_rows(logits, labels)
+    exact = reference.token_logprobs(exact_logits, exact_labels, softcap=softcap, entropy=True)
+    for found, expected in zip(function(logits, labels), exact, strict=True):
+        assert_close(found.flatten()[rows].double(), expected, rtol=1e-5, atol=1e-4)
+
+
 def divergences(function: Callable[..., Tensor], kind: str, logits: Tensor, other_logits: Tensor) -> None:
     """Check divergences against float64."""
     rows = torch.linspace(0, logits[..., 0].numel() - 1, CHECKED_ROWS, dtype=torch.float64, device=logits.device).long()
     exact = reference.token_divergences(*(x.flatten(0, 1)[rows].double() for x in (logits, other_logits)), kind=kind)
     found = function(logits, other_logits).flatten()[rows]
     assert_close(found.double(), exact.divergence, rtol=1e-5, atol=1e-5)
+
+
+def few_divergences(function: Callable[..., Tensor], logits: Tensor, other_logits: Tensor, mask: Tensor) -> None:
+    """Check KL divergences of masked rows against dense ones, and those against float64."""
+    dense = function(logits, other_logits, torch.ones_like(mask))
+    divergences(lambda *rows: dense, "kl", logits, other_logits)
+    assert_close(function(logits, other_logits, mask), torch.where(mask, dense, 0), rtol=0, atol=0)
+
+
+def topk_divergence(function: Callable[..., Tensor], logits: Tensor, ids: Tensor, other_logprobs: Tensor) -> None:
+    """Check divergences to a teacher's most likely tokens against float64."""
+    exact = reference.topk_divergence(logits[:1, :2].double(), ids[:1, :2], other_logprobs[:1, :2].double())
+    assert_close(function(logits, ids, other_logprobs)[:1, :2].double(), exact, rtol=1e-4, atol=1e-5)
 
 
 def outputs(function: Callable[..., Any], logits: Tensor, labels: Tensor) -> None:
@@ -78,8 +99,10 @@ def gradient(function: Callable[..., Tensor], logits: Tensor, labels: Tensor, ls
 
 def scan(function: Callable[..., Any], *tokens: Tensor) -> None:
     """Compare with the CPU kernels, up to the order of sums."""
-    expected = function(*(values.cpu() for values in tokens))
-    for actual, wanted in zip(function(*tokens), expected, strict=True):
+    found, expected = (function(*on_device) for on_device in (tokens, [values.cpu() for values in tokens]))
+    if isinstance(found, Tensor):
+        found, expected = (found,), (expected,)
+    for actual, wanted in zip(found, expected, strict=True):
         tolerance = 1e-4 if wanted.is_floating_point() else 0
         assert_close(actual.cpu(), wanted, rtol=tolerance, atol=tolerance)
 

@@ -13,7 +13,7 @@ from benchmarks.cases.imports import import_time
 from benchmarks.cases.logprobs import token_logprobs, token_logprobs_backward
 from benchmarks.cases.machine import Machine
 from benchmarks.cases.scaling import scaling
-from benchmarks.cases.segmentation import segment, select_tokens
+from benchmarks.cases.segmentation import scans, segment, select_tokens
 
 GROUPS: dict[str, Callable[[Machine], Iterator[Case]]] = {
     function.__name__: function
@@ -25,6 +25,7 @@ GROUPS: dict[str, Callable[[Machine], Iterator[Case]]] = {
         scaling,
         segment,
         select_tokens,
+        scans,
         gae,
         credit,
         linear_token_logprobs,

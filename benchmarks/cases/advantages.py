@@ -10,7 +10,7 @@ from torch import Tensor
 
 import segkernel
 from benchmarks import peers, truth
-from benchmarks.cases.case import Case, shape
+from benchmarks.cases.case import Case, Function, shape
 from benchmarks.cases.machine import Machine
 from benchmarks.targets import OURS
 
@@ -19,10 +19,6 @@ GAE_BYTES = 4 * 4
 
 def gae(machine: Machine) -> Iterator[Case]:
     """Generalized advantage estimation."""
-    sizes = machine.shapes.gae
-    numel = sizes[0] * sizes[1]
-    count = min(machine.rotations(8 * numel), 128)
-    inputs = [tuple(torch.randn(sizes, device=machine.device) for _ in range(2)) for _ in range(count)]
 
     def ours(rewards: Tensor, values: Tensor) -> Any:
         return segkernel.gae(rewards, values, gamma=0.99, lam=0.95)
@@ -30,20 +26,27 @@ def gae(machine: Machine) -> Iterator[Case]:
     def looped(rewards: Tensor, values: Tensor) -> Any:
         return peers.looped_gae(rewards, values, 0.99, 0.95)
 
-    yield Case(
-        f"gae {shape(sizes)}",
-        {OURS: ours, "loop over steps": looped},
-        inputs,
-        {"": GAE_BYTES * numel},
-        lambda: truth.scan(ours, *inputs[0]),
-        captured=True,
-        slow=("loop over steps",),
-    )
+    for sizes in machine.shapes.gae:
+        numel = sizes[0] * sizes[1]
+        count = min(machine.rotations(8 * numel), 128)
+        inputs = [tuple(torch.randn(sizes, device=machine.device) for _ in range(2)) for _ in range(count)]
+        implementations: dict[str, Function | None] = {OURS: ours, **peers.advantages(machine.device, inputs[0][0])}
+        if sizes[1] < 1 << 20:  # a step takes 10 microseconds
+            implementations["loop over steps"] = looped
+        yield Case(
+            f"gae {shape(sizes)}",
+            implementations,
+            inputs,
+            {"": GAE_BYTES * numel},
+            lambda inputs=inputs: truth.scan(ours, *inputs[0]),
+            captured=True,
+            slow=("loop over steps",),
+        )
 
 
 def credit(machine: Machine) -> Iterator[Case]:
     """Steps from rewards to advantages: discounted sums, turns, normalization within groups, importance weights."""
-    rows, length = sizes = machine.shapes.gae
+    rows, length = sizes = machine.shapes.gae[0]
     numel = rows * length
 
     def random(*shape: int) -> Tensor:

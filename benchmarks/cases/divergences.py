@@ -62,6 +62,36 @@ def token_divergences(machine: Machine) -> Iterator[Case]:
             check=lambda inputs=(logits, others), ours=in_place: truth.divergences(ours, "kl", *inputs),
             before=lambda logits=logits, original=original: logits.copy_(original),
         )
+        rows = min(512, logits.shape[0] * logits.shape[1])
+        few = [x.flatten(0, 1)[None, :rows] for x in (logits, others)]
+        turns = torch.arange(rows, device=machine.device) // min(16, rows // 4) % 4
+        inputs = [(*few, (turns == turn)[None]) for turn in range(4)]
+
+        def of_few(logits: Tensor, others: Tensor, mask: Tensor) -> Tensor:
+            return segkernel.token_divergences(logits, others, mask).divergence
+
+        yield Case(
+            f"token_divergences, kl, few rows: {rows // 4} of {rows} kept, {dtype} V={logits.shape[-1]}",
+            {OURS: of_few},
+            inputs,
+            {"": 2 * few[0].nbytes // 4},
+            lambda inputs=inputs[0]: truth.few_divergences(of_few, *inputs),
+            captured=True,
+        )
+
+        K = min(64, logits.shape[-1] // 2)
+        known, ids = others.log_softmax(-1, dtype=torch.float32).topk(K)
+        yield Case(
+            f"topk_divergence, kl, K={K}, forward, {dtype} {shape(tuple(logits.shape))}",
+            {
+                OURS: segkernel.topk_divergence,
+                "torch.compile": machine.compiled(peers.eager_topk_divergence),
+                "eager torch": peers.eager_topk_divergence,
+            },
+            [(logits, ids, known)],
+            {"": logits.nbytes},
+            lambda inputs=(logits, ids, known): truth.topk_divergence(segkernel.topk_divergence, *inputs),
+        )
     yield divergence_of_heads(machine)
 
 

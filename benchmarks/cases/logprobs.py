@@ -15,6 +15,18 @@ from benchmarks.cases.machine import Machine, quarter_of_tokens, random_logits
 from benchmarks.from_buffer import backward_step
 from benchmarks.targets import FEW, FEW_BACKWARD, OURS
 
+SOFTCAP = 30.0  # Gemma's
+
+
+def of_shards(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Any:
+    """Log-probabilities and entropies from two shards of the vocabulary on one device."""
+    half = logits.shape[-1] // 2
+    states = [
+        segkernel.logprob_state(shard, labels, mask, first=first)
+        for shard, first in ((logits[..., :half], 0), (logits[..., half:], half))
+    ]
+    return segkernel.finish_logprobs(segkernel.merge_logprob_states(torch.stack(states)))
+
 
 def token_logprobs(machine: Machine) -> Iterator[Case]:
     """Log-probabilities and entropy, forward: all tokens, and a quarter of them in runs of 16."""
@@ -72,19 +84,41 @@ def token_logprobs(machine: Machine) -> Iterator[Case]:
             lambda inputs=(logits, several): truth.several_labels(segkernel.token_logprobs, *inputs),
         )
 
-        # Few rows, in the layout of one short batch. The masks keep other rows each.
-        rows = min(512, labels.numel())
-        few, few_labels = logits.flatten(0, 1)[None, :rows], labels.view(1, -1)[:, :rows]
-        turns = torch.arange(rows, device=machine.device) // min(16, rows // 4) % 4
-        inputs = [(few, few_labels, (turns == turn)[None]) for turn in range(4)]
+        def capped(logits: Tensor, labels: Tensor) -> Any:
+            return segkernel.token_logprobs(logits, labels, softcap=SOFTCAP, entropy=True)
+
+        def eager_capped(logits: Tensor, labels: Tensor) -> Any:
+            return peers.eager_capped(logits, labels, SOFTCAP)
+
         yield Case(
-            f"{FEW}: {rows // 4} of {rows} kept, {dtype} V={logits.shape[-1]}",
-            {OURS: ours},
-            inputs,
-            {"": few.nbytes // 4},
-            lambda inputs=inputs[0]: truth.logprobs_and_entropy(ours, *inputs),
-            captured=True,
+            f"token_logprobs + entropy, softcap, forward, {dtype} {shape(machine.shapes.logits)}",
+            {OURS: capped, "torch.compile": machine.compiled(eager_capped), "eager torch": eager_capped},
+            [(logits, labels)],
+            {"": logits.nbytes},
+            lambda logits=logits, labels=labels, ours=capped: truth.capped(ours, logits, labels, SOFTCAP),
         )
+
+        yield Case(
+            f"token_logprobs + entropy of two shards, forward, {dtype} {shape(machine.shapes.logits)}",
+            {OURS: of_shards, f"{OURS}, one shard": ours},
+            [(logits, labels)],
+            {"": logits.nbytes},
+            lambda inputs=(logits, labels, mask): truth.logprobs_and_entropy(of_shards, *inputs),
+        )
+
+        # Few rows, in the layout of one short batch. The masks keep other rows each.
+        for rows in (min(512, labels.numel()), min(64, labels.numel())):
+            few, few_labels = logits.flatten(0, 1)[None, :rows], labels.view(1, -1)[:, :rows]
+            turns = torch.arange(rows, device=machine.device) // min(16, rows // 4) % 4
+            inputs = [(few, few_labels, (turns == turn)[None]) for turn in range(4)]
+            yield Case(
+                f"{FEW}: {rows // 4} of {rows} kept, {dtype} V={logits.shape[-1]}",
+                {OURS: ours},
+                inputs,
+                {"": few.nbytes // 4},
+                lambda inputs=inputs[0]: truth.logprobs_and_entropy(ours, *inputs),
+                captured=True,
+            )
 
 
 def token_logprobs_backward(machine: Machine) -> Iterator[Case]:

@@ -19,7 +19,8 @@ class Shapes(NamedTuple):
     logits: tuple[int, int, int]  # rows, tokens, vocabulary
     dtypes: tuple[str, ...]
     segment: tuple[tuple[int, int], ...]
-    gae: tuple[int, int]
+    gae: tuple[tuple[int, int], ...]
+    long_row: int
     head: tuple[int, int, int]  # tokens, width, vocabulary
     copied: int
 
@@ -27,8 +28,9 @@ class Shapes(NamedTuple):
 CPU = Shapes(
     (4, 256, 151936),
     ("fp32", "bf16"),
-    ((4, 128), (16, 1024), (64, 8192)),
-    (16, 1024),
+    ((4, 128), (16, 1024), (64, 8192), (1, 1 << 20)),
+    ((16, 1024), (1, 1 << 20)),
+    1 << 20,
     (1024, 896, 151936),
     1 << 28,
 )
@@ -36,11 +38,14 @@ GPU = Shapes(
     (8, 1024, 151936),
     ("bf16",),
     ((64, 4096), (1, 1 << 20), (4096, 1024)),
-    (64, 4096),
+    ((64, 4096), (8192, 2048), (128, 4096), (1, 1 << 20)),
+    1 << 20,
     (8192, 4096, 151936),
     1 << 31,
 )
-REHEARSAL = Shapes((2, 64, 130), ("bf16",), ((4, 65), (1, 257), (16, 32)), (4, 33), (16, 8, 130), 1 << 10)
+REHEARSAL = Shapes(
+    (2, 64, 130), ("bf16",), ((4, 65), (1, 257), (16, 32)), ((4, 33), (1, 257)), 257, (16, 8, 130), 1 << 10
+)
 
 
 class Machine(NamedTuple):

@@ -44,7 +44,7 @@ def segment(machine: Machine) -> Iterator[Case]:
         after_prompt = torch.arange(sizes[1], device=machine.device) >= sizes[1] * 3 // 4
         masks[inputs[0][0].shape] = after_prompt.expand(sizes).contiguous()
         implementations: dict[str, Function | None] = {OURS: ours, KEPT: kept, "vectorized torch": vectorized}
-        if machine.device == "cpu":  # one `.item()` per token takes minutes on a GPU
+        if machine.device == "cpu" and numel < 1 << 20:  # one `.item()` per token takes minutes on a GPU
             implementations["loop over tokens"] = looped
         yield Case(
             f"segment {shape(sizes)}",
@@ -54,6 +54,31 @@ def segment(machine: Machine) -> Iterator[Case]:
             lambda inputs=inputs: truth.scan(ours, *inputs[0]),
             captured=True,
             slow=("loop over tokens",),
+        )
+
+
+def scans(machine: Machine) -> Iterator[Case]:
+    """Other operators on one long row, which has to be divided."""
+    numel = machine.shapes.long_row
+    count = min(machine.rotations(5 * numel), 64)
+    tokens = [(torch.randn(1, numel, device=machine.device),) for _ in range(count)]
+    functions: dict[str, tuple[Function, int]] = {  # with the bytes per token that it reads and writes
+        "hysteresis": (lambda rewards: segkernel.hysteresis(rewards, low=-0.5, high=0.5), 4 + 1),
+        "redistribute": (lambda scores: segkernel.redistribute(scores), 4 + 4),
+        "segment_by_entropy": (
+            lambda entropy: segkernel.segment_by_entropy(entropy, threshold=1.0, min_length=8),
+            4 + 4,
+        ),
+        "discounted_sum": (lambda values: segkernel.discounted_sum(values, discount=0.99), 4 + 4),
+    }
+    for name, (function, moved) in functions.items():
+        yield Case(
+            f"{name} {shape((1, numel))}",
+            {OURS: function},
+            tokens,
+            {"": moved * numel},
+            lambda function=function: truth.scan(function, *tokens[0]),
+            captured=True,
         )
 
 

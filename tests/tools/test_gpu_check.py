@@ -19,6 +19,7 @@ from benchmarks import report, targets
 from benchmarks.cases import CPU_GROUPS
 from benchmarks.cases.case import Case, shape
 from benchmarks.cases.machine import GPU
+from benchmarks.clock_cpu import CpuClock
 from benchmarks.clock_gpu import CudaClock
 from benchmarks.measure import main
 from benchmarks.pages import replace_between
@@ -54,15 +55,22 @@ def test_rehearsal_runs_every_phase_and_leaves_the_pages_alone(tmp_path: Path) -
         "token_logprobs + entropy, forward, bf16",
         "token_logprobs + all outputs, forward, bf16",
         "token_logprobs of 16 labels, forward, bf16",
+        "token_logprobs + entropy, softcap, forward, bf16",
+        "token_logprobs + entropy of two shards, forward, bf16",
         f"{targets.FEW}: 32 of 128 kept, bf16 V=130",
+        f"{targets.FEW}: 16 of 64 kept, bf16 V=130",
         "token_logprobs, forward + backward, bf16",
         f"{targets.FEW_BACKWARD}: 32, bf16 V=130",
-        *(f"token_divergences, {kind}, bf16" for kind in ("kl, forward", "js, forward", "kl, forward + backward")),
+        *(f"token_divergences, {kind}, forward, bf16" for kind in ("kl", "js", "tv")),
+        "token_divergences, kl, forward + backward, bf16",
+        "token_divergences, kl, few rows: 16 of 64 kept, bf16 V=130",
+        "topk_divergence, kl, K=64, forward, bf16",
         "token_divergences, kl, of two heads, forward + backward, bf16",
         *(f"{series}: token_logprobs + entropy, bf16" for series in ("by share",) * 6 + ("by tokens",) * 3),
         *("by vocabulary: token_logprobs + entropy, bf16",) * 3,
         *("segment", "segment", "segment", "select_tokens", "select_tokens", "select_tokens"),
-        *("gae", "discounted_sum", "segment_by_mask", "group_normalize", "importance_weights, per sequence"),
+        *("hysteresis", "redistribute", "segment_by_entropy", "discounted_sum"),
+        *("gae", "gae", "discounted_sum", "segment_by_mask", "group_normalize", "importance_weights, per sequence"),
         "linear_token_logprobs, forward + backward, bf16",
     ]
     assert all("seconds" in row for row in results["rows"] if row["implementation"].startswith((OURS, "eager", "loop")))
@@ -251,6 +259,19 @@ def test_measure_rows_of_a_case(clock: str, tmp_path: Path, monkeypatch: pytest.
     assert len(restored) >= 6
 
 
+def test_cpu_clock_times_slow_calls_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    implementations = {name: lambda name=name: calls.append(name) for name in ("slow", "other")}
+    monkeypatch.setattr("benchmarks.clock_cpu.SECONDS_PER_TURN", 0.0)
+    monkeypatch.setattr("benchmarks.clock_cpu.CpuClock._turn", lambda self, case, call: [call() or 21.0 - len(calls)])
+    assert dict(CpuClock(turns=3).measure(Case("work", implementations))).keys() == {"slow", "other"}
+    assert calls == ["slow", "other", "slow", "other", "slow", "other"]
+    calls.clear()
+    monkeypatch.setattr("benchmarks.clock_cpu.CpuClock._turn", lambda self, case, call: [call() or 22.0 - len(calls)])
+    dict(CpuClock(turns=3).measure(Case("work", implementations)))
+    assert calls == ["slow", "other", "other", "other"]
+
+
 def spoilt(operator: Callable[..., Any]) -> Callable[..., Any]:
     """The operator with a wrong last output."""
 
@@ -275,6 +296,7 @@ def spoilt(operator: Callable[..., Any]) -> Callable[..., Any]:
         ("segment", "segment"),
         ("select_tokens", "select_tokens"),
         ("gae", "gae"),
+        ("scans", "hysteresis"),
         ("linear_token_logprobs", "linear_token_logprobs"),
     ],
 )
@@ -348,7 +370,7 @@ ROWS = [
 
 def test_targets_literals() -> None:
     judged = {(figure["work"], figure["unit"]): figure for figure in targets.judge(ROWS)}
-    assert len(judged) == len(targets.TARGETS) == 19
+    assert len(judged) == len(targets.TARGETS) == 22
 
     def measured(work: str, unit: str) -> tuple[float, bool]:
         figure = judged[work, unit]
@@ -362,7 +384,7 @@ def test_targets_literals() -> None:
     assert measured("token_logprobs, forward + backward, in place", "of copy bandwidth") == (0.75, False)
     assert measured("segment [64, 4096]", "µs") == (11.0, True)
     assert measured("gae [64, 4096]", "x faster than loop over steps") == (5000, True)
-    assert measured("linear_token_logprobs", "x the bare matrix products") == (1.25, True)
+    assert measured("linear_token_logprobs", "x the bare matrix products") == (1.25, False)
     assert measured("linear_token_logprobs", "GiB of extra memory") == (1.0, True)
     # A peer that is missing decides nothing.
     assert judged["token_logprobs, forward + backward, in place", "x faster than Liger CE"]["missing"] == (

@@ -113,6 +113,8 @@ def test_masked_tokens_are_zero_and_their_nan_logits_do_not_spread(by_rank: dict
 @pytest.mark.parametrize("size", SIZES)
 def test_one_exchange_of_four_float64_per_token(by_rank: dict[int, Any], size: int) -> None:
     assert [every["bytes"] for every in by_rank[size]] == [[math.prod(SHAPE) * 4 * 8]] * size
+    # The head computes the 8 tokens that are neither masked nor without a label.
+    assert [every["bytes of head"] for every in by_rank[size]] == [[8 * 4 * 8]] * size
 
 
 @pytest.mark.parametrize("size", SIZES)

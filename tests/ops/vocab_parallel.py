@@ -106,7 +106,13 @@ def run_cases(group: Any, size: int, rank: int) -> dict[str, Any]:
     shard = my_shard(logits, size, rank)
     call = segkernel.vocab_parallel_token_logprobs
     found["first given"] = call(shard, labels, mask, group=group, first=sum(WIDTHS[size][:rank]))
-    found["bytes"] = exchanged_bytes(lambda: call(shard, labels, mask, group=group, first=sum(WIDTHS[size][:rank])))
+    first = sum(WIDTHS[size][:rank])
+    found["bytes"] = exchanged_bytes(lambda: call(shard, labels, mask, group=group, first=first))
+    hidden, weight, _ = head(torch.float32)
+    weight = weight.split(WIDTHS[size])[rank]
+    found["bytes of head"] = exchanged_bytes(
+        lambda: segkernel.linear_token_logprobs(hidden, weight, labels, mask, group=group, first=first)
+    )
     leaf = shard.clone().requires_grad_()
     computed = leaf * 1.0
     call(computed, labels, mask, group=group, inplace_backward=True).sum().backward()

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from segkernel import integrations
-
-PEERS = Path(__file__).parents[2] / "build" / "peers"
+from tests.integrations.peers import folder_of
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +18,7 @@ def unpatched() -> Iterator[None]:
 
 def on_path(name: str) -> Iterator[Path]:
     """Folder of a package of `make peers`, at the end of the path: the environment's packages come first."""
-    folder = PEERS / name
-    if not folder.is_dir():
-        pytest.skip(f"{name} is not installed in build/peers: run `make peers`")
+    folder = folder_of(name)
     sys.path.append(str(folder))
     yield folder
     sys.path.remove(str(folder))

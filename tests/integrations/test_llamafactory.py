@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "build" / "peers" / "llamafactory"
+from tests.integrations.peers import folder_of, python
 
 CODE = """
 import importlib, sys, types
@@ -72,14 +68,4 @@ assert trainer.get_batch_logps is utils.get_batch_logps is theirs[0]
 @pytest.mark.packages
 def test_llamafactory_logps_agree_in_values_and_gradients_when_patched(tmp_path: Path) -> None:
     """Also on the labels of the example, whose configuration LLaMA-Factory's own parser takes."""
-    if not FOLDER.is_dir():
-        pytest.skip("llamafactory is not installed in build/peers: run `make peers`")
-    ran = subprocess.run(
-        [sys.executable, "-c", CODE, str(FOLDER), str(tmp_path)],
-        env={**os.environ, "DISABLE_VERSION_CHECK": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    python("-c", CODE, folder_of("llamafactory"), tmp_path, variables={"DISABLE_VERSION_CHECK": "1"})

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "build" / "peers" / "ms_swift"
+from tests.integrations.peers import folder_of, python
 
 CODE = """
 import importlib, runpy, sys
@@ -75,14 +69,4 @@ assert before == [
 @pytest.mark.packages
 def test_ms_swift_trainers_agree_in_values_and_gradients_when_trl_is_patched() -> None:
     """DPO and KTO zero masked log-probs in place afterwards; GRPO divides logits by the temperature in place before."""
-    if not FOLDER.is_dir():
-        pytest.skip("ms-swift is not installed in build/peers: run `make peers`")
-    ran = subprocess.run(
-        [sys.executable, "-c", CODE, str(FOLDER)],
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    python("-c", CODE, folder_of("ms_swift"), variables={"PYTHONWARNINGS": "ignore"})

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from segkernel.integrations.openrlhf.swaps import log_probs_from_logits
-
-PEERS = Path(__file__).parents[2] / "build" / "peers"
+from tests.integrations.peers import folder_of, python
 
 CODE = """
 import importlib, sys, warnings
@@ -75,11 +70,4 @@ def test_openrlhf_log_probs_divide_the_logits_of_the_caller_in_any_layout() -> N
 
 @pytest.mark.packages
 def test_openrlhf_functions_agree_in_values_gradients_and_side_effects_when_patched() -> None:
-    folder = PEERS / "openrlhf"
-    if not folder.is_dir():
-        pytest.skip("openrlhf is not installed in build/peers: run `make peers`")
-    root = Path(__file__).parents[2]
-    ran = subprocess.run(
-        [sys.executable, "-c", CODE, str(folder)], cwd=root, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
+    python("-c", CODE, folder_of("openrlhf"))

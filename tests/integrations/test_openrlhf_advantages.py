@@ -21,7 +21,8 @@ from segkernel.integrations.estimators import REQUEST, parse_request
 from segkernel.integrations.run import check_advantages
 from segkernel.integrations.verl import credit
 from tests.integrations.call_peer import STAND_INS, StandInFinder
-from tests.integrations.conftest import PEERS, on_path
+from tests.integrations.conftest import on_path
+from tests.integrations.peers import folder_of
 
 pytestmark = [pytest.mark.usefixtures("openrlhf"), pytest.mark.packages]
 
@@ -250,6 +251,6 @@ def test_example_script_has_options_of_openrlhf_and_advantages_that_segkernel_ta
     module, _, name = str(parse_request(request, "--advantages").rewards).rpartition(".")
     assert getattr(importlib.import_module(module), name) is openrlhf_rewards.token_rewards
     options = re.findall(r"--[a-z_.]+", theirs)
-    source = (PEERS / "openrlhf" / "openrlhf" / "cli" / "train_ppo_ray.py").read_text()
+    source = (folder_of("openrlhf") / "openrlhf" / "cli" / "train_ppo_ray.py").read_text()
     assert len(options) == 9
     assert [option for option in options if f'"{option}"' not in source] == []

@@ -16,19 +16,17 @@ import torch
 from torch import Tensor
 
 import segkernel
+from tests.integrations.peers import folder_of
 
 pytestmark = pytest.mark.packages
 
-ROOT = Path(__file__).parents[2]
 B, T, V = 3, 7, 50
 
 
 @pytest.fixture(scope="module")
 def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Calls a function of the package in the test's parameter: `peer(module, function, *args, **kwargs)`."""
-    folder = ROOT / "build" / "peers" / request.param
-    if not folder.is_dir():
-        pytest.skip(f"{request.param} is not installed in build/peers: run `make peers`")
+    folder = folder_of(request.param)
     scratch = tmp_path_factory.mktemp("peer")
     arguments, result = scratch / "arguments.pt", scratch / "result.pt"
     command = [sys.executable, Path(__file__).with_name("call_peer.py"), folder, request.param]

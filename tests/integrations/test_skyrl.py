@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "build" / "peers" / "skyrl"
+from tests.integrations.peers import folder_of, python
 
 CODE = """
 import importlib, sys, typing, warnings
@@ -85,14 +79,4 @@ assert advantages("segkernel_asr_grpo", *tokens, unscaled).tolist() == [[1, 1, 1
 @pytest.mark.packages
 def test_skyrl_trainer_has_advantages_per_turn_and_on_segments() -> None:
     """With the classes and the estimators of the example, as the training process of Ray has them."""
-    if not FOLDER.is_dir():
-        pytest.skip("skyrl is not installed in build/peers: run `make peers`")
-    ran = subprocess.run(
-        [sys.executable, "-c", CODE, str(FOLDER)],
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-4000:]
+    python("-c", CODE, folder_of("skyrl"), variables={"PYTHONWARNINGS": "ignore"})

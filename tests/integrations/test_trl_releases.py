@@ -6,16 +6,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.integrations.conftest import PEERS
+from tests.integrations.peers import ROOT, folder_of, python
 from tests.integrations.trl_steps import assert_same_steps
 
 pytestmark = pytest.mark.packages
@@ -46,14 +42,9 @@ TARGETS = {"trl-0.24": {SELECTIVE, ENTROPY}, "trl-1.14": {SELECTIVE, ENTROPY, BO
 @pytest.fixture(scope="module", params=CALLS)
 def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
     """Name of a release, and the result of `trl_runs.main` on it."""
-    folder = PEERS / request.param
-    if not folder.is_dir():
-        pytest.skip(f"{request.param} is not installed in build/peers: run `make peers`")
+    folder = folder_of(request.param)
     scratch = tmp_path_factory.mktemp("release")
-    path = os.pathsep.join([str(folder), str(Path(__file__).parents[2])])
-    command = [sys.executable, "-m", "tests.integrations.trl_runs", str(scratch)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    python("-m", "tests.integrations.trl_runs", scratch, path=(folder, ROOT))
     return request.param, torch.load(scratch / "result.pt", weights_only=True)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +16,12 @@ import torch
 from segkernel import integrations
 from segkernel.integrations.targets import PassBack
 from segkernel.integrations.verl import credit, swaps
+from tests.integrations.peers import ROOT, python
 
 pytestmark = [pytest.mark.usefixtures("verl"), pytest.mark.packages]
 
-ROOT = Path(__file__).parents[2]
+# By default Ray's workers run at niceness 15: on busy cores the import of torch takes them minutes.
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONWARNINGS": "ignore"}
 MASK = torch.tensor([[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1]])
 
 
@@ -188,7 +188,7 @@ def test_segment_ratio_literals_of_two_turns() -> None:
     new = torch.tensor([[0.2, 0.4, 5.0, -0.4, 3.0]], requires_grad=True)
     advantages = torch.tensor([[1.0, 1.0, 1.0, 2.0, 0.0]])
     mask = torch.tensor([[1, 1, 0, 1, 1]])
-    loss, _ = credit.segment_ratio(torch.zeros(1, 5), new, advantages, mask, "token-sum", config)
+    loss, _ = credit.segment_ratio(torch.zeros(1, 5), new, advantages, mask, "seq-mean-token-sum", config)
     assert loss.item() == pytest.approx(-(2 * np.exp(0.3) + 2 * np.exp(-0.4)), rel=1e-6)
     (grad,) = torch.autograd.grad(loss, new)
     assert grad[0].tolist() == pytest.approx([-np.exp(0.3), -np.exp(0.3), 0.0, -2 * np.exp(-0.4), 0.0], rel=1e-6)
@@ -221,23 +221,9 @@ def test_plugin_registers_names_in_a_fresh_process_and_a_ray_worker_and_patches_
     assert table is not None
     group, name, value = table.groups()
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
-    path = os.pathsep.join(map(str, (ROOT, verl, tmp_path)))
-    # By default Ray's workers run at niceness 15: on busy cores the import of torch takes them minutes.
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONWARNINGS": "ignore"}
-    output = tmp_path / "output"
-    with output.open("w") as file:  # Ray's services hold a pipe open after their end
-        ran = subprocess.run(
-            [sys.executable, "-c", PLUGIN],
-            env={**os.environ, "PYTHONPATH": path, **variables},
-            cwd=tmp_path,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            timeout=200,
-            check=False,
-        )
-    assert ran.returncode == 0, output.read_text()
+    ran = python("-c", PLUGIN, path=(ROOT, verl, tmp_path), variables=RAY, cwd=tmp_path, timeout=200)
     names = "['segkernel_turn_grpo', 'segkernel_asr_grpo', 'segkernel_segment_ratio']"
-    assert re.findall(r"^\[.*", output.read_text(), re.M) == [f"{names} False"] * 2
+    assert re.findall(r"^\[.*", ran.stdout, re.M) == [f"{names} False"] * 2
 
 
 CLEANING = """
@@ -285,22 +271,20 @@ def test_segkernel_run_reaches_ray_workers(verl: Path, tmp_path: Path) -> None:
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: openrlhf\nVersion: 0.11.9\n")
     (tmp_path / "launched.py").write_text(LAUNCHED)
     (tmp_path / "cleaning.py").write_text(CLEANING)
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONWARNINGS": "ignore"}
-    output = tmp_path / "output"
-    words = ("run", "--patch", "openrlhf", "--advantages", "segkernel_turn_grpo", "--", "launched.py")
-    with output.open("w") as file:  # Ray's services hold a pipe open after their end
-        ran = subprocess.run(
-            [sys.executable, "-m", "segkernel", *words],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, verl, tmp_path))), **variables},
-            cwd=tmp_path,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            timeout=200,
-            check=False,
-        )
-    assert ran.returncode == 0, output.read_text()
+    words = (
+        "-m",
+        "segkernel",
+        "run",
+        "--patch",
+        "openrlhf",
+        "--advantages",
+        "segkernel_turn_grpo",
+        "--",
+        "launched.py",
+    )
+    ran = python(*words, path=(ROOT, verl, tmp_path), variables=RAY, cwd=tmp_path, timeout=200)
     assert re.search(
-        r"compute_advantages_and_returns of openrlhf 0.11.9 cannot be replaced: not found$", output.read_text(), re.M
+        r"compute_advantages_and_returns of openrlhf 0.11.9 cannot be replaced: not found$", ran.stdout, re.M
     )
 
 
@@ -320,31 +304,16 @@ def test_plugin_follows_the_environment(
 
 
 def test_verl_own_tests_pass_when_patched(verl: Path) -> None:
-    path = os.pathsep.join(map(str, (ROOT, verl)))
     pytest_of_verl = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/trainer/ppo/test_core_algos_on_cpu.py"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "segkernel", "run", "--patch", "verl", "--", *pytest_of_verl],
-        env={**os.environ, "PYTHONPATH": path},
-        cwd=verl,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout
+    ran = python("-m", "segkernel", "run", "--patch", "verl", "--", *pytest_of_verl, path=(ROOT, verl), cwd=verl)
     assert re.search(r"compute_gae_advantage_return +2 +0$", ran.stderr, re.M)
 
 
 def test_two_workers_of_the_actor_update_as_one_process_with_segment_advantages(verl: Path, tmp_path: Path) -> None:
     """verl's training worker, FSDP2 and gloo on the CPU: the program compares log-probs, advantages and weights."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.integrations.verl_workers", str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    ran = python(
+        "-m", "tests.integrations.verl_workers", tmp_path, path=(ROOT,), variables={"PYTHONWARNINGS": "ignore"}
     )
-    assert ran.returncode == 0, ran.stderr
     norms = re.search(r"^grad_norm (\S+), expected (\S+)$", ran.stdout, re.M)
     assert norms is not None
     assert float(norms[1]) == pytest.approx(float(norms[2]), abs=2e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, PhiConfig, PhiForCausalLM
 
 from segkernel import integrations
 from segkernel.integrations.targets import PassBack
 from segkernel.integrations.trl import SegmentPreferenceCollator, segment_masks
 from segkernel.integrations.trl.heads import fused_head
 from segkernel.integrations.trl.logits import selective_log_softmax
+from segkernel.integrations.trl.swaps import FRAMEWORK
 from tests.integrations.trl_steps import assert_same_steps
 
 pytestmark = [pytest.mark.usefixtures("trl"), pytest.mark.packages]
@@ -103,6 +106,77 @@ def test_trl_trainer_of_other_models_gives_the_same_steps_when_patched(
     assert_same_steps(ours, theirs, absolute=2e-5 if make_model is in_half_precision else 1e-6)
 
 
+def with_bias() -> Any:
+    policy = small(PhiForCausalLM, PhiConfig)
+    torch.nn.init.normal_(policy.lm_head.bias)
+    return policy
+
+
+def with_trained_head() -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    from tests.integrations.trl_runs import model
+
+    base = model()
+    return get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+
+
+@pytest.mark.parametrize("make_model", [with_bias, with_trained_head])
+def test_trl_trainer_of_a_head_with_bias_or_of_its_own_copy_gives_the_same_steps_when_patched(
+    run: Any, make_model: Any, tmp_path: Path
+) -> None:
+    """By TRL's default, layers are recomputed in the backward pass (gradient checkpointing)."""
+    theirs = run("DPO", tmp_path / "theirs", make_model)
+    with integrations.patched("trl"):
+        ours = run("DPO", tmp_path / "ours", make_model)
+        (head,) = (row for row in integrations.status().rows if row.target == HEAD)
+    assert (head.served, head.passed_back) == (4, {})
+    assert any("lm_head" in name and gradient.any() for name, gradient in ours[1][0].items())
+    assert_same_steps(ours, theirs)
+
+
+def test_trl_head_reads_no_hidden_states_without_labels_when_patched(run: Any) -> None:
+    """A row without labels may be NaN. TRL itself computes it on the CPU, and the gradient of its head becomes NaN."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    from tests.integrations.trl_runs import model
+
+    def poison(module: Any, arguments: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.index_fill(0, torch.tensor([1]), float("nan"))
+        return output
+
+    policy = model()
+    add_fused_lm_head(policy)
+    ids = torch.arange(24).view(2, 12)
+    labels = ids.clone()
+    labels[1], labels[0, :4] = -100, -100
+    results = []
+    for rows in (slice(0, 1), slice(0, 2)):
+        policy.zero_grad()
+        with integrations.patched("trl"):
+            policy(input_ids=ids[rows], labels=labels[rows], fused_lm_head=True).loss.backward()
+        results.append(policy.lm_head.weight.grad.clone())
+        policy.model.register_forward_hook(poison)
+    torch.testing.assert_close(results[1], results[0])
+    assert results[0].any()
+
+
+def test_trl_steps_of_the_benchmark_compare_heads_that_agree(run: Any) -> None:
+    from benchmarks.cases.trl_steps import trl_steps
+    from benchmarks.clock_gpu import RehearsalClock
+
+    clock = RehearsalClock()
+    works = []
+    for case in trl_steps(clock.machine):
+        works.append(case.work.partition(" of")[0])
+        case.check()
+        if len(works) == 4:
+            found = dict(clock.measure(case))
+            assert list(found) == ["segkernel", "TRL", "without the LM head"]
+            assert not [row for row in found.values() if isinstance(row, Exception)]
+    assert works == [f"TRL {trainer} step, {share}" for trainer in ("DPO", "GRPO", "SFT") for share in ("100%", "25%")]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_trl_head_of_a_batch_without_labels_has_empty_outputs_and_zero_gradients(run: Any, dtype: torch.dtype) -> None:
     hidden, weight = torch.randn(0, 16, dtype=dtype).requires_grad_(), torch.randn(40, 16, dtype=dtype).requires_grad_()
@@ -122,6 +196,24 @@ def test_trl_functions_agree_in_values_and_gradients(trl: Path) -> None:
         "entropy_from_logits": "verified",
         "selective_log_softmax_and_entropy": "verified",
     }
+
+
+def test_trl_modules_hold_the_very_objects_again_after_unpatch(run: Any) -> None:
+    for name in ("dpo_trainer", "grpo_trainer"):
+        importlib.import_module(f"trl.trainer.{name}")
+    names = {target.attribute for target in FRAMEWORK.targets}
+
+    def held() -> dict[tuple[str, str], Any]:
+        modules = {name: vars(module) for name, module in list(sys.modules.items()) if name.startswith("trl.")}
+        return {(module, name): objects[name] for module, objects in modules.items() for name in names & objects.keys()}
+
+    before = held()
+    integrations.patch("trl")
+    swapped = {holder for holder, value in held().items() if value is not before[holder]}
+    assert {("trl.trainer.utils", name) for name in names} <= swapped
+    integrations.unpatch()
+    after = held()
+    assert [holder for holder, value in before.items() if after[holder] is not value] == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -39,29 +41,33 @@ CALLS: dict[str, dict[str, set[str]]] = {
 TARGETS = {"trl-0.24": {SELECTIVE, ENTROPY}, "trl-1.14": {SELECTIVE, ENTROPY, BOTH, HEAD}}
 
 
-@pytest.fixture(scope="module", params=CALLS)
-def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
-    """Name of a release, and the result of `trl_runs.main` on it."""
-    folder = folder_of(request.param)
-    scratch = tmp_path_factory.mktemp("release")
-    python("-m", "tests.integrations.trl_runs", scratch, path=(folder, ROOT))
-    return request.param, torch.load(scratch / "result.pt", weights_only=True)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Result of `trl_runs.main` on a release, which runs once."""
+
+    @cache
+    def run(name: str) -> Any:
+        folder = folder_of(name)
+        scratch = tmp_path_factory.mktemp("release")
+        python("-m", "tests.integrations.trl_runs", scratch, path=(folder, ROOT))
+        return torch.load(scratch / "result.pt", weights_only=True)
+
+    return run
 
 
-def test_trl_functions_of_older_releases_agree_and_come_back(release: tuple[str, Any]) -> None:
-    name, result = release
+@pytest.mark.parametrize("name", CALLS)
+def test_trl_functions_of_older_releases_agree_and_come_back(run: Callable[[str], Any], name: str) -> None:
+    result = run(name)
     assert result["version"].startswith(name.removeprefix("trl-") + ".")
     assert result["rows"] == dict.fromkeys(TARGETS[name], (True, "verified"))
     assert result["restored"]
 
 
-@pytest.mark.parametrize(
-    ("release", "kind"), [(name, kind) for name, kinds in CALLS.items() for kind in kinds], indirect=["release"]
-)
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in CALLS.items() for kind in kinds])
 def test_trl_trainer_of_older_releases_gives_the_same_losses_metrics_and_gradients_when_patched(
-    release: tuple[str, Any], kind: str
+    run: Callable[[str], Any], name: str, kind: str
 ) -> None:
-    name, result = release
+    result = run(name)
     theirs, ours = result["theirs"][kind], result["ours"][kind]
     assert {target for target, (served, passed_back) in result["calls"][kind].items() if served} == CALLS[name][kind]
     assert not any(passed_back for served, passed_back in result["calls"][kind].values())

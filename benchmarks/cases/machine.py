@@ -13,6 +13,17 @@ from benchmarks.cases.case import Function
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+class Steps(NamedTuple):
+    """Sizes of the training steps of TRL's trainers: those of the batch, and of the model."""
+
+    rows: int
+    prompt: int
+    completion: int
+    width: int = 576  # SmolLM2-135M
+    layers: int = 30
+    vocabulary: int = 49152
+
+
 class Shapes(NamedTuple):
     """Sizes of one machine's benchmark."""
 
@@ -23,6 +34,7 @@ class Shapes(NamedTuple):
     long_row: int
     head: tuple[int, int, int]  # tokens, width, vocabulary
     copied: int
+    steps: Steps
 
 
 CPU = Shapes(
@@ -33,6 +45,7 @@ CPU = Shapes(
     1 << 20,
     (1024, 896, 151936),
     1 << 28,
+    Steps(4, 64, 64),
 )
 GPU = Shapes(
     (8, 1024, 151936),
@@ -42,9 +55,17 @@ GPU = Shapes(
     1 << 20,
     (8192, 4096, 151936),
     1 << 31,
+    Steps(8, 256, 768),
 )
 REHEARSAL = Shapes(
-    (2, 64, 130), ("bf16",), ((4, 65), (1, 257), (16, 32)), ((4, 33), (1, 257)), 257, (16, 8, 130), 1 << 10
+    (2, 64, 130),
+    ("bf16",),
+    ((4, 65), (1, 257), (16, 32)),
+    ((4, 33), (1, 257)),
+    257,
+    (16, 8, 130),
+    1 << 10,
+    Steps(2, 4, 8, 192, 1, 130),
 )
 
 

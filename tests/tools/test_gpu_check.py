@@ -16,7 +16,7 @@ import torch
 import segkernel
 from benchmarks import gpu_check as check
 from benchmarks import report, targets
-from benchmarks.cases import CPU_GROUPS
+from benchmarks.cases import ALL_GROUPS
 from benchmarks.cases.case import Case, shape
 from benchmarks.cases.machine import GPU
 from benchmarks.clock_cpu import CpuClock
@@ -72,8 +72,17 @@ def test_rehearsal_runs_every_phase_and_leaves_the_pages_alone(tmp_path: Path) -
         *("hysteresis", "redistribute", "segment_by_entropy", "discounted_sum"),
         *("gae", "gae", "discounted_sum", "segment_by_mask", "group_normalize", "importance_weights, per sequence"),
         "linear_token_logprobs, forward + backward, bf16",
+        *(
+            f"TRL {trainer} step, {share} of completion tokens, bf16"
+            for trainer in ("DPO", "GRPO", "SFT")
+            for share in ("100%", "25%")
+        ),
     ]
-    assert all("seconds" in row for row in results["rows"] if row["implementation"].startswith((OURS, "eager", "loop")))
+    steps = [row for row in results["rows"] if row["work"].startswith("TRL")]
+    assert [row["implementation"] for row in steps] == [OURS, "TRL", "without the LM head"] * 6
+    required = [row for row in results["rows"] if row["implementation"].startswith((OURS, "eager", "loop"))]
+    # The copy is without the packages of `make peers`.
+    assert all("seconds" in row or row in steps and row["missing"] == "not installed" for row in required)
     assert "| segkernel, 25 % kept " in (written / "report.md").read_text()
     # Seconds of a rehearsal mean nothing, so the project's own files stay as they were.
     assert {path: path.read_bytes() for path in before} == before
@@ -221,7 +230,7 @@ def test_failing_implementations_are_reported_and_the_others_timed(
 
     case = Case("work", {"peer": fails, "absent peer": None, OURS: fails, "last": lambda: None})
     output = tmp_path / "rows.json"
-    monkeypatch.setitem(CPU_GROUPS, "gae", lambda machine: [case])
+    monkeypatch.setitem(ALL_GROUPS, "gae", lambda machine: [case])
     monkeypatch.setattr("sys.argv", ["measure", "gae", "rehearsal", "--output", str(output)])
     assert main() == 1  # segkernel itself failed
     rows = {row["implementation"]: row for row in json.loads(output.read_text())}
@@ -229,7 +238,7 @@ def test_failing_implementations_are_reported_and_the_others_timed(
     assert rows["absent peer"]["missing"] == "not installed"
     assert "no such instruction" in rows[OURS]["failed"]
     assert rows["last"]["seconds"] >= 0.0
-    monkeypatch.setitem(CPU_GROUPS, "gae", lambda machine: [Case("work", {"peer": fails})])
+    monkeypatch.setitem(ALL_GROUPS, "gae", lambda machine: [Case("work", {"peer": fails})])
     assert main() == 0
 
 
@@ -246,7 +255,7 @@ def test_measure_rows_of_a_case(clock: str, tmp_path: Path, monkeypatch: pytest.
     )
     output = tmp_path / "rows.json"
     monkeypatch.setattr("benchmarks.clock_cpu.SECONDS_PER_TURN", 0.001)
-    monkeypatch.setitem(CPU_GROUPS, "gae", lambda machine: [case])
+    monkeypatch.setitem(ALL_GROUPS, "gae", lambda machine: [case])
     monkeypatch.setattr("sys.argv", ["measure", "gae", clock, "--output", str(output)])
     assert main() == 0
     rows = json.loads(output.read_text())

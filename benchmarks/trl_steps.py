@@ -112,12 +112,6 @@ def head_seconds(rounds: int) -> Iterator[dict[str, Any]]:
             yield {"trainer": trainer, "kept": kept, "head_seconds": medians(runs, rounds)}
 
 
-def step_memory(rounds: int) -> Iterator[dict[str, Any]]:
-    """Peak bytes of the steps, with all gradients."""
-    for work, runs in works((TRL, OURS)):
-        yield {**work, "bytes": {name: peak_bytes(run) for name, run in runs.items()}}
-
-
 def head_memory(rounds: int) -> Iterator[dict[str, Any]]:
     """Peak bytes of the heads, without the gradient of the weight."""
     heads = lm_heads()
@@ -132,7 +126,7 @@ def head_memory(rounds: int) -> Iterator[dict[str, Any]]:
             }
 
 
-PARTS = {"steps": step_seconds, "heads": head_seconds, "step-memory": step_memory, "head-memory": head_memory}
+PARTS = {"steps": step_seconds, "heads": head_seconds, "memory": head_memory}
 
 
 def medians(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
@@ -189,11 +183,6 @@ def head_run(
     return run
 
 
-def mebibytes(peaks: Mapping[str, int]) -> str:
-    """Peaks of TRL's head and of segkernel's."""
-    return f"{peaks[TRL] / 2**20:.0f}, {peaks[OURS] / 2**20:.0f}"
-
-
 def page(results: Mapping[str, Any]) -> str:
     """Table of the times and the memory, and table of the parts of TRL's time."""
     speed, parts = [], []
@@ -209,14 +198,14 @@ def page(results: Mapping[str, Any]) -> str:
                 f"{took[TRL] / took[OURS]:.2f}x",
                 f"{took[TRL] / took[NO_HEAD]:.2f}x",
                 f"{100 * (took[TRL] - took[OURS]) / possible:.0f} %",
-                *(mebibytes(row[key]) if key in row else "not measured" for key in ("bytes", "head_bytes")),
+                *(f"{row['head_bytes'][name] / 2**20:.0f}" for name in (TRL, OURS)),
             ]
         )
         in_loss, others = head[PRODUCTS], head[ALL_PRODUCTS] - head[PRODUCTS]
         of_head = (in_loss / head[TRL], others / head[TRL], 1 - head[ALL_PRODUCTS] / head[TRL])
         layers = took[NO_HEAD] / took[TRL]
         parts.append([*work, *(f"{100 * part:.0f} %" for part in (layers, *((1 - layers) * x for x in of_head)))])
-    speed_headings = ["step", "tokens", "TRL", "patched", "speed-up", "at most", "taken", "MiB", "MiB, head"]
+    speed_headings = ["step", "tokens", "TRL", "patched", "speed-up", "at most", "taken", "MiB, TRL", "MiB, patched"]
     part_headings = ["step", "tokens", "layers", "products, in the loss", "products, others", "rest of the head"]
     return f"{table(speed_headings, speed)}\n\n{table(part_headings, parts)}"
 

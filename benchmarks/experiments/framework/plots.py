@@ -33,7 +33,7 @@ def write_plots(results: Results, folder: Path) -> list[tuple[str, Path]]:
     written = []
     for title, figure, name in plots:
         path = folder / f"{name}.png"
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        figure.savefig(path, dpi=110, metadata={"Software": None}, bbox_inches="tight")
         written.append((title, path))
     return written
 

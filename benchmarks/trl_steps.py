@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ PAGE = ROOT / "docs" / "integrations-trl.md"
 RESULTS = ROOT / "benchmarks" / "results" / "trl-steps.json"
 MARKERS = ("<!-- trl-steps:begin -->", "<!-- trl-steps:end -->")
 KEPT = (1.0, 0.25)
+MEMORY = ("head, TRL", "head, patched", "step, TRL", "step, patched")  # MiB
 HEADS = (TRL, OURS, PRODUCTS, ALL_PRODUCTS)
 
 
@@ -126,7 +128,13 @@ def head_memory(rounds: int) -> Iterator[dict[str, Any]]:
             }
 
 
-PARTS = {"steps": step_seconds, "heads": head_seconds, "memory": head_memory}
+def step_memory(rounds: int) -> Iterator[dict[str, Any]]:
+    """Peak bytes of the process during a step, with the model and its gradients."""
+    for work, runs in works((TRL, OURS)):
+        yield {**work, "step_bytes": {name: peak_resident_bytes(run) for name, run in runs.items()}}
+
+
+PARTS = {"steps": step_seconds, "heads": head_seconds, "memory": head_memory, "step memory": step_memory}
 
 
 def medians(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
@@ -155,6 +163,14 @@ def peak_bytes(function: Callable[[], None]) -> int:
             allocated += event.nbytes()
             peak = max(peak, allocated)
     return peak
+
+
+def peak_resident_bytes(function: Callable[[], None]) -> int:
+    """Most memory of the process that is resident during a call, on Linux."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins with what is resident now
+    function()
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def head_run(
@@ -199,13 +215,14 @@ def page(results: Mapping[str, Any]) -> str:
                 f"{took[TRL] / took[NO_HEAD]:.2f}x",
                 f"{100 * (took[TRL] - took[OURS]) / possible:.0f} %",
                 *(f"{row['head_bytes'][name] / 2**20:.0f}" for name in (TRL, OURS)),
+                *(f"{row['step_bytes'][name] / 2**20:.0f}" for name in (TRL, OURS)),
             ]
         )
         in_loss, others = head[PRODUCTS], head[ALL_PRODUCTS] - head[PRODUCTS]
         of_head = (in_loss / head[TRL], others / head[TRL], 1 - head[ALL_PRODUCTS] / head[TRL])
         layers = took[NO_HEAD] / took[TRL]
         parts.append([*work, *(f"{100 * part:.0f} %" for part in (layers, *((1 - layers) * x for x in of_head)))])
-    speed_headings = ["step", "tokens", "TRL", "patched", "speed-up", "at most", "taken", "MiB, TRL", "MiB, patched"]
+    speed_headings = ["step", "tokens", "TRL", "patched", "speed-up", "at most", "taken", *MEMORY]
     part_headings = ["step", "tokens", "layers", "products, in the loss", "products, others", "rest of the head"]
     return f"{table(speed_headings, speed)}\n\n{table(part_headings, parts)}"
 

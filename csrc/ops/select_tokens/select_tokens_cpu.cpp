@@ -39,7 +39,8 @@ Tensor select_tokens_cpu(const Tensor& values, const OptionalTensor& mask, std::
       select_long_row(in, valid, tokens, largest, [&](int64_t n) { return size.of(0, n); }, OnThreads(), out);
       return;
     }
-    for_each_range(rows.count, tokens, [&](int64_t first, int64_t last) {
+    // A token takes several times as long as in a loop that reads it once.
+    for_each_range(rows.count, 4 * tokens, [&](int64_t first, int64_t last) {
       std::vector<RankKey<compute_t<T>>> keys;
       for (int64_t b = first; b < last; ++b) {
         const Row row = rows[b];

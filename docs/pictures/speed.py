@@ -29,11 +29,12 @@ def draw(folder: Path = HERE) -> Path:
 
 
 def groups_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Seconds by group, work and implementation, of works that segkernel does."""
+    """Seconds by group, work and implementation, of works that segkernel and a peer do."""
     ours = {row["work"] for row in rows if row["implementation"] == OURS}
+    compared = ours & {row["work"] for row in rows if not row["implementation"].startswith(OURS)}
     groups: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
-        if "seconds" in row and row["work"] in ours and row["group"] not in LEFT_OUT:
+        if "seconds" in row and row["work"] in compared and row["group"] not in LEFT_OUT:
             works = groups.setdefault(row["group"], {})
             works.setdefault(row["work"], {})[row["implementation"]] = row["seconds"]
     return groups

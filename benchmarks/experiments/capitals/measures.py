@@ -24,7 +24,7 @@ from examples.capitals.task import prompt_text, token_credit
 from segkernel.training.data.columns import SIDES
 
 
-def measure_policy(work: CapitalsWorkspace, model: PreTrainedModel) -> dict[str, float]:
+def measure_policy(work: CapitalsWorkspace, model: PreTrainedModel) -> dict[str, float | None]:
     """Accuracy of its answers, its distance from the start model, and how it ranks held-out pairs."""
     adversarial = work.adversarial_held_out()
     before, after = (pair_logprobs(policy, work.rows(adversarial)) for policy in (work.policy(), model))
@@ -71,15 +71,17 @@ def held_out_accuracy(
     return preference_accuracy(before, after, masks)
 
 
-def moved_right(before: Sequence[PairLogprobs], after: Sequence[PairLogprobs], pairs: Sequence[Pair]) -> float:
+def moved_right(before: Sequence[PairLogprobs], after: Sequence[PairLogprobs], pairs: Sequence[Pair]) -> float | None:
     """Share of parts whose probability moved in the right direction: up where right, down where wrong.
+
+    `None` without pairs.
 
     Example:
         >>> pair = Pair(("Peru", "Iran"), chosen="Lima; Baghdad; ", rejected="Cusco; ")
         >>> before = [-1.0, -9.0, -1.0, -9.0, -9.0], [-1.0, -9.0, -9.0]
         >>> after = [-0.5, -9.0, -0.5, -9.0, -9.0], [-2.0, -9.0, -9.0]
-        >>> moved_right([before], [after], [pair])
-        0.6666666666666666
+        >>> moved_right([before], [after], [pair]), moved_right([], [], [])
+        (0.6666666666666666, None)
     """
     # Cities are at every other token of an answer, before its EOS.
     good = [
@@ -88,7 +90,7 @@ def moved_right(before: Sequence[PairLogprobs], after: Sequence[PairLogprobs], p
         for side, name in enumerate(SIDES)
         for old, new, right in zip(olds[side][:-1:2], news[side][:-1:2], pair.right(name), strict=True)
     ]
-    return sum(good) / len(good)
+    return sum(good) / len(good) if good else None
 
 
 def trained_responses(

@@ -38,7 +38,7 @@ class CapitalsSettings(Settings):
     measured_pairs: int = 500
 
     def quick(self) -> CapitalsSettings:
-        task = replace(self.task, prompts=1500, held_out_prompts=400, start_steps=80, reward_steps=60, policy_steps=10)
+        task = replace(self.task, prompts=1500, held_out_prompts=1000, reward_steps=60, policy_steps=10)
         return replace(super().quick(), task=task, policy_pairs=200, ppo_steps=8, questions=100, measured_pairs=50)
 
     def of_seed(self, seed: int) -> TaskSettings:

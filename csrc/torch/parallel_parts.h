@@ -1,4 +1,4 @@
-// Loops over rows of which long ones are divided among torch's threads.
+// Loops over rows on torch's threads; long rows are divided among the threads.
 #pragma once
 
 #include "../core/row_parts.h"

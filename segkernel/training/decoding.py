@@ -1,8 +1,9 @@
-"""Decoding by `generate` in pieces, after each of which the responses that have ended leave the batch.
+"""Decoding by `generate` in pieces. Responses that have ended are removed from the batch after each piece.
 
-A batch then costs as much as its tokens, not as its longest response for every row.
+So the time of a batch depends on the lengths of all responses, not only on the longest one.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -21,7 +22,7 @@ PIECE = 16  # tokens
 CACHE = "cache" if "cache" in {found.name for found in fields(GenerateDecoderOnlyOutput)} else "past_key_values"
 
 
-class RowProcessor(LogitsProcessor):
+class RowProcessor(LogitsProcessor, ABC):
     """Logits processor with state of its own for each row.
 
     Attributes:
@@ -30,9 +31,9 @@ class RowProcessor(LogitsProcessor):
 
     step = 0
 
+    @abstractmethod
     def select(self, rows: Tensor) -> None:
         """Keep only some rows; `rows` are their indices, int64."""
-        raise NotImplementedError
 
 
 def decode(
@@ -122,8 +123,8 @@ def selects_rows(cache: Any) -> bool:
 def generating_by(config: GenerationConfig, generator: Any) -> Iterator[None]:
     """Replace the checkpoint's generation config.
 
-    `generate` fills unset options from it: penalties, suppressed tokens, an EOS, all of which would change the
-    distribution that is sampled from.
+    `generate` takes unset options from it. Its penalties, suppressed tokens and EOS would change the distribution that
+    is sampled from.
     """
     before = generator.generation_config
     generator.generation_config = config

@@ -29,7 +29,7 @@ def with_sparse_events() -> tuple[Tensor, Tensor]:
 
 
 def with_holes() -> tuple[Tensor, Tensor]:
-    """Holes over the end of a part, over a whole part, and at the begin of the row."""
+    """Holes over the end of a part, over a whole part, and at the beginning of the row."""
     mask = torch.rand(T) < 0.8
     mask[: PART + 5] = False
     mask[2 * PART - 9 : 3 * PART + 1] = False

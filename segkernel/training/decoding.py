@@ -1,6 +1,7 @@
 """Decoding by `generate` in pieces. Responses that have ended are removed from the batch after each piece.
 
-So the time of a batch depends on the lengths of all responses, not only on the longest one.
+So the time of a batch depends on the lengths of all responses, not only on the longest one. What prompts share is read
+once, before the first piece.
 """
 
 from abc import ABC, abstractmethod
@@ -11,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from segkernel.training.models.response_tokens import KnownTokens, ResponseTokens
+from segkernel.training.prompt_cache import selects_rows, shared_cache
 
 PIECE = 16  # tokens
 # transformers renamed the argument and the field of the output.
@@ -58,34 +59,41 @@ def decode(
     Returns:
         Token ids per prompt, with one that ends a response last unless it was cut off.
     """
-    ids, mask = (part.to(model.device) for part in left_padded(prompts, tokens.pad_id))
     known = [] if tokens.known_ids is None else [KnownTokens(tokens.known_ids)]
     processors = LogitsProcessorList(known if processor is None else [*known, processor])
-    ends = torch.tensor(tokens.end_ids, dtype=ids.dtype, device=ids.device)
-    piece = steps if sharded or not tokens.end_ids else PIECE
-    responses: list[list[int]] = [[] for _ in prompts]
-    rows = torch.arange(len(prompts))
-    cache: dict[str, Any] = {}
-    done = 0
-    while len(rows) and done < steps:
-        if processor is not None:
-            processor.step = done
+
+    def generate(ids: Tensor, mask: Tensor, count: int, processors: LogitsProcessorList, cache: Any) -> Any:
         config = GenerationConfig(
-            max_new_tokens=min(piece, steps - done),
+            max_new_tokens=count,
             do_sample=False,
             eos_token_id=list(tokens.end_ids) or None,
             pad_token_id=tokens.pad_id,
             return_dict_in_generate=True,
         )
         with generating_by(config, model):
-            output = model.generate(
+            return model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
                 logits_processor=processors,
                 synced_gpus=sharded,
-                **cache,
+                **({} if cache is None else {CACHE: cache}),
             )
+
+    def read(ids: Tensor, mask: Tensor, cache: Any) -> Any:
+        return getattr(generate(ids, mask, 1, LogitsProcessorList(), cache), CACHE)
+
+    ids, mask = (part.to(model.device) for part in left_padded(prompts, tokens.pad_id))
+    cache = None if sharded else shared_cache(ids, mask, read)
+    ends = torch.tensor(tokens.end_ids, dtype=ids.dtype, device=ids.device)
+    piece = steps if sharded or not tokens.end_ids else PIECE
+    responses: list[list[int]] = [[] for _ in prompts]
+    rows = torch.arange(len(prompts))
+    done = 0
+    while len(rows) and done < steps:
+        if processor is not None:
+            processor.step = done
+        output = generate(ids, mask, min(piece, steps - done), processors, cache)
         new = output.sequences[:, ids.shape[1] :]
         done += new.shape[1]
         for row, found in zip(rows.tolist(), new.tolist(), strict=True):
@@ -95,12 +103,11 @@ def decode(
         ids, mask = output.sequences[left], torch.cat([mask, torch.ones_like(new)], dim=1)[left]
         if processor is not None:
             processor.select(left)
-        found_cache = getattr(output, CACHE)
-        if selects_rows(found_cache):
-            found_cache.batch_select_indices(left)
-            cache = {CACHE: found_cache}
+        cache = getattr(output, CACHE)
+        if selects_rows(cache):
+            cache.batch_select_indices(left)
         else:  # the rest is one piece, since each begins by reading all earlier tokens
-            piece = steps
+            cache, piece = None, steps
     return [tokens.cut(response) for response in responses]
 
 
@@ -110,13 +117,6 @@ def left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, 
     ids = torch.tensor([[pad_id] * (length - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     return ids, mask
-
-
-def selects_rows(cache: Any) -> bool:
-    """Whether rows can be removed from a cache. Those of linear attention, for example, have states that stay."""
-    return isinstance(cache, DynamicCache) and all(
-        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
-    )
 
 
 @contextmanager

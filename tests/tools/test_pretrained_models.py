@@ -38,15 +38,15 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def loaded(folder) -> Models:
+@pytest.fixture(params=[torch.bfloat16, torch.float32])
+def loaded(folder, request) -> Models:
     quiet()
-    return Models(str(folder), trained_layers=2)
+    return Models(str(folder), trained_layers=2, dtype=request.param)
 
 
-def without_cache(model: LlamaForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
+def without_cache(model: LlamaForCausalLM, ids: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits of all layers at once."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         hidden = LlamaModel.forward(model.model, input_ids=ids, attention_mask=mask, use_cache=False)
         return model.lm_head(hidden.last_hidden_state)
 
@@ -69,7 +69,7 @@ def test_cached_trunk_gives_the_bits_of_all_layers(loaded):
     policy = loaded.policy()
     for row in ROWS:
         ids, mask = padded([row], left=False, pad=1)
-        expected = without_cache(policy, ids, mask)
+        expected = without_cache(policy, ids, mask, loaded.dtype)
         for _ in range(2):  # the second time from the cache
             assert torch.equal(policy(input_ids=ids, attention_mask=mask).logits, expected)
         assert torch.equal(policy(input_ids=ids).logits, expected)
@@ -144,7 +144,7 @@ def test_models_and_trainers_follow_the_device(folder, monkeypatch, tmp_path):
 
 def test_converted_model_is_written_once_and_equal(folder, loaded, monkeypatch, tmp_path):
     made = converted(str(folder), tmp_path / "model")
-    again = Models(str(made), trained_layers=2)
+    again = Models(str(made), trained_layers=2, dtype=loaded.dtype)
     ids = torch.tensor([ROWS[1]])
     with torch.no_grad():
         assert torch.equal(again.policy()(input_ids=ids).logits, loaded.policy()(input_ids=ids).logits)
@@ -161,7 +161,7 @@ def test_deep_copies_share_the_hidden_states(loaded):
     assert copy.deepcopy(policy).model.cache is policy.model.cache is loaded.reward_model().model.cache
     config = LlamaConfig(vocab_size=9, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
     other = LlamaForCausalLM(config)
-    freeze_trunk(other, HiddenStates(), trained=1)
+    freeze_trunk(other, HiddenStates(), trained=1, dtype=torch.bfloat16)
     assert isinstance(other.model, CachedTrunk)
     with pytest.raises(ValueError, match="inputs_embeds: expected input_ids"):
         other(inputs_embeds=torch.zeros(1, 2, 16))

@@ -45,6 +45,13 @@ def batches(prompts: Sequence[Ids], responses: Sequence[Ids], size: int) -> Iter
         yield Batch(padded, attention.long(), (attention & (places >= starts[:, None]))[:, 1:])
 
 
+def response_logits(model: Any, batch: Batch) -> Tensor:
+    """Logits that predict the tokens of the responses, `[tokens, V]`. The head runs at no other position."""
+    hidden = model.base_model(input_ids=batch.ids, attention_mask=batch.attention).last_hidden_state
+    logits: Tensor = model.get_output_embeddings()(hidden[:, :-1][batch.response])
+    return logits
+
+
 @torch.no_grad()
 def response_logprobs(
     model: PreTrainedModel, prompts: Sequence[Ids], responses: Sequence[Ids], *, batch_size: int = 1024
@@ -54,9 +61,8 @@ def response_logprobs(
     found = []
     for batch in batches(prompts, responses, batch_size):
         read = batch.to(model.device)
-        logits = model(input_ids=read.ids, attention_mask=read.attention).logits[:, :-1]
-        logprobs = segkernel.token_logprobs(logits, read.ids[:, 1:], read.response).cpu()
-        found += [row[mask].tolist() for row, mask in zip(logprobs, batch.response, strict=True)]
+        logprobs = segkernel.token_logprobs(response_logits(model, read), read.ids[:, 1:][read.response])
+        found += [row.tolist() for row in logprobs.cpu().split(batch.response.sum(dim=1).tolist())]
     return found
 
 
@@ -79,10 +85,7 @@ def divergence(
     total = 0.0
     for batch in batches(prompts, responses, batch_size):
         batch = batch.to(policy.device)
-        new, old = (
-            model(input_ids=batch.ids, attention_mask=batch.attention).logits[:, :-1][batch.response].float()
-            for model in (policy, start)
-        )
+        new, old = (response_logits(model, batch).float() for model in (policy, start))
         new, old = new.log_softmax(-1), old.log_softmax(-1)
         total += float((new.exp() * (new - old)).sum(dtype=torch.float64))
     return total / len(responses)

@@ -20,9 +20,9 @@ from segkernel.training.models import ModelArguments, load_causal_lm, load_token
 class Models:
     """Models of one process: the pretrained one is read once, and its frozen layers run once per text."""
 
-    def __init__(self, name: str, trained_layers: int) -> None:
+    def __init__(self, name: str, trained_layers: int, dtype: torch.dtype) -> None:
         self.tokenizer, self.pretrained = read_pretrained(name, self.device)
-        self.trained_layers = trained_layers
+        self.trained_layers, self.dtype = trained_layers, dtype
         self.cache = HiddenStates()
 
     @property
@@ -47,7 +47,7 @@ class Models:
         return self._on_trunk(model, folder)
 
     def _on_trunk(self, model: PreTrainedModel, folder: Path | None) -> PreTrainedModel:
-        freeze_trunk(model, self.cache, trained=self.trained_layers)
+        freeze_trunk(model, self.cache, trained=self.trained_layers, dtype=self.dtype)
         if folder is not None:
             missing, unexpected = model.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)
             assert not unexpected

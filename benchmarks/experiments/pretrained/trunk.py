@@ -56,6 +56,7 @@ class CachedTrunk(LlamaModel):
 
     frozen: int
     cache: HiddenStates
+    products: torch.dtype  # of the matrix products, and of the cached hidden states
 
     def forward(
         self,
@@ -67,7 +68,7 @@ class CachedTrunk(LlamaModel):
         inputs = {name: value for name, value in options.items() if value is not None}
         if "inputs_embeds" in inputs:
             raise ValueError("inputs_embeds: expected input_ids, by which hidden states are cached, got embeddings")
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.products == torch.bfloat16):
             # transformers names the keys and values of earlier tokens differently from version to version.
             if use_cache or input_ids is None or {"cache", "past_key_values"} & set(inputs):
                 return super().forward(
@@ -85,7 +86,7 @@ class CachedTrunk(LlamaModel):
         missing = list(dict.fromkeys(text for text in texts if text not in self.cache))
         if missing:
             self.compute(missing)
-        hidden = input_ids.new_zeros(*input_ids.shape, self.config.hidden_size, dtype=torch.bfloat16)
+        hidden = input_ids.new_zeros(*input_ids.shape, self.config.hidden_size, dtype=self.products)
         hidden[mask.bool()] = torch.cat([self.cache[text] for text in texts])
         self.cache.shrink()
         return hidden
@@ -98,7 +99,7 @@ class CachedTrunk(LlamaModel):
         with self.only(slice(0, self.frozen), norm=False):
             hidden = super().forward(input_ids=ids, use_cache=False).last_hidden_state
         for text, row in zip(texts, hidden, strict=True):
-            self.cache[text] = row[: len(text)].bfloat16().clone()
+            self.cache[text] = row[: len(text)].to(self.products).clone()
 
     @contextmanager
     def only(self, layers: slice, *, norm: bool = True) -> Iterator[None]:
@@ -114,15 +115,15 @@ class CachedTrunk(LlamaModel):
             self.layers, self.norm, self.config.num_hidden_layers = whole, last, count
 
 
-def freeze_trunk(model: PreTrainedModel, cache: HiddenStates, *, trained: int) -> None:
-    """Train only the last `trained` layers of a Llama, in float32; everything else is frozen in bfloat16.
+def freeze_trunk(model: PreTrainedModel, cache: HiddenStates, *, trained: int, dtype: torch.dtype) -> None:
+    """Train only the last `trained` layers of a Llama, with weights in float32; everything else is frozen in `dtype`.
 
-    A head with one output per token stays trainable.
+    Matrix products are in `dtype`, bfloat16 or float32. A head with one output per token stays trainable.
     """
     body: Any = model.base_model
-    model.bfloat16().requires_grad_(False)
+    model.to(dtype).requires_grad_(False)  # type: ignore[arg-type]
     body.__class__ = CachedTrunk
-    body.frozen, body.cache = len(body.layers) - trained, cache
+    body.frozen, body.cache, body.products = len(body.layers) - trained, cache, dtype
     upper: list[nn.Module] = [*body.layers[body.frozen :]]
     if isinstance(head := getattr(model, "score", None), nn.Module):
         upper += [body.norm, head]  # the head takes float32

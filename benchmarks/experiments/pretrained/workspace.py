@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.experiments.framework.jobs import Job
@@ -19,9 +20,9 @@ from segkernel.training.rewards.reward_model import set_score_scale
 SettingsType = TypeVar("SettingsType", bound=PretrainedSettings)
 
 
-@lru_cache(maxsize=1)  # hidden states take up to 576 MB with SmolLM2
-def models_of(name: str, trained_layers: int, seed: int) -> Models:
-    return Models(name, trained_layers)
+@lru_cache(maxsize=1)  # hidden states take up to 576 MB in bfloat16 with SmolLM2
+def models_of(name: str, trained_layers: int, dtype: str, seed: int) -> Models:
+    return Models(name, trained_layers, getattr(torch, dtype))
 
 
 class PretrainedWorkspace(Workspace[SettingsType]):
@@ -35,7 +36,7 @@ class PretrainedWorkspace(Workspace[SettingsType]):
     @property
     def models(self) -> Models:
         folder = converted(self.settings.model, self.folder.parent / "start-model")
-        return models_of(str(folder), self.settings.trained_layers, self.seed)
+        return models_of(str(folder), self.settings.trained_layers, self.settings.dtype, self.seed)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

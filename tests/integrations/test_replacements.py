@@ -67,7 +67,7 @@ HOLES = torch.tensor([[0, 1, 1, 0, 0, 1, 1], [0, 1, 0, 1, 1, 0, 0], [1, 0, 1, 0,
 
 
 def assert_near_at(mask: Tensor, actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual[mask], expected[mask], rtol=0, atol=2e-6)
+    torch.testing.assert_close(actual[mask], expected[mask], rtol=0, atol=5e-6)  # sums of float32, of logits up to 16
     assert not actual[~mask].any()
 
 

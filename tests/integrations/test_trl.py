@@ -103,7 +103,8 @@ def test_trl_trainer_of_other_models_gives_the_same_steps_when_patched(
         status = {row.target: row for row in integrations.status().rows}
     assert status[HEAD].served >= 2
     assert status[HEAD].passed_back == {}
-    assert_same_steps(ours, theirs, absolute=2e-5 if make_model is in_half_precision else 1e-6)
+    # Eight times the rounding of float16, from which TRL's gradients are as far as ours. CPUs round it differently.
+    assert_same_steps(ours, theirs, share=2**-7 if make_model is in_half_precision else 0)
 
 
 def with_bias() -> Any:

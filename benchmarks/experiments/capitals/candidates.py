@@ -6,6 +6,7 @@ from benchmarks.experiments.capitals.methods import METHODS
 from benchmarks.experiments.capitals.preferences import ASR_DPO, DPO
 from benchmarks.experiments.capitals.rewarded import FIXED, IMPLICIT, NOISY, TRUE_CREDIT
 from benchmarks.experiments.capitals.rollouts import ASR_PPO, ASR_RFT, PPO
+from benchmarks.experiments.capitals.tuned import TUNED_METHODS
 from benchmarks.experiments.framework.experiment import Candidate, Question
 from benchmarks.experiments.framework.questions import option
 from benchmarks.experiments.policies.advantages import ADVANTAGES, UNCHANGED
@@ -23,7 +24,7 @@ MAIN = ("all pairs",)
 LEARNING_RATE = [
     option(method, "learning_rate", LEARNING_RATES, conditions=MAIN)
     for method in METHODS
-    if "learning_rate" in method.options
+    if "learning_rate" in method.options and method not in TUNED_METHODS
 ]
 
 PAIR_QUESTIONS = [

@@ -6,6 +6,7 @@ from benchmarks.experiments.capitals.pair_selectors import PAIR_SELECTORS
 from benchmarks.experiments.capitals.preferences import PREFERENCE_METHODS
 from benchmarks.experiments.capitals.rollouts import PPO_METHODS, RFT_METHODS
 from benchmarks.experiments.capitals.sample_selectors import PPO_SELECTORS, RFT_SELECTORS
+from benchmarks.experiments.capitals.tuned import TUNED_METHODS
 from benchmarks.experiments.framework.experiment import Method
 
 METHODS: list[Method] = [
@@ -15,4 +16,5 @@ METHODS: list[Method] = [
     *RFT_SELECTORS,
     *PPO_METHODS,
     *PPO_SELECTORS,
+    *TUNED_METHODS,
 ]

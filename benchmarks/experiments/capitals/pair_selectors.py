@@ -96,7 +96,7 @@ TIS_DPO = Method(
     training(tis_dpo),
     uses=("pairs",),
     needs=(Need(DPO), Need(REVERSE_DPO)),
-    options=DPO.options,
+    options={**DPO.options, "learning_rate": 1e-3},
     baseline=DPO,
 )
 SIMPO = Method("simpo", training(simpo), ("pairs",), (Need(PAIRS),), {"learning_rate": 3e-4}, baseline=START)

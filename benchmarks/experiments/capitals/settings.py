@@ -24,10 +24,10 @@ class CapitalsSettings(Settings):
     """Steps, batch sizes and data shared by every method; each method has its own learning rate.
 
     The number of steps is small on purpose: with more, the baselines get nearly every part right. The default
-    options of segments were chosen on lower seeds of this task.
+    options of segments, and those of the tuned methods, were chosen on other seeds of this task.
     """
 
-    seeds: tuple[int, ...] = (40, 41, 42, 43, 44)
+    seeds: tuple[int, ...] = tuple(range(45, 55))
     task: TaskSettings = TASK
     policy_pairs: int = 1000
     policy_batch_size: int = 32

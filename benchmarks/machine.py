@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,16 @@ def installed_versions(*packages: str) -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
+
+
+def cpu_slug(here: Mapping[str, str]) -> str:
+    """File name of a CPU's results. Processors of one name may have different instruction sets.
+
+    Example:
+        >>> cpu_slug({"cpu": "AMD EPYC", "cores": "2", "isa": "avx2"})
+        'amd-epyc-2-cores-avx2'
+    """
+    return slug(f"{here['cpu']} {here['cores']} cores {here['isa']}")
 
 
 def slug(name: str) -> str:

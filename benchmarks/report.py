@@ -1,7 +1,7 @@
 """CPU benchmarks and the pages of all results: `make bench`.
 
-Measures every group, writes `benchmarks/results/<machine>.json`, and updates the tables in `docs/benchmarks.md` and the
-headline table in `README.md`. `--render` only updates the pages from the stored results.
+Measures every group, writes `benchmarks/results/<machine>.json`, and updates the tables in `docs/benchmarks.md` and, on
+the machine of the README, its headline table. `--render` only updates the pages from the stored results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import targets
-from benchmarks.machine import machine, slug
+from benchmarks.machine import cpu_slug, machine
 from benchmarks.pages import readable, replace_between
 from benchmarks.targets import Rows
 
@@ -28,6 +28,7 @@ GPU_MARKERS = ("<!-- gpu:begin -->", "<!-- gpu:end -->")
 HEADLINE_MARKERS = ("<!-- headline:begin -->", "<!-- headline:end -->")
 PASSED, NOT_MEASURED = "passed", "not measured yet"
 
+HEADLINE_MACHINE = "amd-epyc-2-cores-avx512"  # of the README; the first one of the page
 # Prefix of the work, and the peers that the headline table compares with.
 HEADLINE = {
     "token_logprobs + entropy, forward, bf16": ("torch.compile", "TRL"),
@@ -57,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(groups: Sequence[str], order: Sequence[str]) -> None:
     """Measure groups, each in a process of its own, and store the rows, in the order of all groups."""
     here = machine()
-    name = f"{here['cpu']} {here['cores']} cores"
-    path = RESULTS / f"{slug(name)}.json"
+    path = RESULTS / f"{cpu_slug(here)}.json"
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     for group in groups:
         print(f"{group} ...", flush=True)
@@ -82,9 +82,11 @@ def stored_results() -> list[Results]:
 
 def write_pages(results: Sequence[Results]) -> None:
     """Update the generated tables of the documentation and the README."""
-    of_cpu = [found for found in results if "targets" not in found]
-    replace_between(PAGE, CPU_MARKERS, "\n\n".join(map(cpu_text, of_cpu)) or NOT_MEASURED)
-    replace_between(README, HEADLINE_MARKERS, "\n\n".join(map(headline_text, of_cpu)) or NOT_MEASURED)
+    of_cpu = {cpu_slug(found["machine"]): found for found in results if "targets" not in found}
+    main = of_cpu.pop(HEADLINE_MACHINE, None)
+    tables = [cpu_text(found) for found in ([main] if main else []) + list(of_cpu.values())]
+    replace_between(PAGE, CPU_MARKERS, "\n\n".join(tables) or NOT_MEASURED)
+    replace_between(README, HEADLINE_MARKERS, headline_text(main) if main else NOT_MEASURED)
     write_gpu_table(results)
 
 

@@ -25,7 +25,7 @@ KEPT = "#2f9e6e"
 POSITIVE, NEGATIVE, NEUTRAL = "#2f9e6e", "#d1495b", "#aab2bd"
 SEGMENTS = ("#3d6fb6", "#e0912f")
 
-RESULTS = ROOT / "benchmarks" / "results" / "amd-epyc-2-cores.json"  # benchmarks of the pictures
+RESULTS = ROOT / "benchmarks" / "results" / "amd-epyc-2-cores-avx512.json"  # benchmarks of the pictures
 OURS = "segkernel"
 # Colors of implementations, by the beginning of their name.
 COLORS = {

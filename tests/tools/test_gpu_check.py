@@ -422,13 +422,16 @@ def test_write_pages_fills_all_tables(tmp_path: Path, monkeypatch: pytest.Monkey
     readme.write_text("c\n<!-- headline:begin -->\nold\n<!-- headline:end -->\nd\n")
     monkeypatch.setattr(report, "PAGE", page)
     monkeypatch.setattr(report, "README", readme)
-    rows = [
+    monkeypatch.setattr(report, "HEADLINE_MACHINE", "a-cpu-2-cores-avx2")
+    rows: list[dict[str, Any]] = [
         {"work": "segment [16, 1024]", "implementation": OURS, "seconds": 2e-5, "bytes": 2e5},
         {"work": "segment [16, 1024]", "implementation": "vectorized torch", "seconds": 4e-4, "extra_bytes": 3 << 20},
         {"work": "segment [16, 1024]", "implementation": "absent", "missing": "not installed"},
     ]
     machine = {"cpu": "A CPU", "cores": "2", "isa": "avx2", "python": "3.11", "torch": "2.13", "segkernel": "0.2"}
-    report.write_pages([{"machine": machine, "rows": rows}])
+    other = {"machine": {**machine, "isa": "avx512"}, "rows": [{**row, "seconds": 1e-5} for row in rows[:1]]}
+    report.write_pages([other, {"machine": machine, "rows": rows}])
+    assert page.read_text().index("2 cores, avx2;") < page.read_text().index("2 cores, avx512;")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.read_text().splitlines()]
     assert ["segment [16, 1024]", "segkernel", "20 µs", "1x", "10.0", ""] in cells
     assert ["segment [16, 1024]", "vectorized torch", "400 µs", "20x", "", "3"] in cells
@@ -440,6 +443,7 @@ def test_write_pages_fills_all_tables(tmp_path: Path, monkeypatch: pytest.Monkey
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     assert ["segment [16, 1024]", "20 µs", "vectorized torch", "400 µs", "20x"] in cells
     assert text.endswith("<!-- headline:end -->\nd\n")
+    assert "avx512" not in text
 
 
 def test_replace_between_refuses_a_page_without_markers(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from benchmarks.experiments.framework.settings import Settings
 
 def compute_dtype() -> str:
     """`bfloat16`, or `float32` on a CPU without instructions for bfloat16, where that is several times as fast."""
-    cpu: Any = torch.ops.mkldnn
-    return "bfloat16" if torch.cuda.is_available() or cpu._is_mkldnn_bf16_supported() else "float32"
+    operators: Any = torch.ops.mkldnn
+    multiplies = torch.backends.mkldnn.is_available() and operators._is_mkldnn_bf16_supported()
+    return "bfloat16" if torch.cuda.is_available() or multiplies else "float32"
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,11 @@ template <class C>
 SK_INLINE ScalarVec<C> exp2(ScalarVec<C> t) {
   return {fast_exp2(t.v)};
 }
+// The SIMD vectors' exp2 for t < 128, which is cheaper there.
+template <class C>
+SK_INLINE ScalarVec<C> exp2_in_range(ScalarVec<C> t) {
+  return exp2(t);
+}
 SK_INLINE ScalarVec<double> log2(ScalarVec<double> x) { return {::log2(x.v)}; }
 SK_INLINE ScalarVec<float> log2(ScalarVec<float> x) { return {::log2f(x.v)}; }
 

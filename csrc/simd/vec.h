@@ -190,8 +190,8 @@ SK_INLINE Vec floor(Vec t) {
 }
 SK_INLINE Vec fraction(Vec t) { return t - floor(t); }
 SK_INLINE Vec scale(Vec p, Vec t) {
-  const auto exponent = __builtin_convertvector(floor(t).v, Vec::Integers);
-  return p * Vec::of_bits(reinterpret_cast<Vec::Words>(exponent + 127) << 23);
+  const Vec exponent = floor(t) + Vec::broadcast(0x1.8p23f + 127);  // biased, in the low bits of the sum
+  return p * Vec::of_bits(exponent.bits() << 23);
 }
 #endif
 

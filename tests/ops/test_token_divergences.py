@@ -6,7 +6,15 @@ import torch
 import segkernel
 from segkernel import reference
 from tests.helpers import BACKEND, DEVICE, EVERY_DTYPE, assert_identical, assert_near, unchanged
-from tests.ops.logprob_helpers import BEYOND_ONE_PART, TRANSFORMS, accuracy, chunk, random_labels, random_logits
+from tests.ops.logprob_helpers import (
+    BEYOND_ONE_PART,
+    TRANSFORMS,
+    accuracy,
+    assert_gradient,
+    chunk,
+    random_labels,
+    random_logits,
+)
 
 NAN, INF = float("nan"), float("inf")
 KINDS = ("kl", "reverse_kl", "js", "tv")
@@ -126,6 +134,15 @@ def test_token_divergences_of_near_models_at_vocabulary_151936(kind, dtype):
     assert_near(out.double(), expected, rtol=1e-3, atol=2e-6)
 
 
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+def test_jensen_shannon_divergence_of_near_models_is_not_lost_in_rounding(beta):
+    """It is 1e-5 to 5e-5 here: second order in log(p / q), while its terms are of first order."""
+    logits, others = pair(32, 4099, dtype=torch.float32, spread=3.0, distance=0.02)
+    out = segkernel.token_divergences(logits, others, kind="js", beta=beta).divergence
+    expected = reference.token_divergences(logits.double(), others.double(), kind="js", beta=beta).divergence
+    assert_near(out.double(), expected, rtol=0, atol=3e-7)
+
+
 @every_kind
 @pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("V", [5, 1024, 4099])
@@ -198,6 +215,24 @@ def test_token_divergence_of_an_excluded_token_is_infinite_however_small_its_pro
     assert segkernel.token_divergences(logits, others).divergence.tolist()[0] == INF
     assert segkernel.token_divergences(logits, others).divergence[1].isfinite()
     assert segkernel.token_divergences(others, logits, kind="reverse_kl").divergence.tolist()[0] == INF
+
+
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("excluded", [-INF, -1e4, -90.0])  # e^-90 is far below the rounding of any sum
+@pytest.mark.parametrize("n", [1, 7, 700])
+def test_jensen_shannon_divergence_of_tokens_that_one_model_excludes(n, excluded, dtype):
+    # p = (1/2, 1/2, 0), q = (0, 1/2, 1/2), m = q / 4 + 3/4 p = (3/8, 1/2, 1/8), each divided among n tokens.
+    logits = torch.tensor([0.0, 0.0, excluded], dtype=dtype).repeat_interleave(n).requires_grad_()
+    others = torch.tensor([excluded, 0.0, 0.0], dtype=dtype).repeat_interleave(n)
+    out = segkernel.token_divergences(logits, others, kind="js", beta=0.25).divergence
+    of_p, of_q = 0.5 * math.log(4 / 3), 0.5 * math.log(4)  # KL(p || m), KL(q || m)
+    assert out.item() == pytest.approx(0.75 * of_p + 0.25 * of_q, abs=accuracy(dtype)["atol"])
+    out.backward()
+    slope = 0.75 * 0.5 / n * (math.log(4 / 3) - of_p)
+    expected = torch.tensor([slope, -slope, 0.0], dtype=torch.float64).repeat_interleave(n)
+    assert_gradient(logits.grad, expected)
+    if excluded == -INF:
+        assert not logits.grad[2 * n :].any()
 
 
 def test_token_divergences_of_disjoint_models_reach_their_bounds():

@@ -118,7 +118,7 @@ struct Normalizer {
   }
 };
 
-// Sums of the second pass. js: sum_i p_i log2(p_i / m_i) and sum_i q_i log2(q_i / m_i), before the factors 2^-rest.
+// Sums of the second pass. js: sum_i p_i log2(p_i / m_i) and sum_i q_i log2(q_i / m_i), before the factor 2^-rest of p.
 // tv: sum_i |p_i - q_i| and sum_i p_i sign(p_i - q_i).
 struct ShapeSums {
   double first;
@@ -141,12 +141,11 @@ struct RowDivergence {
   double center;
 };
 
-SK_INLINE RowDivergence finish_shape(Divergence kind, double beta, const ShapeSums& sums, const Normalizer& of_row,
-                                     const Normalizer& of_other) {
+SK_INLINE RowDivergence finish_shape(Divergence kind, double beta, const ShapeSums& sums, const Normalizer& of_row) {
   // Comparisons with NaN are false, so a NaN in the sum of differences is missing from the sum of signs.
   if (kind == Divergence::tv) return {sums.first / 2, sums.first == sums.first ? sums.second : NAN};
-  const double from_row = kLn2 * ::exp2(-of_row.rest) * sums.first;
-  const double from_other = kLn2 * ::exp2(-of_other.rest) * sums.second;
+  const double scale = kLn2 * ::exp2(-of_row.rest);
+  const double from_row = scale * sums.first, from_other = scale * sums.second;
   return {not_negative(beta * from_other + (1 - beta) * from_row), from_row};
 }
 

@@ -61,7 +61,7 @@ DivergedRow diverge(Divergence kind, double beta, const T* logits, const T* othe
   const Normalizer other_normalizer = Normalizer::make(row.state.other_lse, transform.factor);
   const ShapeSums shape =
       kernels.shape(kind, logits, others, vocabulary, transform, beta, normalizer, other_normalizer);
-  const RowDivergence result = finish_shape(kind, beta, shape, normalizer, other_normalizer);
+  const RowDivergence result = finish_shape(kind, beta, shape, normalizer);
   row.divergence = result.divergence;
   row.state.center = result.center;
   return row;

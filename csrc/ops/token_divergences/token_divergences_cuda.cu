@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, kFewPairsThreads / kThreads)
     const ShapeSums shape = row_shape_sums<kThreads, kCapped, kKind>(row, other, batch.vocabulary, transform, beta,
                                                                      normalizer, other_normalizer);
     if (threadIdx.x != 0) return;
-    const RowDivergence result = finish_shape(kKind, beta, shape, normalizer, other_normalizer);
+    const RowDivergence result = finish_shape(kKind, beta, shape, normalizer);
     out.divergence[at] = static_cast<C>(result.divergence);
     out.state[at].center = result.center;
   }

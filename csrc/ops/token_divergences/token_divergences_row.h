@@ -4,6 +4,9 @@
 
 #include <string.h>
 
+#include <type_traits>
+
+#include "../../simd/interleaved.h"
 #include "../token_logprobs/token_logprobs_row.h"
 #include "token_divergences_kernels.h"
 #include "token_divergences_terms.h"
@@ -90,16 +93,22 @@ void accumulate_pair_row(const T* first, const T* second, int64_t count, const L
 template <class V, Divergence kKind, class T>
 ShapeSums shape_row(const T* logits, const T* others, int64_t count, const LogitTransform& transform, double beta,
                     const Normalizer& of_row, const Normalizer& of_other) {
-  const auto pair = NormalizedPair<V>::make(transform.factor, beta, of_row, of_other);
+  // Terms of js are long chains of operations, an exponential and a logarithm.
+  using W = std::conditional_t<kKind == Divergence::js, Interleaved<V>, V>;
+  const auto pair = NormalizedPair<W>::make(transform.factor, beta, of_row, of_other);
   ShapeSums sums{0, 0};
   for_chunk_pairs<V>(logits, others, count, transform, [&](auto* chunk, auto* other_chunk, int64_t length, bool) {
-    ShapeTerms<V, kKind> terms;
+    ShapeTerms<W, kKind> terms;
     for_vector_pairs<V>(chunk, other_chunk, length, [&](auto* at, auto* other_at, int64_t) SK_INLINE_LAMBDA {
       V a, b, other_a, other_b;
       V::load2(at, a, b);
       V::load2(other_at, other_a, other_b);
-      terms.add(a, other_a, pair);
-      terms.add(b, other_b, pair);
+      if constexpr (kKind == Divergence::js) {
+        terms.add(W{a, b}, W{other_a, other_b}, pair);
+      } else {
+        terms.add(a, other_a, pair);
+        terms.add(b, other_b, pair);
+      }
     });
     sums.first += reduce_add(terms.first);
     sums.second += reduce_add(terms.second);

@@ -10,6 +10,12 @@ namespace segkernel {
 // Finite stand-in for the logarithm of 0 in differences of logarithms.
 constexpr float kLogOfZero = -0x1p90f;
 
+// The sums of the Jensen-Shannon divergence raise smaller probabilities to 2^kLeastLog2, which changes them by less
+// than their rounding. Then a logit of -inf needs no case of its own, and all exponents are in the range of
+// exp2_in_range.
+template <class Scalar>
+constexpr Scalar kLeastLog2 = sizeof(Scalar) == sizeof(float) ? -64 : -400;
+
 template <class V>
 SK_INLINE V broadcast_as(double value) {
   return V::broadcast(static_cast<typename V::Scalar>(value));
@@ -52,6 +58,7 @@ struct NormalizedPair {
   Difference<V> first, second;
   V first_scale, second_scale;  // 2^-rest: p = first_scale * 2^a, q = second_scale * 2^b
   V rest_difference;            // log2(q / p) = b - a + rest_difference
+  V least;                      // y - reference at the probability 2^kLeastLog2
   V own_share, other_share;     // of p and q in the mixture m
 
   static SK_INLINE NormalizedPair make(double factor, double beta, const Normalizer& of_row,
@@ -61,18 +68,29 @@ struct NormalizedPair {
             broadcast_as<V>(::exp2(-of_row.rest)),
             broadcast_as<V>(::exp2(-of_other.rest)),
             broadcast_as<V>(of_row.rest - of_other.rest),
+            broadcast_as<V>(kLeastLog2<typename V::Scalar> / factor),
             broadcast_as<V>(1 - beta),
             broadcast_as<V>(beta)};
   }
 
-  // log2(q / p), clamped: beyond the limits the smaller probability does not change the mixture.
-  SK_INLINE V log_ratio(V a, V b) const {
-    const V limit = V::broadcast(126);
-    return maximum(V::broadcast(-126), minimum(limit, b - a + rest_difference));
+  // a, of probabilities of at least 2^kLeastLog2.
+  SK_INLINE V log_first(V x) const { return maximum(least, x - first.reference) * first.factor; }
+
+  // log2(q / p), of probabilities of at least 2^kLeastLog2. Subtracting before the multiplication, which rounds, keeps
+  // it accurate where p and q are nearly the same.
+  SK_INLINE V log_ratio(V x, V y) const {
+    const V difference = maximum(least, y - second.reference) - maximum(least, x - first.reference);
+    return fma(difference, first.factor, rest_difference);
   }
 
-  // log2(m / p).
-  SK_INLINE V log_mixture(V log_ratio) const { return log2(fma(other_share, exp2(log_ratio), own_share)); }
+  // log2(q / p) from a and b, for the gradient: with constant limits it takes fewer registers of a GPU. Beyond them the
+  // smaller probability does not change the mixture.
+  SK_INLINE V limited_log_ratio(V a, V b) const {
+    return maximum(V::broadcast(-126), minimum(V::broadcast(126), b - a + rest_difference));
+  }
+
+  // log2(m / p) for q / p = ratio.
+  SK_INLINE V log_mixture(V ratio) const { return log2(fma(other_share, ratio, own_share)); }
 
   // sign(p - q) * value.
   SK_INLINE V signed_by_order(V p, V q, V value) const {
@@ -87,14 +105,16 @@ struct ShapeTerms {
   V first = V::broadcast(0), second = V::broadcast(0);
 
   SK_INLINE void add(V x, V y, const NormalizedPair<V>& pair) {
-    const V a = pair.first(x), b = pair.second(y);
-    const V power = exp2(a), other_power = exp2(b);
-    if (kKind == Divergence::js) {
-      const V ratio = pair.log_ratio(a, b);
+    if constexpr (kKind == Divergence::js) {
+      const V log_ratio = pair.log_ratio(x, y);
+      const V ratio = exp2_in_range(log_ratio);
+      const V power = exp2_in_range(pair.log_first(x));
       const V mixture = pair.log_mixture(ratio);
+      // power * ratio: q, by a product in place of a third exponential.
       first = first - power * mixture;
-      second = fma(other_power, ratio - mixture, second);
+      second = fma(power * ratio, log_ratio - mixture, second);
     } else {
+      const V power = exp2(pair.first(x)), other_power = exp2(pair.second(y));
       const V p = power * pair.first_scale, q = other_power * pair.second_scale;
       first = first + maximum(p - q, q - p);
       second = second + pair.signed_by_order(p, q, p);
@@ -124,7 +144,8 @@ struct PairGradient {
     } else if (kKind == Divergence::reverse_kl) {
       gradient = fma(shape, exp2(pair.second(y)), power * inner);
     } else if (kKind == Divergence::js) {
-      gradient = power * fma(shape, pair.log_mixture(pair.log_ratio(a, pair.second(y))), inner);
+      const V ratio = exp2_in_range(pair.limited_log_ratio(a, pair.second(y)));
+      gradient = power * fma(shape, pair.log_mixture(ratio), inner);
     } else {
       const V p = power * pair.first_scale, q = exp2(pair.second(y)) * pair.second_scale;
       gradient = power * (inner + pair.signed_by_order(p, q, shape));

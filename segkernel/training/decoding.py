@@ -1,7 +1,7 @@
 """Decoding by `generate` in pieces. Responses that have ended are removed from the batch after each piece.
 
-So the time of a batch depends on the lengths of all responses, not only on the longest one. What prompts share is read
-once, before the first piece.
+So the time of a batch depends on the lengths of all responses, not only on the longest one. Text that prompts share is
+read once, before the first piece.
 """
 
 from abc import ABC, abstractmethod

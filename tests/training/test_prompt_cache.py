@@ -1,4 +1,4 @@
-"""What prompts share is read once, and the responses are those of prompts read one by one."""
+"""Prompts that share text: it is read once, and the responses are those of prompts read one by one."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from benchmarks.experiments.policies.advantages import AgainstRolloutMean, OverKeptTokens
+from benchmarks.experiments.policies.advantages import OverKeptTokens
 
 
 def whitened(trainer_type, advantages, **attributes):
@@ -23,10 +23,3 @@ def whitened(trainer_type, advantages, **attributes):
 def test_advantages_over_kept_tokens_ignore_the_others():
     kept = torch.tensor([[True, True, False]])
     assert whitened(OverKeptTokens, [1.0, 3.0, 100.0], kept=kept) == [[-1.0, 1.0, 0.0]]
-
-
-def test_advantages_against_the_rollout_mean_are_returns_without_values():
-    values = torch.tensor([[1.0, 5.0, -2.0]])
-    found = whitened(AgainstRolloutMean, [0.0, -2.0, 4.0], values=values)
-    # The returns are 1, 3 and 2: their mean is 2, and their variance 2 / 3.
-    assert found[0] == pytest.approx([-(1.5**0.5), 1.5**0.5, 0.0])

@@ -78,6 +78,16 @@ def test_rollout_matches_the_equations(tmp_path: Path, config_type: Any, trainer
         assert torch.equal(rollout["policy_mask"], rollout["response_mask"])
 
 
+@pytest.mark.parametrize("whiten", [True, False])
+def test_rollout_baseline_subtracts_the_mean_return(tmp_path: Path, whiten: bool) -> None:
+    options: dict[str, Any] = {"advantage_baseline": "rollout", "whiten_advantages": whiten, "gae_lambda": 0.8}
+    rollout = collect(make(PPOConfig, PPOTrainer, tmp_path, tiny_tokenizer(), **options))
+    returns = in_response(rollout["returns"], rollout, RESPONSES)
+    center = mean(value for row in returns for value in row)
+    expected = whitened(returns) if whiten else [[value - center for value in row] for row in returns]
+    assert_rows(in_response(rollout["advantages"], rollout, RESPONSES), expected)
+
+
 def test_ppo_with_a_padded_policy_and_an_end_of_turn(tmp_path: Path, tokenizer: Any) -> None:
     # 40 columns of the policy's logits have no token, and the reward model has no embeddings for them.
     turn_end = 260
@@ -344,6 +354,11 @@ def test_ppo_trims_long_prompts_and_refuses_long_contexts(tmp_path: Path, tokeni
         (PPOConfig, {"learning_rate": -1.0}, r"learning_rate: expected a finite number >= 0, got -1\.0"),
         (PPOConfig, {"gamma": 1.5}, r"gamma: expected 0 <= gamma <= 1, got 1\.5"),
         (PPOConfig, {"clip_range": 0.0}, r"clip_range: expected a finite number > 0, got 0\.0"),
+        (
+            PPOConfig,
+            {"advantage_baseline": "mean"},
+            "advantage_baseline: expected one of 'values', 'rollout'",
+        ),
         (ASRPPOConfig, {"token_rewards": "column"}, "token_rewards: expected one of 'difference', 'prefix'"),
         (ASRPPOConfig, {"sequence_baseline": "median"}, "sequence_baseline: expected `mean`, `prompt` or a number"),
     ],

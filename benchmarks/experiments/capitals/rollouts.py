@@ -18,7 +18,7 @@ from benchmarks.experiments.capitals.stages import PAIRS, REWARD, SEGMENT_REWARD
 from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.experiment import Method
 from benchmarks.experiments.framework.jobs import Job, Need, Step
-from benchmarks.experiments.policies.advantages import UNCHANGED, with_advantages
+from benchmarks.experiments.policies.advantages import ADVANTAGES, UNCHANGED
 from benchmarks.experiments.policies.credit import TrainedResponse
 from benchmarks.experiments.policies.rollouts import observe_rollouts, verdict_signs
 from benchmarks.experiments.policies.timing import timing
@@ -105,8 +105,9 @@ def proximal(
     work: CapitalsWorkspace, job: Job, *, trainer_type: type[PPOTrainer], config_type: type[PPOConfig], **options: Any
 ) -> TrainedPolicy:
     given = {**ppo_options(work, job), **options}
-    variant = with_advantages(trainer_type, given.pop("advantages", UNCHANGED))
-    trainer, model = ppo_trainer(work, job, variant, config_type(**given))
+    advantages = ADVANTAGES[given.pop("advantages", UNCHANGED)]
+    config = config_type(**given, **advantages.options)
+    trainer, model = ppo_trainer(work, job, advantages.of(trainer_type), config)
     return train_ppo(work, trainer, model, (trainer, "token_rewards"), (trainer, "policy_mask"))
 
 

@@ -14,7 +14,7 @@ from benchmarks.experiments.constraints.rejection import NEEDS, reward_job
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.experiment import Method
 from benchmarks.experiments.framework.jobs import Job, Need
-from benchmarks.experiments.policies.advantages import UNCHANGED, with_advantages
+from benchmarks.experiments.policies.advantages import ADVANTAGES, UNCHANGED
 from benchmarks.experiments.policies.rollouts import (
     observe_rollouts,
     observe_selection,
@@ -46,11 +46,12 @@ def ppo_trainer(
     """A trainer with as many responses as there are pairs in the methods on pairs; `options` on top of the job's."""
     settings = work.settings
     given = {**work.policy_options(job), **options}
-    bound: Any = with_advantages(trainer_type, given.pop("advantages"))
+    advantages = ADVANTAGES[given.pop("advantages")]
+    bound: Any = advantages.of(trainer_type)
     responses = MINIBATCHES * settings.batch_size
     rollouts = settings.policy_pairs // responses
     steps = rollouts * MINIBATCHES * given["rollout_epochs"]
-    given |= {"max_steps": steps, "warmup_steps": steps // 10}
+    given |= {"max_steps": steps, "warmup_steps": steps // 10, **advantages.options}
     config = config_type(minibatches=MINIBATCHES, max_new_tokens=MAX_TOKENS, temperature=settings.temperature, **given)
     prompts = work.prompts("rollouts", rollouts * responses)
     trainer: PPOTrainer = bound(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 from torch import Tensor
 
 from segkernel.training import PPOTrainer
@@ -19,25 +23,21 @@ class OverKeptTokens(PPOTrainer):
         return super().whiten(advantages, error, self.kept)
 
 
-class AgainstRolloutMean(PPOTrainer):
-    """Mixin of PPO trainers: the baseline of a token's return is the mean of the rollout, not its value."""
+@dataclass(frozen=True)
+class Advantages:
+    """A variant: mixins of the trainer, and options of its config."""
 
-    def policy_mask(self, batch: Batch) -> Tensor:
-        self.values = batch["values"]
-        return super().policy_mask(batch)
+    mixins: tuple[type[PPOTrainer], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    def whiten(self, advantages: Tensor, error: Tensor, mask: Tensor) -> Tensor:
-        return super().whiten(advantages + self.values, error, mask)
+    def of(self, trainer_type: type[PPOTrainer]) -> type[PPOTrainer]:
+        """The trainer with the mixins."""
+        return type(trainer_type.__name__, (*self.mixins, trainer_type), {})
 
 
 UNCHANGED = "values"
-ADVANTAGES: dict[str, tuple[type[PPOTrainer], ...]] = {
-    UNCHANGED: (),
-    "values, over kept tokens": (OverKeptTokens,),
-    "rollout mean": (AgainstRolloutMean,),
+ADVANTAGES = {
+    UNCHANGED: Advantages(),
+    "values, over kept tokens": Advantages(mixins=(OverKeptTokens,)),
+    "rollout mean": Advantages(options={"advantage_baseline": "rollout"}),
 }
-
-
-def with_advantages(trainer_type: type[PPOTrainer], name: str) -> type[PPOTrainer]:
-    """The trainer with the advantages of this name."""
-    return type(trainer_type.__name__, (*ADVANTAGES[name], trainer_type), {})

@@ -51,6 +51,14 @@ class PPOConfig(RolloutConfig):
     )
     gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
     gae_lambda: float = field(default=0.95, metadata={"help": "Lambda of generalized advantage estimation."})
+    advantage_baseline: str = field(
+        default="values",
+        metadata={
+            "help": "What is subtracted from the return of a token: the value before it (`values`), or the mean of all "
+            "returns of the `rollout`, as in REINFORCE++ (arXiv 2501.03262). The value model is trained either way, "
+            "since returns with gae_lambda < 1 contain values."
+        },
+    )
     whiten_advantages: bool = field(
         default=True,
         metadata={"help": "Scale the advantages of a rollout to mean 0 and standard deviation 1; equal ones become 0."},
@@ -65,6 +73,7 @@ class PPOConfig(RolloutConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _validate.one_of("advantage_baseline", self.advantage_baseline, ("values", "rollout"))
         for name in ("clip_range", "value_clip_range"):
             _validate.positive(name, getattr(self, name))
         for name in ("value_coef", "kl_coef", "missing_eos_penalty"):
@@ -174,6 +183,8 @@ class PPOTrainer(RolloutTrainer):
         advantages, returns = segkernel.gae(
             rewards, batch["values"], mask, gamma=self.args.gamma, lam=self.args.gae_lambda
         )
+        if self.args.advantage_baseline == "rollout":
+            advantages = torch.where(mask, returns - self.token_mean(returns, mask), 0.0)
         if self.args.whiten_advantages:
             computed = torch.cat([values[mask] for values in (advantages, returns, batch["values"])])
             advantages = self.whiten(advantages, self.rounding_error(computed), mask)

@@ -9,6 +9,7 @@ from benchmarks.experiments.framework.experiment import Experiment
 # Each module has an `EXPERIMENT`; importing it may need packages of its own.
 MODULES = {
     "capitals": "benchmarks.experiments.capitals.experiment",
+    "capitals-ppo": "benchmarks.experiments.capitals.ppo_experiment",
     "smollm2": "benchmarks.experiments.constraints.experiment",
     "gsm8k": "benchmarks.experiments.gsm8k.experiment",
 }

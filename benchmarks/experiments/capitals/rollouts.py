@@ -140,11 +140,11 @@ def scoring_model(work: CapitalsWorkspace, job: Job) -> nn.Module:
 def ppo_options(work: CapitalsWorkspace, job: Job) -> dict[str, Any]:
     settings = work.settings
     return {
+        "kl_coef": settings.kl_coef,
         **work.policy_options(job),
         **sampling_options(work),
         "max_steps": settings.ppo_steps,
         "rollout_epochs": settings.rollout_epochs,
-        "kl_coef": settings.kl_coef,
     }
 
 

@@ -8,7 +8,6 @@ from benchmarks.experiments.constraints.proximal import ASR_PPO, ENTROPY_PPO, PP
 from benchmarks.experiments.constraints.rejection import (
     ACCEPTABLE,
     ASR_RFT,
-    EVERY,
     RFT,
     TRUE_CREDIT_RFT,
 )
@@ -38,7 +37,7 @@ QUESTIONS = [
         Question(
             "acceptable answers",
             method,
-            [Candidate(name, method if name == EVERY else method.with_options(acceptable=name)) for name in ACCEPTABLE],
+            [Candidate(name, method.with_options(acceptable=name)) for name in ACCEPTABLE],
         )
         for method in REJECTION
     ),

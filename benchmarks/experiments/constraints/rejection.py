@@ -31,12 +31,13 @@ from segkernel.training.data.columns import RESPONSES
 from segkernel.training.data.tables import to_dataset, with_columns
 
 NO_OPTIONS: Mapping[str, Any] = {}
-# Answers that may be accepted; without the others, a fragment that violates nothing cannot be the best one.
-EVERY = "every answer"
+# Answers that may be accepted. Among all answers, a fragment that violates nothing is often the best one.
+WELL_FORMED = "well-formed answers"
 ACCEPTABLE: Mapping[str, Callable[[Answer], bool]] = {
-    EVERY: lambda answer: True,
-    "well-formed answers": lambda answer: answer.is_well_formed,
+    "every answer": lambda answer: True,
+    WELL_FORMED: lambda answer: answer.is_well_formed,
 }
+OPTIONS = {**LEARNING_RATE, "acceptable": WELL_FORMED}
 Answered = list[tuple[list[int], list[list[int]]]]  # token ids of prompts, each with those of its answers
 
 
@@ -70,7 +71,7 @@ def rejection_trainer(
 ) -> Any:
     """A trainer that has scored the start model's answers; `options` come on top of the job's."""
     given = work.policy_options(job)
-    may_accept = ACCEPTABLE[given.pop("acceptable", EVERY)]
+    may_accept = ACCEPTABLE[given.pop("acceptable")]
     found = [
         (prompt_ids(work.tokenizer, prompt), [list(one.ids) for one in answers if may_accept(one)])
         for prompt, answers in work.answers("training")
@@ -129,7 +130,7 @@ RFT = Method(
     training(partial(rejection_sampling, trainer_type=RFTTrainer, config_type=RFTConfig)),
     uses=("rewards",),
     needs=NEEDS,
-    options=LEARNING_RATE,
+    options=OPTIONS,
     baseline=START,
     decides=True,
 )
@@ -138,7 +139,7 @@ ASR_RFT = Method(
     training(partial(rejection_sampling, trainer_type=ASRRFTTrainer, config_type=ASRRFTConfig)),
     uses=("rewards",),
     needs=NEEDS,
-    options={**LEARNING_RATE, **segment_options()},
+    options={**OPTIONS, **segment_options()},
     baseline=RFT,
     decides=True,
 )
@@ -147,7 +148,7 @@ RANDOM_RFT = Method(
     training(random_rft),
     uses=("rewards",),
     needs=(Need(ASR_RFT),),
-    options=LEARNING_RATE,
+    options=OPTIONS,
     baseline=ASR_RFT,
 )
 TRUE_CREDIT_RFT = Method(
@@ -155,7 +156,7 @@ TRUE_CREDIT_RFT = Method(
     training(partial(rejection_sampling, trainer_type=TrueCreditRFTTrainer, config_type=RFTConfig)),
     uses=("rewards",),
     needs=NEEDS,
-    options=LEARNING_RATE,
+    options=OPTIONS,
     baseline=RFT,
 )
 

@@ -6,7 +6,14 @@ from typing import Any
 
 from benchmarks.experiments.constraints.answers import prompt_ids
 from benchmarks.experiments.constraints.preferences import LEARNING_RATE, PAIR_NEEDS, training
-from benchmarks.experiments.constraints.rejection import NEEDS, RFT, Answered, rejection_trainer, with_answers
+from benchmarks.experiments.constraints.rejection import (
+    NEEDS,
+    OPTIONS,
+    RFT,
+    Answered,
+    rejection_trainer,
+    with_answers,
+)
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.experiment import Method
 from benchmarks.experiments.framework.jobs import Job, Need, Step
@@ -60,7 +67,7 @@ SLM_RFT = Method(
     training(slm_rft),
     uses=("rewards",),
     needs=(*NEEDS, Need(PREFERRED, {"pairs": "rewards"})),
-    options=LEARNING_RATE,
+    options=OPTIONS,
     baseline=RFT,
 )
 

@@ -23,6 +23,7 @@ from benchmarks.experiments import __main__ as command
 from benchmarks.experiments.__main__ import run
 from benchmarks.experiments.capitals.experiment import EXPERIMENT
 from benchmarks.experiments.capitals.measures import moved_right, trained_responses
+from benchmarks.experiments.capitals.ppo_experiment import EXPERIMENT as PPO_EXPERIMENT
 from benchmarks.experiments.capitals.preferences import ASR_DPO, DPO
 from benchmarks.experiments.capitals.rewarded import by_punctuation, fixed_length, mask_of_segments, whole_response
 from benchmarks.experiments.capitals.settings import CapitalsSettings
@@ -121,9 +122,19 @@ def test_reward_model_trains_on_the_source_of_the_rewards():
 
 
 def test_jobs_survive_pickling_for_worker_processes():
-    for tuning in (False, True):
-        jobs = with_needed(Plan(EXPERIMENT, tuning=tuning).jobs)
+    for experiment, tuning in product((EXPERIMENT, PPO_EXPERIMENT), (False, True)):
+        jobs = with_needed(Plan(experiment, tuning=tuning).jobs)
         assert pickle.loads(pickle.dumps(jobs)) == jobs
+
+
+def test_ppo_methods_share_the_penalty_and_the_baseline():
+    """A control with other options would measure these."""
+    shared = {
+        tuple(sorted((name, value) for name, value in method.options.items() if name in ("kl_coef", "advantages")))
+        for method in PPO_EXPERIMENT.methods
+        if method.name != "no training"
+    }
+    assert shared == {(("advantages", "rollout mean"), ("kl_coef", 1.0))}
 
 
 def test_every_option_of_a_candidate_exists():
@@ -135,7 +146,7 @@ def test_every_option_of_a_candidate_exists():
         "asr-ppo": ASRPPOConfig,
         "ppo": PPOConfig,
     }
-    for question in EXPERIMENT.questions:
+    for question in (*EXPERIMENT.questions, *PPO_EXPERIMENT.questions):
         for candidate in question.candidates:
             if candidate.method.name in configs:
                 fields = configs[candidate.method.name].__dataclass_fields__
@@ -147,7 +158,7 @@ def test_every_question_has_the_unchanged_method_among_its_candidates():
     """An option that a method takes without naming it would give a second job for the same training."""
     lacking = {
         (question.name, question.of.name)
-        for question in EXPERIMENT.questions
+        for question in (*EXPERIMENT.questions, *PPO_EXPERIMENT.questions)
         if question.of.options not in [candidate.method.options for candidate in question.candidates]
     }
     # Pivots take the place of the trigger.

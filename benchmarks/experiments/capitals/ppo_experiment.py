@@ -15,7 +15,7 @@ from benchmarks.experiments.capitals.sample_selectors import RANDOM_PPO
 from benchmarks.experiments.capitals.settings import CapitalsSettings
 from benchmarks.experiments.framework.experiment import Candidate, Method, Question
 from benchmarks.experiments.framework.jobs import Need
-from benchmarks.experiments.framework.questions import option
+from benchmarks.experiments.framework.questions import label, option
 from benchmarks.experiments.policies.thresholds import between
 
 SHARED: dict[str, Any] = {"kl_coef": 1.0, "advantages": "rollout mean"}
@@ -30,6 +30,8 @@ BASELINE = of_experiment(PPO, START)
 SEGMENTS = of_experiment(ASR_PPO, BASELINE)
 RANDOM = of_experiment(RANDOM_PPO, SEGMENTS, needs=(*PPO.needs, Need(SEGMENTS)))
 COMPARED = (BASELINE, SEGMENTS)
+WIDE = SEGMENTS.with_options(**between(0.2, 0.5), hold=False)
+LEARNING_RATES = (3e-4, 6e-4, 1e-3)
 
 EXPERIMENT = replace(
     CAPITALS,
@@ -41,13 +43,22 @@ EXPERIMENT = replace(
     questions=[
         *(option(method, "kl_coef", (0.05, 0.3, 1.0)) for method in COMPARED),
         *(option(method, "advantages", ("values", "rollout mean")) for method in COMPARED),
-        *(option(method, "learning_rate", (3e-4, 6e-4)) for method in COMPARED),
+        option(BASELINE, "learning_rate", LEARNING_RATES),
+        Question(
+            "learning rate",
+            SEGMENTS,
+            [
+                Candidate(label(rate), method.with_options(learning_rate=rate), series=zone)
+                for zone, method in {"limits 0.2, 0.3": SEGMENTS, "limits 0.2, 0.5, no hold": WIDE}.items()
+                for rate in LEARNING_RATES
+            ],
+        ),
         Question(
             "limits of the trigger",
             SEGMENTS,
             [
                 Candidate("0.2, 0.3", SEGMENTS),
-                Candidate("0.2, 0.5, no hold", SEGMENTS.with_options(**between(0.2, 0.5), hold=False)),
+                Candidate("0.2, 0.5, no hold", WIDE),
                 Candidate("0.45, 0.55, no hold", SEGMENTS.with_options(**between(0.45, 0.55), hold=False)),
             ],
             unit="quantiles of the token rewards",

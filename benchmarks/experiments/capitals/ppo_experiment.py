@@ -5,6 +5,7 @@ In the experiment on all methods a policy sometimes finds short answers that its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,8 +31,20 @@ BASELINE = of_experiment(PPO, START)
 SEGMENTS = of_experiment(ASR_PPO, BASELINE)
 RANDOM = of_experiment(RANDOM_PPO, SEGMENTS, needs=(*PPO.needs, Need(SEGMENTS)))
 COMPARED = (BASELINE, SEGMENTS)
-WIDE = SEGMENTS.with_options(**between(0.2, 0.5), hold=False)
 LEARNING_RATES = (3e-4, 6e-4, 1e-3)
+PENALTIES: dict[str, dict[str, Any]] = {"KL penalty 1": {}, "KL penalty 3": {"kl_coef": 3.0}}
+WIDE_ZONE: dict[str, Any] = {**between(0.2, 0.5), "hold": False}
+
+
+def learning_rates(method: Method, variants: Mapping[str, Mapping[str, Any]]) -> Question:
+    """Learning rates of a method and of its variants."""
+    candidates = [
+        Candidate(label(rate), method.with_options(**options, learning_rate=rate), series=name)
+        for name, options in variants.items()
+        for rate in LEARNING_RATES
+    ]
+    return Question("learning rate", method, candidates)
+
 
 EXPERIMENT = replace(
     CAPITALS,
@@ -41,24 +54,16 @@ EXPERIMENT = replace(
     conditions={CAPITALS.main_condition: CAPITALS.conditions[CAPITALS.main_condition]},
     methods=[START, BASELINE, SEGMENTS, RANDOM],
     questions=[
-        *(option(method, "kl_coef", (0.05, 0.3, 1.0)) for method in COMPARED),
+        *(option(method, "kl_coef", (0.05, 0.3, 1.0, 3.0)) for method in COMPARED),
         *(option(method, "advantages", ("values", "rollout mean")) for method in COMPARED),
-        option(BASELINE, "learning_rate", LEARNING_RATES),
-        Question(
-            "learning rate",
-            SEGMENTS,
-            [
-                Candidate(label(rate), method.with_options(learning_rate=rate), series=zone)
-                for zone, method in {"limits 0.2, 0.3": SEGMENTS, "limits 0.2, 0.5, no hold": WIDE}.items()
-                for rate in LEARNING_RATES
-            ],
-        ),
+        learning_rates(BASELINE, PENALTIES),
+        learning_rates(SEGMENTS, {**PENALTIES, "limits 0.2, 0.5, no hold": WIDE_ZONE}),
         Question(
             "limits of the trigger",
             SEGMENTS,
             [
                 Candidate("0.2, 0.3", SEGMENTS),
-                Candidate("0.2, 0.5, no hold", WIDE),
+                Candidate("0.2, 0.5, no hold", SEGMENTS.with_options(**WIDE_ZONE)),
                 Candidate("0.45, 0.55, no hold", SEGMENTS.with_options(**between(0.45, 0.55), hold=False)),
             ],
             unit="quantiles of the token rewards",

@@ -31,8 +31,8 @@ BASELINE = of_experiment(PPO, START)
 SEGMENTS = of_experiment(ASR_PPO, BASELINE)
 RANDOM = of_experiment(RANDOM_PPO, SEGMENTS, needs=(*PPO.needs, Need(SEGMENTS)))
 COMPARED = (BASELINE, SEGMENTS)
-LEARNING_RATES = (3e-4, 6e-4, 1e-3)
-PENALTIES: dict[str, dict[str, Any]] = {"KL penalty 1": {}, "KL penalty 3": {"kl_coef": 3.0}}
+LEARNING_RATES = (3e-4, 6e-4, 1e-3, 2e-3)
+PENALTIES: dict[str, dict[str, Any]] = {f"KL penalty {label(value)}": {"kl_coef": value} for value in (0.3, 1.0, 3.0)}
 WIDE_ZONE: dict[str, Any] = {**between(0.2, 0.5), "hold": False}
 
 

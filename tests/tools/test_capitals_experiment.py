@@ -35,6 +35,7 @@ from benchmarks.experiments.policies.advantages import ADVANTAGES, UNCHANGED
 from benchmarks.experiments.policies.credit import TrainedResponse, credit_measures
 from benchmarks.experiments.policies.logprobs import divergence, response_logprobs
 from benchmarks.experiments.policies.timing import timing
+from benchmarks.experiments.policies.training import segment_options
 from examples.capitals.pairs import Pair
 from examples.capitals.task import CAPITALS, answer_text, make_tokenizer, score
 from examples.common.estimates import Estimate
@@ -127,14 +128,12 @@ def test_jobs_survive_pickling_for_worker_processes():
         assert pickle.loads(pickle.dumps(jobs)) == jobs
 
 
-def test_ppo_methods_share_the_penalty_and_the_baseline():
-    """A control with other options would measure these."""
-    shared = {
-        tuple(sorted((name, value) for name, value in method.options.items() if name in ("kl_coef", "advantages")))
-        for method in PPO_EXPERIMENT.methods
-        if method.name != "no training"
-    }
-    assert shared == {(("advantages", "rollout mean"), ("kl_coef", 1.0))}
+def test_controls_of_asr_ppo_have_its_options():
+    """With others, a difference could come from the options."""
+    options = {method.name: method.options for method in PPO_EXPERIMENT.methods}
+    shared = {"kl_coef": 3.0, "advantages": "rollout mean", "learning_rate": 1e-3}
+    assert options["random-ppo"] == options["ppo, options of asr-ppo"] == shared
+    assert options["asr-ppo"] == {**segment_options(), **shared}
 
 
 def test_every_option_of_a_candidate_exists():

@@ -84,8 +84,13 @@ def question_plot(results: Results, question: str) -> Figure:
         axes.set_title(method, fontsize=9)
     for axes in grid[len(methods) :]:
         axes.remove()
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=8)
+    # Methods may have different series.
+    named = {
+        label: handle
+        for axes in grid[: len(methods)]
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(named.values(), named, loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 
@@ -117,7 +122,7 @@ def draw_candidates(axes: Axes, results: Results, entries: Sequence[Entry]) -> N
     for entry in results["methods"]:
         if entry["method"] == entries[0]["baseline"] and entry["condition"] in {condition for condition, _ in lines}:
             (level,), _ = values([entry], headline)
-            label = f"{entry['condition']}, {entry['method']}"
+            label = f"{entry['condition']}, baseline"
             axes.axhline(level, color=color[entry["condition"]], linestyle="--", linewidth=1, label=label)
     slanted: dict[str, Any] = {} if ordered else {"rotation": 25, "ha": "right"}
     axes.set_xticks(range(len(labels)), labels, fontsize=8, **slanted)

@@ -104,8 +104,8 @@ sanitize-emulated: $(READY)
 	library=$$($(BIN)/python -m tests.cuda_emulation.build --sanitize) && SEGKERNEL_LIBRARY=$$library \
 	$(WITH_SANITIZERS) $(PYTEST) -q -m "not slow and not compiles" $(EMULATED_TESTS)
 
-# Compare methods with their baselines; resumes an interrupted run. MODEL=capitals-ppo: PPO only, with a stronger KL
-# penalty. MODEL=smollm2: on a real language model. MODEL=gsm8k DATA=file: on pairs of solutions from a file. TUNE=1:
+# Compare methods with their baselines; resumes an interrupted run. MODEL=capitals-ppo: PPO only, with tuned KL
+# penalties. MODEL=smollm2: on a real language model. MODEL=gsm8k DATA=file: on pairs of solutions from a file. TUNE=1:
 # compare candidates, on other seeds. DECIDING=1: only the methods that decide. QUICK=1 takes minutes and stores no
 # results.
 experiment: $(READY)

@@ -159,7 +159,7 @@ def test_reference_model_of_slm_rft_learned_the_preferred_answers(finished):
 
 
 @pytest.mark.slow
-def test_rejection_sampling_accepts_well_formed_answers_only_where_asked(finished, monkeypatch):
+def test_rejection_sampling_accepts_well_formed_answers_only(finished, monkeypatch):
     work, _ = finished
     # Stands for the form of an answer; the tiny model writes none that is well-formed.
     monkeypatch.setattr(Answer, "is_well_formed", property(lambda answer: len(answer.ids) % 2 == 0))
@@ -169,8 +169,9 @@ def test_rejection_sampling_accepts_well_formed_answers_only_where_asked(finishe
         rows = rejection_trainer(work, job, RFTTrainer, RFTConfig).train_dataset
         return [len(ids) % 2 == 0 for ids in rows["response_ids"]]
 
-    assert 0 < sum(accepted(RFT)) < len(accepted(RFT))
-    assert all(accepted(RFT.with_options(acceptable="well-formed answers")))
+    every = accepted(RFT.with_options(acceptable="every answer"))
+    assert 0 < sum(every) < len(every)
+    assert all(accepted(RFT))
 
 
 @pytest.mark.slow

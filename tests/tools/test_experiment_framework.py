@@ -25,7 +25,6 @@ from benchmarks.experiments.framework.jobs import Job, Need, Step, with_needed
 from benchmarks.experiments.framework.output import write_results
 from benchmarks.experiments.framework.page import markers, page_text, pictures_of, ran_on, write_page
 from benchmarks.experiments.framework.plan import Plan
-from benchmarks.experiments.framework.plots import question_plot
 from benchmarks.experiments.framework.settings import Settings
 from benchmarks.experiments.framework.tables import candidate_tables, detailed_table, method_tables, stage_table
 from benchmarks.experiments.framework.workspace import Workspace
@@ -161,26 +160,6 @@ def test_settings_folder_depends_on_all_settings_but_the_seeds(tmp_path):
 def test_experiment_refuses_two_functions_of_one_name():
     with pytest.raises(ValueError, match="steps: expected one function for the name 'masked', got two"):
         replace(STUB, methods=[*STUB.methods, replace(MASKED, run=control)])
-
-
-def test_legend_names_the_series_of_every_method():
-    def entry(method, series):
-        mean = {"right": {"mean": 0.5, "half_width": 0.1}}
-        shared = {"question": "strength", "unit": "", "label": "1", "condition": "all pairs", "baseline": "start"}
-        return {**shared, "of": method, "method": method, "series": series, "mean": mean}
-
-    candidates = [entry("plain", "weak"), entry("masked", "weak"), entry("masked", "strong")]
-    start = {"method": "start", "condition": "all pairs", "mean": {"right": {"mean": 0.25, "half_width": 0.1}}}
-    columns = [{"label": "right", "measure": "right", "unit": "percent", "digits": 1, "compact": False, "package": ""}]
-    results = {
-        "columns": columns,
-        "conditions": {"all pairs": {}},
-        "methods": [start],
-        "candidates": candidates,
-    }
-    (legend,) = question_plot(results, "strength").legends
-    named = [text.get_text() for text in legend.get_texts()]
-    assert named == ["all pairs, baseline", "all pairs, weak", "all pairs, strong"]
 
 
 def test_tuning_run_has_hand_computed_results(tuned):

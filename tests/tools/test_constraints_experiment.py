@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForTokenClassification
 
 from benchmarks.experiments import __main__ as command
 from benchmarks.experiments.constraints import __main__ as segments_command
-from benchmarks.experiments.constraints import grammar
+from benchmarks.experiments.constraints import grammar, measures
 from benchmarks.experiments.constraints.answers import Answer, answer_credit
 from benchmarks.experiments.constraints.experiment import EXPERIMENT
 from benchmarks.experiments.constraints.measures import measure_answers
@@ -32,8 +32,9 @@ from benchmarks.experiments.framework.plan import Plan
 from benchmarks.experiments.policies.logprobs import gained, pair_logprobs
 from examples.common.workers import quiet
 from segkernel.training import RFTConfig, RFTTrainer
+from segkernel.training.data.collators import ResponseCollator
 from segkernel.training.data.columns import SIDES
-from segkernel.training.rewards.reward_model import prefix_scores
+from segkernel.training.rewards.reward_model import prefix_scores, set_score_scale
 from tests.quiet import restored_after_quiet
 from tests.tools.constraints_model import write_model
 
@@ -234,3 +235,33 @@ def test_reward_model_of_a_job_scores_as_it_was_trained_to(tmp_path, monkeypatch
         scores = prefix_scores(model, batch)
     assert scores[0, 3].item() == pytest.approx(0.25 * outputs[0, 1:].sum().item(), abs=1e-6)
     assert scores[1, 1].item() == pytest.approx(0.25 * outputs[1, 1].item(), abs=1e-6)
+
+
+class RewardPerToken(torch.nn.Module):
+    """Reward model whose output at a token depends on the token alone."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rewards):
+        super().__init__()
+        self.rewards, self.config = rewards, SimpleNamespace()
+        set_score_scale(self, 1.0)
+
+    def forward(self, input_ids, attention_mask=None):
+        return SimpleNamespace(
+            logits=torch.tensor([[[self.rewards[one]] for one in row] for row in input_ids.tolist()])
+        )
+
+
+def test_violations_found_compares_tokens_of_violations_with_all_others(monkeypatch):
+    def pair(chosen, rejected):
+        return SimpleNamespace(prompt="", chosen=Answer(chosen, "", True), rejected=Answer(rejected, "", True))
+
+    monkeypatch.setattr(measures, "prompt_ids", lambda tokenizer, prompt: [3, 4])
+    monkeypatch.setattr(measures, "answer_credit", lambda tokenizer, ids: [-1 if one in (6, 9) else 1 for one in ids])
+    monkeypatch.setattr(ResponseCollator, "of", lambda tokenizer: ResponseCollator(0))
+    model = RewardPerToken({0: -9.0, 3: 5.0, 4: -5.0, 5: 1.0, 6: 0.0, 7: -1.0, 8: 2.0, 9: 0.5})
+    work = SimpleNamespace(tokenizer=None, measured_batch=2)
+    # The answer of both pairs counts once. Violations: 0, 0, 0.5; others: 1, -1, 2. Six of nine choices are right.
+    pairs = [pair((5, 6, 7), (8, 6)), pair((5, 6, 7), (9,))]
+    assert measures.violations_found(work, model, pairs) == pytest.approx(6 / 9)

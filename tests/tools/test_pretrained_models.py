@@ -128,6 +128,36 @@ def test_gradients_reach_only_the_trained_layers(loaded):
         assert {value.dtype for name, value in model.named_parameters() if name in reached} == {torch.float32}
 
 
+@pytest.mark.parametrize("layers", [0, 2])
+def test_head_of_a_reward_model_reads_the_output_of_the_first_layers(folder, layers):
+    quiet()
+    model = Models(str(folder), 2, torch.float32, reward_layers=layers).reward_model()
+    head = {"model.norm.weight", "score.weight", "score.bias"}
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == head
+    torch.nn.init.normal_(model.score.weight)
+    ids, mask = padded(ROWS, left=False, pad=1)
+    scores = model(input_ids=ids, attention_mask=mask).logits
+    with torch.no_grad():
+        every = LlamaForCausalLM.from_pretrained(folder)(ids, mask, output_hidden_states=True).hidden_states
+        normal = every[layers] * (every[layers].square().mean(-1, keepdim=True) + model.config.rms_norm_eps).rsqrt()
+        expected = normal @ model.score.weight.T + model.score.bias
+    torch.testing.assert_close(scores[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-5)
+
+
+def test_value_model_and_policy_do_not_depend_on_the_layers_of_the_reward_model(folder):
+    quiet()
+    shallow, deep = (Models(str(folder), 2, torch.float32, reward_layers=layers) for layers in (1, None))
+    ids = torch.tensor([ROWS[0]])
+    with torch.no_grad():
+        shallow.reward_model()(input_ids=ids)  # keeps the output of one layer for this text
+        assert torch.equal(shallow.policy()(input_ids=ids).logits, deep.policy()(input_ids=ids).logits)
+        value = shallow.value_model()
+        assert not value(input_ids=ids).logits.any()
+    assert len(value.model.layers) == 4
+    assert not any(value.get_parameter(f"model.layers.{layer}.mlp.up_proj.weight").requires_grad for layer in (0, 1))
+    assert all(value.get_parameter(f"model.layers.{layer}.mlp.up_proj.weight").requires_grad for layer in (2, 3))
+
+
 def test_models_and_trainers_follow_the_device(folder, monkeypatch, tmp_path):
     def on(device: str) -> ConstraintsWorkspace:
         monkeypatch.setattr(Models, "device", torch.device(device))

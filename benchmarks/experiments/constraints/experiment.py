@@ -24,7 +24,8 @@ LEGEND = (
     "per sampled answer; length in tokens. A mask agrees with the true credit at a token if it keeps the token exactly "
     "when its credit has the sign of its answer's verdict. Pairs ranked right: held-out pairs whose preferred answer "
     "gained more log-probability than the other, over whole answers or over the tokens under the mask. Segments: per "
-    "60 tokens."
+    "60 tokens. Violations found: how often a token of a violation has a lower reward than another token (the AUC; "
+    "chance is 50 %), in held-out answers."
 )
 
 EXPERIMENT = Experiment(
@@ -61,6 +62,7 @@ EXPERIMENT = Experiment(
         Column("training pairs", "pairs", "number", digits=0),
         Column("adversarial pairs", "adversarial", "number", digits=0),
         Column("held-out pairs ranked right", "accuracy"),
+        Column("violations found", "violations_found"),
         Column("well-formed answers", "well_formed"),
         *(Column(rule.name, rule.name) for rule in RULES),
     ],

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
+from scipy.stats import mannwhitneyu
 from transformers import PreTrainedModel
 
-from benchmarks.experiments.constraints.answers import Answer, prompt_ids, sample_answers, shares_met
+from benchmarks.experiments.constraints.answers import Answer, answer_credit, prompt_ids, sample_answers, shares_met
 from benchmarks.experiments.constraints.grammar import lints_per_100_words
+from benchmarks.experiments.constraints.pairs import Pair
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.jobs import Job
 from benchmarks.experiments.policies.logprobs import divergence
 from benchmarks.experiments.pretrained.preferences import held_out_accuracy
+from segkernel.training.data.collators import ResponseCollator
+from segkernel.training.rewards.prefix_scores import token_rewards
+from segkernel.training.rewards.reward_model import prefix_scores
+from segkernel.training.trainer.batches import response_batch
 
 
 def measure_policy(work: ConstraintsWorkspace, model: PreTrainedModel, *, job: Job) -> dict[str, float | None]:
@@ -52,3 +60,36 @@ def measure_answers(answers: Sequence[Answer]) -> dict[str, float]:
         "length": sum(len(one.ids) for one in answers) / len(answers),
         **{name: share for name, share in shares_met(answers).items() if name != "all"},
     }
+
+
+@torch.no_grad()
+def violations_found(work: ConstraintsWorkspace, reward_model: PreTrainedModel, pairs: Sequence[Pair]) -> float:
+    """Share of the two-token choices in which a token of a violation has the lower reward: the AUC over all tokens.
+
+    The tokens are those of all answers of the pairs, without repetitions; chance is 0.5.
+    """
+    answers = list(
+        dict.fromkeys(
+            (tuple(prompt_ids(work.tokenizer, p.prompt)), side.ids) for p in pairs for side in (p.chosen, p.rejected)
+        )
+    )
+    collator = ResponseCollator.of(work.tokenizer)
+    rewards, credits = [], []
+    for first in range(0, len(answers), work.measured_batch):
+        prompts, responses = zip(*answers[first : first + work.measured_batch], strict=True)
+        batch = response_batch([*map(list, prompts)], [*map(list, responses)], collator, reward_model.device)
+        found = token_rewards(prefix_scores(reward_model, batch), batch, "difference")
+        rewards.append(found[batch["response_mask"]].double().cpu().numpy())
+        credits += [sign for ids in responses for sign in answer_credit(work.tokenizer, ids)]
+    return ranked_lower(np.concatenate(rewards), np.array(credits) < 0)
+
+
+def ranked_lower(values: np.ndarray, of: np.ndarray) -> float:
+    """Probability that a value of one group is lower than one of the rest; equal values count half.
+
+    Example:
+        >>> ranked_lower(np.array([1.0, 2.0, 2.0, 3.0]), np.array([True, False, True, False]))
+        0.875
+    """
+    group, rest = values[of], values[~of]
+    return 1 - float(mannwhitneyu(group, rest).statistic) / (len(group) * len(rest))

@@ -5,9 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import nn
-from transformers import PreTrainedModel
-
 from benchmarks.experiments.constraints.answers import MAX_TOKENS, prompt_ids
 from benchmarks.experiments.constraints.preferences import LEARNING_RATE, START, training
 from benchmarks.experiments.constraints.rejection import NEEDS, reward_job
@@ -61,17 +58,9 @@ def ppo_trainer(
         None,
         work.tokenizer,
         reward_model=work.reward_model(reward_job(job)),
-        value_model=value_model(work, job),
+        value_model=work.models.value_model(),
     )
     return trainer
-
-
-def value_model(work: ConstraintsWorkspace, job: Job) -> PreTrainedModel:
-    """The reward model with a head of zeros: its own head gives the change that a token makes to the score."""
-    model: Any = work.reward_model(reward_job(job))
-    for parameter in model.score.parameters():
-        nn.init.zeros_(parameter)
-    return model
 
 
 def proximal(

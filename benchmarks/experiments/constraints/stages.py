@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.experiments.constraints.answers import sample_answers, shares_met
+from benchmarks.experiments.constraints.measures import violations_found
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
 from benchmarks.experiments.framework.jobs import Job, Need, Step
 from benchmarks.experiments.pretrained.rewards import train_reward_model
@@ -39,8 +40,9 @@ def answers(work: ConstraintsWorkspace, job: Job) -> dict[str, Any]:
 
 
 def reward(work: ConstraintsWorkspace, job: Job) -> dict[str, Any]:
-    pairs = work.pairs(job.sources["pairs"])[: work.settings.reward_pairs]
-    return train_reward_model(work, job, work.rows(pairs), work.rows(work.pairs("held out")))
+    pairs, held_out = work.pairs(job.sources["pairs"])[: work.settings.reward_pairs], work.pairs("held out")
+    model, result = train_reward_model(work, job, work.rows(pairs), work.rows(held_out))
+    return {**result, "violations_found": violations_found(work, model, held_out)}
 
 
 ANSWERS = Step("answers", answers)

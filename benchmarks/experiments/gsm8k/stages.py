@@ -18,7 +18,7 @@ def pairs(work: GSM8KWorkspace, job: Job) -> dict[str, Any]:
 
 def reward(work: GSM8KWorkspace, job: Job) -> dict[str, Any]:
     training = work.pairs("training")[: work.settings.reward_pairs]
-    return train_reward_model(work, job, training, work.held_out_rows())
+    return train_reward_model(work, job, training, work.held_out_rows())[1]
 
 
 PAIRS = Step("pairs", pairs)

@@ -18,12 +18,20 @@ from segkernel.training.models import ModelArguments, load_causal_lm, load_token
 
 
 class Models:
-    """Models of one process: the pretrained one is read once, and its frozen layers run once per text."""
+    """Models of one process: the pretrained one is read once, and its frozen layers run once per text.
 
-    def __init__(self, name: str, trained_layers: int, dtype: torch.dtype) -> None:
+    Args:
+        name: name or folder of the pretrained model.
+        trained_layers: how many of the last layers are trained.
+        dtype: that of the frozen weights and of the matrix products.
+        reward_layers: a reward model reads the output of this many first layers, which are frozen; only its head is
+            trained. `None`: it has all layers, and as many are trained as in a policy.
+    """
+
+    def __init__(self, name: str, trained_layers: int, dtype: torch.dtype, reward_layers: int | None = None) -> None:
         self.tokenizer, self.pretrained = read_pretrained(name, self.device)
-        self.trained_layers, self.dtype = trained_layers, dtype
-        self.cache = HiddenStates()
+        self.trained_layers, self.dtype, self.reward_layers = trained_layers, dtype, reward_layers
+        self.cache, self.reward_cache = HiddenStates(), HiddenStates()
 
     @property
     def device(self) -> torch.device:
@@ -32,10 +40,30 @@ class Models:
 
     def policy(self, folder: Path | None = None) -> PreTrainedModel:
         """Policy saved in a folder; the pretrained model without one."""
-        return self._on_trunk(copy.deepcopy(self.pretrained), folder)
+        policy = copy.deepcopy(self.pretrained)
+        freeze_trunk(policy, self.cache, trained=self.trained_layers, dtype=self.dtype)
+        return with_weights(policy, folder)
 
     def reward_model(self, folder: Path | None = None) -> PreTrainedModel:
         """Reward model saved in a folder; one with a new head of zeros without one."""
+        if self.reward_layers is None:
+            return with_weights(self.value_model(), folder)
+        model: Any = self._with_scalar_head()
+        body = model.model
+        body.layers = body.layers[: self.reward_layers]
+        model.config.num_hidden_layers = body.config.num_hidden_layers = self.reward_layers
+        nn.init.ones_(body.norm.weight)  # the pretrained one is made for the output of all layers
+        freeze_trunk(model, self.reward_cache, trained=0, dtype=self.dtype)
+        return with_weights(model, folder)
+
+    def value_model(self) -> PreTrainedModel:
+        """The pretrained model with a head of zeros; as many of its layers are trained as in a policy."""
+        model = self._with_scalar_head()
+        freeze_trunk(model, self.cache, trained=self.trained_layers, dtype=self.dtype)
+        return model.eval()
+
+    def _with_scalar_head(self) -> PreTrainedModel:
+        """The pretrained layers under a head of zeros with one output per token."""
         config = copy.deepcopy(self.pretrained.config)
         config.num_labels, config.classifier_dropout = 1, 0.0
         with torch.device("meta"):  # every weight is replaced
@@ -44,15 +72,16 @@ class Models:
         model.score.to_empty(device=self.device)
         for parameter in model.score.parameters():
             nn.init.zeros_(parameter)
-        return self._on_trunk(model, folder)
+        return model
 
-    def _on_trunk(self, model: PreTrainedModel, folder: Path | None) -> PreTrainedModel:
-        freeze_trunk(model, self.cache, trained=self.trained_layers, dtype=self.dtype)
-        if folder is not None:
-            missing, unexpected = model.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)
-            assert not unexpected
-            assert not any(model.get_parameter(name).requires_grad for name in missing)
-        return model.eval()
+
+def with_weights(model: PreTrainedModel, folder: Path | None) -> PreTrainedModel:
+    """The model with the trained weights of a folder, if one is given, in evaluation mode."""
+    if folder is not None:
+        missing, unexpected = model.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)
+        assert not unexpected
+        assert not any(model.get_parameter(name).requires_grad for name in missing)
+    return model.eval()
 
 
 @lru_cache(maxsize=1)

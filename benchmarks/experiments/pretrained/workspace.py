@@ -21,8 +21,8 @@ SettingsType = TypeVar("SettingsType", bound=PretrainedSettings)
 
 
 @lru_cache(maxsize=1)  # hidden states take up to 576 MB in bfloat16 with SmolLM2
-def models_of(name: str, trained_layers: int, dtype: str, seed: int) -> Models:
-    return Models(name, trained_layers, getattr(torch, dtype))
+def models_of(name: str, trained_layers: int, dtype: str, reward_layers: int | None, seed: int) -> Models:
+    return Models(name, trained_layers, getattr(torch, dtype), reward_layers)
 
 
 class PretrainedWorkspace(Workspace[SettingsType]):
@@ -36,7 +36,8 @@ class PretrainedWorkspace(Workspace[SettingsType]):
     @property
     def models(self) -> Models:
         folder = converted(self.settings.model, self.folder.parent / "start-model")
-        return models_of(str(folder), self.settings.trained_layers, self.settings.dtype, self.seed)
+        settings = self.settings
+        return models_of(str(folder), settings.trained_layers, settings.dtype, settings.reward_layers, self.seed)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

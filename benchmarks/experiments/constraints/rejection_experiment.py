@@ -1,0 +1,38 @@
+"""The experiment on a real model, rejection sampling alone: a reward model on the first layers, a larger learning rate.
+
+A linear head on the output of the second layer finds violations better than a reward model of all layers. Violations
+are words and signs, which lower layers tell apart best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.experiments.constraints.experiment import EXPERIMENT as SMOLLM2
+from benchmarks.experiments.constraints.preferences import START
+from benchmarks.experiments.constraints.rejection import ASR_RFT, RANDOM_RFT, RFT, TRUE_CREDIT_RFT
+from benchmarks.experiments.constraints.settings import ConstraintsSettings
+from benchmarks.experiments.framework.jobs import Need
+from benchmarks.experiments.framework.questions import option
+from benchmarks.experiments.policies.thresholds import FEW_LIMITS, limits
+
+OPTIONS: dict[str, Any] = {"learning_rate": 3e-4}
+BEST_RFT = RFT.with_options(**OPTIONS)
+BEST_ASR_RFT = replace(ASR_RFT.with_options(**OPTIONS), baseline=BEST_RFT)
+RANDOM = replace(RANDOM_RFT.with_options(**OPTIONS), baseline=BEST_ASR_RFT, needs=(Need(BEST_ASR_RFT),))
+TRUE_CREDIT = replace(TRUE_CREDIT_RFT.with_options(**OPTIONS), baseline=BEST_RFT)
+LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+
+EXPERIMENT = replace(
+    SMOLLM2,
+    name="smollm2-rft",
+    title="SmolLM2 under constraints: rejection sampling with a reward model on two layers",
+    settings=ConstraintsSettings(seeds=(5, 6, 7, 8, 9), reward_layers=2, reward_epochs=4, reward_learning_rate=1e-3),
+    conditions={SMOLLM2.main_condition: SMOLLM2.conditions[SMOLLM2.main_condition]},
+    methods=[START, BEST_RFT, BEST_ASR_RFT, RANDOM, TRUE_CREDIT],
+    questions=[
+        *(option(method, "learning_rate", LEARNING_RATES) for method in (BEST_RFT, BEST_ASR_RFT, TRUE_CREDIT)),
+        limits(BEST_ASR_RFT, FEW_LIMITS),
+    ],
+)

@@ -9,16 +9,18 @@ trained. With the divisor outputs grow larger before the loss is as low.
 """
 
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from segkernel import _validate
 from segkernel.losses import bradley_terry_loss
 from segkernel.training.data.columns import SIDES
 from segkernel.training.data.tables import list_lengths
+from segkernel.training.models.first_layers import keep_first_layers
 from segkernel.training.rewards.prefix_scores import sequence_scores
 from segkernel.training.rewards.reward_model import ScoreReduction, prefix_scores, set_score_scale
 from segkernel.training.trainer.base import Split
@@ -39,16 +41,37 @@ class RewardConfig(PreferenceConfig):
         },
     )
 
+    layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Keep only so many of the model's first layers, frozen, and train a linear head on their output. "
+            "With few layers and --score sum, token rewards are about the tokens themselves. Default: train the whole "
+            "model."
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _validate.one_of("score", self.score, get_args(ScoreReduction))
+        if self.layers is not None:
+            _validate.integer("layers", self.layers, at_least=1)
 
 
 class RewardTrainer(PreferenceTrainer):
-    """Trains a model with one output per token (`num_labels=1`) to score `chosen` above `rejected`."""
+    """Trains a model with one output per token (`num_labels=1`) to score `chosen` above `rejected`.
+
+    With `args.layers` the model itself is cut after its first layers.
+    """
 
     accuracy_metric = "accuracy"
     args: RewardConfig
+
+    def __init__(self, model: PreTrainedModel, args: RewardConfig, *rows: Any, **kwargs: Any) -> None:
+        if args.layers is not None:
+            if kwargs.get("peft_config") is not None:
+                raise ValueError("layers: expected no adapter with it, since only the head is trained, got one")
+            keep_first_layers(model, args.layers)
+        super().__init__(model, args, *rows, **kwargs)
 
     def prepare(self, dataset: Dataset, split: Split) -> Dataset:
         dataset = super().prepare(dataset, split)

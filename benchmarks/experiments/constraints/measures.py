@@ -64,9 +64,10 @@ def measure_answers(answers: Sequence[Answer]) -> dict[str, float]:
 
 @torch.no_grad()
 def violations_found(work: ConstraintsWorkspace, reward_model: PreTrainedModel, pairs: Sequence[Pair]) -> float:
-    """Share of the two-token choices in which a token of a violation has the lower reward: the AUC over all tokens.
+    """AUC: the probability that a token of a violation has a lower reward than a token outside of violations.
 
-    The tokens are those of all answers of the pairs, without repetitions; chance is 0.5.
+    The tokens are those of the answers of the pairs; an answer in several pairs counts once. Each pair has a violation,
+    since the judge tells its answers apart by them.
     """
     answers = list(
         dict.fromkeys(

@@ -15,6 +15,7 @@ from transformers import LlamaForTokenClassification, PreTrainedModel, PreTraine
 
 from benchmarks.experiments.pretrained.trunk import HiddenStates, freeze_trunk
 from segkernel.training.models import ModelArguments, load_causal_lm, load_tokenizer
+from segkernel.training.models.first_layers import keep_first_layers
 
 
 class Models:
@@ -48,11 +49,8 @@ class Models:
         """Reward model saved in a folder; one with a new head of zeros without one."""
         if self.reward_layers is None:
             return with_weights(self.value_model(), folder)
-        model: Any = self._with_scalar_head()
-        body = model.model
-        body.layers = body.layers[: self.reward_layers]
-        model.config.num_hidden_layers = body.config.num_hidden_layers = self.reward_layers
-        nn.init.ones_(body.norm.weight)  # the pretrained one is made for the output of all layers
+        model = self._with_scalar_head()
+        keep_first_layers(model, self.reward_layers)
         freeze_trunk(model, self.reward_cache, trained=0, dtype=self.dtype)
         return with_weights(model, folder)
 
@@ -69,6 +67,7 @@ class Models:
         with torch.device("meta"):  # every weight is replaced
             model = LlamaForTokenClassification(config)
         model.model = copy.deepcopy(self.pretrained.base_model)
+        model.model.config = config
         model.score.to_empty(device=self.device)
         for parameter in model.score.parameters():
             nn.init.zeros_(parameter)

@@ -20,7 +20,7 @@ from segkernel.training.rewards.reward_model import set_score_scale
 SettingsType = TypeVar("SettingsType", bound=PretrainedSettings)
 
 
-@lru_cache(maxsize=1)  # hidden states take up to 576 MB in bfloat16 with SmolLM2
+@lru_cache(maxsize=1)  # the hidden states of both caches take up to 576 MB each in bfloat16 with SmolLM2
 def models_of(name: str, trained_layers: int, dtype: str, reward_layers: int | None, seed: int) -> Models:
     return Models(name, trained_layers, getattr(torch, dtype), reward_layers)
 

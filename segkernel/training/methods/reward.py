@@ -40,7 +40,6 @@ class RewardConfig(PreferenceConfig):
             "`sum` of the outputs at its tokens, or the sum divided by the `mean` length of the training responses."
         },
     )
-
     layers: int | None = field(
         default=None,
         metadata={

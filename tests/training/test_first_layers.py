@@ -13,18 +13,11 @@ from segkernel.training.models import ModelArguments, load_reward_model, load_sc
 from segkernel.training.models.first_layers import keep_first_layers
 from segkernel.training.models.scalar_head import body_of
 from segkernel.training.trainer.batches import model_logits
+from tests.training.test_models import SIZES as ONE_LAYER
 from tests.training.test_models import batch, save
 from tests.training.trainer_helpers import QUICK_PAIRS, pairs
 
-SIZES = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-}
+SIZES = {**ONE_LAYER, "num_hidden_layers": 3}
 KINDS: dict[str, dict[str, Any]] = {
     "Llama": SIZES,
     "Mistral": SIZES,

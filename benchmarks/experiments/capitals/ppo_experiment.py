@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.experiments.capitals.experiment import ANSWERS, MEASURES
 from benchmarks.experiments.capitals.experiment import EXPERIMENT as CAPITALS
 from benchmarks.experiments.capitals.preferences import START
 from benchmarks.experiments.capitals.rollouts import ASR_PPO, PPO
@@ -65,6 +66,7 @@ EXPERIMENT = replace(
     title="Capitals: PPO with tuned KL penalties",
     settings=CapitalsSettings(seeds=tuple(range(55, 75)), tuning_seeds=tuple(range(100, 110))),
     conditions={CAPITALS.main_condition: CAPITALS.conditions[CAPITALS.main_condition]},
+    legend=f"{ANSWERS} {MEASURES}",
     methods=[START, BEST_PPO, BEST_ASR_PPO, SAME_PPO, RANDOM],
     questions=[
         *(option(method, "kl_coef", (0.05, 0.3, 1.0, 3.0)) for method in COMPARED),

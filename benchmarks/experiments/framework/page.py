@@ -116,5 +116,15 @@ def described(run: Mapping[str, Any]) -> str:
     return (
         f"{here['gpu'] + '; ' if 'gpu' in here else ''}{here['cpu']}, {here['cores']} cores; "
         f"Python {here['python']}, {versions}; "
-        f"{run['wall_seconds'] / 60:.0f} minutes in {count} process{'es' if count > 1 else ''}."
+        f"{duration(run['wall_seconds'])} in {count} process{'es' if count > 1 else ''}."
     )
+
+
+def duration(seconds: float) -> str:
+    """A time in minutes, or in seconds if it is under two minutes.
+
+    Example:
+        >>> duration(300.0), duration(20.3)
+        ('5 minutes', '20 seconds')
+    """
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

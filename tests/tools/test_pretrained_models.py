@@ -95,6 +95,23 @@ def test_cached_trunk_is_independent_of_padding_and_other_rows(loaded, left):
 
 
 @torch.no_grad()
+def test_hidden_states_of_texts_with_a_common_beginning_are_those_of_each_text_alone(loaded):
+    start = [5, 3, 9, 4]
+    rows = [[*start, 7, 8], [*start, 7, 6, 10], start, [*start, 11], [5, 8, 4, 7], [6, 3, 9, 4]]
+    policy = loaded.policy()
+    ids, mask = padded(rows, left=False, pad=1)
+    policy(input_ids=ids, attention_mask=mask)
+    together = dict(loaded.cache.found)
+    loaded.cache.found.clear()
+    for row in rows:
+        policy(input_ids=torch.tensor([row]))
+        alone = loaded.cache[tuple(row)]
+        assert alone.shape == (len(row), policy.config.hidden_size)
+        tolerance = 1e-5 if loaded.dtype == torch.float32 else 0.02
+        torch.testing.assert_close(together[tuple(row)], alone, atol=tolerance, rtol=tolerance)
+
+
+@torch.no_grad()
 def test_hidden_states_keep_the_texts_used_last_within_their_limit(loaded):
     policy, cache = loaded.policy(), loaded.cache
     cache.limit = sum(map(len, ROWS))

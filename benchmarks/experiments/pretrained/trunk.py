@@ -1,6 +1,7 @@
 """Frozen lower layers of a language model, with their outputs cached by text.
 
-Only the layers above are trained, so the lower ones give every training text the same hidden states at each pass.
+Only the layers above are trained, so the lower ones give every training text the same hidden states at each pass. Texts
+that are computed together share the states of a common beginning, such as their prompt.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import LlamaModel, PreTrainedModel
+
+from benchmarks.experiments.pretrained.prefix_tree import pack
 
 
 class HiddenStates:
@@ -93,13 +96,18 @@ class CachedTrunk(LlamaModel):
 
     @torch.no_grad()
     def compute(self, texts: Sequence[tuple[int, ...]]) -> None:
-        """Run the frozen layers on texts and store what they give."""
-        longest = max(map(len, texts))
-        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=self.device)
+        """Run the frozen layers on texts, once on a beginning that texts share, and store what they give."""
+        packed = pack(texts)
         with self.only(slice(0, self.frozen), norm=False):
-            hidden = super().forward(input_ids=ids, use_cache=False).last_hidden_state
-        for text, row in zip(texts, hidden, strict=True):
-            self.cache[text] = row[: len(text)].to(self.products).clone()
+            output = super().forward(
+                input_ids=packed.ids.to(self.device),
+                attention_mask=packed.attends[:, None].to(self.device),
+                position_ids=packed.positions.to(self.device),
+                use_cache=False,
+            )
+        for text in texts:
+            row, places = packed.places[text]
+            self.cache[text] = output.last_hidden_state[row, places].to(self.products)
 
     @contextmanager
     def only(self, layers: slice, *, norm: bool = True) -> Iterator[None]:

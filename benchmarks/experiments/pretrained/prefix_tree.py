@@ -6,11 +6,12 @@ A row is a tree: each token attends to the tokens before it in its text, which m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from segkernel.training.data.prefixes import common_prefix_length
 
 Text = tuple[int, ...]
 
@@ -45,7 +46,7 @@ def pack(texts: Sequence[Text], longest: int = 512) -> Packed:
     places: dict[Text, tuple[int, list[int]]] = {}
     before: Text = ()
     for text in sorted(set(texts)):  # texts with a common beginning are neighbors
-        shared = common(before, text)
+        shared = common_prefix_length(before, text)
         if not rows or len(rows[-1]) + len(text) - shared > longest:
             rows.append([])
             shared = 0
@@ -64,8 +65,3 @@ def pack(texts: Sequence[Text], longest: int = 512) -> Packed:
         positions[row, place] = torch.arange(len(path))
         attends[row, place[:, None], place] = causal[: len(path), : len(path)]
     return Packed(ids, positions, attends, places)
-
-
-def common(one: Text, other: Text) -> int:
-    """Number of equal tokens at the beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -49,12 +49,13 @@ def colors(results: Results) -> dict[str, str]:
 
 
 def methods_plot(results: Results) -> Figure:
-    """One line of points per method, one color per condition."""
+    """One line of points per method, one color per condition that was measured."""
     entries, headline = results["methods"], columns_of(results)[0]
     methods = list(dict.fromkeys(entry["method"] for entry in entries))
     figure = Figure(figsize=(8, 1.4 + 0.42 * len(methods)), layout="constrained")
     axes = figure.subplots()
-    conditions = colors(results)
+    measured = dict.fromkeys(entry["condition"] for entry in entries)
+    conditions = {name: color for name, color in colors(results).items() if name in measured}
     for index, (condition, color) in enumerate(conditions.items()):
         offset = 0.2 * (index - (len(conditions) - 1) / 2)
         found = [entry for entry in entries if entry["condition"] == condition]

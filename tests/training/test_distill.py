@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segkernel import _cli as cli
 from segkernel.training import DistillConfig, DistillTrainer
-from segkernel.training.trainer.batches import model_logits
+from segkernel.training.trainer.response_logits import response_logits
 from tests.ops.plain_floats import logits_alone, softmax
 from tests.training.trainer_helpers import (
     QUICK,
@@ -108,7 +108,7 @@ def test_distill_sampled_loss_is_the_log_ratio_and_reinforces_by_it(tmp_path: Pa
     loss.backward()
     found = trainer.model.lm_head.weight.grad.clone()
     trainer.model.zero_grad()
-    logprobs = trainer.token_logprobs(model_logits(trainer.model, batch)[:, :-1], batch)
+    logprobs = trainer.token_logprobs(response_logits(trainer.model, batch), batch)
     weighted = (logprobs.detach() - batch["teacher_logprobs"]) * logprobs
     (weighted[batch["response_mask"]].sum() / len(tokens)).backward()
     torch.testing.assert_close(found, trainer.model.lm_head.weight.grad, rtol=1e-4, atol=1e-7)
@@ -126,8 +126,8 @@ def test_distill_sampled_gradient_is_that_of_the_kl_in_expectation(tmp_path: Pat
         "old_logprobs": torch.stack([torch.zeros(V), log_p], 1),
         "teacher_logprobs": torch.stack([torch.zeros(V), log_q], 1),
     }
-    losses, _ = trainer.sampled_losses(leaf.expand(V, 1, V), batch)
-    (found,) = torch.autograd.grad((log_p.exp() * losses[:, 0]).sum(), leaf)
+    losses, _ = trainer.sampled_losses(leaf.expand(V, V), batch)
+    (found,) = torch.autograd.grad((log_p.exp() * losses).sum(), leaf)
     exact = student.clone().requires_grad_()
     log_ratios = exact.log_softmax(-1) - log_q
     (expected,) = torch.autograd.grad((exact.softmax(-1) * log_ratios).sum(), exact)

@@ -18,7 +18,9 @@ from transformers import (
 )
 
 from segkernel.training import DPOConfig, DPOTrainer, PPOConfig, PPOTrainer, PretrainConfig, RFTConfig
+from segkernel.training.trainer.batches import model_inputs
 from segkernel.training.trainer.dropout import disable_dropout
+from segkernel.training.trainer.response_logits import logprobs_under
 from tests.training.trainer_helpers import QUICK, QUICK_PAIRS, pairs, prompts, tiny_config, tiny_lm
 
 
@@ -103,8 +105,8 @@ def test_ppo_first_ratio_is_1_with_a_model_that_has_dropout(tokenizer: Any, tmp_
 
     def spy(model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         assert model.training
-        logits, _ = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")})
-        logprobs, _ = trainer.logprobs(logits, inputs, "policy_mask")
+        logits, _ = model(**model_inputs(inputs))
+        logprobs = logprobs_under(logits, inputs, inputs["policy_mask"])
         ratios.extend((logprobs - inputs["logprobs"])[inputs["policy_mask"]].exp().tolist())
         return loss(model, inputs, *args, **kwargs)
 

@@ -124,8 +124,9 @@ def test_reward_model_on_a_causal_lm_is_causal_and_saved_with_its_bits(
         load_causal_lm(ModelArguments(model=saved), tokenizer)
 
     pair = ActorCritic(policy, value_model_like(policy))
+    whole = {**batch(ids), "response_mask": torch.ones_like(ids, dtype=torch.bool)}
     with torch.no_grad():
-        values = pair(**batch(ids))[1]
+        values = pair(**whole)[1]
         assert values.shape == (2, 5)
         assert (values == 0).all()
         for parameter in pair.value.parameters():

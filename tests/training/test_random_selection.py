@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from segkernel.training import RandomRFTConfig, RandomRFTTrainer
 from segkernel.training.data.columns import SIDES
 from segkernel.training.selection.random_tokens import random_mask, random_tokens
+from segkernel.training.trainer.response_logits import response_logits
 from tests.training.selection_helpers import ROWS, assert_loss_and_gradient, lm, logprobs_of, make, rft, whole_rewards
 from tests.training.trainer_helpers import tiny_tokenizer
 
@@ -99,7 +100,7 @@ def test_selection_chooses_among_the_tokens_of_a_rows_own_mask(tmp_path: Path, t
     selected = batch["loss_mask"]
     if method == "confpo":
         with torch.no_grad():
-            logits = trainer.model(batch["input_ids"].flatten(0, 1), batch["attention_mask"].flatten(0, 1)).logits
+            logits = response_logits(trainer.model, batch)
         selected = trainer.selected(logits, batch)
     for index, row in enumerate(rows):
         kept = selected[index, 0][batch["response_mask"][index, 0]].tolist()

@@ -19,6 +19,7 @@ from segkernel.training import (
     SLMRFTTrainer,
 )
 from segkernel.training.selection.random_tokens import random_tokens
+from segkernel.training.trainer.response_logits import response_logits
 from tests.training.selection_helpers import PROMPTS, RESPONSES, lm, logprobs_of, ppo, rft
 from tests.training.trainer_helpers import assert_resumes_to_the_same_bits, tiny_tokenizer
 
@@ -51,7 +52,7 @@ def test_slm_rft_loss_matches_its_rule(tmp_path: Path) -> None:
     masks = []
     for seed in (1, 9):
         with torch.no_grad():
-            logits = lm(tokenizer, seed)(batch["input_ids"], batch["attention_mask"]).logits
+            logits = response_logits(lm(tokenizer, seed), batch)
         masks.append(trainer.trained_tokens(logits, batch))
     assert [int(mask.sum()) for mask in masks] == [7, 7]
     assert not torch.equal(*masks)

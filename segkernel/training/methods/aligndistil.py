@@ -29,9 +29,10 @@ from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import Split
-from segkernel.training.trainer.batches import Batch, model_logits, on_device, response_batch, row_means, side
+from segkernel.training.trainer.batches import Batch, on_device, response_batch, row_means, side
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 from segkernel.training.trainer.reference import summed_logprobs, with_reference
+from segkernel.training.trainer.response_logits import at_predicted, predicted, response_logits
 
 TEACHERS = ("dpo_model", "reverse_dpo_model")
 
@@ -142,7 +143,7 @@ class AlignDistilTrainer(PreferenceTrainer):
         batch = on_device(side(self.data_collator([pairs[0]]), 0), self.args.device)
         for name, teacher in zip(TEACHERS, self.teachers, strict=True):
             with torch.no_grad():
-                logits = model_logits(teacher, batch)[batch["response_mask"]]
+                logits = response_logits(teacher, batch)
             if logits.isnan().any():
                 raise ValueError(f"{name}: expected logits that are numbers, got NaN for the first response")
 
@@ -150,11 +151,13 @@ class AlignDistilTrainer(PreferenceTrainer):
         if not model.training:
             return self.held_out_losses(model, batch)
         responses = self.sample(model, batch) if self.args.on_policy else side(batch, 0)
-        return self.response_losses(model_logits(model, responses), responses)
+        return self.response_losses(response_logits(model, responses), responses)
 
     def held_out_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = model_logits(model, batch)  # [2 * B, T, V]
-        losses, metrics = self.response_losses(logits[::2], side(batch, 0))
+        logits = response_logits(model, batch)
+        of_chosen = torch.zeros_like(batch["response_mask"])
+        of_chosen[:, 0] = True
+        losses, metrics = self.response_losses(logits[at_predicted(of_chosen, batch)], side(batch, 0))
         rewards = self.args.beta * (
             summed_logprobs(logits, batch, batch["response_mask"]) - batch["ref_response_logprobs"]
         )
@@ -162,17 +165,14 @@ class AlignDistilTrainer(PreferenceTrainer):
         accuracy = {"rewards/accuracies": (chosen > rejected).float(), "rewards/margins": chosen - rejected}
         return losses, {**metrics, **accuracy}
 
-    def response_losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses and metrics `[B]` of responses `[B, T]` under the policy's `logits`, `[B, T, V]`."""
-        labels, mask = batch["input_ids"][:, 1:], batch["response_mask"][:, 1:]
+    def response_losses(self, student: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses and metrics `[B]` of responses `[B, T]` under the policy's logits `[N, V]` (`response_logits`)."""
         with torch.no_grad():
-            of_teachers = [model_logits(teacher, batch)[:, :-1] for teacher in self.teachers]
-        # Logits that predict a response token: [N, V] each.
-        student, dpo, reverse = (logits[mask] for logits in (logits[:, :-1], *of_teachers))
+            dpo, reverse = (response_logits(teacher, batch) for teacher in self.teachers)
         settings = {"beta": self.args.beta, "strength": self.args.strength, "floor": self.args.floor}
         losses, weights = aligndistil_loss(student, dpo, reverse, **settings)
         with torch.no_grad():
-            tokens = labels[mask]
+            tokens, mask = at_predicted(batch["input_ids"], batch), predicted(batch)
             from_dpo = segkernel.token_divergences(student, dpo.to(student.dtype), None, tokens)
             by_reverse = segkernel.token_logprobs(reverse, tokens)
             assert from_dpo.other_logprobs is not None

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from segkernel.training.methods.simpo import SimPOConfig, SimPOTrainer
-from segkernel.training.trainer.batches import Batch, logprobs_under
+from segkernel.training.trainer.batches import Batch
+from segkernel.training.trainer.response_logits import logprobs_under
 
 
 @dataclass

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +30,8 @@ from segkernel.training.models.adapters import share_frozen_weights
 from segkernel.training.models.causality import check_left_padding
 from segkernel.training.models.response_tokens import ResponseTokens
 from segkernel.training.trainer.base import Items, Split
-from segkernel.training.trainer.batches import Batch, model_logits, response_batch, row_means
+from segkernel.training.trainer.batches import Batch, padded, response_batch, row_means
+from segkernel.training.trainer.response_logits import at_predicted, logprobs_under, predicted, response_logits
 from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
 
 Signal = Literal["full", "top_k", "sampled"]
@@ -157,9 +157,9 @@ class DistillTrainer(RolloutTrainer):
             student = self.token_logprobs(self.student_logits(batch), batch)
             return {"teacher_logprobs": self.token_logprobs(logits, batch), "old_logprobs": student}
         ids = logits.topk(min(self.args.top_k, logits.shape[-1]), sorted=False).indices
-        mask = batch["response_mask"][:, 1:]
-        logprobs = segkernel.token_logprobs(logits, ids, mask, temperature=self.args.temperature)
-        return {"teacher_ids": before(ids), "teacher_top_logprobs": before(logprobs)}
+        logprobs = segkernel.token_logprobs(logits, ids, temperature=self.args.temperature)
+        mask = predicted(batch)
+        return {"teacher_ids": padded(ids, mask), "teacher_top_logprobs": padded(logprobs, mask)}
 
     def student_logits(self, batch: Batch) -> Tensor:
         """Logits of the policy as it is during a rollout, without dropout."""
@@ -171,13 +171,12 @@ class DistillTrainer(RolloutTrainer):
         return logits
 
     def common_logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits `[B, T - 1, V]` that give the tokens after the first, of the columns that both models have."""
-        return model_logits(model, batch)[:, :-1, : self.columns]
+        """`response_logits` `[N, V]`, of the columns that both models have."""
+        return response_logits(model, batch)[:, : self.columns]
 
     def token_logprobs(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Log-probabilities of the response tokens, `[B, T]`, under logits `[B, T - 1, V]`."""
-        labels, mask = batch["input_ids"][:, 1:], batch["response_mask"][:, 1:]
-        return before(segkernel.token_logprobs(logits, labels, mask, temperature=self.args.temperature))
+        """Log-probabilities of the response tokens, `[B, T]`, under logits `[N, V]`."""
+        return logprobs_under(logits, batch, batch["response_mask"], temperature=self.args.temperature)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -192,24 +191,23 @@ class DistillTrainer(RolloutTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Mean loss of the response tokens over all batches of an optimizer step."""
-        logits = model_logits(model, inputs)
-        mask = inputs["response_mask"][:, 1:]
-        losses, metrics = getattr(self, f"{self.args.signal}_losses")(logits[:, :-1, : self.columns], inputs)
-        self.record_kept(mask.sum())
-        self.record({"divergence": losses, **metrics}, mask)
+        logits = response_logits(model, inputs)
+        losses, metrics = getattr(self, f"{self.args.signal}_losses")(logits[:, : self.columns], inputs)
+        self.record_kept(predicted(inputs).sum())
+        self.record({"divergence": losses, **metrics})
         items = num_items_in_batch or self.total_items([inputs])
-        loss = self.step_share(losses, mask, items["tokens"])
+        loss = self.step_share(losses, None, items["tokens"])
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def full_losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses `[B, T - 1]` of the response tokens, and metrics of that shape, from whole distributions."""
+        """Losses `[N]` of the response tokens, and metrics of that shape, from whole distributions."""
         with torch.no_grad():
             teacher = self.common_logits(self.teacher, batch).to(logits.dtype)
         found = segkernel.token_divergences(
             logits,
             teacher,
-            batch["response_mask"][:, 1:],
-            batch["input_ids"][:, 1:],
+            None,
+            at_predicted(batch["input_ids"], batch),
             kind="js",
             beta=self.args.beta,
             temperature=self.args.temperature,
@@ -220,22 +218,23 @@ class DistillTrainer(RolloutTrainer):
         return found.divergence, {**metrics, "logps": found.logprobs, "teacher_logps": found.other_logprobs}
 
     def top_k_losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses `[B, T - 1]` of the response tokens, and metrics of that shape, from the teacher's likely tokens."""
-        teacher = batch["teacher_top_logprobs"][:, 1:]
+        """Losses `[N]` of the response tokens, and metrics of that shape, from the teacher's likely tokens."""
+        mask = predicted(batch)
+        teacher = batch["teacher_top_logprobs"][mask]
         losses = segkernel.topk_divergence(
             logits,
-            batch["teacher_ids"][:, 1:],
+            batch["teacher_ids"][mask],
             teacher,
-            batch["response_mask"][:, 1:],
             kind="kl" if self.args.beta == 1 else "reverse_kl",
             temperature=self.args.temperature,
         )
         return losses, {"teacher_mass": teacher.exp().sum(-1)}
 
     def sampled_losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses `[B, T - 1]` of the response tokens, and metrics of that shape, from the sampled tokens."""
-        old, teacher = batch["old_logprobs"][:, 1:], batch["teacher_logprobs"][:, 1:]
-        logprobs = self.token_logprobs(logits, batch)[:, 1:]
+        """Losses `[N]` of the response tokens, and metrics of that shape, from the sampled tokens."""
+        names = ("input_ids", "old_logprobs", "teacher_logprobs")
+        labels, old, teacher = (at_predicted(batch[name], batch) for name in names)
+        logprobs = segkernel.token_logprobs(logits, labels, temperature=self.args.temperature)
         return (logprobs - old).exp() * (old - teacher), {"logps": logprobs, "teacher_logps": teacher}
 
     def prediction_step(
@@ -245,12 +244,7 @@ class DistillTrainer(RolloutTrainer):
         batch = response_batch(inputs["prompts"], responses, self.response_collator, self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             losses, metrics = self.full_losses(self.common_logits(model, batch), batch)
-        mask = batch["response_mask"]
-        means = {name: row_means(values[mask[:, 1:]], mask) for name, values in {"loss": losses, **metrics}.items()}
+        mask = predicted(batch)
+        means = {name: row_means(values, mask) for name, values in {"loss": losses, **metrics}.items()}
         ended = self.response_tokens.ended(responses).to(mask.device)
         return self.predicted({**means, "length": mask.sum(1), "ended": ended})
-
-
-def before(values: Tensor) -> Tensor:
-    """Values `[B, T - 1, ...]` of the tokens after the first, as `[B, T, ...]` with 0 at the first."""
-    return F.pad(values, (0, 0) * (values.dim() - 2) + (1, 0))

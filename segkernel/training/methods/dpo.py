@@ -24,9 +24,10 @@ from segkernel import _validate
 from segkernel.losses import dpo_loss
 from segkernel.training.data.columns import SIDES
 from segkernel.training.trainer.base import Split
-from segkernel.training.trainer.batches import Batch, model_logits
+from segkernel.training.trainer.batches import Batch
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 from segkernel.training.trainer.reference import kept_and_whole_logprobs, with_reference
+from segkernel.training.trainer.response_logits import response_logits
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class DPOTrainer(PreferenceTrainer):
 
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         anchored = self.args.rpo_alpha > 0
-        kept, whole = kept_and_whole_logprobs(model_logits(model, batch), batch, whole_grad=anchored)  # [B, 2] each
+        logits = response_logits(model, batch)
+        kept, whole = kept_and_whole_logprobs(logits, batch, whole_grad=anchored)  # [B, 2] each
         reference = batch["ref_logprobs"]
         first, second = (1, 0) if self.args.reverse else (0, 1)
         losses, *masked_rewards = dpo_loss(

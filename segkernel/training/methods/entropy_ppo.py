@@ -14,6 +14,7 @@ from segkernel.training.selection.batch_share import largest_share, share_count
 from segkernel.training.selection.options import check_share
 from segkernel.training.trainer.base import Items
 from segkernel.training.trainer.batches import Batch
+from segkernel.training.trainer.response_logits import logprobs_and_entropy
 
 
 @dataclass
@@ -37,7 +38,7 @@ class EntropyPPOTrainer(PPOTrainer):
 
     def trained_tokens(self, logits: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
-            _, entropy = self.logprobs(logits, batch, "policy_mask", entropy=True)
+            _, entropy = logprobs_and_entropy(logits, batch, batch["policy_mask"], temperature=self.args.temperature)
         return largest_share(entropy, batch["policy_mask"], self.args.fraction)
 
     def items(self, batch: Batch) -> Items:

@@ -29,8 +29,9 @@ from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.rounding import rounding_error
 from segkernel.training.trainer.actor_critic import ActorCritic, actor_critic
 from segkernel.training.trainer.base import Items
-from segkernel.training.trainer.batches import Batch, model_inputs, model_logits, response_batch
+from segkernel.training.trainer.batches import Batch, model_inputs, response_batch
 from segkernel.training.trainer.reference import start_of
+from segkernel.training.trainer.response_logits import logprobs_and_entropy, logprobs_under, response_logits
 from segkernel.training.trainer.rollout import RolloutConfig, RolloutTrainer, rows_of
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class PPOTrainer(RolloutTrainer):
     def trained_tokens(self, logits: Tensor, batch: Batch) -> Tensor:
         """Boolean `[B, T]`: tokens of a minibatch in the policy loss of this update; in PPO those of `policy_mask`.
 
-        `logits` `[B, T, V]` are the current policy's.
+        `logits` `[N, V]` are the current policy's at the response tokens (`response_logits`).
         """
         return batch["policy_mask"]
 
@@ -245,7 +246,9 @@ class PPOTrainer(RolloutTrainer):
         """Outputs of policy, value model, reference and reward model on one part of a batch."""
         with self.compute_loss_context_manager():
             logits, values = self.model(**model_inputs(batch))
-            logprobs, entropy = self.logprobs(logits, batch, "response_mask", entropy=True)
+            logprobs, entropy = logprobs_and_entropy(
+                logits, batch, batch["response_mask"], temperature=self.args.temperature
+            )
             reference = self.read_reference(batch)
             scores = self.scorer(batch)
         values = F.pad(values[:, :-1], (1, 0))
@@ -253,23 +256,9 @@ class PPOTrainer(RolloutTrainer):
 
     def read_reference(self, batch: Batch) -> Batch:
         """Outputs of the reference model on one part of a batch, `[B, T]` each; at least `ref_logprobs`."""
-        logprobs, _ = self.logprobs(model_logits(self.reference, batch), batch, "response_mask")
+        logits = response_logits(self.reference, batch)
+        logprobs = logprobs_under(logits, batch, batch["response_mask"], temperature=self.args.temperature)
         return {"ref_logprobs": logprobs}
-
-    def logprobs(self, logits: Tensor, batch: Batch, mask: str, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies of the tokens under a mask of the batch, each `[B, T]`.
-
-        Entropies are 0 unless `entropy` is set.
-        """
-        found = segkernel.token_logprobs(
-            logits[:, :-1],
-            batch["input_ids"][:, 1:],
-            batch[mask][:, 1:],
-            temperature=self.args.temperature,
-            entropy=entropy,
-        )
-        logprobs, entropies = (found, torch.zeros_like(found)) if isinstance(found, Tensor) else found
-        return F.pad(logprobs, (1, 0)), F.pad(entropies, (1, 0))
 
     def describe(self, batch: Batch) -> Batch:
         """Metrics per response, `[B]` each; the reward of one with scores that are not finite is 0."""
@@ -297,7 +286,7 @@ class PPOTrainer(RolloutTrainer):
     ) -> Any:
         logits, values = model(**model_inputs(inputs))
         mask, response = self.trained_tokens(logits.detach(), inputs), inputs["response_mask"]
-        logprobs, _ = self.logprobs(logits, {**inputs, "policy_mask": mask}, "policy_mask")
+        logprobs = logprobs_under(logits, inputs, mask, temperature=self.args.temperature)
         # Zero values outside the mask so that NaNs there cannot reach the gradient.
         old_logprobs, advantages = (torch.where(mask, inputs[name], 0.0) for name in ("logprobs", "advantages"))
         old_values, returns = (torch.where(response, inputs[name], 0.0) for name in ("values", "returns"))

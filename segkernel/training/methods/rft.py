@@ -18,7 +18,6 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import segkernel
 from segkernel import _validate
 from segkernel.training.data.collators import ResponseCollator, collate_prompts
 from segkernel.training.data.columns import RESPONSES
@@ -32,7 +31,8 @@ from segkernel.training.rewards.prefix_scores import finite_responses, sequence_
 from segkernel.training.rewards.reward_model import prefix_scorer
 from segkernel.training.sampling import SamplingOptions, sample_responses
 from segkernel.training.trainer.base import Items, SegkernelConfig, SegkernelTrainer, Split
-from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches, model_logits, response_batch
+from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches, response_batch
+from segkernel.training.trainer.response_logits import logprobs_and_entropy, predicted, response_logits
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class RFTTrainer(SegkernelTrainer):
     def trained_tokens(self, logits: Tensor, batch: Batch) -> Tensor:
         """Boolean `[B, T]`: tokens of a batch that this step trains on; in RFT those of `loss_mask`.
 
-        `logits` `[B, T, V]` are the current policy's.
+        `logits` `[N, V]` are the current policy's at the response tokens (`response_logits`).
         """
         return batch["loss_mask"]
 
@@ -209,11 +209,10 @@ class RFTTrainer(SegkernelTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Mean negative log-likelihood of the tokens under the loss mask, over all batches of an optimizer step."""
-        logits = model_logits(model, inputs)
+        logits = response_logits(model, inputs)
         trained = self.trained_tokens(logits.detach(), inputs)
-        # The logits at t - 1, read in place, predict the token at t.
-        labels, mask = inputs["input_ids"][:, 1:], trained[:, 1:]
-        logprobs, entropy = segkernel.token_logprobs(logits[:, :-1], labels, mask, entropy=True)
+        mask = trained & predicted(inputs)
+        logprobs, entropy = logprobs_and_entropy(logits, inputs, mask)
         items = num_items_in_batch or self.total_items([inputs])
         loss = self.step_share(-logprobs, mask, items["tokens"])
         self.record_kept(mask.sum())

@@ -25,7 +25,8 @@ from segkernel.training.segmentation.entropy import (
     rewards_at_segment_ends,
     token_entropy,
 )
-from segkernel.training.trainer.batches import Batch, model_logits
+from segkernel.training.trainer.batches import Batch
+from segkernel.training.trainer.response_logits import logprobs_under, response_logits
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ class SegmentPPOTrainer(PPOTrainer):
         super().__init__(model, args, *rest, **kwargs)
 
     def read_reference(self, batch: Batch) -> Batch:
-        logits = model_logits(self.reference, batch)
-        logprobs, _ = self.logprobs(logits, batch, "response_mask")
+        logits = response_logits(self.reference, batch)
+        logprobs = logprobs_under(logits, batch, batch["response_mask"], temperature=self.args.temperature)
         # The entropy is taken at temperature 1, as for the segments of the reward model's training.
         return {"ref_logprobs": logprobs, "ref_entropy": token_entropy(logits, batch)}
 

@@ -27,8 +27,9 @@ from segkernel.training.segmentation.entropy import (
     token_entropy,
 )
 from segkernel.training.trainer.base import Split
-from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches, model_logits
+from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
+from segkernel.training.trainer.response_logits import response_logits
 
 
 @dataclass
@@ -88,7 +89,7 @@ class SegmentRewardTrainer(PreferenceTrainer):
 
         def columns(batch: Batch) -> Columns:
             mask = batch["response_mask"].flatten(0, 1)
-            entropy = token_entropy(model_logits(reference, batch), batch)
+            entropy = token_entropy(response_logits(reference, batch), batch)
             ids, counts = segkernel.segment_by_entropy(
                 entropy, mask, threshold=self.args.entropy_threshold, min_length=self.args.min_length
             )

@@ -20,9 +20,10 @@ from segkernel.losses import simpo_loss
 from segkernel.training.methods.dpo import response_metrics, reward_metrics
 from segkernel.training.selection.pairs import drop_half_empty
 from segkernel.training.trainer.base import Split
-from segkernel.training.trainer.batches import Batch, model_logits
+from segkernel.training.trainer.batches import Batch
 from segkernel.training.trainer.preference import PreferenceConfig, PreferenceTrainer
 from segkernel.training.trainer.reference import kept_and_whole_logprobs, with_reference
+from segkernel.training.trainer.response_logits import response_logits
 
 
 @dataclass
@@ -68,12 +69,12 @@ class SimPOTrainer(PreferenceTrainer):
     def selected(self, logits: Tensor, batch: Batch) -> Tensor:
         """Boolean `[B, 2, T]`: tokens of the means; in SimPO those of the loss mask.
 
-        `logits` `[2 * B, T, V]` are the current policy's.
+        `logits` `[N, V]` are the current policy's at the response tokens (`response_logits`).
         """
         return batch["loss_mask"]
 
     def pair_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = model_logits(model, batch)
+        logits = response_logits(model, batch)
         mask = drop_half_empty(self.selected(logits.detach(), batch))
         kept, whole = kept_and_whole_logprobs(logits, {**batch, "loss_mask": mask})  # [B, 2] each
         tokens = mask.sum(-1)

@@ -18,7 +18,8 @@ from segkernel.training.selection.batch_share import largest_share, share_count
 from segkernel.training.selection.options import check_share
 from segkernel.training.selection.scores import evaluating, finite_logprobs
 from segkernel.training.trainer.base import Items
-from segkernel.training.trainer.batches import Batch, Columns, Lists, logprobs_under, map_batches
+from segkernel.training.trainer.batches import Batch, Columns, Lists, map_batches
+from segkernel.training.trainer.response_logits import logprobs_under
 
 
 @dataclass

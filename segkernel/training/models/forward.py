@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["innermost", "takes_position_ids", "without_cache"]
+__all__ = ["innermost", "is_compiled", "takes_position_ids", "without_cache"]
 
 
 def innermost(model: nn.Module) -> nn.Module:
@@ -19,6 +19,11 @@ def innermost(model: nn.Module) -> nn.Module:
         else:
             found: nn.Module = inner
             return found
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile has compiled a model or a part of it."""
+    return any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in model.modules())
 
 
 def takes_position_ids(model: nn.Module) -> bool:

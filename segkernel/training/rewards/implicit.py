@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from segkernel import _validate
-from segkernel.training.trainer.batches import Batch, response_logprobs
+from segkernel.training.trainer.batches import Batch
+from segkernel.training.trainer.response_logits import response_logprobs
 
 
 class ImplicitRewardScorer:

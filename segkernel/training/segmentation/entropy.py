@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import segkernel
@@ -18,6 +17,7 @@ from segkernel import _validate
 from segkernel.training.rewards.reward_model import prefix_scores
 from segkernel.training.rounding import rounding_error
 from segkernel.training.trainer.batches import Batch
+from segkernel.training.trainer.response_logits import logprobs_and_entropy
 
 logger = logging.getLogger(__name__)
 
@@ -115,18 +115,16 @@ def check_segmentation(entropy_threshold: float, min_length: int) -> None:
 def token_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """Entropy of the distribution that each response token was drawn from, in nats: `[rows, T]`, 0 at other tokens.
 
-    `logits` is the reference model's, `[rows, T, V]`, of a batch of `ResponseCollator`, or of `PreferenceCollator`,
-    whose sides are rows of their own.
+    `logits` `[N, V]` are the reference model's at the response tokens (`response_logits`) of a batch of
+    `ResponseCollator`, or of `PreferenceCollator`, whose sides are rows of their own.
 
     Raises:
         ValueError: an entropy is not finite.
     """
-    labels, mask = (batch[name].flatten(0, -2)[:, 1:] for name in ("input_ids", "response_mask"))
-    # The logits at t - 1, read in place, give the distribution that token t was drawn from.
-    _, entropy = segkernel.token_logprobs(logits[:, :-1], labels, mask, entropy=True)
+    _, entropy = logprobs_and_entropy(logits, batch, batch["response_mask"])
     if not entropy.isfinite().all():
         raise ValueError("ref_model: expected finite logits, got NaN or infinity at a response token")
-    return F.pad(entropy, (1, 0))
+    return entropy
 
 
 def rewards_at_segment_ends(scores: Tensor, ids: Tensor) -> Tensor:

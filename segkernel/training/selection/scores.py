@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from segkernel.training.trainer.batches import Batch, response_logprobs
+from segkernel.training.trainer.batches import Batch
+from segkernel.training.trainer.response_logits import response_logprobs
 
 
 def finite_logprobs(name: str, model: nn.Module, batch: Batch) -> Tensor:

@@ -21,6 +21,7 @@ from segkernel.training.models.adapters import (
     with_adapter_like,
 )
 from segkernel.training.trainer.batches import model_logits
+from segkernel.training.trainer.response_logits import response_logits
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -39,8 +40,8 @@ class ActorCritic(nn.Module):
         self._no_split_modules = sorted({*(policy._no_split_modules or ()), *(value._no_split_modules or ())})
 
     def forward(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[B, T, V]`, which predict token `t + 1` at `t`, and values `[B, T]` of prefixes that end at `t`."""
-        return model_logits(self.policy, batch), model_logits(self.value, batch)[..., 0].float()
+        """Logits `[N, V]` that predict the response tokens, and values `[B, T]` of prefixes that end at `t`."""
+        return response_logits(self.policy, batch), model_logits(self.value, batch)[..., 0].float()
 
     def generate(self, **options: Any) -> Any:
         """`generate` of the policy."""

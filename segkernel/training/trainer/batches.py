@@ -6,13 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from accelerate.utils import gather_object
 from datasets import Dataset, Features
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import segkernel
 from segkernel.training.data.collators import PreferenceCollator, ResponseCollator
 from segkernel.training.data.columns import PAIRS, RESPONSES, SIDES
 from segkernel.training.data.tables import Array, FlatLists, columns_of_sides, list_lengths, with_columns
@@ -53,27 +51,17 @@ def response_batch(
 
 
 def model_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits `[B, T, V]` of a batch `[B, T]`; for both sides of pairs, `[B, 2, T]`, they are `[2 * B, T, V]` with rows
-    chosen, rejected, chosen, ..."""
+    """A model's outputs `[B, T, V]` for a batch `[B, T]`.
+
+    For both sides of pairs, `[B, 2, T]`, they are `[2 * B, T, V]` with rows chosen, rejected, chosen, ...
+
+    For a language model, `response_logits` computes only those that a loss reads.
+    """
     inputs = {name: batch[name].flatten(0, -2) for name in ("input_ids", "attention_mask", "position_ids")}
     if not takes_position_ids(model):
         del inputs["position_ids"]
     logits: Tensor = model(**inputs, **without_cache(model)).logits
     return logits
-
-
-def response_logprobs(model: nn.Module, batch: Batch) -> Tensor:
-    """Log-probabilities of a batch's response tokens under a model, `[rows, T]`, 0 at other tokens."""
-    return logprobs_under(model_logits(model, batch), batch, batch["response_mask"])
-
-
-def logprobs_under(logits: Tensor, batch: Batch, mask: Tensor) -> Tensor:
-    """Log-probabilities of a batch's tokens under a mask, `[rows, T]`, 0 at other tokens.
-
-    `logits` is `[rows, T, V]`; those at `t - 1`, read in place, predict the token at `t`.
-    """
-    labels, read = (values.flatten(0, -2)[:, 1:] for values in (batch["input_ids"], mask))
-    return F.pad(segkernel.token_logprobs(logits[:, :-1], labels, read), (1, 0))
 
 
 def map_batches(
@@ -159,10 +147,15 @@ def side(batch: Batch, index: int) -> Batch:
 
 def row_means(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over each row's valid tokens, `[B]`, of values packed in the order of `mask` `[B, T]`."""
-    padded = values.new_zeros(mask.shape)
-    padded[mask] = values
-    return padded.sum(1) / mask.sum(1)
+    return padded(values, mask).sum(1) / mask.sum(1)
+
+
+def padded(values: Tensor, mask: Tensor) -> Tensor:
+    """Values `[N, ...]` packed in the order of `mask` `[rows, T]`, as `[rows, T, ...]` with 0 at other tokens."""
+    found = values.new_zeros(*mask.shape, *values.shape[1:])
+    found[mask] = values
+    return found
 
 
 def model_inputs(batch: Batch) -> Batch:
-    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids", "response_mask")}

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -11,8 +12,9 @@ from torch.func import functional_call
 import segkernel
 from segkernel.training.data.collators import PreferenceCollator
 from segkernel.training.models.adapters import has_adapter
-from segkernel.training.trainer.batches import Batch, Columns, map_batches, model_logits
+from segkernel.training.trainer.batches import Batch, Columns, map_batches
 from segkernel.training.trainer.preference import PreferenceConfig
+from segkernel.training.trainer.response_logits import at_predicted, predicted, response_logits
 
 
 def start_of(policy: nn.Module) -> nn.Module:
@@ -62,7 +64,7 @@ def with_reference(
     reference.eval()
 
     def columns(batch: Batch) -> Columns:
-        kept, whole = kept_and_whole_logprobs(model_logits(reference, batch), batch)
+        kept, whole = kept_and_whole_logprobs(response_logits(reference, batch), batch)
         return {"ref_logprobs": kept, "ref_response_logprobs": whole}
 
     pairs = map_batches(columns, pairs, collator, args, "reference log-probabilities")
@@ -71,7 +73,7 @@ def with_reference(
 
 
 def kept_and_whole_logprobs(logits: Tensor, batch: Batch, *, whole_grad: bool = False) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of a batch's tokens, summed under the loss mask and over whole responses: `[B, 2]` each.
+    """Log-probabilities of a batch's responses, summed under the loss mask and over all tokens: `[B, 2]` each.
 
     The sums under the loss mask carry a gradient, those over whole responses only with `whole_grad`. The former are
     weighted by the `token_weights` of the batch, if it has any; without weights every token is read once.
@@ -86,11 +88,12 @@ def kept_and_whole_logprobs(logits: Tensor, batch: Batch, *, whole_grad: bool = 
 
 
 def summed_logprobs(logits: Tensor, batch: Batch, mask: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Log-probabilities of a batch's tokens, summed under a mask `[B, 2, T]`, with these weights: `[B, 2]`.
+    """Log-probabilities of the response tokens under a mask `[B, 2, T]`, summed with these weights: `[B, 2]`.
 
-    `logits` is `[2 * B, T, V]`; those at `t - 1`, read in place, predict the token at `t`.
+    `logits` `[N, V]` are those of `response_logits`.
     """
-    labels, read = (values.flatten(0, 1)[:, 1:] for values in (batch["input_ids"], mask))
+    labels, read = (at_predicted(values, batch) for values in (batch["input_ids"], mask))
     if weights is not None:
-        weights = weights.flatten(0, 1)[:, 1:]
-    return segkernel.sequence_logprobs(logits[:, :-1], labels, read, weights=weights).view(-1, 2)
+        weights = at_predicted(weights, batch)
+    rows = F.pad(predicted(batch).sum(1).cumsum(0), (1, 0))
+    return segkernel.sequence_logprobs(logits, labels, read, weights=weights, cu_seqlens=rows).view(-1, 2)

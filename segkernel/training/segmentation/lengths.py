@@ -1,4 +1,4 @@
-"""Lengths of segments: those of a token or two are noise."""
+"""Lengths of segments: many of a token or two are often noise."""
 
 import logging
 
@@ -37,8 +37,9 @@ def warn_of_short_segments(segments: Segments, rows: Tensor) -> bool:
     if median >= SHORT:
         return False
     logger.warning(
-        "segments: half of them have at most %.0f token%s. These are no parts of a response but noise of the token "
-        "rewards. For longer ones raise smoothing, min_segment_length or delta, set hold, or try token_rewards=prefix",
+        "segments: half of them have at most %.0f token%s. They follow the noise of the token rewards, unless the "
+        "parts to be judged are that short, such as words. For longer ones lower baseline toward the share of tokens "
+        "that are wrong, raise smoothing, min_segment_length or delta, set hold, or try token_rewards=prefix",
         median,
         "" if median == 1 else "s",
     )

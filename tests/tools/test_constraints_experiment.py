@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -86,7 +87,7 @@ def test_results_have_every_measure(finished):
     assert list(of) == [method.name for method in EXPERIMENT.methods]
     columns = {column.measure for column in EXPERIMENT.columns} - ({"lints"} if grammar.linter() is None else set())
     assert of["asr-dpo"].keys() == columns
-    by_segments = {"segments", "masked_preference_accuracy"}
+    by_segments = {"segments", "true_segments", "masked_preference_accuracy"}
     assert of["dpo"].keys() == columns - by_segments
     for name in ("tis-dpo", "simpo", "confpo", "sepo"):
         assert of[name].keys() == columns - by_segments, name
@@ -123,6 +124,9 @@ def test_results_have_every_measure(finished):
     right = credit["chosen"].count(1) + credit["rejected"].count(-1)
     total = len(credit["chosen"]) + len(credit["rejected"])
     assert of["dpo"]["mask_agreement"] == [pytest.approx(right / total)]
+    signs = [answer_credit(work.tokenizer, getattr(pair, side).ids) for pair in trained for side in SIDES]
+    changes = sum(one != other for row in signs for one, other in pairwise(row))
+    assert of["asr-dpo"]["true_segments"] == [pytest.approx(60 * (changes + 2 * len(trained)) / total)]
     # The EOS has weight 0.
     assert of["tis-dpo"]["tokens_trained"] == [pytest.approx(1 - 2 * len(trained) / total)]
     # Rejected sides violate less.

@@ -76,10 +76,14 @@ def sample_answers(
         tokens=tokens,
         batch_size=BATCH_SIZES[model.device.type],
     )
+    answers = to_answers(tokenizer, tokens, responses)
+    return [answers[first : first + samples] for first in range(0, len(answers), samples)]
+
+
+def to_answers(tokenizer: PreTrainedTokenizerBase, tokens: ResponseTokens, responses: list[list[int]]) -> list[Answer]:
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     ended = tokens.ended(responses).tolist()
-    answers = [Answer(tuple(ids), text, end) for ids, text, end in zip(responses, texts, ended, strict=True)]
-    return [answers[first : first + samples] for first in range(0, len(answers), samples)]
+    return [Answer(tuple(ids), text, end) for ids, text, end in zip(responses, texts, ended, strict=True)]
 
 
 def shares_met(answers: Sequence[Answer]) -> dict[str, float]:

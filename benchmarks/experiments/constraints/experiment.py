@@ -51,6 +51,7 @@ EXPERIMENT = Experiment(
         Column("of the chosen answers", "chosen_trained"),
         Column("of the rejected answers", "rejected_trained"),
         Column("segments", "segments", "number"),
+        Column("of the true credit", "true_segments", "number"),
         Column("mask agrees with true credit", "mask_agreement"),
         Column("agreement of a full mask", "agreement_of_everything"),
         Column("pairs ranked right", "preference_accuracy"),

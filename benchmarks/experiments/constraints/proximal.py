@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.experiments.constraints.answers import MAX_TOKENS, prompt_ids
+from benchmarks.experiments.constraints.form_penalty import with_form_penalty
 from benchmarks.experiments.constraints.preferences import LEARNING_RATE, START, training
 from benchmarks.experiments.constraints.rejection import NEEDS, reward_job
 from benchmarks.experiments.constraints.workspace import ConstraintsWorkspace
@@ -33,6 +34,7 @@ from segkernel.training import (
     RandomPPOConfig,
     RandomPPOTrainer,
 )
+from segkernel.training.models.response_tokens import ResponseTokens
 
 MINIBATCHES = 2
 
@@ -43,7 +45,7 @@ def ppo_trainer(
     """A trainer with as many responses as there are pairs in the methods on pairs; `options` on top of the job's."""
     settings = work.settings
     given = {**work.policy_options(job), **options}
-    advantages = ADVANTAGES[given.pop("advantages")]
+    advantages, penalty = ADVANTAGES[given.pop("advantages")], given.pop("malformed_penalty")
     bound: Any = advantages.of(trainer_type)
     responses = MINIBATCHES * settings.batch_size
     rollouts = settings.policy_pairs // responses
@@ -51,13 +53,15 @@ def ppo_trainer(
     given |= {"max_steps": steps, "warmup_steps": steps // 10, **advantages.options}
     config = config_type(minibatches=MINIBATCHES, max_new_tokens=MAX_TOKENS, temperature=settings.temperature, **given)
     prompts = work.prompts("rollouts", rollouts * responses)
+    policy, tokenizer = work.policy(), work.tokenizer
+    tokens = ResponseTokens.of(policy, tokenizer, pad_id=tokenizer.pad_token_id)
     trainer: PPOTrainer = bound(
-        work.policy(),
+        policy,
         config,
-        [{"prompt_ids": prompt_ids(work.tokenizer, prompt)} for prompt in prompts],
+        [{"prompt_ids": prompt_ids(tokenizer, prompt)} for prompt in prompts],
         None,
-        work.tokenizer,
-        reward_model=work.reward_model(reward_job(job)),
+        tokenizer,
+        reward_model=with_form_penalty(work.reward_model(reward_job(job)), tokenizer, tokens, penalty),
         value_model=work.models.value_model(),
     )
     return trainer
@@ -108,7 +112,8 @@ OPTIONS = {
     # No bias from a value model that learns from a few hundred answers only.
     "gae_lambda": 1.0,
     "rollout_epochs": 2,
-    "missing_eos_penalty": 1.0,
+    # Twice the standard deviation of the scores of well-formed answers; a cut-off answer is malformed as well.
+    "malformed_penalty": 5.0,
     "advantages": UNCHANGED,
 }
 PPO = Method(

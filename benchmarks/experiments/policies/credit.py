@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from segkernel.training.data.columns import SEQUENCE_SIGNS, SIDES
@@ -61,6 +62,22 @@ def credit_measures(responses: Sequence[TrainedResponse]) -> dict[str, float]:
         "mask_agreement": agree / total,
         "agreement_of_everything": everything / total,
     }
+
+
+def true_segments(responses: Iterable[TrainedResponse]) -> float | None:
+    """Segments of the true credit, per 60 tokens: runs of tokens with equal credit. `None` where it is not known.
+
+    Example:
+        >>> true_segments([TrainedResponse([True] * 6, [1, 1, 1, 1, -1, 1], +1)])
+        30.0
+    """
+    runs = total = 0
+    for response in responses:
+        if response.credit is None:
+            return None
+        runs += len(list(groupby(response.credit)))
+        total += len(response.credit)
+    return 60 * runs / total
 
 
 def kept_share(responses: Iterable[TrainedResponse]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from benchmarks.experiments.framework.jobs import Job
-from benchmarks.experiments.policies.credit import TrainedResponse, kept_share, responses_of_pairs
+from benchmarks.experiments.policies.credit import TrainedResponse, kept_share, responses_of_pairs, true_segments
 from benchmarks.experiments.policies.logprobs import PairMasks, pair_logprobs, preference_accuracy
 from benchmarks.experiments.policies.timing import timing
 from benchmarks.experiments.policies.training import TrainedPolicy, segment_options
@@ -67,6 +67,8 @@ def fitted(work: PretrainedWorkspace, job: Job, trainer: PreferenceTrainer, segm
     if "segments" in rows.column_names:
         tokens = sum(len(row[f"{side}_ids"]) for row in rows for side in SIDES)
         measures["segments"] = 60 * sum(sum(row["segments"]) for row in rows) / tokens
+        if (true := true_segments(responses)) is not None:
+            measures["true_segments"] = true
     if trainer.eval_dataset is not None:
         held_out: Any = trainer.eval_dataset
         masks = [(row["chosen_mask"], row["rejected_mask"]) for row in held_out]

@@ -15,10 +15,11 @@ from benchmarks.experiments.capitals.preferences import START
 from benchmarks.experiments.capitals.rollouts import ASR_PPO, PPO
 from benchmarks.experiments.capitals.sample_selectors import RANDOM_PPO
 from benchmarks.experiments.capitals.settings import CapitalsSettings
-from benchmarks.experiments.capitals.tuned import ROLLOUT_MEAN, tuned
+from benchmarks.experiments.capitals.tuned import ROLLOUT_MEAN
 from benchmarks.experiments.framework.experiment import Candidate, Method, Question
 from benchmarks.experiments.framework.jobs import Need
 from benchmarks.experiments.framework.questions import label, option
+from benchmarks.experiments.framework.variants import tuned
 from benchmarks.experiments.policies.thresholds import between
 
 # Candidates differ from these in one option, or in the learning rate and one other.

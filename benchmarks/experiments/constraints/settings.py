@@ -30,8 +30,9 @@ class ConstraintsSettings(PretrainedSettings):
             held_out_samples=6,
             reward_pairs=48,
             reward_epochs=1,
-            policy_pairs=32,
+            policy_pairs=8,
             policy_steps=2,
+            batch_size=4,
             questions=8,
             measured_pairs=8,
         )

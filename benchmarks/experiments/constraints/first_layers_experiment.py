@@ -29,7 +29,7 @@ LOW_ASR_DPO = tuned(ASR_DPO, "low limits", **between(0.1, 0.2))
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 PENALTIES = (0.1, 0.3, 1.0)
 
-# Values learn too little from a few hundred answers, so advantages are returns less the mean of their rollout.
+# The learning rate of rejection sampling; advantages are returns less the mean of their rollout, as in capitals-ppo.
 PPO_OPTIONS: dict[str, Any] = {**OPTIONS, "kl_coef": 0.3, "advantages": "rollout mean"}
 BEST_PPO = PPO.with_options(**PPO_OPTIONS)
 BEST_ASR_PPO = replace(ASR_PPO.with_options(**PPO_OPTIONS), baseline=BEST_PPO)
